@@ -1,0 +1,35 @@
+#!/bin/bash
+# Runs any experiment on a SLURM cluster; options of sbatch (account, partition, time, GPUs) stand before the script:
+#
+#   sbatch --time=4:00:00 --gpus=1 slurm/run.sh pretrain -f slurm/params/pretrain.yaml -p data survey.h5 --out runs/one
+#
+# What follows the script's name goes to `astromask run`. Without --out the run directory is named after the job.
+# Two minutes before its time is over, or on scancel, the run saves its state and ends with code 75: submit the same
+# line again, with --out, and it goes on. The command is found in $ASTROMASK_VENV, on PATH, or in ./.venv.
+#SBATCH --job-name=astromask
+#SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+
+[ $# -gt 0 ] || { echo 'usage: sbatch [sbatch options] slurm/run.sh NAME [astromask run options]' >&2; exit 2; }
+if [ -n "${ASTROMASK_VENV:-}" ]; then PATH=$ASTROMASK_VENV/bin:$PATH
+elif ! command -v astromask >/dev/null; then PATH=$PWD/.venv/bin:$PATH; fi
+command -v astromask >/dev/null || { echo 'astromask is not found: set ASTROMASK_VENV to its environment' >&2; exit 2; }
+[ -n "${SLURM_CPUS_PER_TASK:-}" ] && export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
+
+job=${SLURM_JOB_ID:-$$}
+case " $* " in *' --out '*|*' --out='*) ;; *) set -- "$@" --out "runs/$(basename "$1" .ipynb)/job-$job" ;; esac
+echo "job $job on $(hostname), $(date -u +%FT%TZ): astromask run $*"
+
+# bash runs a trap only between commands, so the run is in the background, and a signal is passed on to it
+astromask run "$@" &
+run=$!
+trap 'signalled=1; kill -USR1 $run' USR1
+trap 'signalled=1; kill -TERM $run' TERM
+signalled=0; wait $run; code=$?
+while [ $signalled = 1 ]; do
+    signalled=0; wait $run; again=$?
+    [ $again = 127 ] || code=$again      # 127: it had ended already
+done
+echo "job $job ended with code $code"
+exit $code
