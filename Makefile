@@ -1,0 +1,38 @@
+# make demo    simulate a survey (or DATA=file.h5), pretrain on it, evaluate, print the numbers
+# make test    run the tests: every notebook, and tests/
+# make docs    build the site into _docs/
+# make readme  write README.md from nbs/index.ipynb
+# make clean   remove what make made, but not runs/
+# Everything is installed in .venv, made when need be, and nowhere else.
+
+PYTHON  ?= python3
+DATA     =
+MINUTES  = 5
+OUT      =
+SEED     = 0
+BIN      = .venv/bin
+
+.PHONY: demo test docs readme env clean
+
+demo: env
+	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
+
+test: env
+	$(BIN)/python -m pytest -q tests
+
+docs: env
+	$(BIN)/python tools/docs.py
+
+readme: env
+	$(BIN)/python tools/readme.py
+
+env: .venv/.installed
+
+.venv/.installed: settings.ini pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11))' || { echo "AstroMASK needs Python 3.11 or newer, and $(PYTHON) is not: make $(MAKECMDGOALS) PYTHON=python3.12, say" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+clean:
+	rm -rf .venv _proc _docs build dist *.egg-info .pytest_cache .hypothesis
