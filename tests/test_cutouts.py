@@ -1,0 +1,180 @@
+"Cutout files that are damaged, hostile, foreign or large, and files read from several processes"
+import os, subprocess, sys, time
+from pathlib import Path
+import h5py, numpy as np, pytest, torch
+from astromask.core import AstroMaskError, DataError, InputError
+from astromask.data.cutouts import Cutouts, check_usable, class_labels, inspect_cutouts, redshifts
+
+real = Path(__file__).parents[1].parent/'shared'/'data'
+needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
+
+def numbered(path, n=200, c=3, size=16, **kw):
+    "Each object carries its row number as its pixels"
+    images = np.broadcast_to(np.arange(n, dtype=np.float32)[:,None,None,None], (n,c,size,size))
+    return Cutouts.write(path, images, bands='ugrizy'[:c], catalog=dict(redshift=np.linspace(0, 1, n)), **kw)
+
+@pytest.mark.parametrize('share', (0.1, 0.5, 0.99))
+def test_truncated(tmp_path, share):
+    whole = numbered(tmp_path/'a.h5').read_bytes()
+    short = tmp_path/'short.h5'
+    short.write_bytes(whole[:int(share*len(whole))])
+    with pytest.raises(DataError, match='short.h5 is damaged or truncated'): Cutouts.open(short)
+    with pytest.raises(DataError, match='short.h5'): inspect_cutouts(short)
+
+def test_damage_names_file_and_rows(tmp_path):
+    path = tmp_path/'a.h5'
+    with h5py.File(path, 'w') as f:
+        d = f.create_dataset('cutouts', data=np.random.default_rng(0).normal(size=(60,1,8,8)), chunks=(10,1,8,8), fletcher32=True)
+        f.attrs['bands'] = ['r']
+        chunk = d.id.get_chunk_info(2)
+    whole = bytearray(path.read_bytes())
+    whole[chunk.byte_offset+100] ^= 1
+    path.write_bytes(whole)
+    c = Cutouts.open(path)
+    assert np.isfinite(c[:20]).all()
+    with pytest.raises(DataError, match='a.h5.*rows 25 to 28'): c[[28,25]]
+
+def test_any_flipped_byte_gives_our_error_or_a_reading(tmp_path):
+    whole = numbered(tmp_path/'a.h5', n=4, c=1, size=4).read_bytes()
+    rng,path = np.random.default_rng(0),tmp_path/'b.h5'
+    for _ in range(150):
+        bad = bytearray(whole)
+        for at in rng.integers(0, len(whole), 3): bad[at] = rng.integers(256)
+        path.write_bytes(bad)
+        try:
+            c = Cutouts.open(path)
+            c[:],c.catalog
+        except AstroMaskError as e: assert 'b.h5' in str(e)
+
+def test_other_bad_files(tmp_path):
+    def bad(**datasets):
+        with h5py.File(tmp_path/'bad.h5', 'w') as f:
+            for k,v in datasets.items(): f[k] = v
+        return tmp_path/'bad.h5'
+    (tmp_path/'empty.h5').touch()
+    for path,kind,words in ((tmp_path/'none.h5', DataError, 'No such file'), (tmp_path/'empty.h5', DataError, 'is empty'),
+                            (__file__, DataError, 'not an HDF5 file'), (tmp_path/'*.fits', DataError, 'No file matches')):
+        with pytest.raises(kind, match=words): Cutouts.open(path)
+    with pytest.raises(DataError, match='`flux` .5, 3.*Galaxy10 SDSS'): Cutouts.open(bad(flux=np.zeros((5,3))))
+    with pytest.raises(DataError, match='no cutouts'): Cutouts.open(bad(cutouts=np.zeros((0,3,8,8))), bands='gri')
+    with pytest.raises(DataError, match='`ra` has 4 values for 5'): Cutouts.open(bad(cutouts=np.zeros((5,3,8,8)), ra=np.zeros(4)), bands='gri')
+    with pytest.raises(InputError, match='names 4 bands .*have 3'): Cutouts.open(bad(cutouts=np.zeros((5,3,8,8))), bands='ugri')
+    with pytest.raises(InputError, match='does not tell the bands'): Cutouts.open(bad(images=np.zeros((5,64,64,3), np.uint8), ans=np.zeros(5)))
+    with pytest.raises(InputError, match='No survey is called'): Cutouts.open(bad(cutouts=np.zeros((5,3,8,8))), survey='nosuch')
+    with pytest.raises(DataError, match='only NaN'): check_usable(Cutouts.open(bad(cutouts=np.full((600,3,8,8), np.nan)), bands='gri'))
+    for words in ('Cutouts', 'known'):
+        with pytest.raises(DataError) as e: Cutouts.open(bad(flux=np.zeros(3)))
+        assert '\n' not in str(e.value)
+
+def test_nothing_outside_the_file_is_read(tmp_path):
+    secret = tmp_path/'secret'
+    secret.write_bytes(bytes(range(256))*12)
+    other = numbered(tmp_path/'other.h5', n=4)
+    def hostile(add):
+        with h5py.File(tmp_path/'h.h5', 'w') as f:
+            f.attrs['bands'] = ['u','g','r']
+            add(f)
+        with pytest.raises(DataError, match='not followed'): Cutouts.open(tmp_path/'h.h5')
+    hostile(lambda f: f.create_dataset('cutouts', (4,3,16,16), 'u1', external=[(str(secret), 0, 3072)]))
+    hostile(lambda f: f.__setitem__('cutouts', h5py.ExternalLink(str(other), 'cutouts')))
+    def soft(f):
+        f['away'] = h5py.ExternalLink(str(other), '/')
+        f['cutouts'] = h5py.SoftLink('/away/cutouts')
+    hostile(soft)
+    def virtual(f):
+        layout = h5py.VirtualLayout((4,3,16,16), 'f4')
+        layout[:] = h5py.VirtualSource(str(other), 'cutouts', (4,3,16,16))
+        f.create_virtual_dataset('cutouts', layout)
+    hostile(virtual)
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, c): self.c = c
+    def __len__(self): return len(self.c)
+    def __getitem__(self, i): return int(self.c[i][0,0,0]),i
+
+def test_handles_do_not_cross_processes(tmp_path):
+    c = Cutouts.open([numbered(tmp_path/'a.h5', 400, 1), numbered(tmp_path/'b.h5', 200, 1)])
+    assert c[[399]][0,0,0,0] == 399
+    workers = torch.utils.data.DataLoader(Items(c), 50, shuffle=True, num_workers=2, multiprocessing_context='fork')
+    for _ in range(2):
+        for got,asked in workers: assert (got == torch.where(asked < 400, asked, asked-400)).all()
+        assert c[[599]][0,0,0,0] == 199
+
+def test_a_full_disk_leaves_nothing_and_ends_with_one_sentence(tmp_path):
+    code = f'''import resource, numpy as np
+from astromask.core import StorageError
+from astromask.data.cutouts import Cutouts
+resource.setrlimit(resource.RLIMIT_FSIZE, (1<<20, 1<<20))
+try: Cutouts.write({str(tmp_path/"a.h5")!r}, np.zeros((200,5,32,32)), bands='ugriz', overwrite=True)
+except StorageError as e: print(e)'''
+    before = numbered(tmp_path/'a.h5').read_bytes()
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and 'free some space' in done.stdout, done
+    assert os.listdir(tmp_path) == ['a.h5'] and (tmp_path/'a.h5').read_bytes() == before
+
+def test_replaced_while_open(tmp_path):
+    old = Cutouts.open(numbered(tmp_path/'a.h5', 10))
+    assert old[9][0,0,0] == 9
+    new = Cutouts.open(numbered(tmp_path/'a.h5', 20, overwrite=True))
+    assert new[19][0,0,0] == 19
+    with pytest.raises(DataError, match='has changed since it was opened'): old[9]
+
+def test_a_million_rows_open_at_once(tmp_path):
+    with h5py.File(tmp_path/'big.h5', 'w') as f:
+        f.create_dataset('cutouts', (1_000_000,5,64,64), 'f2', chunks=(25,5,64,64), fillvalue=1)
+        f.create_dataset('ra', (1_000_000,), 'f8')
+        f.attrs['bands'] = list('ugriz')
+    start = time.perf_counter()
+    c = Cutouts.open(tmp_path/'big.h5')
+    assert c[[999_999,5]].shape == (2,5,64,64)
+    assert time.perf_counter()-start < 0.2
+
+def test_stored_types_and_missing_pixels(tmp_path):
+    x = np.random.default_rng(0).integers(0, 200, (6,2,5,7))
+    for dtype in ('>f4','<f8','>i2','<u2','u1','f2'):
+        with h5py.File(tmp_path/'a.h5', 'w') as f:
+            f['cutouts'] = x.astype(dtype)
+            f['mask'] = x < 20
+            f.attrs['bands'] = ['g','r']
+        got = Cutouts.open(tmp_path/'a.h5', bands='rg')[[5,0]]
+        assert got.dtype == np.float32 and got.flags.c_contiguous
+        np.testing.assert_array_equal(got, np.where(x < 20, np.nan, x)[[5,0]][:,[1,0]])
+
+def test_labels_as_others_store_them(tmp_path):
+    with h5py.File(tmp_path/'hsc.h5', 'w') as f:
+        f['cutouts'] = np.zeros((4,5,8,8), np.float32)
+        f['class'] = np.array([0,2,np.nan,1], np.float32)
+        f['zspec'] = [0.5,np.nan,1,2]
+    c = Cutouts.open(tmp_path/'hsc.h5', survey='hsc')
+    assert c.bands == ('g','i','r','y','z') and c.survey == 'hsc'
+    assert class_labels(c.catalog)[0].tolist() == [0,2,-1,1] and class_labels(c.catalog)[1] == ('0','1','2')
+    assert np.array_equal(redshifts(c.catalog), [0.5,np.nan,1,2], equal_nan=True)
+    with h5py.File(tmp_path/'g.h5', 'w') as f:
+        f['images'],f['ans'],f['pxscale'] = np.zeros((3,256,256,3), np.uint8),np.array([0,9,3]),np.full(3, 0.262)
+    c = Cutouts.open(tmp_path/'g.h5')
+    labels,names = class_labels(c.catalog)
+    assert c.bands == ('z','r','g') and c.shape == (3,256,256)
+    assert names[9] == 'Edge-on with Bulge' and len(names) == 10 and labels.tolist() == [0,9,3]
+
+@needs_real
+def test_real_galaxies():
+    c = Cutouts.open(real/'gz2_*.h5')
+    assert len(c) == 6197 and c.shape == (3,69,69) and c.bands == ('i','r','g') and '8-bit' in c.unit
+    with h5py.File(real/'gz2_train.h5') as f: want = f['images'][[3,77]][::-1]
+    np.testing.assert_array_equal(c[[77,3]], np.moveaxis(want, -1, 1).astype(np.float32))
+    labels,names = class_labels(c.catalog)
+    assert names[0] == 'smooth' and (labels[5000:] == -1).all() and np.isnan(redshifts(c.catalog)).all()
+    assert c.catalog['votes37'].shape == (6197,37)
+
+@needs_real
+def test_real_infrared_cutouts(tmp_path):
+    c = Cutouts.open(real/'nircam7_train.h5')
+    assert c.bands[0] == 'f115w' and c.shape == (7,100,100) and np.isfinite(redshifts(c.catalog)).all()
+    assert class_labels(c.catalog)[1] == ('spheroid','disk','peculiar')
+    np.testing.assert_array_equal(Cutouts.open(real/'nircam7_train.h5', bands='f444w,f115w')[4], c[4][[6,0]])
+    with pytest.raises(InputError, match='does not tell the bands'): Cutouts.open(real/'fields_multiband.h5')
+    assert Cutouts.open(real/'fields_multiband.h5', bands='gri').shape == (3,48,48)
+    whole = (real/'nircam7_train.h5').read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        (tmp_path/'short.h5').write_bytes(whole[:int(share*len(whole))])
+        with pytest.raises(DataError, match='short.h5'): Cutouts.open(tmp_path/'short.h5')

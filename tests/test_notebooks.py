@@ -1,0 +1,14 @@
+"Every notebook runs from top to bottom: one case each, without the cells flagged slow or cuda unless asked for (--flags slow)"
+import pytest
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.test import test_nb as run_nb # renamed so that pytest does not collect it
+
+cfg = get_config()
+notebooks = sorted(nbglob(cfg.nbs_path, as_path=True))
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.relative_to(cfg.nbs_path).as_posix())
+def test_notebook(path, request):
+    flags = request.config.getoption('--flags').split()
+    ok,_ = run_nb(path, skip_flags=cfg.tst_flags.split(), force_flags=flags, basepath=cfg.config_path)
+    assert ok

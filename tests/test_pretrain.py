@@ -1,0 +1,115 @@
+"The real pretraining experiment as users run it: whole, stopped, killed, refused, out of space"
+import concurrent.futures, hashlib, json, os, signal, subprocess, time
+import h5py, numpy as np, pytest
+from astromask.core import StorageError
+from astromask.data.cutouts import Cutouts
+from astromask.models.weights import load_model
+from astromask.train.checkpoint import newest_checkpoint, save_checkpoint
+from toys import astromask
+
+FILES = ['notebook.ipynb', 'params.yaml', 'manifest.json', 'metrics.json', 'history.csv', 'figures/history.png',
+         'figures/reconstruction.png', 'checkpoints', 'model/model.safetensors', 'model/config.json', 'model/README.md']
+
+@pytest.fixture(scope='module')
+def survey(tmp_path_factory):
+    "A hundred small cutouts in three bands, some of them damaged as survey cutouts are"
+    rng,path = np.random.default_rng(0), tmp_path_factory.mktemp('data')/'survey.h5'
+    x = rng.normal(0, 1, (100,3,32,32)).astype('float32')
+    x[3],x[5,1],x[7,:,:,20:] = np.nan,np.nan,np.nan
+    Cutouts.write(path, x, bands=('g','r','z'))
+    return path
+
+def arguments(survey, out, epochs=3): return ['run', 'pretrain', '-p', 'data', survey, '-p', 'preset', 'tiny', '-p', 'bs', 16,
+                                              '-p', 'epochs', epochs, '--out', out]
+
+def outcome(out):
+    "What must be the same: the weights, and the losses of history.csv"
+    rows = (out/'history.csv').read_text().splitlines()
+    return hashlib.sha256((out/'model/model.safetensors').read_bytes()).hexdigest(), [r.split(',')[:4] for r in rows]
+
+@pytest.fixture(scope='module')
+def whole(survey, tmp_path_factory):
+    out = tmp_path_factory.mktemp('runs')/'whole'
+    done = astromask(*arguments(survey, out, 40))
+    assert done.returncode == 0, done.stderr
+    return out
+
+def test_a_run_leaves_every_file(whole, survey):
+    assert [f for f in FILES if not (whole/f).exists()] == []
+    manifest = json.loads((whole/'manifest.json').read_text())
+    assert manifest['state'] == 'done' and manifest['data'][0]['sha256'] == hashlib.sha256(survey.read_bytes()).hexdigest()
+    assert json.loads((whole/'metrics.json').read_text())['pretrain']['epochs'] == 40
+    assert load_model(whole).bands == ('g','r','z')
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+def test_stopped_or_killed_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
+    out,command = tmp_path/'run', arguments(survey, tmp_path/'run', 40)
+    process = astromask(*command, wait=False)
+    deadline = time.monotonic() + 120
+    while not (out/'history.csv').exists() and process.poll() is None and time.monotonic() < deadline: time.sleep(.02)
+    process.send_signal(number)
+    _,err = process.communicate(timeout=240)
+    state = json.loads((out/'manifest.json').read_text())['state']
+    if number != signal.SIGKILL: assert (process.returncode, state) == (75, 'unfinished') and 'astromask run' in err
+    assert astromask(*command).returncode == 0
+    assert outcome(out) == outcome(whole)
+
+def test_the_clock_stops_a_run(survey, tmp_path):
+    done = astromask(*arguments(survey, tmp_path/'run', 1), '-p', 'max_minutes', 0.1)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((tmp_path/'run/metrics.json').read_text())['pretrain']
+    assert measured['seconds'] >= 6 and measured['epochs'] > 1
+
+def bad_files(folder):
+    "Name to file: what users bring by mistake"
+    rng = np.random.default_rng(0)
+    good = folder/'good.h5'
+    Cutouts.write(good, rng.normal(size=(20,3,32,32)).astype('float32'), bands='grz')
+    Cutouts.write(folder/'nan.h5', np.full((20,3,32,32), np.nan, 'float32'), bands='grz')
+    (folder/'empty.h5').write_bytes(b'')
+    (folder/'cut.h5').write_bytes(good.read_bytes()[:20000])
+    with h5py.File(folder/'layout.h5', 'w') as f: f['spectra'] = np.zeros((10,1000))
+    with h5py.File(folder/'unnamed.h5', 'w') as f: f['cutouts'] = rng.normal(size=(20,4,32,32)).astype('float32')
+    return good
+
+CASES = [('missing.h5', [], 'No such file'), ('empty.h5', [], 'empty'), ('cut.h5', [], 'cut.h5'), ('layout.h5', [], 'spectra'),
+         ('nan.h5', [], 'only NaN'), ('unnamed.h5', ['-p', 'bands', 'g,r,z'], 'bands'), ('unnamed.h5', [], 'bands'),
+         ('good.h5', ['-p', 'img_size', '60'], 'patch'), ('good.h5', ['-p', 'epohcs', '3'], 'epohcs'),
+         ('good.h5', ['-p', 'epochs', 'many'], 'many'), ('good.h5', ['-p', 'mask_ratio', '1.5'], 'mask_ratio'),
+         ('good.h5', ['-p', 'bands', 'g,w'], "no band w"), ('good.h5', ['-p', 'preset', 'huge'], 'huge')]
+
+def test_bad_input_is_one_sentence_and_code_2(tmp_path):
+    bad_files(tmp_path)
+    def refuse(i):
+        file,extra,says = CASES[i]
+        done = astromask('run', 'pretrain', '-p', 'data', tmp_path/file, *extra, '--out', tmp_path/f'run{i}')
+        return done.returncode, done.stderr.strip(), says
+    with concurrent.futures.ThreadPoolExecutor(2) as pool: answers = list(pool.map(refuse, range(len(CASES))))
+    for case,(code,err,says) in zip(CASES, answers):
+        assert code == 2 and says in err, (case, code, err)
+        assert 'Traceback' not in err and len(err.splitlines()) == 1 and err.startswith('astromask: '), (case, err)
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A file system of eight megabytes"
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', disk], capture_output=True).returncode:
+        pytest.skip('mounting a small file system needs root')
+    yield disk
+    subprocess.run(['umount', '-l', disk])
+
+def test_a_full_disk_keeps_what_was_saved(small_disk):
+    import torch
+    state = dict(w=torch.zeros(2**18))                                       # a megabyte
+    save_checkpoint(small_disk/'checkpoints', 1, state, dict(step=1))
+    (small_disk/'filler').write_bytes(bytes(6*2**20))
+    with pytest.raises(StorageError, match='free'): save_checkpoint(small_disk/'checkpoints', 2, state, dict(step=2))
+    assert newest_checkpoint(small_disk/'checkpoints')[1] == dict(step=1)
+
+def test_a_full_disk_ends_the_run_with_1(small_disk, survey):
+    command = ['run', 'pretrain', '-p', 'data', survey, '-p', 'img_size', 32, '-p', 'epochs', 1, '--out', small_disk/'run']
+    done = astromask(*command)                                  # the small preset: more than 8 MB
+    assert done.returncode == 1 and 'free some space' in done.stderr and 'Traceback' not in done.stderr
+    subprocess.run(['mount', '-o', 'remount,size=200m', small_disk], check=True)          # as the message asked
+    assert astromask(*command).returncode == 0 and load_model(small_disk/'run').bands == ('g','r','z')

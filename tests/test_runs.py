@@ -1,0 +1,228 @@
+"Experiment notebooks as runs: what reads badly in a notebook, such as signals, killed processes and full disks."
+import json, os, pty, resource, shlex, signal, time
+from pathlib import Path
+import pytest, yaml
+from hypothesis import given, settings, strategies as st
+from astromask.core import InputError, RunDir, read_json
+from astromask.runs import Parameter, cast, check_parameters, is_done, read_parameters, read_params_file
+from toys import COMMAND, STARTED, astromask, toy
+
+@pytest.fixture
+def nb(tmp_path):
+    yield toy(tmp_path)
+    while STARTED: STARTED.pop().kill()     # what a failed test left running
+
+def manifest(out): return read_json(Path(out)/'manifest.json')
+
+def wait_for(what, seconds=120):
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, 'waited too long'
+        time.sleep(0.05)
+    return value
+
+def epochs(out): return read_json(out/'metrics.json').get('epochs', 0) if (out/'metrics.json').exists() else 0
+
+def gone(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0] == 'Z'
+    except FileNotFoundError: return True
+
+# ---- a run from start to end
+
+def test_done_then_left_alone_then_extended(nb, tmp_path):
+    out = tmp_path/'a {strange} place'
+    r = astromask('run', nb, '-p', 'epochs', 2, '--out', out)
+    assert r.returncode == 0, r.stderr
+    assert 'epoch 2' in r.stdout and str(out/'notebook.ipynb') in r.stdout
+    m = manifest(out)
+    assert m['state'] == 'done' and m['experiment'] == 'toy' and m['seconds'] > 0 and m['versions']['python']
+    params = yaml.safe_load((out/'params.yaml').read_text())
+    assert params == dict(epochs=2, max_minutes=0., seconds=0.05, data='', fail='', chatter=0)
+    assert 'epoch 2' in (out/'notebook.ipynb').read_text()
+
+    before = {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in out.iterdir() if p.name != '.lock'}
+    r = astromask('run', nb, '-p', 'epochs', 2, '--out', out)
+    assert r.returncode == 0 and 'done already' in r.stdout
+    assert before == {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in out.iterdir() if p.name != '.lock'}
+
+    r = astromask('run', nb, '-p', 'epochs', 3, '--out', out)
+    assert r.returncode == 0 and 'epoch 3' in r.stdout and 'epoch 2' not in r.stdout
+    assert [s['state'] for s in manifest(out)['sessions']] == ['done', 'done']
+    for other,name in [(('epochs', 2), 'epochs was 3 and is now 2'),
+                       (('seconds', 1), 'seconds was 0.05 and is now 1.0')]:
+        r = astromask('run', nb, '-p', *other, '--out', out)
+        assert r.returncode == 2 and name in r.stderr, r.stderr
+    assert manifest(out)['state'] == 'done'
+
+def test_new_directory_under_runs(nb, tmp_path):
+    r = astromask('run', nb, '-p', 'epochs', 1, cwd=tmp_path)
+    assert r.returncode == 0, r.stderr
+    run, = (tmp_path/'runs'/'toy').iterdir()
+    assert manifest(run)['state'] == 'done'
+
+def test_recipe_and_overrides(nb, tmp_path):
+    (tmp_path/'p.yaml').write_text('epochs: 5\nseconds: 1e-2\ndata: cutouts/*.h5\n')
+    r = astromask('run', nb, '-f', 'p.yaml', '-p', 'epochs', 1, '--out', 'out', cwd=tmp_path)
+    assert r.returncode == 0, r.stderr
+    params = yaml.safe_load((tmp_path/'out'/'params.yaml').read_text())
+    assert (params['epochs'], params['seconds'], params['data']) == (1, 0.01, f'{tmp_path}/cutouts/*.h5')
+
+# ---- stopping and continuing
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda s: s.name)
+def test_a_signal_is_a_request(nb, tmp_path, number):
+    out = tmp_path/'out'
+    args = ('run', nb, '-p', 'epochs', 40, '-p', 'seconds', 0.2, '-p', 'data', 'here.h5', '--out', 'out')
+    p = astromask(*args, wait=False, cwd=tmp_path)
+    wait_for(lambda: epochs(out) >= 1)
+    p.send_signal(number)
+    stdout,stderr = p.communicate(timeout=120)
+    assert p.returncode == 75, stderr
+    m = manifest(out)
+    assert m['state'] == 'unfinished' and m['exit_code'] == 75 and 'Stopped after' in m['error']
+    assert 'Traceback' not in stderr and number.name in stdout and not (out/'STOP').exists()
+    done = epochs(out)
+    assert 1 <= done < 40
+    if number != signal.SIGINT: return
+    command = shlex.split(stderr.split('continue with: ')[1])           # as printed, in another folder
+    r = astromask(*command[1:], cwd='/')
+    assert r.returncode == 0, r.stderr
+    assert epochs(out) == 40 and f'epoch {done}\n' not in r.stdout
+    assert [s['state'] for s in manifest(out)['sessions']] == ['unfinished', 'done']
+
+def test_a_signal_before_the_kernel_is_up(nb, tmp_path):
+    p = astromask('run', nb, '--out', tmp_path/'out', wait=False)
+    wait_for((tmp_path/'out'/'manifest.json').exists)
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(120) == 75 and epochs(tmp_path/'out') == 0
+    assert astromask('run', nb, '--out', tmp_path/'out').returncode == 0 and epochs(tmp_path/'out') == 2
+
+def test_a_second_signal_does_not_ask(nb, tmp_path):
+    out = tmp_path/'out'
+    p = astromask('run', nb, '-p', 'seconds', 600, '--out', out, wait=False)
+    kernel, = wait_for(lambda: (out/'metrics.json').exists() and read_json(out/'metrics.json').get('kernels'))
+    p.send_signal(signal.SIGINT)
+    wait_for((out/'STOP').exists)
+    p.send_signal(signal.SIGINT)
+    _,stderr = p.communicate(timeout=120)
+    assert p.returncode == 75 and 'continue with' in stderr and manifest(out)['state'] == 'unfinished' and gone(kernel)
+
+def test_killed_runner_takes_its_kernel_along_and_the_same_command_continues(nb, tmp_path):
+    out = tmp_path/'out'
+    args = ('run', nb, '-p', 'epochs', 80, '-p', 'seconds', 0.1, '--out', out)
+    p = astromask(*args, wait=False)
+    wait_for(lambda: epochs(out) >= 2)
+    p.kill()
+    p.wait()
+    assert manifest(out)['state'] == 'running'
+    r = astromask(*args)
+    assert r.returncode == 0, r.stderr
+    first,second = read_json(out/'metrics.json')['kernels']
+    assert gone(first) and epochs(out) == 80
+    counted = [int(l.split()[1]) for l in r.stdout.splitlines() if l.startswith('epoch')]
+    assert counted == list(range(counted[0], 81)) and counted[0] > 2   # it waited for the old kernel
+
+def test_one_run_at_a_time(nb, tmp_path):
+    out = tmp_path/'out'
+    args = ('run', nb, '-p', 'epochs', 900, '-p', 'seconds', 0.1, '--out', out)
+    p = astromask(*args, wait=False)
+    wait_for(lambda: epochs(out) >= 1)
+    r = astromask(*args)
+    assert r.returncode == 2 and f'in use by process {p.pid}' in r.stderr
+    p.terminate()
+    assert p.wait(120) == 75 and epochs(out) < 900
+
+def test_the_output_may_go_away(nb, tmp_path):
+    p = astromask('run', nb, '-p', 'epochs', 5, '--out', tmp_path/'out', wait=False)
+    p.stdout.close()
+    assert p.wait(120) == 0 and manifest(tmp_path/'out')['state'] == 'done' and p.stderr.read() == ''
+
+def test_a_terminal_that_is_closed(nb, tmp_path):
+    out,pid,terminal = tmp_path/'out',*pty.fork()
+    if pid == 0: os.execv(COMMAND, [COMMAND, 'run', nb, '-p', 'epochs', '50', '-p', 'seconds', '0.2', '--out', out])
+    wait_for(lambda: epochs(out) >= 1)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75 and manifest(out)['state'] == 'unfinished'
+
+# ---- failing
+
+@pytest.mark.parametrize('name,code', [('DataError', 2), ('StorageError', 1), ('AstroMaskError', 1)])
+def test_our_errors_are_a_sentence(nb, tmp_path, name, code):
+    r = astromask('run', nb, '-p', 'fail', name, '--out', tmp_path/'out')
+    assert r.returncode == code and r.stderr == 'astromask: told to fail\n'
+    assert manifest(tmp_path/'out')['state'] == 'failed' and manifest(tmp_path/'out')['exit_code'] == code
+
+def test_other_errors_show_where(nb, tmp_path):
+    r = astromask('run', nb, '-p', 'fail', 'yes', '--out', tmp_path/'out')
+    assert r.returncode == 1 and 'ValueError: told to fail' in r.stderr
+    assert str(tmp_path/'out'/'notebook.ipynb') in r.stderr
+    assert '\x1b' not in r.stderr and 'papermill' not in r.stderr
+
+def test_a_kernel_that_dies(nb, tmp_path):
+    r = astromask('run', nb, '-p', 'fail', 'exit', '--out', tmp_path/'out')
+    assert r.returncode == 1 and 'process died' in r.stderr and 'Traceback' not in r.stderr, r.stderr
+
+def test_refused_input_may_be_corrected(nb, tmp_path):
+    assert astromask('run', nb, '-p', 'fail', 'InputError', '--out', tmp_path/'out').returncode == 2
+    assert astromask('run', nb, '--out', tmp_path/'out').returncode == 0
+
+def test_full_disk(nb, tmp_path):
+    def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    r = astromask('run', nb, '-p', 'chatter', 300_000, '--out', tmp_path/'out', preexec_fn=limit)
+    assert r.returncode == 1 and 'free some space' in r.stderr and 'Traceback' not in r.stderr, r.stderr
+    json.loads((tmp_path/'out'/'notebook.ipynb').read_text())          # what was saved before the long output is whole
+    assert not list((tmp_path/'out').glob('.notebook*'))
+
+def test_nowhere_to_write(nb, tmp_path):
+    r = astromask('run', nb, '--out', '/proc/astromask')
+    assert r.returncode == 1 and 'Could not write /proc/astromask' in r.stderr
+    (tmp_path/'file').touch()
+    assert astromask('run', nb, '--out', tmp_path/'file').returncode == 2
+
+# ---- parameters
+
+def test_is_done_refuses_what_is_not_a_run(tmp_path):
+    (tmp_path/'thesis.tex').touch()
+    with pytest.raises(InputError, match='not empty and not a run'): is_done(RunDir(tmp_path), 'toy', {}, {})
+
+@pytest.mark.parametrize('cell', [
+    'epochs = 3', 'import os', 'epochs: int = f(3)', 'epochs: int', 'x: dict = {}', 'x: int = "a"', 'a: int = b: int',
+    'x: int = (', 'epochs: int = 5.5'])
+def test_parameters_cell_must_be_plain(tmp_path, cell):
+    nb = dict(cells=[dict(cell_type='code', metadata=dict(tags=['parameters']), source=cell)])
+    (tmp_path/'a.ipynb').write_text(json.dumps(nb))
+    with pytest.raises(InputError, match='parameters cell'): read_parameters(tmp_path/'a.ipynb')
+
+@pytest.mark.parametrize('text', ['[]', '{}', '{"cells": 3}', '{"cells": [{}]}', '3', '{"cells": ['])
+def test_not_a_notebook(tmp_path, text):
+    (tmp_path/'a.ipynb').write_text(text)
+    with pytest.raises(InputError): read_parameters(tmp_path/'a.ipynb')
+
+def test_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'with,comma.h5').touch()
+    (tmp_path/'deep').mkdir()
+    assert cast('path', 'with,comma.h5') == f'{tmp_path}/with,comma.h5'
+    assert cast('path', 'deep/../a.h5,b*.h5') == f'{tmp_path}/a.h5,{tmp_path}/b*.h5' == cast('path', ['a.h5', 'b*.h5'])
+    assert cast('path', '') == '' and cast('path', 'hf://x/y') == 'hf://x/y' and cast('path', '/a/b') == '/a/b'
+
+KINDS = ('int','float','bool','str','path','list[int]','list[str]')
+yaml_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+                           lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=5)
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(KINDS), yaml_values)
+def test_values_are_cast_or_refused(kind, value):
+    spec = dict(x=Parameter(kind, None))
+    try: x = check_parameters(spec, dict(x=value))['x']
+    except InputError: return
+    assert check_parameters(spec, dict(x=x)) == dict(x=x)                   # casting again changes nothing
+    assert yaml.safe_load(yaml.safe_dump(x)) == x                           # and params.yaml holds it exactly
+
+@settings(deadline=None, max_examples=200)
+@given(st.text() | st.text(alphabet='[]{}:-,&*!|>"\' \n0123456789ab'))
+def test_recipes_are_read_or_refused(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp()/'recipe.yaml'
+    path.write_text(text)
+    try: assert isinstance(read_params_file(path), dict)
+    except InputError: pass
