@@ -7,9 +7,8 @@ Docs: https://astromask.github.io/astromask/train.callbacks.html.md"""
 # %% auto #0
 __all__ = ['Pretext', 'pretext_loss', 'warmup_cosine', 'WarmupCosine', 'SafeStep', 'History', 'Checkpoints', 'Stop', 'Figures']
 
-# %% ../../nbs/41_train.callbacks.ipynb #d648157a
+# %% ../../nbs/41_train.callbacks.ipynb #9b9d99bd
 import csv, io, math, time, torch
-import matplotlib.pyplot as plt
 from fastcore.basics import patch
 from fastai.callback.core import Callback, CancelFitException, CancelTrainException
 from fastai.callback.training import GradientClip
@@ -181,7 +180,7 @@ class Stop(Callback):
     def after_epoch(self):
         if self.learn.time_is_up(): raise CancelFitException()
 
-# %% ../../nbs/41_train.callbacks.ipynb #35fe4720
+# %% ../../nbs/41_train.callbacks.ipynb #c7829485
 class Figures(Callback):
     "Redraw the reconstruction and the history every few minutes and at the end"
     order = 75
@@ -195,14 +194,14 @@ class Figures(Callback):
         if time.monotonic()-self.last > 60*self.minutes: self.draw()
 
     def draw(self):
-        "Draw now"
+        "Draw now; gives the reconstruction"
         x,rows = next(iter(self.learn.dls.valid))
         x,m = x[:self.n].to(self.learn.dls.device),self.learn.model
         noise = uniform(self.learn.seed, 0, rows[:self.n].to(x.device), m.n_patches, 'valid')
         mask = mask_from_noise(noise, m.mask_ratio, m.pixels(x)[1].any(-1))
         shown = [o.cpu().numpy() for o in (x, mask, m.reconstruct(x, mask))]
-        for name,fig in dict(reconstruction=reconstruction_figure(*shown, m.patch_size, bands=m.bands),
-                             history=history_figure(self.learn.history.columns())).items():
-            self.run_dir.savefig(fig, name)
-            plt.close(fig)
+        figure = reconstruction_figure(*shown, m.patch_size, bands=m.bands)
+        self.run_dir.savefig(figure, 'reconstruction')
+        self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
         self.last = time.monotonic()
+        return figure
