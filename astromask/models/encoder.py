@@ -110,7 +110,7 @@ def init_weights(self:BandEncoder):
     nn.init.zeros_(proj.bias)
     nn.init.normal_(self.cls_token, std=.02)
 
-# %% ../../nbs/21_models.encoder.ipynb #cdd765d2
+# %% ../../nbs/21_models.encoder.ipynb #b526c3e7
 @patch
 def place_bands(self:BandEncoder,
     x,          # (B,C',H,W) pixels: a tensor, or an array as `Cutouts` gives it
@@ -144,6 +144,7 @@ def pixels(self:BandEncoder,
     if self.scaling is not None: x = self.scaling(x)
     return patchify(torch.where(valid, x, 0), self.patch_size), patchify(valid, self.patch_size)
 
+# %% ../../nbs/21_models.encoder.ipynb #8944b1b8
 @patch
 def tokens(self:BandEncoder,
     values, # (B,K,p*p*C) scaled pixels of some patches
