@@ -16,7 +16,7 @@ from .imaging import Canvas
 from .physics import Population, draw_galaxy, draw_size, galaxy_sed, magnitudes, quasar_sed, star_sed
 from .surveys import Survey, get_survey, parse_bands
 
-# %% ../nbs/06_objects.ipynb #4ac07ef7
+# %% ../nbs/06_objects.ipynb #852142d4
 default_fractions = dict(elliptical=.20, spiral=.25, edge_on=.12, irregular=.12, merger=.09,
                          star=.12, quasar=.07, lens=.03)
 
@@ -33,6 +33,7 @@ class Simulation:
     def flux(self, mags): # (C,) AB magnitudes to flux in the survey's unit
         return 10**(-0.4*(np.asarray(mags)-self.survey.zero_point))
 
+# %% ../nbs/06_objects.ipynb #a985b1a1
 def simulation(
     survey='sdss',  # Name or Survey
     bands=None,     # 'gri', names with commas, a list, or nothing for all
@@ -60,7 +61,7 @@ def simulation(
     shares = tuple((k,v/total) for k,v in fractions.items() if v)
     return Simulation(survey, bands, int(seed), int(size), float(limit), shares)
 
-# %% ../nbs/06_objects.ipynb #8a87ed3d
+# %% ../nbs/06_objects.ipynb #61f0962a
 _populations = dict(
     elliptical=Population(-21.6, -.5, -24., -18.5, .2),
     spiral=Population(-21.2, -1.2, -23.5, -17.5, 1.4),
@@ -69,6 +70,7 @@ _populations = dict(
     merger=Population(-21.6, -1., -24., -19., 1.5),
     lens=Population(-21.8, -.3, -24., -20.5, .1, z_min=.06))
 
+# %% ../nbs/06_objects.ipynb #639882c3
 class Scene:
     "One object's frame while it is drawn"
     def __init__(self,

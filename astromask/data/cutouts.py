@@ -220,7 +220,7 @@ def _write_pixels(f, sink, name, images, dtype, c):
     if d is None or not len(d): raise InputError('There are no images to write')
     return len(d)
 
-# %% ../../nbs/10_data.cutouts.ipynb #5f77cee1
+# %% ../../nbs/10_data.cutouts.ipynb #983af809
 def _header(bands, survey, unit, provenance):
     "The attributes of our layout"
     attrs = dict(format='astromask-1', bands=list(bands), unit=unit)
@@ -232,6 +232,7 @@ def _header(bands, survey, unit, provenance):
     if provenance is not None: attrs['provenance'] = json.dumps(provenance, default=str)
     return attrs
 
+# %% ../../nbs/10_data.cutouts.ipynb #04f12fd2
 @patch(cls_method=True)
 def write(cls:Cutouts,
     path,              # Where the file shall be
