@@ -162,7 +162,7 @@ def decode(self:MAE,
     x = (self.decode_self if self.decoder == 'self' else self.decode_cross)(self.decoder_embed(latent), visible, hidden)
     return self.decoder_pred(self.decoder_norm(x))
 
-# %% ../../nbs/22_models.mae.ipynb #e7011b31
+# %% ../../nbs/22_models.mae.ipynb #c6998ec3
 @patch(as_prop=True)
 def n_noise(self:MAE): return self.n_patches
 
@@ -185,8 +185,10 @@ def choose_mask(self:MAE,
     "The mask as given, checked, or a random one"
     B,L = valid.shape[:2]
     if mask is None: return mask_from_noise(self.draw(B, generator), self.mask_ratio, valid.any(-1)), n_visible(L, self.mask_ratio)
-    if torch.compiler.is_compiling(): return mask, n_visible(L, self.mask_ratio)     # sizes must be known: trust the mask
-    return mask, check_mask(mask, B, L)
+    if not torch.compiler.is_compiling(): return mask, check_mask(mask, B, L)
+    keep = n_visible(L, self.mask_ratio)                             # a graph must know its sizes
+    torch._assert_async((mask.sum(1) == L-keep).all(), f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
+    return mask, keep
 
 @patch
 def sample_hidden(self:MAE,

@@ -87,14 +87,14 @@ def build_beit(self:SimMIM, depth, num_heads, mlp_ratio):
     self.blocks = nn.ModuleList([beit.Block(self.embed_dim, num_heads, qkv_bias=True, mlp_ratio=mlp_ratio, init_values=0.1,
                                             norm_layer=norm) for _ in range(depth)])
 
-# %% ../../nbs/23_models.simmim.ipynb #282ff9da
+# %% ../../nbs/23_models.simmim.ipynb #aaf11ae5
 def make_swin(name, img_size, embed_dim, depth, num_heads, mlp_ratio, window_size):
     "timm's Swin of that name; stages given as lists overrule the name"
     if not name.startswith('swin_') or not timm.is_model(name):
         raise InputError(f"encoder is {name!r}; it must be 'vit', 'beit' or a Swin that timm knows, such as swin_base_patch4_window7_224")
     changes = {} if isinstance(depth, int) else dict(embed_dim=embed_dim, depths=tuple(depth), num_heads=tuple(num_heads), mlp_ratio=mlp_ratio)
     if window_size: changes['window_size'] = window_size
-    try: return timm.create_model(name, img_size=img_size, num_classes=0, **changes)
+    try: return timm.create_model(name, img_size=img_size, num_classes=0, drop_path_rate=0., **changes)
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as e:
         raise InputError(f'timm cannot make {name} for images of {img_size} pixels with {changes}: {e}') from None
 
