@@ -75,6 +75,16 @@ class Cutouts:
     @property
     def nbytes(self): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
 
+# %% ../../nbs/10_data.cutouts.ipynb #b4e8e327
+@patch
+def select(self:Cutouts,
+    bands, # Names among its bands, in any order
+)->Cutouts:
+    "The same cutouts in these bands"
+    out = Cutouts([p.select(bands) for p in self.parts])
+    out._catalog = self._catalog
+    return out
+
 # %% ../../nbs/10_data.cutouts.ipynb #442083f8
 def _row_numbers(i, n):
     if isinstance(i, slice): return np.arange(*i.indices(n))

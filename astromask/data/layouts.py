@@ -8,8 +8,8 @@ Docs: https://astromask.github.io/astromask/data.layouts.html.md"""
 __all__ = ['layouts', 'band_names', 'Layout', 'add_layout', 'AstroMaskLayout', 'UnnamedLayout', 'Galaxy10DECaLS', 'Galaxy10SDSS',
            'ColourImages', 'CutoutFile']
 
-# %% ../../nbs/07_data.layouts.ipynb #03556ded
-import os
+# %% ../../nbs/07_data.layouts.ipynb #a0293cec
+import copy, os
 from contextlib import contextmanager
 from pathlib import Path
 import h5py, numpy as np
@@ -234,6 +234,20 @@ def _named(self:CutoutFile, bands, survey, c):
         raise InputError(f'{given} names {len(bands)} bands ({",".join(bands)}), but the cutouts of {self.path} '
                          f'have {c}: name them all, in stored order')
     return bands
+
+# %% ../../nbs/07_data.layouts.ipynb #43124b36
+@patch
+def select(self:CutoutFile,
+    bands, # Names among its bands, in any order
+)->CutoutFile:
+    "The same file in these bands"
+    bands,out = band_names(bands),copy.copy(self)
+    unknown = [b for b in bands if b not in self.bands]
+    if unknown: raise InputError(f'{self.path} has no band {", ".join(unknown)}; it has {", ".join(self.bands)}: name bands among these')
+    at = [self.bands.index(b) for b in bands]
+    out.channels = at if self.channels is None else [self.channels[i] for i in at]
+    out.bands,out.shape = bands,(len(bands),*self.shape[1:])
+    return out
 
 # %% ../../nbs/07_data.layouts.ipynb #6ecb714e
 @patch
