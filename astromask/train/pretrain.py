@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/train.pretrain.html.md"""
 __all__ = ['METHODS', 'decay_groups', 'scaled_lr', 'PretrainLearner', 'check_task', 'sky_positions', 'pretrain_learner',
            'pretraining_model']
 
-# %% ../../nbs/42_train.pretrain.ipynb #f3806f5d
+# %% ../../nbs/42_train.pretrain.ipynb #59d07620
 import numpy as np, time, torch
 from pathlib import Path
 from functools import partial
@@ -22,6 +22,7 @@ from ..core import InputError, RunDir, Unfinished, log
 from ..data.augment import dihedral
 from ..data.scaling import fit_scaling, scaling_from_config
 from ..models.mae import MAE
+from ..models.simmim import SimMIM
 from ..models.weights import save_model
 from .callbacks import (Checkpoints, Figures, History, Pretext, SafeStep, Stop, WarmupCosine, pretext_loss)
 from .checkpoint import newest_checkpoint
@@ -189,15 +190,18 @@ def pretrain_learner(
     learn.add_cb(WarmupCosine(learn.lr, warmup, learn.progress))
     return learn
 
-# %% ../../nbs/42_train.pretrain.ipynb #08de8028
-METHODS = {'mae': MAE}
+# %% ../../nbs/42_train.pretrain.ipynb #e2ddf557
+METHODS = {'mae': MAE, 'simmim': SimMIM}
 
 def pretraining_model(
-    method:str='mae',    # mae
-    preset:str='small',  # Sizes by name
-    bands=None,          # Names of the bands
-    **sizes,             # img_size, patch_size, mask_ratio, ...: 0 leaves the preset's
-):                       # A fresh model
+    method:str='mae',      # mae | simmim
+    preset:str='small',    # Sizes by name
+    bands=None,            # Names of the bands
+    predict_ratio:float=0, # Share of the hidden patches that is predicted; less than 1 takes the cross-attention decoder
+    **sizes,               # img_size, patch_size, mask_ratio, sky_token, ...: 0 leaves the preset's
+):                         # A fresh model
     "The model that an experiment's parameters describe"
     if method not in METHODS: raise InputError(f'method is {method!r}; it must be one of {", ".join(METHODS)}')
+    if predict_ratio and method != 'mae': raise InputError(f'predict_ratio is {predict_ratio}, but {method} has no decoder that could predict a share: leave it out')
+    if predict_ratio: sizes |= dict(predict_ratio=predict_ratio, decoder='cross' if predict_ratio < 1 else 'self')
     return METHODS[method].preset(preset, bands=bands, **{k: v for k,v in sizes.items() if v})
