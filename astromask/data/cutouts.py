@@ -305,15 +305,16 @@ def write(cls:Cutouts,
             _write_column(f, name, col)
     return Path(path)
 
-# %% ../../nbs/10_data.cutouts.ipynb #c4912d16
+# %% ../../nbs/10_data.cutouts.ipynb #3239ea2c
 def _codes(col):
     "Text or whole numbers as (values, known)"
     x,known = np.ma.asarray(col),~np.ma.getmaskarray(np.ma.asarray(col))
     x = x.filled() if np.ma.isMaskedArray(x) else x
+    if x.ndim != 1: return None
     if x.dtype.kind in 'UO':
         x = np.char.strip(np.where(known, x, '').astype(str))
         return x,known & (x != '')
-    if x.ndim != 1 or x.dtype.kind not in 'biuf': return None
+    if x.dtype.kind not in 'biuf': return None
     known &= np.isfinite(x) & (x >= 0)
     return (np.where(known, x, 0).astype(np.int64),known) if (x[known] % 1 == 0).all() else None
 

@@ -188,14 +188,14 @@ class AstroMaskLayout(Layout):
         names = texts_of(attrs['bands'])
         return band_names(names if len(names) == c else names[0] if len(names) == 1 else names)
 
-# %% ../../nbs/08_data.hdf5.ipynb #f27d9777
+# %% ../../nbs/08_data.hdf5.ipynb #950265bd
 @add_layout
 class MultimodalUniverse(Layout):
     name,what = 'Multimodal Universe','`image_array` (N,C,H,W), `image_band` (N,C)'
     images,ivar,mask,mask_means,row_bands = 'image_array','image_ivar','image_mask','good','image_band'
     def recognises(self, found, attrs): return self.has_pixels(found) and self.row_bands in found
     def bands(self, found, attrs, survey, c):
-        rows = [[o.strip() for o in texts_of(row)] for row in found[self.row_bands][:100]]
+        rows = [[' '.join(o.split()) for o in texts_of(row)] for row in found[self.row_bands][:100]]
         return band_names(next((r for r in rows if len({*r}-{''}) == c), rows[0]))
 
 # %% ../../nbs/08_data.hdf5.ipynb #d6acc886

@@ -8,11 +8,13 @@ Docs: https://astromask.github.io/astromask/data.layouts.html.md"""
 __all__ = ['band_names', 'text_of', 'texts_of', 'channels_last', 'Layout', 'find_layout', 'damage', 'check_file', 'stamp',
            'CutoutFile']
 
-# %% ../../nbs/07_data.layouts.ipynb #862b4954
+# %% ../../nbs/07_data.layouts.ipynb #9910189d
 import copy, os, struct, zipfile, zlib
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 from pickle import UnpicklingError
+from tokenize import TokenError
 import numpy as np
 from astropy.io.fits import VerifyError
 from astropy.table import Column, MaskedColumn, Table
@@ -20,7 +22,7 @@ from fastcore.basics import patch
 from ..core import DataError, InputError
 from ..surveys import get_survey
 
-# %% ../../nbs/07_data.layouts.ipynb #fcc19fb9
+# %% ../../nbs/07_data.layouts.ipynb #297a008d
 def band_names(
     spec, # A list of names, names with commas ('f115w,f150w'), or letters ('ugriz')
 )->tuple: # Names as strings, each once
@@ -28,7 +30,7 @@ def band_names(
     if isinstance(spec, bytes): spec = text_of(spec)
     if isinstance(spec, str):
         spec = spec.split(',') if ',' in spec or not spec.isalpha() else list(spec)
-    names = tuple(o.strip() for o in texts_of(spec))
+    names = tuple(' '.join(o.split()) for o in texts_of(spec))
     twice = [b for b in names if names.count(b) > 1]
     if twice or not all(names): raise InputError(f'Bands must be names, each given once, but these are {names}')
     return names
@@ -82,7 +84,7 @@ class Layout:
         d = found.get(self.images)
         return d is not None and d.ndim == 4 and d.dtype.kind in 'iuf'
 
-# %% ../../nbs/07_data.layouts.ipynb #d73068cb
+# %% ../../nbs/07_data.layouts.ipynb #13c0ae2f
 def find_layout(
     layouts, # To be asked in this order
     found,   # name -> array
@@ -94,11 +96,11 @@ def find_layout(
         if l.recognises(found, attrs): return l
     there = ', '.join(f'`{n}` {tuple(d.shape)} {d.dtype}'[:60] for n,d in list(found.items())[:12]) or 'nothing'
     known = '; '.join(f'{l.name}: {l.what}' for l in layouts)
-    raise DataError(f'{path} is of no layout that is known: it holds {there}. Known are {known}')
+    raise DataError(' '.join(f'{path} is of no layout that is known: it holds {there}. Known are {known}'.split()))
 
-# %% ../../nbs/07_data.layouts.ipynb #8905b811
+# %% ../../nbs/07_data.layouts.ipynb #49157bba
 _troubles = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError, EOFError,
-             AssertionError, struct.error, zlib.error, zipfile.BadZipFile, UnpicklingError, VerifyError)
+             AssertionError, SyntaxError, TokenError, struct.error, zlib.error, LZMAError, zipfile.BadZipFile, UnpicklingError, VerifyError)
 
 @contextmanager
 def damage(
@@ -122,7 +124,7 @@ def check_file(
     if not os.access(path, os.R_OK): raise DataError(f'{path} cannot be read: check its permissions')
     if size == 0: raise DataError(f'{path} is empty (0 bytes): the copy or download that made it failed')
 
-# %% ../../nbs/07_data.layouts.ipynb #f9fd89b4
+# %% ../../nbs/07_data.layouts.ipynb #4c0c11bb
 def stamp(path):
     "What changes when a file does"
     s = os.stat(path)
@@ -146,7 +148,7 @@ class CutoutFile:
 
     def _open(self): raise NotImplementedError          # A context manager that gives the arrays by name
     def _list(self, f): return f,{}                     # The arrays that may be used, and the file's attributes
-    def _take(self, d, rows): return d[rows]            # Rows of an array
+    def _take(self, d, rows): return np.asarray(d[rows]) # Rows of an array
     def _values(self, d): return np.asarray(d)          # All of it, as a column
     def _row_ids(self): return np.char.add(f'{Path(self.path).stem}:', np.arange(self.n).astype(str))
 
@@ -292,17 +294,17 @@ def check_ivar(self:CutoutFile):
     if self.has_ivar: return
     raise InputError(f'{self.path} holds no inverse variances (a dataset `ivar` of the shape of the cutouts): do without ivar')
 
-# %% ../../nbs/07_data.layouts.ipynb #57f33ad4
+# %% ../../nbs/07_data.layouts.ipynb #420d9bae
 @patch
 def _channels_of(self:CutoutFile, f, rows):
     "(n,C) channels to pick for each row, -1 for none; None: the same for all"
     if self.layout.row_bands is None: return None
     names = self._take(f[self.layout.row_bands], rows)
-    alike = (names == names[:1]).all() and tuple(o.strip() for o in texts_of(names[0])) == self.stored_bands
+    alike = (names == names[:1]).all() and tuple(' '.join(o.split()) for o in texts_of(names[0])) == self.stored_bands
     if alike: return None
     at = np.full((len(rows), len(self.bands)), -1)
     for i,row in enumerate(names):
-        row = [o.strip() for o in texts_of(row)]
+        row = [' '.join(o.split()) for o in texts_of(row)]
         new = [o for o in row if o and (o not in self.stored_bands or row.count(o) > 1)]
         if new: raise DataError(f'{self.path}: row {rows[i]} has the bands {",".join(row)}, but the first one {",".join(self.stored_bands)}')
         at[i] = [row.index(b) if b in row else -1 for b in self.bands]
