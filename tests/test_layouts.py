@@ -234,16 +234,23 @@ def test_numbers_that_float32_cannot_hold(tmp_path):
 
 # damage (row 8) and hostility (row 15)
 
-@pytest.mark.parametrize('make', [o for o in made if o not in (unions,universe,fits_bands)], ids=lambda f: f.__name__)
+whole_files = [o for o in made if o not in (unions,universe,fits_bands)]
+
+@pytest.mark.parametrize('make', whole_files, ids=lambda f: f.__name__)
 def test_truncated_anywhere(tmp_path, make):
     source,how,x,*_ = make(tmp_path)
     path = sorted(source.iterdir())[0] if source.is_dir() else source
     whole = path.read_bytes()
     for share in (0.0005, 0.1, 0.5, 0.99):
         (tmp_path/'short').write_bytes(whole[:max(1, int(share*len(whole)))])
-        with pytest.raises(AstroMaskError, match='short'):
+        try:
             c = Cutouts.open(tmp_path/'short', **how)
-            c[:],c.catalog
+            got = c[:]
+            c.catalog
+        except AstroMaskError as e: assert 'short' in str(e)
+        else:       # what is gone is the padding at the end of a FITS file
+            assert make is fits_cubes and share > 0.9
+            assert any((got == o).all() for o in x)
 
 @pytest.mark.parametrize('checksum', (True,False))
 def test_flipped_bits_are_named_or_at_least_no_zeros(tmp_path, checksum):
@@ -373,7 +380,7 @@ def many(folder, n, rows):
     "n HDF5 files of `rows` rows each, one of them differently long"
     one = folder/'part0.h5'
     with h5py.File(one, 'w') as f:
-        f.create_dataset('cutouts', (rows,5,64,64), 'f2', chunks=(25,5,64,64), fillvalue=3)
+        f.create_dataset('cutouts', (rows,5,64,64), 'f2', chunks=(min(rows, 25),5,64,64), fillvalue=3)
         f['ra'],f.attrs['bands'] = np.zeros(rows),list('ugriz')
     for i in range(1, n): os.link(one, folder/f'part{i}.h5')
     return folder
@@ -399,7 +406,7 @@ def test_one_of_a_thousand_files_differs(tmp_path):
     os.unlink(tmp_path/'part299.h5')
     with h5py.File(tmp_path/'part299.h5', 'w') as f: f['cutouts'],f['ra'],f.attrs['bands'] = np.ones((5,5,64,64), 'f2'),np.zeros(5),list('ugriz')
     c = Cutouts.open(tmp_path)                                                          # only the number of rows: fine
-    assert len(c) == 2*298+5 and (c[[-1,0]][:,0,0,0] == [1,3]).all() and len(c.catalog) == len(c)
+    assert len(c) == 2*297+5 and (c[[-1,0]][:,0,0,0] == [1,3]).all() and len(c.catalog) == len(c)
 
 def test_many_fits_files_open_at_a_bounded_cost(tmp_path):
     fits.PrimaryHDU(pixels(3,8,8), fits.Header(dict(BANDS='gri'))).writeto(tmp_path/'0.fits')

@@ -46,7 +46,7 @@ def _npy_arrays(path):
         head = _npy_header(f, path, 'array', os.path.getsize(path))
         return {'array': _mapped(path, f.tell(), *head)}
 
-# %% ../../nbs/09_data.formats.ipynb #fbfa6457
+# %% ../../nbs/09_data.formats.ipynb #2e9e84e7
 _most = 1<<30    # Bytes that are unpacked for one array
 
 def _zip_start(path, info):
@@ -60,6 +60,7 @@ def _npz_arrays(path):
     found = {}
     with zipfile.ZipFile(path) as z:
         for info in z.infolist():
+            if not info.filename.endswith('.npy'): continue
             name = info.filename.removesuffix('.npy')
             if info.flag_bits & 1: raise DataError(f'{path}: `{name}` is encrypted: unpack it first')
             with z.open(info) as f: head,at = _npy_header(f, path, name, info.file_size),f.tell()
@@ -319,7 +320,7 @@ def _table(self:FitsSet):
         self._cards = Table(rows=cards)
     return self._cards
 
-# %% ../../nbs/09_data.formats.ipynb #c08fcd43
+# %% ../../nbs/09_data.formats.ipynb #2378cf55
 def file_kind(
     path, # A file
 )->type:  # The class that reads it
@@ -342,7 +343,7 @@ def open_files(
     bands=None,   # As in `CutoutFile`
     survey=None,  # As in `CutoutFile`
     strict=True,  # As in `CutoutFile`
-    at_once=256,  # HDF5 files that are looked at now; further ones when they are needed
+    at_once=128,  # HDF5 files that are looked at now; further ones when they are needed
 )->list:          # `CutoutFile`s
     "Files of cutouts, each described by what is in it"
     parts,model = [],None
@@ -353,7 +354,7 @@ def open_files(
             continue
         for p in some:
             part = model.like(p) if model else None
-            if part is None or len(parts) < at_once and not (file_kind(p) is H5File and part.matches()):
+            if part is None or len(parts) < at_once and not (h5py.is_hdf5(p) and part.matches()):
                 part = file_kind(p)(p, bands, survey, strict)
             if model is None and isinstance(part, H5File): model = part
             parts.append(part)
