@@ -402,7 +402,7 @@ def _swin(t, file, img_size, patch_size, bands):
                 num_heads=[o.shape[1] for o in tables], mlp_ratio=_ratio(t, 'layers.0.blocks.0.mlp.fc1.weight', D),
                 window_size=(math.isqrt(len(tables[0]))+1)//2)
 
-# %% ../../nbs/25_models.weights.ipynb #11785913
+# %% ../../nbs/25_models.weights.ipynb #9e0408f8
 def load_simmim_checkpoint(
     path,            # The file
     img_size=None,   # Pixels: an int, or (H,W); None: the file's own. At another size positions are interpolated
@@ -419,7 +419,8 @@ def load_simmim_checkpoint(
     if t.get('head.weight', torch.zeros(1,1)).ndim == 2: _leave_out(t, ('head.',), file)
     if layout == 'sky_embeddings': sizes = _vit(t, file, img_size, patch_size, bands, num_heads)
     else: sizes = (_swin if 'layers.0.blocks.0.norm1.weight' in t else _beit)(t, file, img_size, patch_size, bands)
-    if layout == 'microsoft/SimMIM' and not any(s % 32 for s in size2d(sizes['img_size'])): masks['mask_unit'] = 32
+    all_sizes = size2d(sizes['img_size']) + size2d(img_size or sizes['img_size'])
+    if layout == 'microsoft/SimMIM' and not any(s % 32 for s in all_sizes): masks['mask_unit'] = 32          # the paper's
     fresh = () if 'head.weight' in t else ('head.','mask_token')
     if fresh: warnings.warn(f'{file} holds an encoder alone: the head that predicts pixels is fresh', stacklevel=2)
     m = SimMIM(**sizes | masks | changes)
