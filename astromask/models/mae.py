@@ -162,7 +162,7 @@ def decode(self:MAE,
     x = (self.decode_self if self.decoder == 'self' else self.decode_cross)(self.decoder_embed(latent), visible, hidden)
     return self.decoder_pred(self.decoder_norm(x))
 
-# %% ../../nbs/22_models.mae.ipynb #c6998ec3
+# %% ../../nbs/22_models.mae.ipynb #1fc92e7b
 @patch(as_prop=True)
 def n_noise(self:MAE): return self.n_patches
 
@@ -178,17 +178,21 @@ def draw(self:BandEncoder,
 
 @patch
 def choose_mask(self:MAE,
-    valid,          # (B,L,P) bool
+    valid,          # (B,L,P) bool: valid pixels of patches
     mask=None,      # (B,L) bool, or None to draw one
     generator=None, # torch.Generator to draw with, or uniform numbers (B,L)
-):                  # (B,L) bool, and how many patches are visible in every row
-    "The mask as given, checked, or a random one"
-    B,L = valid.shape[:2]
-    if mask is None: return mask_from_noise(self.draw(B, generator), self.mask_ratio, valid.any(-1)), n_visible(L, self.mask_ratio)
-    if not torch.compiler.is_compiling(): return mask, check_mask(mask, B, L)
+):                  # (B,L) bool
+    "The mask as given, or a random one"
+    return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio, valid.any(-1)) if mask is None else mask
+
+@patch
+def n_shown(self:MAE, mask, B):
+    "How many patches are visible in every row of a mask, which is checked; None: one that will be drawn"
+    L = self.n_patches
+    if mask is not None and not torch.compiler.is_compiling(): return check_mask(mask, B, L)
     keep = n_visible(L, self.mask_ratio)                             # a graph must know its sizes
-    torch._assert_async((mask.sum(1) == L-keep).all(), f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
-    return mask, keep
+    if mask is not None: torch._assert_async((mask.sum(1) == L-keep).all(), f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
+    return keep
 
 @patch
 def sample_hidden(self:MAE,
@@ -201,7 +205,7 @@ def sample_hidden(self:MAE,
     order = torch.where(observed, noise, -1).gather(1, hidden).argsort(dim=1, descending=True, stable=True)
     return hidden.gather(1, order[:,:max(1, round(self.predict_ratio*M))])
 
-# %% ../../nbs/22_models.mae.ipynb #4294a370
+# %% ../../nbs/22_models.mae.ipynb #b43372c7
 @patch
 def weights(self:BandEncoder, ivar, x, bands=None):
     "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
@@ -230,7 +234,7 @@ def forward(self:MAE,
     "Hide, encode, decode, compare"
     values,valid = self.pixels(x, bands)
     if self.predict_ratio < 1: generator = self.draw(len(values), generator)
-    mask,keep = self.choose_mask(valid, mask, generator)
+    keep,mask = self.n_shown(mask, len(values)),self.choose_mask(valid, mask, generator)
     visible,hidden = split_tokens(mask, keep)
     if self.predict_ratio < 1:
         hidden = self.sample_hidden(hidden, generator, valid.any(-1))
@@ -258,7 +262,7 @@ def interpolate_statistics(self:BandEncoder,
     known = weight.sum(-1, keepdim=True) > 0
     return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
 
-# %% ../../nbs/22_models.mae.ipynb #e9355d4c
+# %% ../../nbs/22_models.mae.ipynb #38084022
 @patch
 def usual_noise(self:BandEncoder, B):
     "The numbers that masks of figures are made from: the same every time"
@@ -298,7 +302,7 @@ def reconstruct(self:MAE,
 ):              # (B,C,H,W) of the model's bands, in the units of x
     "The image with hidden and missing pixels predicted, visible ones as they are"
     values,valid = self.pixels(x, bands)
-    mask,keep = self.choose_mask(valid, mask, self.usual_noise(len(values)))
+    keep,mask = self.n_shown(mask, len(values)),self.choose_mask(valid, mask, self.usual_noise(len(values)))
     pred = self.predict_patches(values, valid, mask, keep, coords)
     rank = (~mask).cumsum(1) - 1                                    # of visible patches: 0,1,2...
     for turn in range(4 if keep > 1 and not (valid | mask[...,None]).all() else 0):
