@@ -88,3 +88,27 @@ def test_embeddings_know_the_position(survey):
     with torch.no_grad(): want,blind = (m.embed(survey[:], coords=s).numpy() for s in (sky, None))
     np.testing.assert_allclose(table['embedding'], want, atol=1e-5)
     assert np.abs(want-blind)[0].max() > 1e-3 and np.allclose(want[11], blind[11], atol=1e-5)      # the eleventh's is unknown
+
+def test_training_starts_from_weights(survey, tmp_path):
+    learner(survey, tmp_path/'first').fit(1)
+    c = survey.select('rg')
+    m = pretraining_model(bands=c.bands, weights=tmp_path/'first')
+    with torch.no_grad(): torch.testing.assert_close(m.embed(c[:3]), load_model(tmp_path/'first').embed(c[:3], bands='rg'), rtol=0, atol=1e-5)
+    learn = pretrain_learner(cutout_dls(c, 32, valid=0.2, device='cpu'), m, tmp_path/'second', band_dropout=.3)
+    learn.fit(1)
+    assert load_model(tmp_path/'second').bands == ('r','g') and learn.history.rows[0]['train_loss'] > 0
+
+@pytest.mark.parametrize('name', ('', 'R,G,B', 'r,z,g'))
+def test_training_starts_from_the_papers_checkpoints(survey, tmp_path, name):
+    m = MAE(32, 8, 'RGB', 192, 1, 3, decoder_embed_dim=512, decoder_depth=1, decoder_num_heads=16)
+    t = m.state_dict() | {k: getattr(m, k) for k in ('pos_embed','decoder_pos_embed')}
+    t.pop('fill')
+    torch.save(dict(model=t), tmp_path/'mae.pth')
+    sizes = dict(weights=tmp_path/'mae.pth', weights_bands=name)
+    if name != 'r,z,g':
+        with pytest.raises(InputError, match='bands R, G, B and not for g, r, z'): pretraining_model(bands=survey.bands, **sizes)
+        return
+    start = pretraining_model(bands=survey.bands, **sizes)
+    w = start.patch_embed.proj.weight
+    torch.testing.assert_close(w[:,[1,2,0]], m.patch_embed.proj.weight)
+    pretrain_learner(cutout_dls(survey, 32, valid=0.2, device='cpu'), start, tmp_path/'run').fit(1)
