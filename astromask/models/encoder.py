@@ -130,7 +130,7 @@ class BandEncoder(nn.Module):
     @property
     def n_prefix(self): return (self.cls_token is not None) + self.sky_token
 
-# %% ../../nbs/21_models.encoder.ipynb #99da53ee
+# %% ../../nbs/21_models.encoder.ipynb #8f2bc524
 @patch
 def fit_image(self:BandEncoder, img_size, position_grid=None):
     "Sizes that follow from the image's, or which of them does not fit which"
@@ -155,14 +155,19 @@ def transformer(
     return nn.ModuleList([Block(dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)])
 
 @patch
+def place_positions(self:BandEncoder, name, dim, kind):
+    "Fixed positions, which are not saved, or learned ones, which start from them"
+    if kind not in ('sincos','learned'): raise InputError(f"positions is {kind!r}; it must be 'sincos' or 'learned'")
+    table = sincos_positions(dim, self.grid, self.position_grid)
+    if kind == 'learned': setattr(self, name, nn.Parameter(table))
+    else: self.register_buffer(name, table, persistent=False)
+
+@patch
 def build_trunk(self:BandEncoder, depth, num_heads, mlp_ratio, positions):
     "Class token, positions, blocks, and the last norm"
     D = self.embed_dim
     if D % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {D}')
-    if positions not in ('sincos','learned'): raise InputError(f"positions is {positions!r}; it must be 'sincos' or 'learned'")
-    table = sincos_positions(D, self.grid, self.position_grid)
-    if positions == 'learned': self.pos_embed = nn.Parameter(table)
-    else: self.register_buffer('pos_embed', table, persistent=False)
+    self.place_positions('pos_embed', D, positions)
     self.num_heads,self.cls_token = num_heads,nn.Parameter(torch.zeros(1,1,D))
     self.blocks = transformer(D, depth, num_heads, mlp_ratio, self.norm_eps)
     self.norm = nn.LayerNorm(D, eps=self.norm_eps)
@@ -337,13 +342,13 @@ def embed(self:BandEncoder,
     if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
     return torch.where(seen.any(1), pooled, torch.nan)
 
-# %% ../../nbs/21_models.encoder.ipynb #44d1889b
+# %% ../../nbs/21_models.encoder.ipynb #3cec82d4
 @patch
 def fit_tensors(self:BandEncoder, m):
     "The state dict, with positions interpolated to fit `m`"
     tensors = self.state_dict()
-    if 'pos_embed' in tensors:
-        tensors['pos_embed'] = resample_abs_pos_embed(tensors['pos_embed'], list(m.grid), list(self.grid), num_prefix_tokens=1)
+    for k in ('pos_embed','decoder_pos_embed'):
+        if k in tensors: tensors[k] = resample_abs_pos_embed(tensors[k], list(m.grid), list(self.grid), num_prefix_tokens=1)
     for name,part in m.named_modules():
         old,new = (getattr(e.get_submodule(name), 'relative_position_bias_table', None) for e in (self,m))
         if new is not None and old.shape != new.shape:

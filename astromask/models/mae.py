@@ -7,14 +7,14 @@ Docs: https://astromask.github.io/astromask/models.mae.html.md"""
 # %% auto #0
 __all__ = ['LOSSES', 'PRESETS', 'patch_statistics', 'normalise_patches', 'masked_loss', 'MaskedOutput', 'MAE', 'CrossBlock']
 
-# %% ../../nbs/22_models.mae.ipynb #5259f06d
+# %% ../../nbs/22_models.mae.ipynb #e91c970e
 import torch
 from typing import NamedTuple
 from timm.layers import Mlp
 from torch import nn
 from fastcore.basics import patch
 from ..core import InputError, uniform
-from .encoder import BandEncoder, sincos_positions, transformer
+from .encoder import BandEncoder, transformer
 from .masking import check_mask, mask_from_noise, n_visible, patchify, put, split_tokens, spread_units, take, unpatchify
 
 # %% ../../nbs/22_models.mae.ipynb #cbafab92
@@ -53,7 +53,7 @@ def masked_loss(
     if loss == 'l1': weight = weight.sqrt()
     return (difference*weight).sum() / weight.sum().clamp(min=1e-12)
 
-# %% ../../nbs/22_models.mae.ipynb #22ae7139
+# %% ../../nbs/22_models.mae.ipynb #91ea3abb
 class MaskedOutput(NamedTuple):
     "What a masked image model returns"
     loss: torch.Tensor      # The mean loss over hidden, valid pixels
@@ -76,6 +76,7 @@ class MAE(BandEncoder):
         decoder_num_heads:int=8,           # Decoder attention heads
         decoder_mlp_ratio:float=None,      # Width of the decoder's MLPs; None: mlp_ratio
         decoder:str='self',                # self: the paper's; cross: hidden patches look at visible ones only
+        decoder_positions:str='sincos',    # sincos (fixed) or learned
         predict_ratio:float=1.,            # Share of hidden patches that are predicted in training; less than 1 with decoder='cross'
         norm_pix_loss:bool=True,           # Predict patches normalised by their own mean and variance?
         mask_ratio:float=0.75,             # Share of patches hidden
@@ -89,7 +90,8 @@ class MAE(BandEncoder):
         n_visible(self.n_patches, mask_ratio)                   # refuses a ratio out of range
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), loss=loss.lower())
         self.norm_pix_loss,self.mask_ratio,self.loss = norm_pix_loss,mask_ratio,loss.lower()
-        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio, decoder, predict_ratio)
+        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio, decoder, predict_ratio,
+                           decoder_positions)
         self.init_weights()
         nn.init.normal_(self.mask_token, std=.02)
 
@@ -115,9 +117,9 @@ class CrossBlock(nn.Module):
         x = x + self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1,2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/22_models.mae.ipynb #6428ab82
+# %% ../../nbs/22_models.mae.ipynb #4e4892f2
 @patch
-def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_ratio):
+def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_ratio, positions):
     "A narrower transformer and a linear map to pixels"
     if dim % num_heads: raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
     if kind not in ('self','cross'): raise InputError(f"decoder is {kind!r}; it must be 'self' or 'cross'")
@@ -127,19 +129,19 @@ def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_rati
     self.decoder,self.predict_ratio = kind,predict_ratio
     self.decoder_embed = nn.Linear(self.embed_dim, dim)
     self.mask_token = nn.Parameter(torch.zeros(1,1,dim))
-    self.register_buffer('decoder_pos_embed', sincos_positions(dim, self.grid, self.position_grid), persistent=False)
+    self.place_positions('decoder_pos_embed', dim, positions)
     if kind == 'self': self.decoder_blocks = transformer(dim, depth, num_heads, mlp_ratio, self.norm_eps)
     else: self.decoder_blocks = nn.ModuleList([CrossBlock(dim, num_heads, mlp_ratio, self.norm_eps) for _ in range(depth)])
     self.decoder_norm = nn.LayerNorm(dim, eps=self.norm_eps)
     self.decoder_pred = nn.Linear(dim, self.patch_size**2 * len(self.bands))
 
-# %% ../../nbs/22_models.mae.ipynb #559c13bd
+# %% ../../nbs/22_models.mae.ipynb #4ee567dd
 @patch
 def decode_self(self:MAE, x, visible, hidden):
     "The paper's decoder: mask tokens among the visible ones, all look at all"
     n = x.shape[1] - visible.shape[1]                                # class token, sky token
     blanks = self.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
-    x = torch.cat([x[:,:n], put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
+    x = torch.cat([x[:,:1] + self.decoder_pos_embed[:,:1], x[:,1:n], put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
     for block in self.decoder_blocks: x = self.run_block(block, x)
     return take(x[:,n:], hidden)
 
@@ -147,7 +149,7 @@ def decode_self(self:MAE, x, visible, hidden):
 def decode_cross(self:MAE, memory, visible, hidden):
     "Mask tokens look at the visible ones"
     n,positions = memory.shape[1] - visible.shape[1], self.decoder_pos_embed[:,1:].expand(len(memory),-1,-1)
-    memory = torch.cat([memory[:,:n], memory[:,n:] + take(positions, visible)], dim=1)
+    memory = torch.cat([memory[:,:1] + self.decoder_pos_embed[:,:1], memory[:,1:n], memory[:,n:] + take(positions, visible)], dim=1)
     x = self.mask_token + take(positions, hidden)
     for block in self.decoder_blocks: x = self.run_block(block, x, memory)
     return x

@@ -8,8 +8,9 @@ Docs: https://astromask.github.io/astromask/models.weights.html.md"""
 __all__ = ['MODELS', 'FORMAT', 'save_model', 'model_from_config', 'load_model', 'untrained', 'model_card', 'Checkpoint',
            'read_checkpoint', 'load_mae_checkpoint', 'load_simmim_checkpoint', 'load_timm_vit', 'with_bands']
 
-# %% ../../nbs/25_models.weights.ipynb #fb6d9389
-import copy, math, numpy as np, re, torch, warnings
+# %% ../../nbs/25_models.weights.ipynb #f9889a41
+import copy, hashlib, math, numpy as np, re, torch, warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 from safetensors import SafetensorError
@@ -100,11 +101,14 @@ def model_card(
             "embedding = m.embed(x)   # x: (B,C,H,W) in the bands above\n```\n\n"
             'It has seen the survey named above and no other; on other surveys, depths or pixel scales it is untested.\n')
 
-# %% ../../nbs/25_models.weights.ipynb #6ce58b5c
-class _Facts(dict):
-    "Stands in for Namespace, CfgNode and defaultdict: their content, and no code of theirs"
-    def __init__(self, *ignored): super().__init__()
+# %% ../../nbs/25_models.weights.ipynb #939141a5
+class _Settings(dict):
+    "Stands in for argparse's Namespace: its content"
     def __setstate__(self, state): self.update(state)
+
+def _dict(*ignored):
+    "Stands in for defaultdict: its content"
+    return {}
 
 class _DType:
     "Stands in for numpy.dtype"
@@ -116,7 +120,7 @@ def _number(dtype, data):
     if not re.fullmatch('[biuf][1248]', dtype.code): raise ValueError(f'{dtype.code} is no type of number')
     return np.frombuffer(data, dtype.order.replace('|','=') + dtype.code)[0].item()
 
-_stand_ins = [(_Facts,'argparse.Namespace'), (_Facts,'yacs.config.CfgNode'), (_Facts,'collections.defaultdict'), (list,'builtins.list'),
+_stand_ins = [(_Settings,'argparse.Namespace'), (OrderedDict,'yacs.config.CfgNode'), (_dict,'collections.defaultdict'), (list,'builtins.list'),
               (_DType,'numpy.dtype'), (_number,'numpy.core.multiarray.scalar'), (_number,'numpy._core.multiarray.scalar')]
 
 # %% ../../nbs/25_models.weights.ipynb #1ca83d7b
@@ -202,26 +206,26 @@ def _ratio(t, key, width):
     n = len(t[key]) if key in t else 4*width
     return n/width if int(width*(n/width)) == n else (n+.5)/width
 
-# %% ../../nbs/25_models.weights.ipynb #cc42872d
+# %% ../../nbs/25_models.weights.ipynb #7d495d50
 def _same_positions(rows, grid, n):
     "Are these (n+L,D) the fixed positions of a grid, after n zeros?"
     return rows.shape[1] % 4 == 0 and bool(((rows[n:]-sincos_positions(rows.shape[1], grid)[0,1:]).abs().max() < 1e-4) & (rows[:n].abs().amax() < 1e-4))
 
-def _positions(t, p, n, img_size, file):
+def _positions(t, key, p, n, img_size, file):
     "The grid of patches, and whether positions are sincos or learned; fixed ones leave t"
-    rows = t.pop('pos_embed', torch.zeros(1,0,0))[0].float()
+    rows = t.pop(key, torch.zeros(1,0,0))[0].float()
     L = len(rows)-n
-    if L < 1: raise DataError(f'{file} has no pos_embed for the patches of an image')
+    if L < 1: raise DataError(f'{file} has no {key} for the patches of an image')
     given = tuple(s//p for s in size2d(img_size)) if img_size is not None else (0,0)
     grids = [g for g in (given,(math.isqrt(L),)*2) if g[0]*g[1] == L]
     if not grids: raise InputError(f'{file} has positions for {L} patches, which make no square: give an img_size (H,W) of {L} patches of {p} pixels')
     for grid in grids:
         if _same_positions(rows, grid, n): return grid,'sincos'
-    if n == 2: t['sky_embed.last.bias'] = t['sky_embed.last.bias'] + rows[1]      # a row that is always added to that token
-    t['pos_embed'] = torch.cat([rows[:1], rows[n:]])[None]
+    if rows[1:n].any(): raise DataError(f'{file} has a {key} that moves the token of the sky position, for which there is no place here')
+    t[key] = torch.cat([rows[:1], rows[n:]])[None]
     return grids[0],'learned'
 
-# %% ../../nbs/25_models.weights.ipynb #fb684b9e
+# %% ../../nbs/25_models.weights.ipynb #01bfb8fa
 def _patches(t, patch_size, file):
     "Width, bands and pixels of the patch embedding"
     weight = t.get('patch_embed.proj.weight')
@@ -235,12 +239,12 @@ def _vit(t, file, img_size, patch_size, bands, num_heads):
     "The arguments of `BandEncoder` that a ViT's tensors tell"
     D,C,p = _patches(t, patch_size, file)
     sky = 'sky_embed.first.weight' in t
-    grid,positions = _positions(t, p, 1+sky, img_size, file)
+    grid,positions = _positions(t, 'pos_embed', p, 1+sky, img_size, file)
     return dict(img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file), embed_dim=D, depth=_depth(t, 'blocks.'),
                 num_heads=_heads(num_heads, _HEADS, D, 'num_heads', file), mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D),
                 positions=positions, sky_token=sky, norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
-# %% ../../nbs/25_models.weights.ipynb #c5f54b94
+# %% ../../nbs/25_models.weights.ipynb #495dbb2e
 def _leave_out(t, prefixes, file):
     "Drop what a masked image model has no place for, and say so"
     out = [k for k in t if k.startswith(prefixes)]
@@ -257,9 +261,9 @@ def _take_weights(m, t, file, fresh=()):
         if names: raise DataError(f'{file} {what} {", ".join(names[:3])}{f" and {len(names)-3} more" if len(names) > 3 else ""}')
     m.load_state_dict(own | t)
 
-def _finish(m, file, layout, licence, img_size):
+def _finish(m, name, sha256, layout, licence, img_size):
     "Say where the weights came from, and take the size that was asked for"
-    m.source = dict(file=file.name, sha256=sha256_file(file), layout=layout, licence=licence or 'not stated')
+    m.source = dict(file=name, sha256=sha256, layout=layout, licence=licence or 'not stated')
     return (m if img_size is None or m.img_size == size2d(img_size) else m.resized(img_size)).eval()
 
 # %% ../../nbs/25_models.weights.ipynb #bd9de07e
@@ -308,7 +312,7 @@ def _mae_layout(ckpt):
     if 'patch_mask_values' in t: return 'sky_embeddings', _rename(t, _SKY_NAMES), {}
     return 'facebookresearch/mae', dict(t), {k: ckpt.args[k] for k in ('norm_pix_loss','mask_ratio') if k in ckpt.args}
 
-# %% ../../nbs/25_models.weights.ipynb #b9f001a6
+# %% ../../nbs/25_models.weights.ipynb #859273bd
 def _decoder(t, file, heads, encoder, layout):
     "The arguments of `MAE` for its decoder"
     if 'decoder_embed.weight' not in t:
@@ -316,15 +320,12 @@ def _decoder(t, file, heads, encoder, layout):
         warnings.warn(f'{file} holds an encoder alone: the decoder is fresh, 512 wide, with 8 blocks', stacklevel=3)
         return dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=heads or 16)
     D,depth = len(t['decoder_embed.weight']),_depth(t, 'decoder_blocks.')
-    rows,grid = t.pop('decoder_pos_embed', None),tuple(s//encoder['patch_size'] for s in encoder['img_size'])
-    if rows is not None and not _same_positions(rows[0].float(), grid, 1+encoder['sky_token']):
-        raise DataError(f'{file} has a decoder_pos_embed that is not the fixed sines and cosines: its decoder has no exact counterpart '
-                        f'here; without its decoder_* tensors the encoder can be loaded')
+    _,positions = _positions(t, 'decoder_pos_embed', encoder['patch_size'], 1+encoder['sky_token'], encoder['img_size'], file)
     known = {512: 1} if layout == 'sky_embeddings' and depth == 1 else _DECODER_HEADS      # their model_type maesimple
     return dict(decoder_embed_dim=D, decoder_depth=depth, decoder_num_heads=_heads(heads, known, D, 'decoder_num_heads', file),
-                decoder_mlp_ratio=_ratio(t, 'decoder_blocks.0.mlp.fc1.weight', D))
+                decoder_mlp_ratio=_ratio(t, 'decoder_blocks.0.mlp.fc1.weight', D), decoder_positions=positions)
 
-# %% ../../nbs/25_models.weights.ipynb #c441cf1e
+# %% ../../nbs/25_models.weights.ipynb #9b12c64e
 def load_mae_checkpoint(
     path,                   # The file, or a directory as Hugging Face writes it
     img_size=None,          # Pixels: an int, or (H,W); None: the file's own. At another size positions are interpolated
@@ -345,7 +346,7 @@ def load_mae_checkpoint(
     decoder = _decoder(t, ckpt.file, facts.pop('decoder_num_heads'), encoder, layout)
     m = MAE(**encoder, **decoder, **facts)
     _take_weights(m, t, ckpt.file, () if 'decoder_embed.weight' in t else ('decoder_','mask_token'))
-    return _finish(m, ckpt.file, layout, licence, img_size)
+    return _finish(m, ckpt.file.name, sha256_file(ckpt.file), layout, licence, img_size)
 
 # %% ../../nbs/25_models.weights.ipynb #d44cff03
 _SIMMIM_NAMES = [(r'^encoder\.',''), (r'^decoder\.0\.','head.'),
@@ -401,7 +402,7 @@ def _swin(t, file, img_size, patch_size, bands):
                 num_heads=[o.shape[1] for o in tables], mlp_ratio=_ratio(t, 'layers.0.blocks.0.mlp.fc1.weight', D),
                 window_size=(math.isqrt(len(tables[0]))+1)//2)
 
-# %% ../../nbs/25_models.weights.ipynb #9554528c
+# %% ../../nbs/25_models.weights.ipynb #11785913
 def load_simmim_checkpoint(
     path,            # The file
     img_size=None,   # Pixels: an int, or (H,W); None: the file's own. At another size positions are interpolated
@@ -423,9 +424,9 @@ def load_simmim_checkpoint(
     if fresh: warnings.warn(f'{file} holds an encoder alone: the head that predicts pixels is fresh', stacklevel=2)
     m = SimMIM(**sizes | masks | changes)
     _take_weights(m, t, file, fresh)
-    return _finish(m, file, layout, licence, img_size)
+    return _finish(m, file.name, sha256_file(file), layout, licence, img_size)
 
-# %% ../../nbs/25_models.weights.ipynb #2be66975
+# %% ../../nbs/25_models.weights.ipynb #750e01bd
 def _timm_facts(source):
     "Heads, epsilon, size, and whether this ViT is one that `MAE` can be"
     block = source.blocks[0] if hasattr(source, 'blocks') and len(source.blocks) else None
@@ -443,15 +444,16 @@ def load_timm_vit(
     **changes,      # Other arguments of `MAE`, such as the decoder's sizes
 )->MAE:             # In evaluation mode, without scaling
     "A ViT of timm as the encoder of an `MAE`"
-    if isinstance(source, torch.nn.Module): t,facts,file = source.state_dict(),_timm_facts(source),'the timm model'
+    if isinstance(source, torch.nn.Module): t,facts,file = source.state_dict(),_timm_facts(source),f'the {type(source).__name__}'
     else: (t,_,file),facts = read_checkpoint(source),{}
-    t = dict(t)
+    t = {k: v.detach().cpu().contiguous() for k,v in t.items()}
+    sha256 = sha256_file(file) if isinstance(file, Path) else hashlib.sha256(tensor_bytes(t)).hexdigest()
     _leave_out(t, ('head.',), file)
     own_size = facts.pop('img_size', img_size)
     encoder = _vit(t, file, own_size, None, bands, num_heads or facts.pop('num_heads', None))
     m = MAE(**encoder | facts | _decoder(t, file, None, encoder, 'timm') | changes)
     _take_weights(m, t, file, ('decoder_','mask_token'))
-    return _finish(m, file, 'timm', licence, img_size)
+    return _finish(m, file.name if isinstance(file, Path) else 'a model in memory', sha256, 'timm', licence, img_size)
 
 # %% ../../nbs/25_models.weights.ipynb #17f2fc04
 def _band_sources(m, bands, like):
