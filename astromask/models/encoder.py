@@ -200,7 +200,7 @@ def preset(cls:BandEncoder,
     changes |= {k: v for k,v in dict(bands=bands, img_size=img_size).items() if v is not None}
     return cls(**(cls.presets[name] | changes))
 
-# %% ../../nbs/21_models.encoder.ipynb #171f7100
+# %% ../../nbs/21_models.encoder.ipynb #93e67f27
 @patch
 def place_bands(self:BandEncoder,
     x,          # (B,C',H,W) pixels: a tensor, or an array as `Cutouts` gives it
@@ -219,7 +219,7 @@ def place_bands(self:BandEncoder,
         raise InputError(f'The images are {tuple(x.shape)}; with bands {", ".join(names)} this model takes '
                          f'(B,{len(names)},{self.img_size[0]},{self.img_size[1]})')
     if names == self.bands: return x
-    full = x.new_full((len(x), C, *self.img_size), torch.nan)
+    full = x.new_full((x.shape[0], C, *self.img_size), torch.nan)
     full[:,[self.bands.index(b) for b in names]] = x
     return full
 
@@ -235,7 +235,7 @@ def pixels(self:BandEncoder,
     if self.scaling is not None: x = self.scaling(x)
     return patchify(torch.where(valid, x, 0), self.patch_size), patchify(valid, self.patch_size)
 
-# %% ../../nbs/21_models.encoder.ipynb #d16254bc
+# %% ../../nbs/21_models.encoder.ipynb #1bd0e645
 @patch
 def tokens(self:BandEncoder,
     values,      # (B,K,p*p*C) scaled pixels of some patches
@@ -249,9 +249,9 @@ def tokens(self:BandEncoder,
     if hidden is not None: x = torch.where(hidden[...,None], self.mask_token.to(x.dtype), x)
     if self.pos_embed is None: return x
     positions = self.pos_embed[:,1:]
-    return x + (positions if ids is None else take(positions.expand(len(x),-1,-1), ids))
+    return x + (positions if ids is None else take(positions.expand(x.shape[0],-1,-1), ids))
 
-# %% ../../nbs/21_models.encoder.ipynb #231c9ee1
+# %% ../../nbs/21_models.encoder.ipynb #0dad0c2a
 @patch
 def prefix(self:BandEncoder, B, coords=None):
     "Tokens that are no patches: the class token, and that of the sky position where there is one"
@@ -274,7 +274,7 @@ def attend(self:BandEncoder,
     coords=None, # (B,2) right ascension and declination, where the model has a sky token; NaN where unknown
 ):               # (B,n+K,D): the class token, the sky token where there is one, then the patches
     "Run the blocks over all tokens"
-    x = torch.cat([self.prefix(len(tokens), coords), tokens], dim=1)
+    x = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1)
     for block in self.blocks: x = self.run_block(block, x)
     return self.norm(x)
 
