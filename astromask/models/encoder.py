@@ -7,17 +7,17 @@ Docs: https://astromask.github.io/astromask/models.encoder.html.md"""
 # %% auto #0
 __all__ = ['sincos_positions', 'PatchEmbed', 'spherical_harmonics', 'SkyToken', 'BandEncoder', 'transformer']
 
-# %% ../../nbs/21_models.encoder.ipynb #3a036812
+# %% ../../nbs/21_models.encoder.ipynb #dfd3e08c
 import copy, math, numpy as np, torch
 from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from timm.layers import AttentionPoolLatent, resample_abs_pos_embed, resize_rel_pos_bias_table
-from timm.models.vision_transformer import Block
 from fastcore.basics import patch
 from ..core import InputError, log
 from ..data.layouts import band_names
 from ..data.loaders import size2d
+from .blocks import Block, linear
 from .masking import patchify, take
 
 # %% ../../nbs/21_models.encoder.ipynb #ccb21886
@@ -35,7 +35,7 @@ def sincos_positions(
     table = torch.cat([f(a) for a in angles for f in (torch.sin,torch.cos)], dim=1)
     return torch.cat([torch.zeros(1,embed_dim), table])[None].float()
 
-# %% ../../nbs/21_models.encoder.ipynb #25605714
+# %% ../../nbs/21_models.encoder.ipynb #585eae84
 class PatchEmbed(nn.Module):
     "A linear map of patches (.., p*p*C), band fastest, to tokens (.., D)"
     def __init__(self,
@@ -49,7 +49,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches):
         weight = self.proj.weight.permute(0,2,3,1).flatten(1)
-        return self.norm(nn.functional.linear(patches, weight, self.proj.bias))
+        return self.norm(linear(patches, weight, self.proj.bias))
 
 # %% ../../nbs/21_models.encoder.ipynb #67bebb07
 def spherical_harmonics(
@@ -130,7 +130,7 @@ class BandEncoder(nn.Module):
     @property
     def n_prefix(self): return (self.cls_token is not None) + self.sky_token
 
-# %% ../../nbs/21_models.encoder.ipynb #8f2bc524
+# %% ../../nbs/21_models.encoder.ipynb #cb24e317
 @patch
 def fit_image(self:BandEncoder, img_size, position_grid=None):
     "Sizes that follow from the image's, or which of them does not fit which"
@@ -150,9 +150,8 @@ def transformer(
     mlp_ratio:float, # Width of the MLP, in units of dim
     norm_eps:float=1e-6, # LayerNorm's epsilon: the published MAE's
 )->nn.ModuleList:
-    "timm's pre-norm transformer blocks"
-    norm = partial(nn.LayerNorm, eps=norm_eps)
-    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)])
+    "Pre-norm transformer blocks"
+    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth)])
 
 @patch
 def place_positions(self:BandEncoder, name, dim, kind):

@@ -7,13 +7,13 @@ Docs: https://astromask.github.io/astromask/models.mae.html.md"""
 # %% auto #0
 __all__ = ['LOSSES', 'PRESETS', 'patch_statistics', 'normalise_patches', 'masked_loss', 'MaskedOutput', 'MAE', 'CrossBlock']
 
-# %% ../../nbs/22_models.mae.ipynb #e91c970e
+# %% ../../nbs/22_models.mae.ipynb #196063d7
 import torch
 from typing import NamedTuple
-from timm.layers import Mlp
 from torch import nn
 from fastcore.basics import patch
 from ..core import InputError, uniform
+from .blocks import attention, Linear, Mlp
 from .encoder import BandEncoder, transformer
 from .masking import check_mask, mask_from_noise, n_visible, patchify, put, split_tokens, spread_units, take, unpatchify
 
@@ -95,7 +95,7 @@ class MAE(BandEncoder):
         self.init_weights()
         nn.init.normal_(self.mask_token, std=.02)
 
-# %% ../../nbs/22_models.mae.ipynb #0e9e8733
+# %% ../../nbs/22_models.mae.ipynb #2c481238
 class CrossBlock(nn.Module):
     "Tokens look at a memory, not at each other; then an MLP"
     def __init__(self,
@@ -107,17 +107,15 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm1,self.norm2 = (nn.LayerNorm(dim, eps=norm_eps) for _ in range(2))
-        self.q,self.kv,self.proj = nn.Linear(dim, dim),nn.Linear(dim, 2*dim),nn.Linear(dim, dim)
+        self.q,self.kv,self.proj = Linear(dim, dim),Linear(dim, 2*dim),Linear(dim, dim)
         self.mlp = Mlp(dim, int(dim*mlp_ratio))
 
-    def heads(self, x, n): return x.unflatten(-1, (n, self.num_heads, -1)).permute(2,0,3,1,4)   # (n,B,heads,K,D/heads)
-
     def forward(self, x, memory):
-        (q,),(k,v) = self.heads(self.q(self.norm1(x)), 1), self.heads(self.kv(memory), 2)
-        x = x + self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1,2).flatten(2))
+        k,v = self.kv(memory).chunk(2, -1)
+        x = x + self.proj(attention(self.q(self.norm1(x)), k, v, self.num_heads))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/22_models.mae.ipynb #4e4892f2
+# %% ../../nbs/22_models.mae.ipynb #87b62519
 @patch
 def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_ratio, positions):
     "A narrower transformer and a linear map to pixels"
@@ -127,23 +125,24 @@ def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_rati
     if predict_ratio < 1 and kind == 'self':
         raise InputError(f"predict_ratio is {predict_ratio}: a sample of the hidden patches can be predicted with decoder='cross' only")
     self.decoder,self.predict_ratio = kind,predict_ratio
-    self.decoder_embed = nn.Linear(self.embed_dim, dim)
+    self.decoder_embed = Linear(self.embed_dim, dim)
     self.mask_token = nn.Parameter(torch.zeros(1,1,dim))
     self.place_positions('decoder_pos_embed', dim, positions)
     if kind == 'self': self.decoder_blocks = transformer(dim, depth, num_heads, mlp_ratio, self.norm_eps)
     else: self.decoder_blocks = nn.ModuleList([CrossBlock(dim, num_heads, mlp_ratio, self.norm_eps) for _ in range(depth)])
     self.decoder_norm = nn.LayerNorm(dim, eps=self.norm_eps)
-    self.decoder_pred = nn.Linear(dim, self.patch_size**2 * len(self.bands))
+    self.decoder_pred = Linear(dim, self.patch_size**2 * len(self.bands))
 
-# %% ../../nbs/22_models.mae.ipynb #4ee567dd
+# %% ../../nbs/22_models.mae.ipynb #2d66dd47
 @patch
 def decode_self(self:MAE, x, visible, hidden):
     "The paper's decoder: mask tokens among the visible ones, all look at all"
     n = x.shape[1] - visible.shape[1]                                # class token, sky token
     blanks = self.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
     x = torch.cat([x[:,:1] + self.decoder_pos_embed[:,:1], x[:,1:n], put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
-    for block in self.decoder_blocks: x = self.run_block(block, x)
-    return take(x[:,n:], hidden)
+    for block in self.decoder_blocks[:-1]: x = self.run_block(block, x)
+    if not len(self.decoder_blocks): return take(x, hidden+n)
+    return self.run_block(self.decoder_blocks[-1], x, hidden+n)       # of the last block only these are wanted
 
 @patch
 def decode_cross(self:MAE, memory, visible, hidden):
