@@ -117,7 +117,7 @@ def attend(self:SimMIM,
     "Run the encoder over all tokens"
     if self.encoder == 'vit': return BandEncoder.attend(self, tokens, coords)
     if self.encoder == 'beit':
-        x,bias = torch.cat([self.prefix(len(tokens), coords), tokens], dim=1),self.rel_pos_bias() if self.rel_pos_bias else None
+        x,bias = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1),self.rel_pos_bias() if self.rel_pos_bias else None
         for block in self.blocks: x = self.run_block(block, x, bias)
         return self.norm(x)
     if coords is not None: raise InputError('This model has no sky-position token: leave coords out')
