@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/models.simmim.html.md"""
 # %% auto #0
 __all__ = ['SimMIM', 'make_swin']
 
-# %% ../../nbs/23_models.simmim.ipynb #fe4f41b2
+# %% ../../nbs/23_models.simmim.ipynb #ff7be50d
 import torch, timm
 from functools import partial
 from torch import nn
@@ -15,10 +15,10 @@ from timm.models import beit
 from fastcore.basics import patch
 from ..core import InputError
 from .encoder import BandEncoder
-from .mae import LOSSES, MaskedOutput
+from .mae import LOSSES, MaskedOutput, check_norm_pix
 from .masking import patchify, spread_units, units_from_noise, unpatchify
 
-# %% ../../nbs/23_models.simmim.ipynb #795facc7
+# %% ../../nbs/23_models.simmim.ipynb #71937321
 class SimMIM(BandEncoder):
     "SimMIM (Xie et al. 2022) for images with named bands and missing pixels"
     def __init__(self,
@@ -35,7 +35,7 @@ class SimMIM(BandEncoder):
         mask_ratio=0.6,                    # Share of units hidden; or (low, high), drawn for each object
         mask_unit:int=None,                # Pixels on a mask unit's side; None: the encoder's stride
         loss:str='l1',                     # l1 or mse
-        norm_pix_loss:bool=False,          # Predict patches normalised by their own mean and variance?
+        norm_pix_loss=False,               # Predict patches normalised by their own mean and variance? 'population': with the biased one
         scaling=None,                      # Pixels to scaled pixels; None leaves them
         window_size:int=None,              # Tokens on the side of a Swin's window; None: its name says it
         shared_bias:bool=True,             # Do the blocks of a beit share one table of relative positions? Fine-tuned ones do not
@@ -51,6 +51,7 @@ class SimMIM(BandEncoder):
                                     loss=loss.lower(), mask_ratio=mask_ratio if isinstance(mask_ratio, (int,float)) else list(mask_ratio))
         self.set_masking(mask_in, per_band, mask_ratio, mask_unit or stride)
         if loss.lower() not in LOSSES: raise InputError(f'loss is {loss!r}; it must be one of {", ".join(LOSSES)}')
+        check_norm_pix(norm_pix_loss)
         self.encoder,self.norm_pix_loss,self.loss = encoder,norm_pix_loss,loss.lower()
         if encoder == 'beit': self.build_beit(depth, num_heads, mlp_ratio, shared_bias)
         if swin: self.take_swin(swin)

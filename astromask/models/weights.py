@@ -304,7 +304,7 @@ def _decoder(t, file, heads, encoder, layout):
     return dict(decoder_embed_dim=D, decoder_depth=depth, decoder_num_heads=_heads(heads, known, D, 'decoder_num_heads', file),
                 decoder_mlp_ratio=_ratio(t, 'decoder_blocks.0.mlp.fc1.weight', D), decoder_positions=positions)
 
-# %% ../../nbs/25_models.weights.ipynb #9b12c64e
+# %% ../../nbs/25_models.weights.ipynb #f895d63f
 def load_mae_checkpoint(
     path,                   # The file, or a directory as Hugging Face writes it
     img_size=None,          # Pixels: an int, or (H,W); None: the file's own. At another size positions are interpolated
@@ -321,6 +321,7 @@ def load_mae_checkpoint(
     _leave_out(t, ('head.','classifier.','pooler.'), ckpt.file)
     given = dict(num_heads=num_heads, decoder_num_heads=decoder_num_heads, norm_pix_loss=norm_pix_loss)
     facts = dict(num_heads=None, decoder_num_heads=None, norm_pix_loss=True) | facts | {k: v for k,v in given.items() if v is not None}
+    if layout == 'sky_embeddings' and facts['norm_pix_loss']: facts['norm_pix_loss'] = 'population'
     encoder = _vit(t, ckpt.file, img_size, patch_size, bands, facts.pop('num_heads'))
     decoder = _decoder(t, ckpt.file, facts.pop('decoder_num_heads'), encoder, layout)
     m = MAE(**encoder, **decoder, **facts)
@@ -381,7 +382,7 @@ def _swin(t, file, img_size, patch_size, bands):
                 num_heads=[o.shape[1] for o in tables], mlp_ratio=_ratio(t, 'layers.0.blocks.0.mlp.fc1.weight', D),
                 window_size=(math.isqrt(len(tables[0]))+1)//2)
 
-# %% ../../nbs/25_models.weights.ipynb #9e0408f8
+# %% ../../nbs/25_models.weights.ipynb #17232bfe
 def load_simmim_checkpoint(
     path,            # The file
     img_size=None,   # Pixels: an int, or (H,W); None: the file's own. At another size positions are interpolated
@@ -402,6 +403,7 @@ def load_simmim_checkpoint(
     if layout == 'microsoft/SimMIM' and not any(s % 32 for s in all_sizes): masks['mask_unit'] = 32          # the paper's
     fresh = () if 'head.weight' in t else ('head.','mask_token')
     if fresh: warnings.warn(f'{file} holds an encoder alone: the head that predicts pixels is fresh', stacklevel=2)
+    if layout == 'sky_embeddings' and changes.get('norm_pix_loss'): changes['norm_pix_loss'] = 'population'
     m = SimMIM(**sizes | masks | changes)
     _take_weights(m, t, file, fresh)
     return _finish(m, file.name, sha256_file(file), layout, licence, img_size)
