@@ -39,7 +39,7 @@ def normalise_patches(
     n,mean,var = patch_statistics(values, valid, ddof)
     return (values-mean) / (var+1e-6).sqrt(), valid & (n >= 2)
 
-# %% ../../nbs/22_models.mae.ipynb #7d34f054
+# %% ../../nbs/22_models.mae.ipynb #dccdffc4
 LOSSES = {'mse': torch.square, 'l1': torch.abs}
 
 def masked_loss(
@@ -53,10 +53,11 @@ def masked_loss(
     difference = LOSSES[loss](torch.where(valid, pred-target, 0))
     if ivar is None: return difference.sum() / valid.sum().clamp(min=1)
     weight = torch.where(valid, ivar, 0)
+    weight = weight / weight.amax().clamp(min=torch.finfo(weight.dtype).tiny)          # so that no sum overflows
     if loss == 'l1': weight = weight.sqrt()
     return (difference*weight).sum() / weight.sum().clamp(min=1e-12)
 
-# %% ../../nbs/22_models.mae.ipynb #703cc3e9
+# %% ../../nbs/22_models.mae.ipynb #afb762ad
 class MaskedOutput(NamedTuple):
     "What a masked image model returns"
     loss: torch.Tensor      # The mean loss over hidden, valid pixels
@@ -85,7 +86,7 @@ class MAE(BandEncoder):
         decoder_mlp_ratio:float=None,      # Width of the decoder's MLPs; None: mlp_ratio
         decoder:str='self',                # self: the paper's; cross: hidden patches look at visible ones only
         decoder_positions:str='sincos',    # sincos (fixed) or learned
-        predict_ratio:float=1.,            # Share of hidden patches that are predicted in training; less than 1 with decoder='cross'
+        predict_ratio:float=1.,            # Share of hidden patches that `forward` predicts; less than 1 with decoder='cross'
         norm_pix_loss=True,                # Predict patches normalised by their own mean and variance? 'population': with the biased one
         mask_ratio:float=0.75,             # Share of patches hidden
         loss:str='mse',                    # mse or l1
@@ -124,11 +125,11 @@ class CrossBlock(nn.Module):
         x = x + self.proj(attention(self.q(self.norm1(x)), k, v, self.num_heads))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/22_models.mae.ipynb #87b62519
+# %% ../../nbs/22_models.mae.ipynb #edc0e104
 @patch
 def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_ratio, positions):
     "A narrower transformer and a linear map to pixels"
-    if dim % num_heads: raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
+    if num_heads < 1 or dim % num_heads: raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
     if kind not in ('self','cross'): raise InputError(f"decoder is {kind!r}; it must be 'self' or 'cross'")
     if not 0 < predict_ratio <= 1: raise InputError(f'predict_ratio is {predict_ratio}: it must be more than 0 and at most 1')
     if predict_ratio < 1 and kind == 'self':
@@ -172,7 +173,7 @@ def decode(self:MAE,
     x = (self.decode_self if self.decoder == 'self' else self.decode_cross)(self.decoder_embed(latent), visible, hidden)
     return self.decoder_pred(self.decoder_norm(x))
 
-# %% ../../nbs/22_models.mae.ipynb #1fc92e7b
+# %% ../../nbs/22_models.mae.ipynb #f042b4e3
 @patch(as_prop=True)
 def n_noise(self:MAE): return self.n_patches
 
@@ -182,7 +183,10 @@ def draw(self:BandEncoder,
     generator=None, # torch.Generator to draw with; or the uniform numbers themselves, (B,n_noise)
 ):                  # (B,n_noise) numbers in [0,1)
     "Uniform numbers to make masks from"
-    if not torch.is_tensor(generator): return torch.rand(B, self.n_noise, generator=generator, device=self.fill.device)
+    if generator is None: return torch.rand(B, self.n_noise, device=self.fill.device)
+    if not torch.is_tensor(generator) and isinstance(generator, torch.Generator):
+        return torch.rand(B, self.n_noise, generator=generator, device=generator.device).to(self.fill.device)
+    generator = torch.as_tensor(generator).to(self.fill.device)
     if tuple(generator.shape) == (B,self.n_noise): return generator
     raise InputError(f'generator holds {tuple(generator.shape)} numbers; this model takes ({B},{self.n_noise}) to draw its masks from')
 
@@ -193,7 +197,7 @@ def choose_mask(self:MAE,
     generator=None, # torch.Generator to draw with, or uniform numbers (B,L)
 ):                  # (B,L) bool
     "The mask as given, or a random one"
-    return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio, valid.any(-1)) if mask is None else mask
+    return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio, valid.any(-1)) if mask is None else mask.to(valid.device)
 
 @patch
 def n_shown(self:MAE, mask, B):
@@ -215,14 +219,14 @@ def sample_hidden(self:MAE,
     order = torch.where(observed, noise, -1).gather(1, hidden).argsort(dim=1, descending=True, stable=True)
     return hidden.gather(1, order[:,:max(1, round(self.predict_ratio*M))])
 
-# %% ../../nbs/22_models.mae.ipynb #591e5ee4
+# %% ../../nbs/22_models.mae.ipynb #47dc0bc8
 @patch
 def weights(self:BandEncoder, ivar, x, bands=None):
     "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
     ivar,x = self.place_bands(ivar, bands),self.place_bands(x, bands)
     known = ivar.isfinite() & (ivar > 0) & x.isfinite()
     if self.scaling is not None: ivar = ivar / self.scaling.slope(torch.where(known, x, 0)).square()
-    return patchify(torch.where(known, ivar, 0), self.patch_size)
+    return patchify(torch.where(known & ivar.isfinite(), ivar, 0), self.patch_size)
 
 @patch
 def compare(self:BandEncoder, pred, values, valid, ivar=None, hidden=None):
@@ -231,6 +235,7 @@ def compare(self:BandEncoder, pred, values, valid, ivar=None, hidden=None):
     target,counts = normalise_patches(values, valid, ddof) if self.norm_pix_loss else (values, valid)
     if self.norm_pix_loss and ivar is not None: ivar = ivar*(patch_statistics(values, valid, ddof)[2] + 1e-6)
     if hidden is not None: counts = counts & hidden
+    if ivar is not None: counts = counts & (ivar > 0)
     return masked_loss(pred, target, counts, self.loss, ivar), counts.sum()
 
 @patch
@@ -256,7 +261,7 @@ def forward(self:MAE,
     loss,n = self.compare(pred, take(values, hidden), take(valid, hidden), ivar)
     return MaskedOutput(loss, put(pred, hidden, torch.zeros_like(values, dtype=pred.dtype)), mask, n)
 
-# %% ../../nbs/22_models.mae.ipynb #e83648b7
+# %% ../../nbs/22_models.mae.ipynb #c1614550
 @patch
 def interpolate_statistics(self:BandEncoder,
     values,  # (B,L,P) scaled pixels
@@ -266,14 +271,15 @@ def interpolate_statistics(self:BandEncoder,
     "Mean and variance of every patch, interpolated from the visible ones"
     n,mean,var = patch_statistics(values, valid)
     row,col = torch.meshgrid(*(torch.arange(n, device=values.device) for n in self.grid), indexing='ij')
-    at = torch.stack([row,col], -1).reshape(-1,2).float()
+    at = torch.stack([row,col], -1).reshape(-1,2).to(values.dtype)
     weight = 1 / (torch.cdist(at, at).square() + 1e-3)              # (L,L)
     weight = weight * (visible & (n[...,0] >= 2))[:,None]           # (B,L,L)
     weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)
     known = weight.sum(-1, keepdim=True) > 0
-    return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
+    with torch.autocast(values.device.type, enabled=False):
+        return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
 
-# %% ../../nbs/22_models.mae.ipynb #38084022
+# %% ../../nbs/22_models.mae.ipynb #99200fa1
 @patch
 def usual_noise(self:BandEncoder, B):
     "The numbers that masks of figures are made from: the same every time"
@@ -298,7 +304,7 @@ def predict_patches(self:MAE, values, valid, mask, keep, coords=None):
     "Scaled pixels of hidden patches (B,L,P), without a look at them"
     visible,hidden = split_tokens(mask, keep)
     latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords)
-    pred = put(self.decode(latent, visible, hidden), hidden, torch.zeros_like(values))
+    pred = put(self.decode(latent, visible, hidden).to(values.dtype), hidden, torch.zeros_like(values))
     if not self.norm_pix_loss: return pred
     mean,var = self.interpolate_statistics(values, valid, ~mask)
     return pred*(var+1e-6).sqrt() + mean

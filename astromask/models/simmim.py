@@ -7,9 +7,10 @@ Docs: https://astromask.github.io/astromask/models.simmim.html.md"""
 # %% auto #0
 __all__ = ['SimMIM', 'make_swin']
 
-# %% ../../nbs/23_models.simmim.ipynb #ff7be50d
+# %% ../../nbs/23_models.simmim.ipynb #e5f00ffe
 import torch, timm
 from functools import partial
+from numbers import Real
 from torch import nn
 from timm.models import beit
 from fastcore.basics import patch
@@ -18,7 +19,7 @@ from .encoder import BandEncoder
 from .mae import LOSSES, MaskedOutput, check_norm_pix
 from .masking import patchify, spread_units, units_from_noise, unpatchify
 
-# %% ../../nbs/23_models.simmim.ipynb #71937321
+# %% ../../nbs/23_models.simmim.ipynb #3c14b28b
 class SimMIM(BandEncoder):
     "SimMIM (Xie et al. 2022) for images with named bands and missing pixels"
     def __init__(self,
@@ -48,7 +49,7 @@ class SimMIM(BandEncoder):
         super().__init__(img_size, patch_size, bands, embed_dim, depth if encoder == 'vit' else 0, 1 if swin else num_heads,
                          mlp_ratio, scaling, stride=stride, **other)
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), patch_size=patch_size,
-                                    loss=loss.lower(), mask_ratio=mask_ratio if isinstance(mask_ratio, (int,float)) else list(mask_ratio))
+                                    loss=loss.lower(), mask_ratio=float(mask_ratio) if isinstance(mask_ratio, Real) else list(map(float, mask_ratio)))
         self.set_masking(mask_in, per_band, mask_ratio, mask_unit or stride)
         if loss.lower() not in LOSSES: raise InputError(f'loss is {loss!r}; it must be one of {", ".join(LOSSES)}')
         check_norm_pix(norm_pix_loss)
@@ -60,10 +61,10 @@ class SimMIM(BandEncoder):
         self.init_weights()
         if mask_in == 'tokens': nn.init.trunc_normal_(self.mask_token, std=.02)
 
-# %% ../../nbs/23_models.simmim.ipynb #4cf7ebf7
+# %% ../../nbs/23_models.simmim.ipynb #28d44870
 def _ratios(mask_ratio):
     "A number or a pair -> (low, high)"
-    low,high = (mask_ratio,)*2 if isinstance(mask_ratio, (int,float)) else mask_ratio
+    low,high = (mask_ratio,)*2 if isinstance(mask_ratio, Real) else mask_ratio
     if 0 <= low <= high <= 1 and high > 0: return float(low),float(high)
     raise InputError(f'mask_ratio is {mask_ratio}: it must be a share more than 0 and at most 1, or (low, high) of such shares')
 
@@ -78,11 +79,11 @@ def set_masking(self:SimMIM, mask_in, per_band, mask_ratio, unit):
     self.mask_in,self.per_band,self.mask_ratio,self.mask_unit = mask_in,per_band,_ratios(mask_ratio),unit
     self.units = H//unit, W//unit
 
-# %% ../../nbs/23_models.simmim.ipynb #aba873f4
+# %% ../../nbs/23_models.simmim.ipynb #c9101688
 @patch
 def build_beit(self:SimMIM, depth, num_heads, mlp_ratio, shared_bias):
     "A ViT with shared relative positions and layer scale, as in BEiT"
-    if self.embed_dim % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
+    if num_heads < 1 or self.embed_dim % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
     norm = partial(nn.LayerNorm, eps=self.norm_eps)
     self.pos_embed,self.num_heads = None,num_heads
     self.rel_pos_bias = beit.RelativePositionBias(self.grid, num_heads) if shared_bias else None
@@ -126,7 +127,7 @@ def attend(self:SimMIM,
     for stage in self.layers: x = self.run_block(stage, x)
     return self.norm(x).flatten(1, 2)
 
-# %% ../../nbs/23_models.simmim.ipynb #a4e5e808
+# %% ../../nbs/23_models.simmim.ipynb #6c31fdfa
 @patch(as_prop=True)
 def mask_shape(self:SimMIM): return len(self.bands) if self.per_band else 1, self.units[0]*self.units[1]
 
@@ -155,9 +156,9 @@ def choose_mask(self:SimMIM,
         noise,(low,high) = self.draw(len(valid), generator),self.mask_ratio
         ratio = low + (high-low)*noise[:,-1:,None] if low < high else low
         return units_from_noise(noise[:,:shape[1]*shape[2]].reshape(shape), ratio, self.observed_units(valid))
-    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+    if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
         raise InputError(f'mask is {tuple(mask.shape)} {mask.dtype}; it must be {shape} torch.bool over mask units, True where hidden')
-    return mask
+    return mask.to(valid.device)
 
 @patch
 def hidden_pixels(self:SimMIM,

@@ -23,7 +23,7 @@ from .encoder import sincos_positions
 from .mae import MAE
 from .simmim import SimMIM
 
-# %% ../../nbs/25_models.weights.ipynb #e2e76b4b
+# %% ../../nbs/25_models.weights.ipynb #2f5346ee
 MODELS = {'MAE': MAE, 'SimMIM': SimMIM}
 FORMAT = 'astromask-model-1'
 
@@ -35,20 +35,24 @@ def save_model(
     "Write model.safetensors and config.json"
     tensors = {k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
     scaling = None if m.scaling is None else m.scaling.config()
+    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio') if k in m.config}     # they may have been set since
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
-    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=m.config, scaling=scaling, source=m.source))
+    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source))
 
 def model_from_config(
     config:dict,   # What `save_model` wrote to config.json
     where='config',# The file it came from, for messages
 ):                 # The model with fresh weights
     "Build a model from its description"
-    if config.get('format') != FORMAT or config.get('model') not in MODELS:
-        raise DataError(f'{where} does not describe a model of this version of astromask '
-                        f'(format {config.get("format")!r}, model {config.get("model")!r})')
-    try: m = MODELS[config['model']](**config['config'])
-    except (TypeError, KeyError) as e: raise DataError(f'{where} is damaged: {e}') from None
-    m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
+    if not isinstance(config, dict) or config.get('format') != FORMAT or str(config.get('model')) not in MODELS:
+        kind = {k: config.get(k) for k in ('format','model')} if isinstance(config, dict) else type(config).__name__
+        raise DataError(f'{where} does not describe a model of this version of astromask ({kind})')
+    try:
+        m = MODELS[config['model']](**config['config'])
+        m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
+        for v in (m.scaling.config() if m.scaling is not None else {}).values():
+            if not isinstance(v, str): np.broadcast_to(v, len(m.bands))          # one number for each band, or one for all
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as e: raise DataError(f'{where} is damaged: {e}') from None
     return m
 
 # %% ../../nbs/25_models.weights.ipynb #bfd39038
