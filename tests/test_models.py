@@ -307,3 +307,16 @@ def test_numbers_of_other_kinds():
     assert SimMIM(32, 8, mask_ratio=np.float32(.5)).mask_ratio == (.5,.5)
     m,x = model(),torch.randn(1,3,32,32)
     assert torch.equal(m(x, generator=np.linspace(0, .9, 16, dtype='f4')[None]).mask, m(x, generator=torch.linspace(0, .9, 16)[None]).mask)
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_graph(kind):
+    "torch.compile finds no break, in training or embedding"
+    m,x = model(kind=kind, size=(64,32)),torch.randn(2,3,64,32)
+    noise = torch.rand(2, m.n_noise)
+    torch._dynamo.reset()
+    compiled = torch.compile(m, backend='eager', fullgraph=True)
+    out = m(x, generator=noise)
+    assert torch.allclose(compiled(x, generator=noise).loss, out.loss, rtol=1e-5)
+    if kind != 'cross': assert torch.allclose(compiled(x, mask=out.mask).loss, out.loss, rtol=1e-5)
+    m.eval()
+    assert torch.allclose(torch.compile(m.embed, backend='eager', fullgraph=True)(x), m.embed(x), atol=1e-5)
