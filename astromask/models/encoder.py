@@ -130,9 +130,12 @@ class BandEncoder(nn.Module):
     @property
     def n_prefix(self): return (self.cls_token is not None) + self.sky_token
 
-# %% ../../nbs/21_models.encoder.ipynb #4abe72de
+# %% ../../nbs/21_models.encoder.ipynb #b2935efa
 @patch
-def fit_image(self:BandEncoder, img_size, position_grid=None):
+def fit_image(self:BandEncoder,
+    img_size,           # Pixels: an int, or (H,W)
+    position_grid=None, # (rows, columns) whose coordinates are stretched; None: its own
+):
     "Sizes that follow from the image's, or which of them does not fit which"
     self.img_size = H,W = size2d(img_size)
     p = self.stride
@@ -154,7 +157,11 @@ def transformer(
     return nn.ModuleList([Block(dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth)])
 
 @patch
-def place_positions(self:BandEncoder, name, dim, kind):
+def place_positions(self:BandEncoder,
+    name, # The attribute: pos_embed or decoder_pos_embed
+    dim,  # Size of a token
+    kind, # sincos or learned
+):
     "Fixed positions, which are not saved, or learned ones, which start from them"
     if kind not in ('sincos','learned'): raise InputError(f"positions is {kind!r}; it must be 'sincos' or 'learned'")
     table = sincos_positions(dim, self.grid, self.position_grid)
@@ -162,7 +169,12 @@ def place_positions(self:BandEncoder, name, dim, kind):
     else: self.register_buffer(name, table, persistent=False)
 
 @patch
-def build_trunk(self:BandEncoder, depth, num_heads, mlp_ratio, positions):
+def build_trunk(self:BandEncoder,
+    depth,     # Blocks
+    num_heads, # Attention heads
+    mlp_ratio, # Width of MLPs, in units of the token's size
+    positions, # sincos or learned
+):
     "Class token, positions, blocks, and the last norm"
     D = self.embed_dim
     if num_heads < 1 or D % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {D}')
@@ -254,9 +266,12 @@ def tokens(self:BandEncoder,
     positions = self.pos_embed[:,1:]
     return x + (positions if ids is None else take(positions.expand(x.shape[0],-1,-1), ids))
 
-# %% ../../nbs/21_models.encoder.ipynb #0dad0c2a
+# %% ../../nbs/21_models.encoder.ipynb #a10f44f5
 @patch
-def prefix(self:BandEncoder, B, coords=None):
+def prefix(self:BandEncoder,
+    B,           # Objects
+    coords=None, # (B,2) right ascension and declination in degrees, NaN where unknown
+):
     "Tokens that are no patches: the class token, and that of the sky position where there is one"
     if coords is not None and not self.sky_token: raise InputError('This model has no sky-position token: leave coords out')
     x = (self.cls_token + self.pos_embed[:,:1] if self.pos_embed is not None else self.cls_token).expand(B,-1,-1)
@@ -266,7 +281,10 @@ def prefix(self:BandEncoder, B, coords=None):
     return torch.cat([x, self.sky_embed(coords)[:,None].to(x.dtype)], dim=1)
 
 @patch
-def run_block(self:BandEncoder, block, *args):
+def run_block(self:BandEncoder,
+    block, # A module
+    *args, # What it is called with
+):
     "One block; with `activation_checkpointing` its activations are computed again in the backward pass instead of kept"
     if self.activation_checkpointing and torch.is_grad_enabled(): return checkpoint(block, *args, use_reentrant=False)
     return block(*args)
@@ -281,7 +299,7 @@ def attend(self:BandEncoder,
     for block in self.blocks: x = self.run_block(block, x)
     return self.norm(x)
 
-# %% ../../nbs/21_models.encoder.ipynb #cf53477c
+# %% ../../nbs/21_models.encoder.ipynb #9c10d673
 @patch
 def encode(self:BandEncoder,
     x,           # (B,C,H,W) pixels in survey units, NaN where missing
@@ -292,13 +310,15 @@ def encode(self:BandEncoder,
     return self.attend(self.tokens(*self.pixels(x, bands)), coords)[:,self.n_prefix:]
 
 @patch
-def observed(self:BandEncoder, valid):
+def observed(self:BandEncoder,
+    valid, # (B,L,P) bool: valid pixels of patches
+):
     "(B,L,P) bool, valid pixels of patches -> (B,L',1): which tokens saw one"
     seen,f = valid.any(-1),self.stride//self.patch_size
     if f > 1: seen = seen.reshape(-1, self.grid[0]//f, f, self.grid[1]//f, f).any(4).any(2).flatten(1)
     return seen[...,None]
 
-# %% ../../nbs/21_models.encoder.ipynb #4fce1c9f
+# %% ../../nbs/21_models.encoder.ipynb #596153df
 @patch
 def make_attn_pool(self:BandEncoder):
     "An untrained attention pool, always the same"
@@ -311,16 +331,24 @@ def make_attn_pool(self:BandEncoder):
     log.info('A fresh attention pool was made: until it is trained, pool=attn is an arbitrary average of patches')
 
 @patch
-def load_state_dict(self:BandEncoder, tensors, *args, **kwargs):
+def load_state_dict(self:BandEncoder,
+    tensors,  # Name to tensor
+    *args,    # nn.Module's
+    **kwargs, # nn.Module's
+):
     "Take weights, those of an attention pool included where there are some"
     if any(k.startswith('attn_pool.') for k in tensors): self.make_attn_pool()
     return nn.Module.load_state_dict(self, tensors, *args, **kwargs)
 
-# %% ../../nbs/21_models.encoder.ipynb #f1095ffc
+# %% ../../nbs/21_models.encoder.ipynb #9c5b7ff8
 _pools = ('mean','cls','max','attn')
 
 @patch
-def pool(self:BandEncoder, out, seen, pool):
+def pool(self:BandEncoder,
+    out,  # (B,n+L,D) tokens
+    seen, # (B,L,1) bool: which patches were observed
+    pool, # mean | cls | max | attn
+):
     "(B,n+L,D) tokens and (B,L,1) which of them saw something -> (B,D)"
     patches = out[:,-seen.shape[1]:]
     if pool == 'mean': return torch.where(seen, patches, 0).sum(1) / seen.sum(1).clamp(min=1)
@@ -346,9 +374,11 @@ def embed(self:BandEncoder,
     if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
     return torch.where(seen.any(1), pooled, torch.nan)
 
-# %% ../../nbs/21_models.encoder.ipynb #e1443937
+# %% ../../nbs/21_models.encoder.ipynb #d8ff391a
 @patch
-def fit_tensors(self:BandEncoder, m):
+def fit_tensors(self:BandEncoder,
+    m, # A model of the same class for another image size
+):
     "The state dict, with positions interpolated to fit `m`"
     tensors = self.state_dict()
     for k in ('pos_embed','decoder_pos_embed'):

@@ -57,7 +57,7 @@ def masked_loss(
     if loss == 'l1': weight = weight.sqrt()
     return (difference*weight).sum() / weight.sum().clamp(min=1e-12)
 
-# %% ../../nbs/22_models.mae.ipynb #afb762ad
+# %% ../../nbs/22_models.mae.ipynb #337f0359
 class MaskedOutput(NamedTuple):
     "What a masked image model returns"
     loss: torch.Tensor      # The mean loss over hidden, valid pixels
@@ -65,7 +65,9 @@ class MaskedOutput(NamedTuple):
     mask: torch.Tensor      # True where hidden
     n_targets: torch.Tensor # How many pixels the loss is a mean of
 
-def check_norm_pix(norm_pix_loss):
+def check_norm_pix(
+    norm_pix_loss, # What was given
+):
     "Refuse what is no way of normalising patches"
     if norm_pix_loss not in (True, False, 'population'):
         raise InputError(f"norm_pix_loss is {norm_pix_loss!r}; it must be True, False or 'population'")
@@ -125,9 +127,17 @@ class CrossBlock(nn.Module):
         x = x + self.proj(attention(self.q(self.norm1(x)), k, v, self.num_heads))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/22_models.mae.ipynb #edc0e104
+# %% ../../nbs/22_models.mae.ipynb #1b702713
 @patch
-def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_ratio, positions):
+def build_decoder(self:MAE,
+    dim,           # Size of a token
+    depth,         # Blocks
+    num_heads,     # Attention heads
+    mlp_ratio,     # Width of MLPs, in units of dim
+    kind,          # self or cross
+    predict_ratio, # Share of hidden patches that is predicted
+    positions,     # sincos or learned
+):
     "A narrower transformer and a linear map to pixels"
     if num_heads < 1 or dim % num_heads: raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
     if kind not in ('self','cross'): raise InputError(f"decoder is {kind!r}; it must be 'self' or 'cross'")
@@ -143,9 +153,13 @@ def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_rati
     self.decoder_norm = nn.LayerNorm(dim, eps=self.norm_eps)
     self.decoder_pred = Linear(dim, self.patch_size**2 * len(self.bands))
 
-# %% ../../nbs/22_models.mae.ipynb #2d66dd47
+# %% ../../nbs/22_models.mae.ipynb #98983f03
 @patch
-def decode_self(self:MAE, x, visible, hidden):
+def decode_self(self:MAE,
+    x,       # (B,n+K,d) embedded tokens
+    visible, # (B,K) their positions
+    hidden,  # (B,M) positions to predict
+):
     "The paper's decoder: mask tokens among the visible ones, all look at all"
     n = x.shape[1] - visible.shape[1]                                # class token, sky token
     blanks = self.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
@@ -155,7 +169,11 @@ def decode_self(self:MAE, x, visible, hidden):
     return self.run_block(self.decoder_blocks[-1], x, hidden+n)       # of the last block only these are wanted
 
 @patch
-def decode_cross(self:MAE, memory, visible, hidden):
+def decode_cross(self:MAE,
+    memory,  # (B,n+K,d) embedded tokens
+    visible, # (B,K) their positions
+    hidden,  # (B,M) positions to predict
+):
     "Mask tokens look at the visible ones"
     n,positions = memory.shape[1] - visible.shape[1], self.decoder_pos_embed[:,1:].expand(len(memory),-1,-1)
     memory = torch.cat([memory[:,:1] + self.decoder_pos_embed[:,:1], memory[:,1:n], memory[:,n:] + take(positions, visible)], dim=1)
@@ -173,7 +191,7 @@ def decode(self:MAE,
     x = (self.decode_self if self.decoder == 'self' else self.decode_cross)(self.decoder_embed(latent), visible, hidden)
     return self.decoder_pred(self.decoder_norm(x))
 
-# %% ../../nbs/22_models.mae.ipynb #f042b4e3
+# %% ../../nbs/22_models.mae.ipynb #a33e18aa
 @patch(as_prop=True)
 def n_noise(self:MAE): return self.n_patches
 
@@ -200,7 +218,10 @@ def choose_mask(self:MAE,
     return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio, valid.any(-1)) if mask is None else mask.to(valid.device)
 
 @patch
-def n_shown(self:MAE, mask, B):
+def n_shown(self:MAE,
+    mask, # (B,L) bool, or None
+    B,    # Objects
+):
     "How many patches are visible in every row of a mask, which is checked; None: one that will be drawn"
     L = self.n_patches
     if mask is not None and not torch.compiler.is_compiling(): return check_mask(mask, B, L)
@@ -219,9 +240,13 @@ def sample_hidden(self:MAE,
     order = torch.where(observed, noise, -1).gather(1, hidden).argsort(dim=1, descending=True, stable=True)
     return hidden.gather(1, order[:,:max(1, round(self.predict_ratio*M))])
 
-# %% ../../nbs/22_models.mae.ipynb #47dc0bc8
+# %% ../../nbs/22_models.mae.ipynb #2bfb8765
 @patch
-def weights(self:BandEncoder, ivar, x, bands=None):
+def weights(self:BandEncoder,
+    ivar,       # (B,C',H,W) inverse variances of survey pixels
+    x,          # (B,C',H,W) the pixels
+    bands=None, # Names of their channels; None: the model's own
+):
     "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
     ivar,x = self.place_bands(ivar, bands),self.place_bands(x, bands)
     known = ivar.isfinite() & (ivar > 0) & x.isfinite()
@@ -229,7 +254,13 @@ def weights(self:BandEncoder, ivar, x, bands=None):
     return patchify(torch.where(known & ivar.isfinite(), ivar, 0), self.patch_size)
 
 @patch
-def compare(self:BandEncoder, pred, values, valid, ivar=None, hidden=None):
+def compare(self:BandEncoder,
+    pred,        # (B,K,P) predicted patches
+    values,      # (B,K,P) scaled pixels
+    valid,       # (B,K,P) bool
+    ivar=None,   # (B,K,P) inverse variances of scaled pixels
+    hidden=None, # (B,K,P) bool: pixels that are compared; None: all
+):
     "Loss of predicted patches (B,K,P), at their hidden pixels if these are named, and how many pixels it is a mean of"
     ddof = 0 if self.norm_pix_loss == 'population' else 1
     target,counts = normalise_patches(values, valid, ddof) if self.norm_pix_loss else (values, valid)
@@ -279,14 +310,21 @@ def interpolate_statistics(self:BandEncoder,
     with torch.autocast(values.device.type, enabled=False):
         return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
 
-# %% ../../nbs/22_models.mae.ipynb #99200fa1
+# %% ../../nbs/22_models.mae.ipynb #0ad755ba
 @patch
-def usual_noise(self:BandEncoder, B):
+def usual_noise(self:BandEncoder,
+    B, # Objects
+):
     "The numbers that masks of figures are made from: the same every time"
     return uniform(0, 0, torch.arange(B, device=self.fill.device), self.n_noise, 'mask')
 
 @patch
-def fill_in(self:BandEncoder, x, bands, pred, shown):
+def fill_in(self:BandEncoder,
+    x,     # (B,C,H,W) survey pixels
+    bands, # Names of its channels, or None
+    pred,  # (B,L,P) predicted scaled pixels
+    shown, # (B,L,P) bool: pixels to copy from x
+):
     "Scaled patches (B,L,P) to survey units, and the pixels of x where `shown` (B,L,P)"
     image = unpatchify(pred, self.patch_size, self.img_size)
     if self.scaling is not None: image = self.scaling.inverse(image)
@@ -300,7 +338,13 @@ def hidden_pixels(self:MAE,
     return spread_units(mask[:,None], self.grid, self.patch_size)
 
 @patch
-def predict_patches(self:MAE, values, valid, mask, keep, coords=None):
+def predict_patches(self:MAE,
+    values,      # (B,L,P) scaled pixels
+    valid,       # (B,L,P) bool
+    mask,        # (B,L) bool
+    keep,        # How many patches are visible in a row
+    coords=None, # (B,2) sky positions
+):
     "Scaled pixels of hidden patches (B,L,P), without a look at them"
     visible,hidden = split_tokens(mask, keep)
     latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords)

@@ -61,7 +61,7 @@ class SimMIM(BandEncoder):
         self.init_weights()
         if mask_in == 'tokens': nn.init.trunc_normal_(self.mask_token, std=.02)
 
-# %% ../../nbs/23_models.simmim.ipynb #28d44870
+# %% ../../nbs/23_models.simmim.ipynb #50e67a35
 def _ratios(mask_ratio):
     "A number or a pair -> (low, high)"
     low,high = (mask_ratio,)*2 if isinstance(mask_ratio, Real) else mask_ratio
@@ -69,7 +69,12 @@ def _ratios(mask_ratio):
     raise InputError(f'mask_ratio is {mask_ratio}: it must be a share more than 0 and at most 1, or (low, high) of such shares')
 
 @patch
-def set_masking(self:SimMIM, mask_in, per_band, mask_ratio, unit):
+def set_masking(self:SimMIM,
+    mask_in,    # tokens or pixels
+    per_band,   # A mask for each band?
+    mask_ratio, # A share, or (low, high)
+    unit,       # Pixels on a unit's side
+):
     "What is hidden, and how"
     if mask_in not in ('tokens','pixels'): raise InputError(f"mask_in is {mask_in!r}; it must be 'tokens' or 'pixels'")
     if per_band and mask_in == 'tokens': raise InputError("A token holds all bands, so masks for each band (per_band) need mask_in='pixels'")
@@ -79,9 +84,14 @@ def set_masking(self:SimMIM, mask_in, per_band, mask_ratio, unit):
     self.mask_in,self.per_band,self.mask_ratio,self.mask_unit = mask_in,per_band,_ratios(mask_ratio),unit
     self.units = H//unit, W//unit
 
-# %% ../../nbs/23_models.simmim.ipynb #c9101688
+# %% ../../nbs/23_models.simmim.ipynb #70c6d424
 @patch
-def build_beit(self:SimMIM, depth, num_heads, mlp_ratio, shared_bias):
+def build_beit(self:SimMIM,
+    depth,       # Blocks
+    num_heads,   # Attention heads
+    mlp_ratio,   # Width of MLPs, in units of the token's size
+    shared_bias, # One table of relative positions for all blocks?
+):
     "A ViT with shared relative positions and layer scale, as in BEiT"
     if num_heads < 1 or self.embed_dim % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
     norm = partial(nn.LayerNorm, eps=self.norm_eps)
@@ -91,8 +101,16 @@ def build_beit(self:SimMIM, depth, num_heads, mlp_ratio, shared_bias):
                     window_size=None if shared_bias else self.grid)
     self.blocks = nn.ModuleList([block() for _ in range(depth)])
 
-# %% ../../nbs/23_models.simmim.ipynb #00bba3fa
-def make_swin(name, img_size, embed_dim, depth, num_heads, mlp_ratio, window_size):
+# %% ../../nbs/23_models.simmim.ipynb #441a8549
+def make_swin(
+    name,        # timm's name
+    img_size,    # Pixels: an int, or (H,W)
+    embed_dim,   # Size of a token in the first stage, where depth is a list
+    depth,       # Blocks of each stage as a list, or an int: what the name says
+    num_heads,   # Heads of each stage, where depth is a list
+    mlp_ratio,   # Width of MLPs, where depth is a list
+    window_size, # Tokens on the side of a window, or None
+):
     "timm's Swin of that name; stages given as lists overrule the name"
     if not name.startswith('swin_') or not timm.is_model(name):
         raise InputError(f"encoder is {name!r}; it must be 'vit', 'beit' or a Swin that timm knows, such as swin_base_patch4_window7_224")
@@ -103,7 +121,9 @@ def make_swin(name, img_size, embed_dim, depth, num_heads, mlp_ratio, window_siz
         raise InputError(f'timm cannot make {name} for images of {img_size} pixels with {changes}: {e}') from None
 
 @patch
-def take_swin(self:SimMIM, swin):
+def take_swin(self:SimMIM,
+    swin, # From `make_swin`
+):
     "Use the stages of a Swin in the place of the ViT's blocks"
     self.cls_token = self.pos_embed = None
     self.patch_embed.norm,self.layers,self.norm = swin.patch_embed.norm,swin.layers,swin.norm
@@ -127,7 +147,7 @@ def attend(self:SimMIM,
     for stage in self.layers: x = self.run_block(stage, x)
     return self.norm(x).flatten(1, 2)
 
-# %% ../../nbs/23_models.simmim.ipynb #6c31fdfa
+# %% ../../nbs/23_models.simmim.ipynb #a06598d5
 @patch(as_prop=True)
 def mask_shape(self:SimMIM): return len(self.bands) if self.per_band else 1, self.units[0]*self.units[1]
 
@@ -137,7 +157,9 @@ def n_noise(self:SimMIM):
     return C*L + (self.mask_ratio[0] < self.mask_ratio[1])
 
 @patch
-def observed_units(self:SimMIM, valid):
+def observed_units(self:SimMIM,
+    valid, # (B,L,P) bool: valid pixels of patches
+):
     "(B,L,P) valid pixels of patches -> (B,C,L') bool: units with a valid pixel"
     seen = unpatchify(valid, self.patch_size, self.img_size)
     if not self.per_band: seen = seen.any(1, keepdim=True)
@@ -167,9 +189,14 @@ def hidden_pixels(self:SimMIM,
     "Which pixels a mask hides"
     return spread_units(mask, self.units, self.mask_unit)
 
-# %% ../../nbs/23_models.simmim.ipynb #add9aa98
+# %% ../../nbs/23_models.simmim.ipynb #050fe77d
 @patch
-def predict(self:SimMIM, values, valid, hidden, coords=None):
+def predict(self:SimMIM,
+    values,      # (B,L,P) scaled pixels
+    valid,       # (B,L,P) bool
+    hidden,      # (B,L,P) bool
+    coords=None, # (B,2) sky positions
+):
     "Pixels of all patches (B,L,P), from those that are valid and not hidden"
     if self.mask_in == 'tokens': tokens = self.tokens(values, valid, hidden=hidden.any(-1))
     else: tokens = self.tokens(values, valid & ~hidden)
@@ -180,7 +207,9 @@ def predict(self:SimMIM, values, valid, hidden, coords=None):
     return patchify(image, self.patch_size)
 
 @patch
-def hidden_patches(self:SimMIM, mask):
+def hidden_patches(self:SimMIM,
+    mask, # (B,C,L') bool over units
+):
     "A mask over units -> (B,L,P) bool over the pixels of patches"
     return patchify(self.hidden_pixels(mask).expand(-1, len(self.bands), -1, -1), self.patch_size)
 
@@ -202,9 +231,14 @@ def forward(self:SimMIM,
     loss,n = self.compare(pred, values, valid, ivar, hidden)
     return MaskedOutput(loss, unpatchify(pred, self.patch_size, self.img_size), mask, n)
 
-# %% ../../nbs/23_models.simmim.ipynb #3403fde1
+# %% ../../nbs/23_models.simmim.ipynb #b297e35f
 @patch
-def predict_scaled(self:SimMIM, values, valid, mask, coords):
+def predict_scaled(self:SimMIM,
+    values, # (B,L,P) scaled pixels
+    valid,  # (B,L,P) bool
+    mask,   # (B,C,L') bool over units
+    coords, # (B,2) sky positions, or None
+):
     "Scaled pixels of all patches (B,L,P)"
     hidden = self.hidden_patches(mask)
     pred = self.predict(values, valid, hidden, coords)
