@@ -188,7 +188,7 @@ class Stop(Callback):
     def after_epoch(self):
         if self.learn.time_is_up(): raise CancelFitException()
 
-# %% ../../nbs/41_train.callbacks.ipynb #69b128e6
+# %% ../../nbs/41_train.callbacks.ipynb #799a2e74
 class Figures(Callback):
     "Redraw the reconstruction and the history every few minutes and at the end"
     order = 75
@@ -207,7 +207,6 @@ class Figures(Callback):
         x,rows,m = x[:self.n].to(self.learn.dls.device),rows[:self.n].to(self.learn.dls.device),self.learn.model
         coords = None if self.learn.pretext.coords is None else self.learn.pretext.coords[rows]
         mask = m.choose_mask(m.pixels(x)[1], None, uniform(self.learn.seed, 0, rows, m.n_noise, 'valid'))
-        if isinstance(mask, tuple): mask = mask[0]                # MAE's comes with the number of visible patches
         shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
         figure = reconstruction_figure(*shown, bands=m.bands)
         self.run_dir.savefig(figure, 'reconstruction')

@@ -6,9 +6,9 @@ Docs: https://astromask.github.io/astromask/train.pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['METHODS', 'decay_groups', 'scaled_lr', 'PretrainLearner', 'check_task', 'sky_positions', 'pretrain_learner',
-           'pretraining_model']
+           'pretraining_model', 'model_from_weights']
 
-# %% ../../nbs/42_train.pretrain.ipynb #59d07620
+# %% ../../nbs/42_train.pretrain.ipynb #de515ad7
 import numpy as np, time, torch
 from pathlib import Path
 from functools import partial
@@ -18,23 +18,28 @@ from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
-from ..core import InputError, RunDir, Unfinished, log
+from ..core import InputError, RunDir, Unfinished, log, read_json
 from ..data.augment import dihedral
+from ..data.layouts import band_names
+from ..data.loaders import size2d
 from ..data.scaling import fit_scaling, scaling_from_config
+from ..models.blocks import keep_memory
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
-from ..models.weights import save_model
+from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, save_model, with_bands
 from .callbacks import (Checkpoints, Figures, History, Pretext, SafeStep, Stop, WarmupCosine, pretext_loss)
 from .checkpoint import newest_checkpoint
 
-# %% ../../nbs/42_train.pretrain.ipynb #dccf550f
+# %% ../../nbs/42_train.pretrain.ipynb #1e5ea9a0
+_undecayed = ('cls_token','mask_token','fill','pos_embed','latent','relative_position_bias_table')
+
 def decay_groups(
     m,                        # A model
     weight_decay:float=0.05,  # For matrices
 )->list:                      # Two parameter groups
-    "Weight decay for matrices; none for biases, norms and tokens"
+    "Weight decay for matrices; none for biases, norms, tokens and positions"
     parameters = [(k,p) for k,p in m.named_parameters() if p.requires_grad]
-    def decays(name, p): return p.ndim > 1 and not name.endswith(('cls_token','mask_token','fill'))
+    def decays(name, p): return p.ndim > 1 and name.split('.')[-1] not in _undecayed
     return [dict(params=[p for k,p in parameters if decays(k,p)], weight_decay=weight_decay),
             dict(params=[p for k,p in parameters if not decays(k,p)], weight_decay=0.)]
 
@@ -158,7 +163,7 @@ def sky_positions(
     if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
-# %% ../../nbs/42_train.pretrain.ipynb #6843cd0b
+# %% ../../nbs/42_train.pretrain.ipynb #e4bff6c4
 def pretrain_learner(
     dls,                      # From `cutout_dls`
     m,                        # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
@@ -180,6 +185,7 @@ def pretrain_learner(
     seed = dls.train.seed
     if m.scaling is None: m.scaling = fit_scaling(dls.train.dataset.cutouts, seed=seed)
     m.to(dls.device)
+    if dls.device.type == 'cpu': keep_memory()
     coords = sky_positions(dls.train.dataset.cutouts, dls.device) if m.sky_token else None
     cbs = [Pretext(seed, augment, band_dropout, coords), GradientClip(clip), SafeStep(), History(run), Checkpoints(run, save_minutes), Figures(run), Stop(run)]
     learn = PretrainLearner(dls, m, pretext_loss, lr=lr or scaled_lr(dls.train.bs), cbs=cbs, wd=None,
@@ -190,7 +196,7 @@ def pretrain_learner(
     learn.add_cb(WarmupCosine(learn.lr, warmup, learn.progress))
     return learn
 
-# %% ../../nbs/42_train.pretrain.ipynb #e2ddf557
+# %% ../../nbs/42_train.pretrain.ipynb #0bc548d1
 METHODS = {'mae': MAE, 'simmim': SimMIM}
 
 def pretraining_model(
@@ -198,10 +204,32 @@ def pretraining_model(
     preset:str='small',    # Sizes by name
     bands=None,            # Names of the bands
     predict_ratio:float=0, # Share of the hidden patches that is predicted; less than 1 takes the cross-attention decoder
+    weights='',            # Start from these, which bring their sizes: a model's directory, or a checkpoint of the method's published code
+    weights_bands='',      # Names of the checkpoint's bands, in the order of its weights; '': R, G, B where there are three
     **sizes,               # img_size, patch_size, mask_ratio, sky_token, ...: 0 leaves the preset's
-):                         # A fresh model
+):                         # A model to train
     "The model that an experiment's parameters describe"
     if method not in METHODS: raise InputError(f'method is {method!r}; it must be one of {", ".join(METHODS)}')
+    if weights: return model_from_weights(weights, weights_bands, method, bands, predict_ratio=predict_ratio, **sizes)
     if predict_ratio and method != 'mae': raise InputError(f'predict_ratio is {predict_ratio}, but {method} has no decoder that could predict a share: leave it out')
     if predict_ratio: sizes |= dict(predict_ratio=predict_ratio, decoder='cross' if predict_ratio < 1 else 'self')
     return METHODS[method].preset(preset, bands=bands, **{k: v for k,v in sizes.items() if v})
+
+# %% ../../nbs/42_train.pretrain.ipynb #8cb88001
+def model_from_weights(path, weights_bands, method, bands, img_size=0, **sizes):
+    "A pretrained model for these bands"
+    given = [k for k,v in sizes.items() if v]
+    if given: raise InputError(f'{", ".join(given)} of a model that starts from weights is what it was for them: leave it out')
+    if _is_ours(Path(path)): m = load_model(path)
+    else: m = dict(mae=load_mae_checkpoint, simmim=load_simmim_checkpoint)[method](path, bands=weights_bands or None)
+    if not isinstance(m, METHODS[method]): raise InputError(f'{path} holds a {type(m).__name__}: give method={type(m).__name__.lower()}')
+    bands = m.bands if bands is None else band_names(bands)
+    unknown = [b for b in bands if b not in m.bands]
+    if unknown: raise InputError(f'The weights of {path} are for bands {", ".join(m.bands)} and not for {", ".join(unknown)}: choose among their bands, '
+                                 'or say with weights_bands what the bands of a checkpoint are')
+    if bands != m.bands: m = with_bands(m, bands)
+    return m.resized(img_size) if img_size and size2d(img_size) != m.img_size else m
+
+def _is_ours(path):
+    if (path/'model'/'config.json').exists(): return True
+    return (path/'config.json').exists() and read_json(path/'config.json').get('format') == FORMAT
