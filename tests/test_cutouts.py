@@ -3,7 +3,8 @@ import os, subprocess, sys, time
 from pathlib import Path
 import h5py, numpy as np, pytest, torch
 from astromask.core import AstroMaskError, DataError, InputError
-from astromask.data.cutouts import Cutouts, check_usable, class_labels, inspect_cutouts, redshifts
+from astromask.data.cutouts import Cutouts, check_usable, class_labels, redshifts
+from astromask.data.inspect import inspect_cutouts
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
