@@ -36,7 +36,7 @@ def main():
     logging.raiseExceptions = False   # what cannot be shown to anybody is not worth a traceback
     start_logging()
 
-# %% ../nbs/71_cli.ipynb #50880558
+# %% ../nbs/71_cli.ipynb #685cd6e4
 def split_bands(
     text:str, # 'ugriz', or names with commas between them; empty means all of the survey
 )->tuple|None:
@@ -50,13 +50,14 @@ def split_bands(
 @click.option('--survey', default='sdss', show_default=True, help='Whose bands, pixels and noise.')
 @click.option('--bands', default='', help='Letters, or names with commas between them; all without it.')
 @click.option('--seed', default=0, show_default=True, help='Another seed is another sky.')
+@click.option('--ivar', is_flag=True, help='Write the inverse variance of every pixel, too.')
 @click.option('--overwrite', is_flag=True, help='Replace OUT if it is there.')
-def simulate(out, n, survey, bands, seed, overwrite):
+def simulate(out, n, survey, bands, seed, ivar, overwrite):
     "Simulate a survey and write its cutouts and catalogue to OUT (HDF5)."
     from pathlib import Path
     if Path(out).exists() and not overwrite: raise InputError(f'{out} exists: give another name, or --overwrite')
     from astromask.data.simulate import simulate_survey
-    click.echo(simulate_survey(out, n, survey=survey, bands=split_bands(bands), seed=seed, overwrite=overwrite))
+    click.echo(simulate_survey(out, n, survey=survey, bands=split_bands(bands), seed=seed, overwrite=overwrite, ivar=ivar))
 
 # %% ../nbs/71_cli.ipynb #1972dcbf
 @main.command()

@@ -27,22 +27,23 @@ def evaluating(
     finally:
         for part,mode in modes: part.training = mode
 
-# %% ../nbs/30_embed.ipynb #7e0aed7c
+# %% ../nbs/30_embed.ipynb #4a88ecd8
 def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
     c,                  # `Cutouts`
     bs:int=256,         # Cutouts in a block
-    pool:str='mean',    # How patch tokens become one vector: mean | cls | max
+    pool:str='mean',    # How patch tokens become one vector: mean | cls | max | attn
     progress:bool=True, # Show how far we are?
 )->Table:               # The catalogue's columns and `embedding` (N,D) float32, in c's order
     "Embed every cutout of a file"
     if not len(c): raise InputError('There are no cutouts to embed: give at least one')
     device,starts = next(m.parameters()).device, range(0, len(c), bs)
-    blocks = []
+    blocks,sky = [],np.stack([np.asarray(c.catalog[k], np.float32) for k in ('ra','dec')], axis=1)
     with evaluating(m):
         for i in show_progress(starts, 'embedding', unit='block') if progress else starts:
             x = torch.from_numpy(fit_size(c[i:i+bs], m.img_size)).to(device)
-            blocks.append(m.embed(x, bands=c.bands, pool=pool).float().cpu().numpy())
+            coords = torch.from_numpy(sky[i:i+bs]).to(device) if m.sky_token else None
+            blocks.append(m.embed(x, bands=c.bands, coords=coords, pool=pool).float().cpu().numpy())
     table = c.catalog.copy()
     table['embedding'] = np.concatenate(blocks)
     table.meta |= dict(model=type(m).__name__, bands=list(c.bands), pool=pool)

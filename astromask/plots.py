@@ -127,25 +127,22 @@ def show_cutouts(
         _tile(ax, rgb[i] if there else None, titles[i] if there and titles is not None else None)
     return fig
 
-# %% ../nbs/02_plots.ipynb #90011e09
-def _hidden(mask, patch_size, shape): # (n,L) -> (n,H,W)
-    ph,pw = (patch_size,patch_size) if np.ndim(patch_size) == 0 else patch_size
-    grid = np.asarray(mask, bool).reshape(-1, shape[0]//ph, shape[1]//pw)
-    return grid.repeat(ph, 1).repeat(pw, 2)
-
+# %% ../nbs/02_plots.ipynb #cbb7ac02
 def reconstruction_figure(
     x,              # (n,C,H,W) originals with NaN
-    mask,           # (n,L) bool, True where hidden
+    hidden,         # (n,1,H,W) or (n,C,H,W) bool: pixels that were hidden
     reconstruction, # (n,C,H,W)
-    patch_size,     # Pixels of a patch's side, or (height, width)
     bands=None,     # Names of the C bands
     titles=None,    # n strings
 ):                  # Figure
     "Original, masked, reconstruction"
     x = np.asarray(x, float)
-    scale,hidden = colour_scale(x, bands), _hidden(mask, patch_size, x.shape[-2:])
+    scale,left = colour_scale(x, bands), x.copy()
+    hidden = np.broadcast_to(hidden, x.shape)
+    for i,channel in enumerate(scale.channels):
+        left[:,channel] = np.where(hidden[:,channel] & np.isfinite(x[:,channel]), scale.black[:,i], x[:,channel])
     seen = colour_image(x, bands, scale)
-    masked = np.where(hidden[...,None], .25, seen)
+    masked = np.where(hidden[:,scale.channels].all(1)[...,None], .25, colour_image(left, bands, scale))
     rows = dict(original=seen, masked=masked, reconstruction=colour_image(reconstruction, bands, scale))
     fig,axs = _axes(3, len(x), .95)
     for line,(name,images) in zip(axs, rows.items()):

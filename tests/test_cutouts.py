@@ -140,6 +140,28 @@ def test_stored_types_and_missing_pixels(tmp_path):
         assert got.dtype == np.float32 and got.flags.c_contiguous
         np.testing.assert_array_equal(got, np.where(x < 20, np.nan, x)[[5,0]][:,[1,0]])
 
+def test_inverse_variances(tmp_path):
+    rng = np.random.default_rng(0)
+    x,w = rng.normal(size=(6,2,5,7)).astype('f4'), rng.uniform(1, 2, (6,2,5,7))
+    x[0,0,0,0],w[1,1,2,3],w[2,0,1,1],w[3,1,4,4],w[4,0,0,0],w[5,0,3,3] = np.nan,0,-1,np.nan,np.inf,1e60
+    mask = np.zeros(x.shape, bool)
+    mask[5,1] = True
+    missing = mask.copy()
+    for at in ((0,0,0,0),(1,1,2,3),(2,0,1,1),(3,1,4,4),(4,0,0,0)): missing[at] = True
+    files = []
+    for k,s in enumerate((slice(0,4),slice(4,6))):
+        with h5py.File(tmp_path/f'{k}.h5', 'w') as f:
+            f['cutouts'],f['ivar'],f['mask'],f.attrs['bands'] = x[s],w[s],mask[s],['g','r']
+        files.append(tmp_path/f'{k}.h5')
+    c,rows = Cutouts.open(files, bands='rg'), [5,0,4,3,2,1,5]
+    got,want = c.ivar(rows), np.where(missing, 0, np.minimum(w, np.finfo('f4').max)).astype('f4')[rows][:,[1,0]]
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(got == 0, np.isnan(c[rows]))
+    assert c.has_ivar and got.dtype == np.float32 and got.flags.c_contiguous and c.ivar([]).shape == (0,2,5,7)
+    mixed = Cutouts.open([files[0], Cutouts.write(tmp_path/'none.h5', x, bands='gr')])
+    assert not mixed.has_ivar
+    with pytest.raises(InputError, match='none.h5 holds no inverse variances'): mixed.ivar([0])
+
 def test_labels_as_others_store_them(tmp_path):
     with h5py.File(tmp_path/'hsc.h5', 'w') as f:
         f['cutouts'] = np.zeros((4,5,8,8), np.float32)

@@ -59,6 +59,23 @@ def test_dls(cutouts):
     np.testing.assert_array_equal(again.rows, train)
     with pytest.raises(DataError, match='cannot be split'): cutout_dls(Cutouts.open(cutouts.files[0]), valid=0.9999)
 
+@pytest.mark.parametrize('size', (16, (20,16), 32))
+def test_inverse_variances_come_along(tmp_path, size):
+    rng,files = np.random.default_rng(0),[]
+    for k,n in enumerate((40,23)):
+        x,w = rng.normal(size=(n,3,20,24)).astype('f4'), rng.uniform(1, 2, (n,3,20,24)).astype('f4')
+        x[2],w[5,1] = np.nan,0
+        files.append(Cutouts.write(tmp_path/f'{k}.h5', x, bands='gri', ivar=w))
+    c = Cutouts.open(files, bands='ig')
+    for memory,workers in ((0,0), (0,2), (1<<30,0)):
+        dl = CutoutLoader(Pixels(c, size, memory, ivar=True), 16, shuffle=True, seed=1, num_workers=workers)
+        for x,ivar,rows in dl:
+            np.testing.assert_array_equal(x.numpy(), fit_size(c[rows.numpy()], size))
+            np.testing.assert_array_equal(ivar.numpy(), fit_size(c.ivar(rows.numpy()), size, 0))
+            assert ((ivar > 0) == x.isfinite()).all() and ivar.dtype == torch.float32
+    kept = Pixels(c, 16, memory=63*2*16*16*8, ivar=True).kept_ivar                  # pixels and inverse variances count
+    assert kept.shape == (63,2,16,16) and Pixels(c, 16, memory=63*2*16*16*8-1, ivar=True).kept_ivar is None
+
 @needs_real
 def test_real_galaxies():
     dls = cutout_dls(Cutouts.open(real/'gz2_*.h5'), 64, bs=128, device='cpu')

@@ -91,7 +91,7 @@ def test_what_is_hidden_is_not_seen(kind, norm_pix):
     noise = torch.rand(3, m.n_noise)
     out = m(x, generator=noise)
     mask = m.choose_mask(m.pixels(x)[1], generator=noise)
-    hidden = m.hidden_pixels(mask if torch.is_tensor(mask) else mask[0]).expand_as(x)
+    hidden = m.hidden_pixels(mask).expand_as(x)
     other = m(torch.where(hidden, x+50, x), generator=noise)
     assert torch.equal(other.pred, out.pred) and (norm_pix or other.loss != out.loss)
     target = x.clone().requires_grad_()
@@ -241,7 +241,7 @@ def test_pretraining_beats_the_mean_of_visible_pixels():
         x = images(64)
         noise = torch.rand(64, m.n_noise, generator=draw)
         mask = m.choose_mask(m.pixels(x)[1], generator=noise)
-        hidden = m.hidden_pixels(mask if torch.is_tensor(mask) else mask[0]).expand_as(x)
+        hidden = m.hidden_pixels(mask).expand_as(x)
         mean = torch.where(hidden, 0, x).sum((2,3))/(~hidden).sum((2,3)).clamp(min=1)
         baseline = (x-mean[:,:,None,None])[hidden].square().mean()
         assert m(x, generator=noise).loss < 0.5*baseline, kind

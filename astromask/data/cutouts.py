@@ -38,7 +38,7 @@ def cutout_paths(
     if not found: raise DataError(f'No file matches {source}')
     return sorted(found, key=_natural)
 
-# %% ../../nbs/10_data.cutouts.ipynb #28a24f36
+# %% ../../nbs/10_data.cutouts.ipynb #c1aece12
 class Cutouts:
     "Cutout files as one sequence of (C,H,W) images with a catalogue; made by `Cutouts.open`"
     def __init__(self,
@@ -53,6 +53,7 @@ class Cutouts:
         self.parts,self.bands,self.shape,self.unit,self.survey = parts,first.bands,first.shape,first.unit,first.survey
         self.files = tuple(p.path for p in parts)
         self.dtype = np.result_type(*{p.dtype for p in parts})
+        self.has_ivar = all(p.has_ivar for p in parts)
         self._ends = np.cumsum([p.n for p in parts])
         self._catalog = None
 
@@ -74,7 +75,17 @@ class Cutouts:
     @property
     def nbytes(self): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
 
-# %% ../../nbs/10_data.cutouts.ipynb #560a5842
+# %% ../../nbs/10_data.cutouts.ipynb #b4e8e327
+@patch
+def select(self:Cutouts,
+    bands, # Names among its bands, in any order
+)->Cutouts:
+    "The same cutouts in these bands"
+    out = Cutouts([p.select(bands) for p in self.parts])
+    out._catalog = self._catalog
+    return out
+
+# %% ../../nbs/10_data.cutouts.ipynb #442083f8
 def _row_numbers(i, n):
     if isinstance(i, slice): return np.arange(*i.indices(n))
     i = np.asarray(i)
@@ -90,17 +101,22 @@ def _row_numbers(i, n):
 
 @patch
 def read(self:Cutouts,
-    rows, # Row numbers, slice or mask
-): # (n,C,H,W) in the stored type
+    rows,       # Row numbers, slice or mask
+    ivar=False, # Inverse variances too?
+):              # (n,C,H,W) in the stored type; with ivar: and (n,C,H,W) float32
     "Rows as they are stored, in the order asked for; missing floats are NaN"
     rows = np.atleast_1d(_row_numbers(rows, len(self)))
-    if len(self.parts) == 1: return self.parts[0].read(rows)
+    for p in self.parts if ivar else (): p.check_ivar()
+    if len(self.parts) == 1: return self.parts[0].read(rows, ivar)
     out = np.empty((len(rows),*self.shape), self.dtype)
+    weight = np.empty(out.shape if ivar else 0, np.float32)
     part = np.searchsorted(self._ends, rows, 'right')
     for p in np.unique(part):
         mine = np.flatnonzero(part == p)
-        out[mine] = self.parts[p].read(rows[mine] - (self._ends[p]-self.parts[p].n))
-    return out
+        got = self.parts[p].read(rows[mine] - (self._ends[p]-self.parts[p].n), ivar)
+        if ivar: out[mine],weight[mine] = got
+        else: out[mine] = got
+    return (out,weight) if ivar else out
 
 @patch
 def __getitem__(self:Cutouts, i):
@@ -108,6 +124,15 @@ def __getitem__(self:Cutouts, i):
     rows = _row_numbers(i, len(self))
     x = self.read(np.atleast_1d(rows)).astype(np.float32, order='C', copy=False)
     return x if rows.ndim else x[0]
+
+@patch
+def ivar(self:Cutouts,
+    rows, # A row number, slice, list or mask
+):        # float32 (C,H,W) for a number, else (n,C,H,W); 0 exactly where the pixel is missing
+    "Inverse variances of pixels, where all files have them (`has_ivar`)"
+    rows = _row_numbers(rows, len(self))
+    w = np.ascontiguousarray(self.read(np.atleast_1d(rows), ivar=True)[1])
+    return w if rows.ndim else w[0]
 
 # %% ../../nbs/10_data.cutouts.ipynb #639919d0
 @patch(as_prop=True)
@@ -348,7 +373,7 @@ def _known(col):
     if x.dtype.kind == 'U': seen &= x != ''
     return int(seen.reshape(len(x), -1).any(1).sum())
 
-# %% ../../nbs/10_data.cutouts.ipynb #9cd17288
+# %% ../../nbs/10_data.cutouts.ipynb #c9a8d068
 class Report(dict):
     "What `inspect_cutouts` found: a dict that prints as a page"
     def __str__(self):
@@ -357,7 +382,8 @@ class Report(dict):
                 f'layout    {r["layout"]}',
                 f'cutouts   {r["n"]} of {h} x {w} pixels in {c} band(s), {r["dtype"]}, {r["nbytes"]/2**20:.1f} MiB',
                 f'unit      {r["unit"] or "not stated"}',
-                f'survey    {r["survey"] or "not stated"}', '',
+                f'survey    {r["survey"] or "not stated"}',
+                f'ivar      {"inverse variance of every pixel" if r["ivar"] else "none, or not in every file"}', '',
                 f'band          missing       1 %      50 %      99 %    (of {r["sampled"]} cutouts)']
         for b,s in r['bands'].items():
             page.append(f'{b:12} {s["missing"]:7.2%}' + ''.join(f' {p:9.4g}' for p in s['percentiles']))
@@ -387,7 +413,7 @@ def _wrong_catalogue(t):
     off = int(((ra < -180) | (ra > 360) | (np.abs(dec) > 90)).sum())
     if off: yield f'{off} sky positions are impossible: ra and dec must be in degrees'
 
-# %% ../../nbs/10_data.cutouts.ipynb #eb86d0c9
+# %% ../../nbs/10_data.cutouts.ipynb #bc4fe0e0
 def inspect_cutouts(
     source,      # Path, glob, list of them, or `Cutouts`
     bands=None,  # As in `Cutouts.open`
@@ -401,7 +427,7 @@ def inspect_cutouts(
     (labels,names),z = class_labels(t),redshifts(t)
     z = z[np.isfinite(z)]
     r = Report(files=list(c.files), layout=c.parts[0].layout.name, n=len(c), shape=c.shape, dtype=str(c.dtype),
-               nbytes=c.nbytes, unit=c.unit, survey=c.survey, sampled=len(x),
+               nbytes=c.nbytes, unit=c.unit, survey=c.survey, ivar=c.has_ivar, sampled=len(x),
                bands={b: _band_statistics(x[:,i]) for i,b in enumerate(c.bands)},
                columns={k: dict(dtype=str(t[k].dtype), known=_known(t[k])) for k in t.colnames},
                left_out=sorted({k for p in c.parts for k in p.left_out}),

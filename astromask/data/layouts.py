@@ -8,8 +8,8 @@ Docs: https://astromask.github.io/astromask/data.layouts.html.md"""
 __all__ = ['layouts', 'band_names', 'Layout', 'add_layout', 'AstroMaskLayout', 'UnnamedLayout', 'Galaxy10DECaLS', 'Galaxy10SDSS',
            'ColourImages', 'CutoutFile']
 
-# %% ../../nbs/07_data.layouts.ipynb #03556ded
-import os
+# %% ../../nbs/07_data.layouts.ipynb #a0293cec
+import copy, os
 from contextlib import contextmanager
 from pathlib import Path
 import h5py, numpy as np
@@ -169,7 +169,7 @@ def _find_layout(f, found, path):
     known = '; '.join(f'{l.name}: {l.what}' for l in layouts)
     raise DataError(f'{path} is of no layout that is known: it holds {there}. Known are {known}')
 
-# %% ../../nbs/07_data.layouts.ipynb #79c186f2
+# %% ../../nbs/07_data.layouts.ipynb #4ede9268
 class CutoutFile:
     "One file of cutouts: what is in it, and how its rows and columns are read"
     def __init__(self,
@@ -197,6 +197,7 @@ class CutoutFile:
         self._choose(l.bands(f, found, self.survey), bands, survey, c)
         self.shape,self.unit = (len(self.bands),h,w),l.unit(f, found)
         self.bad = [k for k in ('ivar','mask') if not l.channels_last and k in found]
+        self.has_ivar = 'ivar' in self.bad
         for k in self.bad:
             if found[k].shape == d.shape: continue
             raise DataError(f'{self.path}: `{k}` has shape {found[k].shape}, but `{l.images}` has {d.shape}')
@@ -234,7 +235,21 @@ def _named(self:CutoutFile, bands, survey, c):
                          f'have {c}: name them all, in stored order')
     return bands
 
-# %% ../../nbs/07_data.layouts.ipynb #835a1438
+# %% ../../nbs/07_data.layouts.ipynb #43124b36
+@patch
+def select(self:CutoutFile,
+    bands, # Names among its bands, in any order
+)->CutoutFile:
+    "The same file in these bands"
+    bands,out = band_names(bands),copy.copy(self)
+    unknown = [b for b in bands if b not in self.bands]
+    if unknown: raise InputError(f'{self.path} has no band {", ".join(unknown)}; it has {", ".join(self.bands)}: name bands among these')
+    at = [self.bands.index(b) for b in bands]
+    out.channels = at if self.channels is None else [self.channels[i] for i in at]
+    out.bands,out.shape = bands,(len(bands),*self.shape[1:])
+    return out
+
+# %% ../../nbs/07_data.layouts.ipynb #6ecb714e
 @patch
 @contextmanager
 def _reading(self:CutoutFile, what):
@@ -257,18 +272,31 @@ def _rows(d, rows):
 
 @patch
 def read(self:CutoutFile,
-    rows, # (n,) int64, any order, each in 0..N-1
-): # (n,C,H,W) in the stored type, NaN where floats are missing
+    rows,       # (n,) int64, any order, each in 0..N-1
+    ivar=False, # Inverse variances too?
+):              # (n,C,H,W) in the stored type, NaN where floats are missing; with ivar: and (n,C,H,W) float32
     "Read rows as they are stored, missing pixels as NaN"
-    if not len(rows): return np.empty((0,*self.shape), self.dtype)
+    if ivar: self.check_ivar()
+    if not len(rows): return _some(ivar, np.empty((0,*self.shape), self.dtype), np.empty((0,*self.shape), np.float32))
     with self._reading(f'read at rows {min(rows)} to {max(rows)}') as f:
         x = _rows(f[self.layout.images], rows).astype(self.dtype, copy=False)
+        w = _rows(f['ivar'], rows) if self.has_ivar else None
         bad = np.isinf(x) if x.dtype.kind == 'f' else np.zeros((), bool)
         if 'mask' in self.bad: bad = bad | _rows(f['mask'], rows).astype(bool)
-        if 'ivar' in self.bad: bad = bad | ~(_rows(f['ivar'], rows) > 0)
+    if w is not None: bad = bad | ~((w > 0) & np.isfinite(w))
     if bad.any(): x[bad] = np.nan
+    if ivar: w = np.where(np.isnan(x), 0, np.minimum(w, np.finfo('f4').max)).astype(np.float32)
     if self.layout.channels_last: x = np.moveaxis(x, -1, 1)
-    return x if self.channels is None else x[:,self.channels]
+    pick = slice(None) if self.channels is None else self.channels
+    return _some(ivar, x[:,pick], w[:,pick] if ivar else w)
+
+def _some(both, x, ivar): return (x,ivar) if both else x
+
+@patch
+def check_ivar(self:CutoutFile):
+    "Refuse a file without inverse variances"
+    if self.has_ivar: return
+    raise InputError(f'{self.path} holds no inverse variances (a dataset `ivar` of the shape of the cutouts): do without ivar')
 
 # %% ../../nbs/07_data.layouts.ipynb #17c459f9
 @patch

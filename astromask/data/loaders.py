@@ -15,7 +15,7 @@ from fastai.torch_core import default_device
 from ..core import InputError, shuffled
 from .splits import split_rows
 
-# %% ../../nbs/16_data.loaders.ipynb #693a4a24
+# %% ../../nbs/16_data.loaders.ipynb #a74dd481
 def size2d(
     size, # An int, or (H,W)
 )->tuple: # (H,W)
@@ -25,20 +25,21 @@ def size2d(
     return int(h),int(w)
 
 def fit_size(
-    x,    # (...,H,W) NumPy
-    size, # An int, or (H,W)
+    x,           # (...,H,W) NumPy
+    size,        # An int, or (H,W)
+    fill=np.nan, # What to pad with
 ): # (...,*size): a view if cropped, the stored type unless integers are padded
     "Centre-crop larger images, pad smaller ones with NaN"
     size = size2d(size)
     cut = [slice(max(0, (n-s)//2), max(0, (n-s)//2)+s) for n,s in zip(x.shape[-2:], size)]
     x = x[...,cut[0],cut[1]]
     if x.shape[-2:] == size: return x
-    out = np.full((*x.shape[:-2],*size), np.nan, x.dtype if x.dtype.kind == 'f' else np.float32)
+    out = np.full((*x.shape[:-2],*size), fill, x.dtype if x.dtype.kind == 'f' else np.float32)
     top,left = ((s-n)//2 for n,s in zip(x.shape[-2:], size))
     out[...,top:top+x.shape[-2],left:left+x.shape[-1]] = x
     return out
 
-# %% ../../nbs/16_data.loaders.ipynb #2deb2d6e
+# %% ../../nbs/16_data.loaders.ipynb #4fa0f1eb
 class Pixels:
     "Rows of `Cutouts`, cropped to one size; kept in memory in their stored type where they fit"
     def __init__(self,
@@ -46,27 +47,37 @@ class Pixels:
         img_size=None,    # An int or (H,W); None keeps the size
         memory=1<<30,     # Keep them in memory up to this many bytes; 0 never
         block=256,        # Rows read at once
+        ivar=False,       # Inverse variances too?
     ):
-        self.cutouts,self.kept = cutouts,None
+        self.cutouts,self.kept,self.ivar,self.kept_ivar = cutouts,None,ivar,None
+        for p in cutouts.parts if ivar else (): p.check_ivar()
         c,*stored = cutouts.shape
         self.size = tuple(stored) if img_size is None else size2d(img_size)
         self.shape = (c,*self.size)
         crop = [min(a, b) for a,b in zip(stored, self.size)]
-        if len(cutouts)*c*int(np.prod(crop))*cutouts.dtype.itemsize > memory: return
+        if len(cutouts)*c*int(np.prod(crop))*(cutouts.dtype.itemsize + 4*bool(ivar)) > memory: return
         self.kept = np.empty((len(cutouts),c,*crop), cutouts.dtype)
-        for i in range(0, len(cutouts), block): self.kept[i:i+block] = fit_size(cutouts.read(slice(i, i+block)), crop)
+        if ivar: self.kept_ivar = np.empty(self.kept.shape, np.float32)
+        for i in range(0, len(cutouts), block):
+            for kept,x in zip((self.kept,self.kept_ivar), self.read(slice(i, i+block))): kept[i:i+block] = fit_size(x, crop)
+
+    def read(self, rows):
+        "From the file, as it is stored: (pixels,) or (pixels, inverse variances)"
+        return self.cutouts.read(rows, ivar=True) if self.ivar else (self.cutouts.read(rows),)
 
     def __len__(self): return len(self.cutouts)
     def __getitem__(self, rows):
-        "float32 tensor (n,C,H,W)"
-        x = self.cutouts.read(rows) if self.kept is None else np.take(self.kept, rows, axis=0)
-        return torch.from_numpy(np.ascontiguousarray(fit_size(x, self.size))).to(torch.float32)
+        "float32 tensor (n,C,H,W); with ivar two of them"
+        found = self.read(rows) if self.kept is None else [np.take(o, rows, axis=0) for o in (self.kept,self.kept_ivar) if o is not None]
+        found = [fit_size(x, self.size, fill) for x,fill in zip(found, (np.nan,0))]
+        found = [torch.from_numpy(np.ascontiguousarray(x)).to(torch.float32) for x in found]
+        return tuple(found) if self.ivar else found[0]
 
-# %% ../../nbs/16_data.loaders.ipynb #1263312b
+# %% ../../nbs/16_data.loaders.ipynb #23938776
 class CutoutLoader(DataLoader):
-    "Batches `(x, rows)`: pixels (B,C,H,W) float32 with NaN, and row numbers (B,) int64"
+    "Batches `(x, rows)`: pixels (B,C,H,W) float32 with NaN, and row numbers (B,) int64; or `(x, ivar, rows)`"
     def __init__(self,
-        dataset,        # `Pixels`, or `Cutouts` (read from the file)
+        dataset,        # `Pixels`, or `Cutouts` (read from the file, without inverse variances)
         bs:int=64,      # Batch size
         rows=None,      # Which rows; None is all
         shuffle=False,  # Shuffle by (seed, epoch)? Else in the order of `rows`
@@ -91,7 +102,8 @@ class CutoutLoader(DataLoader):
         rows = np.fromiter(samps, np.int64)
         for i in range(0, len(rows), self.bs):
             mine = rows[i:i+self.bs]
-            yield self.dataset[mine],torch.from_numpy(mine)
+            x = self.dataset[mine]
+            yield *(x if self.dataset.ivar else (x,)),torch.from_numpy(mine)
 
     def after_iter(self): self.epoch,self.start = self.epoch+1,0
 
@@ -99,7 +111,7 @@ class CutoutLoader(DataLoader):
         own = dict(rows=self.rows, seed=self.seed, epoch=self.epoch) if dataset is None else {}
         return super().new(dataset, cls, **own | kwargs)
 
-# %% ../../nbs/16_data.loaders.ipynb #8e055736
+# %% ../../nbs/16_data.loaders.ipynb #b46462bd
 def cutout_dls(
     cutouts,          # `Cutouts`
     img_size=None,    # An int or (H,W): larger cutouts are cropped, smaller ones padded; None keeps the size
@@ -109,7 +121,8 @@ def cutout_dls(
     device=None,      # Where batches go; None is fastai's default
     num_workers:int=0, # Processes that read; the batches are the same for any number
     memory=1<<30,     # Keep the pixels in memory up to this many bytes
-)->DataLoaders:       # .train and .valid give (x, rows)
+    ivar:bool=False,  # Inverse variances too?
+)->DataLoaders:       # .train and .valid give (x, rows), or (x, ivar, rows)
     "fastai DataLoaders of a set of cutouts"
     if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
     if np.ndim(valid) == 0 and not 0 < valid < 1: raise InputError(f'valid is {valid}: it is a share, more than 0 and less than 1')
@@ -120,7 +133,7 @@ def cutout_dls(
             raise InputError(f'valid= must name rows between 0 and {len(cutouts)-1}')
         train = np.setdiff1d(np.arange(len(cutouts)), val)
     if not len(train): raise InputError(f'All {len(cutouts)} cutouts validate and none trains: give a smaller valid=')
-    pixels,device = Pixels(cutouts, img_size, memory),default_device() if device is None else torch.device(device)
+    pixels,device = Pixels(cutouts, img_size, memory, ivar=ivar),default_device() if device is None else torch.device(device)
     common = dict(bs=bs, seed=seed, device=device, num_workers=num_workers)
     return DataLoaders(CutoutLoader(pixels, rows=train, shuffle=True, drop_last=len(train) > bs, **common),
                        CutoutLoader(pixels, rows=val, **common), device=device)

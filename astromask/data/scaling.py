@@ -45,6 +45,14 @@ def config(self:AsinhScaling)->dict: # Plain lists: what `scaling_from_config` n
     "What to save"
     return dict(kind='asinh', **{o: getattr(self,o).flatten().tolist() for o in ('center','softening','gain')})
 
+# %% ../../nbs/14_data.scaling.ipynb #d7c668b5
+@patch
+def slope(self:AsinhScaling,
+    x, # (...,C,H,W) pixels in survey units
+): # The same shape: dy/dx > 0; NaN stays NaN
+    "How much a scaled pixel changes with a pixel"
+    return self.gain / torch.hypot(self.softening, x-self.center)
+
 # %% ../../nbs/14_data.scaling.ipynb #1b9e7fc5
 def scaling_from_config(
     config, # What `config()` of a scaling returned, or None

@@ -7,15 +7,15 @@ Docs: https://astromask.github.io/astromask/data.simulate.html.md"""
 # %% auto #0
 __all__ = ['simulator_version', 'measure', 'simulate_object', 'simulate_survey', 'cache_dir', 'simulated_survey']
 
-# %% ../../nbs/11_data.simulate.ipynb #09ae65e8
-import hashlib, json, os
+# %% ../../nbs/11_data.simulate.ipynb #864961c5
+import hashlib, json, os, tempfile
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 import numpy as np
-from ..core import InputError, progress
-from ..imaging import add_flaws, add_noise, photons_per_unit
+from ..core import InputError, progress, storage_errors
+from ..imaging import add_flaws, add_noise, noise_variance, photons_per_unit
 from ..objects import Scene, Simulation, add_neighbours, recipes, simulation
 from .cutouts import Cutouts
 
@@ -70,13 +70,14 @@ def measure(
         row[f'snr_{b}'] = snr
     return row
 
-# %% ../../nbs/11_data.simulate.ipynb #d22fbe76
+# %% ../../nbs/11_data.simulate.ipynb #62fd9c1c
 simulator_version = 5 # Changes whenever the same parameters give other pixels
 
 def simulate_object(
     i:int,           # Its number
     sim:Simulation,
-):                   # (C,size,size) float32 with NaN, and its row of the catalogue
+    ivar=False,      # Inverse variances too?
+):                   # (C,size,size) float32 with NaN, its row of the catalogue, and with ivar (C,size,size) float32
     "Object i of a simulation"
     s = Scene(sim, i)
     names,p = zip(*sim.fractions)
@@ -91,32 +92,40 @@ def simulate_object(
     row = dict(id=f'sim-{sim.survey.name}-{sim.seed}-{i:07d}', ra=s.rng.uniform(150, 210))
     row |= {'dec': np.degrees(np.arcsin(s.rng.uniform(0, .5))), 'class': name} | truth | measure(images, sigmas, sim)
     row = {k: v if isinstance(v, str) else float(v) for k,v in row.items()}
-    return images.astype(np.float32), row
+    if not ivar: return images.astype(np.float32), row
+    variance = [noise_variance(x, sim.survey, b, s) for x,b,s in zip(clean, sim.bands, sigmas)]
+    return images.astype(np.float32), row, np.where(np.isnan(images), 0, 1/np.array(variance)).astype(np.float32)
 
-# %% ../../nbs/11_data.simulate.ipynb #a9e6a90c
-def _block(numbers, sim): # A block's images and rows: what a worker process returns
-    images,rows = zip(*[simulate_object(i, sim) for i in numbers])
-    return np.stack(images), rows
+# %% ../../nbs/11_data.simulate.ipynb #9c5d8fa3
+def _block(numbers, sim, ivar): # A block's images and rows: what a worker process returns
+    images,rows,*more = zip(*[simulate_object(i, sim, ivar) for i in numbers])
+    return np.stack(images), rows, *map(np.stack, more)
 
-def _blocks(n, sim, processes, size=64):
+def _blocks(n, sim, processes, ivar, size=64):
     "Blocks in order, from this process or from a pool"
     from joblib import Parallel, cpu_count, delayed
     from astromask.data.simulate import _block # by its module's name, which the worker processes know
     blocks = [range(i, min(i+size, n)) for i in range(0, n, size)]
     processes = min(processes or cpu_count(), len(blocks))
-    if processes < 2: yield from (_block(b, sim) for b in blocks)
-    else: yield from Parallel(processes, return_as='generator')(delayed(_block)(b, sim) for b in blocks)
+    if processes < 2: yield from (_block(b, sim, ivar) for b in blocks)
+    else: yield from Parallel(processes, return_as='generator')(delayed(_block)(b, sim, ivar) for b in blocks)
 
-def _written(path, n, sim, processes, overwrite):
+def _written(path, n, sim, processes, overwrite, ivar):
     if not isinstance(n, (int,np.integer)) or n < 1: raise InputError(f'n={n} objects: give a whole number from 1 on')
-    columns = {} # filled while the images are written, and read after them
+    columns,scratch = {},tempfile.TemporaryFile() # filled while the images are written, and read after them
     def images():
-        for x,rows in progress(_blocks(n, sim, processes), f'simulating {n} objects', -(-n//64), unit='block'):
+        for x,rows,*weights in progress(_blocks(n, sim, processes, ivar), f'simulating {n} objects', -(-n//64), unit='block'):
             for k in rows[0]: columns.setdefault(k, []).extend(r[k] for r in rows)
+            for w in weights: scratch.write(w.tobytes())
             yield x
+    def weights():
+        scratch.seek(0)
+        one = 4*len(sim.bands)*sim.size**2
+        while b := scratch.read(64*one): yield np.frombuffer(b, np.float32).reshape(-1, len(sim.bands), sim.size, sim.size)
     provenance = dict(simulator=simulator_version, n=n) | asdict(sim)
-    return Cutouts.write(path, images(), bands=sim.bands, catalog=columns, survey=sim.survey.name, unit=sim.survey.unit,
-                         overwrite=overwrite, provenance=provenance)
+    with scratch, storage_errors(path):
+        return Cutouts.write(path, images(), bands=sim.bands, catalog=columns, ivar=weights() if ivar else None,
+                             survey=sim.survey.name, unit=sim.survey.unit, overwrite=overwrite, provenance=provenance)
 
 def simulate_survey(
     path,            # Where the file shall be
@@ -129,11 +138,12 @@ def simulate_survey(
     fractions=None,  # Class to weight; classes left out do not occur
     processes=None,  # How many draw at a time; None: one for each core
     overwrite=False, # Replace a file that exists?
+    ivar=False,      # Write the inverse variance of every pixel too?
 )->Path:             # The path
     "Simulate a survey and write it as a cutout file"
-    return _written(path, n, simulation(survey, bands, seed, size, limit, fractions), processes, overwrite)
+    return _written(path, n, simulation(survey, bands, seed, size, limit, fractions), processes, overwrite, ivar)
 
-# %% ../../nbs/11_data.simulate.ipynb #f31a55da
+# %% ../../nbs/11_data.simulate.ipynb #d91d6918
 def cache_dir()->Path: # $ASTROMASK_CACHE, or ~/.cache/astromask
     "Where files are kept that can be made again"
     return Path(os.environ.get('ASTROMASK_CACHE') or Path.home()/'.cache'/'astromask')
@@ -148,10 +158,11 @@ def simulated_survey(
     fractions=None, # As in simulate_survey
     cache=None,     # Folder; None: cache_dir()
     processes=None, # As in simulate_survey
+    ivar=False,     # As in simulate_survey
 )->Path:            # The file
     "A simulated survey, made when it is first asked for"
     sim = simulation(survey, bands, seed, size, limit, fractions)
-    key = json.dumps([simulator_version, n, asdict(sim)], sort_keys=True)
+    key = json.dumps([simulator_version, n, asdict(sim)] + ['ivar']*bool(ivar), sort_keys=True)
     name = f'{sim.survey.name}-{n}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.h5'
     path = (Path(cache) if cache else cache_dir())/'simulated'/name
-    return path if path.exists() else _written(path, n, sim, processes, True)
+    return path if path.exists() else _written(path, n, sim, processes, True, ivar)

@@ -7,17 +7,17 @@ Docs: https://astromask.github.io/astromask/models.encoder.html.md"""
 # %% auto #0
 __all__ = ['sincos_positions', 'PatchEmbed', 'spherical_harmonics', 'SkyToken', 'BandEncoder', 'transformer']
 
-# %% ../../nbs/21_models.encoder.ipynb #3a036812
+# %% ../../nbs/21_models.encoder.ipynb #dfd3e08c
 import copy, math, numpy as np, torch
 from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from timm.layers import AttentionPoolLatent, resample_abs_pos_embed, resize_rel_pos_bias_table
-from timm.models.vision_transformer import Block
 from fastcore.basics import patch
 from ..core import InputError, log
 from ..data.layouts import band_names
 from ..data.loaders import size2d
+from .blocks import Block, linear
 from .masking import patchify, take
 
 # %% ../../nbs/21_models.encoder.ipynb #ccb21886
@@ -35,7 +35,7 @@ def sincos_positions(
     table = torch.cat([f(a) for a in angles for f in (torch.sin,torch.cos)], dim=1)
     return torch.cat([torch.zeros(1,embed_dim), table])[None].float()
 
-# %% ../../nbs/21_models.encoder.ipynb #25605714
+# %% ../../nbs/21_models.encoder.ipynb #585eae84
 class PatchEmbed(nn.Module):
     "A linear map of patches (.., p*p*C), band fastest, to tokens (.., D)"
     def __init__(self,
@@ -49,7 +49,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches):
         weight = self.proj.weight.permute(0,2,3,1).flatten(1)
-        return self.norm(nn.functional.linear(patches, weight, self.proj.bias))
+        return self.norm(linear(patches, weight, self.proj.bias))
 
 # %% ../../nbs/21_models.encoder.ipynb #67bebb07
 def spherical_harmonics(
@@ -130,7 +130,7 @@ class BandEncoder(nn.Module):
     @property
     def n_prefix(self): return (self.cls_token is not None) + self.sky_token
 
-# %% ../../nbs/21_models.encoder.ipynb #99da53ee
+# %% ../../nbs/21_models.encoder.ipynb #cb24e317
 @patch
 def fit_image(self:BandEncoder, img_size, position_grid=None):
     "Sizes that follow from the image's, or which of them does not fit which"
@@ -150,19 +150,23 @@ def transformer(
     mlp_ratio:float, # Width of the MLP, in units of dim
     norm_eps:float=1e-6, # LayerNorm's epsilon: the published MAE's
 )->nn.ModuleList:
-    "timm's pre-norm transformer blocks"
-    norm = partial(nn.LayerNorm, eps=norm_eps)
-    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)])
+    "Pre-norm transformer blocks"
+    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth)])
+
+@patch
+def place_positions(self:BandEncoder, name, dim, kind):
+    "Fixed positions, which are not saved, or learned ones, which start from them"
+    if kind not in ('sincos','learned'): raise InputError(f"positions is {kind!r}; it must be 'sincos' or 'learned'")
+    table = sincos_positions(dim, self.grid, self.position_grid)
+    if kind == 'learned': setattr(self, name, nn.Parameter(table))
+    else: self.register_buffer(name, table, persistent=False)
 
 @patch
 def build_trunk(self:BandEncoder, depth, num_heads, mlp_ratio, positions):
     "Class token, positions, blocks, and the last norm"
     D = self.embed_dim
     if D % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {D}')
-    if positions not in ('sincos','learned'): raise InputError(f"positions is {positions!r}; it must be 'sincos' or 'learned'")
-    table = sincos_positions(D, self.grid, self.position_grid)
-    if positions == 'learned': self.pos_embed = nn.Parameter(table)
-    else: self.register_buffer('pos_embed', table, persistent=False)
+    self.place_positions('pos_embed', D, positions)
     self.num_heads,self.cls_token = num_heads,nn.Parameter(torch.zeros(1,1,D))
     self.blocks = transformer(D, depth, num_heads, mlp_ratio, self.norm_eps)
     self.norm = nn.LayerNorm(D, eps=self.norm_eps)
@@ -195,7 +199,7 @@ def preset(cls:BandEncoder,
     changes |= {k: v for k,v in dict(bands=bands, img_size=img_size).items() if v is not None}
     return cls(**(cls.presets[name] | changes))
 
-# %% ../../nbs/21_models.encoder.ipynb #171f7100
+# %% ../../nbs/21_models.encoder.ipynb #93e67f27
 @patch
 def place_bands(self:BandEncoder,
     x,          # (B,C',H,W) pixels: a tensor, or an array as `Cutouts` gives it
@@ -214,7 +218,7 @@ def place_bands(self:BandEncoder,
         raise InputError(f'The images are {tuple(x.shape)}; with bands {", ".join(names)} this model takes '
                          f'(B,{len(names)},{self.img_size[0]},{self.img_size[1]})')
     if names == self.bands: return x
-    full = x.new_full((len(x), C, *self.img_size), torch.nan)
+    full = x.new_full((x.shape[0], C, *self.img_size), torch.nan)
     full[:,[self.bands.index(b) for b in names]] = x
     return full
 
@@ -230,7 +234,7 @@ def pixels(self:BandEncoder,
     if self.scaling is not None: x = self.scaling(x)
     return patchify(torch.where(valid, x, 0), self.patch_size), patchify(valid, self.patch_size)
 
-# %% ../../nbs/21_models.encoder.ipynb #d16254bc
+# %% ../../nbs/21_models.encoder.ipynb #1bd0e645
 @patch
 def tokens(self:BandEncoder,
     values,      # (B,K,p*p*C) scaled pixels of some patches
@@ -244,9 +248,9 @@ def tokens(self:BandEncoder,
     if hidden is not None: x = torch.where(hidden[...,None], self.mask_token.to(x.dtype), x)
     if self.pos_embed is None: return x
     positions = self.pos_embed[:,1:]
-    return x + (positions if ids is None else take(positions.expand(len(x),-1,-1), ids))
+    return x + (positions if ids is None else take(positions.expand(x.shape[0],-1,-1), ids))
 
-# %% ../../nbs/21_models.encoder.ipynb #231c9ee1
+# %% ../../nbs/21_models.encoder.ipynb #0dad0c2a
 @patch
 def prefix(self:BandEncoder, B, coords=None):
     "Tokens that are no patches: the class token, and that of the sky position where there is one"
@@ -269,7 +273,7 @@ def attend(self:BandEncoder,
     coords=None, # (B,2) right ascension and declination, where the model has a sky token; NaN where unknown
 ):               # (B,n+K,D): the class token, the sky token where there is one, then the patches
     "Run the blocks over all tokens"
-    x = torch.cat([self.prefix(len(tokens), coords), tokens], dim=1)
+    x = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1)
     for block in self.blocks: x = self.run_block(block, x)
     return self.norm(x)
 
@@ -337,13 +341,13 @@ def embed(self:BandEncoder,
     if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
     return torch.where(seen.any(1), pooled, torch.nan)
 
-# %% ../../nbs/21_models.encoder.ipynb #44d1889b
+# %% ../../nbs/21_models.encoder.ipynb #3cec82d4
 @patch
 def fit_tensors(self:BandEncoder, m):
     "The state dict, with positions interpolated to fit `m`"
     tensors = self.state_dict()
-    if 'pos_embed' in tensors:
-        tensors['pos_embed'] = resample_abs_pos_embed(tensors['pos_embed'], list(m.grid), list(self.grid), num_prefix_tokens=1)
+    for k in ('pos_embed','decoder_pos_embed'):
+        if k in tensors: tensors[k] = resample_abs_pos_embed(tensors[k], list(m.grid), list(self.grid), num_prefix_tokens=1)
     for name,part in m.named_modules():
         old,new = (getattr(e.get_submodule(name), 'relative_position_bias_table', None) for e in (self,m))
         if new is not None and old.shape != new.shape:

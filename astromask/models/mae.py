@@ -7,14 +7,14 @@ Docs: https://astromask.github.io/astromask/models.mae.html.md"""
 # %% auto #0
 __all__ = ['LOSSES', 'PRESETS', 'patch_statistics', 'normalise_patches', 'masked_loss', 'MaskedOutput', 'MAE', 'CrossBlock']
 
-# %% ../../nbs/22_models.mae.ipynb #5259f06d
+# %% ../../nbs/22_models.mae.ipynb #196063d7
 import torch
 from typing import NamedTuple
-from timm.layers import Mlp
 from torch import nn
 from fastcore.basics import patch
 from ..core import InputError, uniform
-from .encoder import BandEncoder, sincos_positions, transformer
+from .blocks import attention, Linear, Mlp
+from .encoder import BandEncoder, transformer
 from .masking import check_mask, mask_from_noise, n_visible, patchify, put, split_tokens, spread_units, take, unpatchify
 
 # %% ../../nbs/22_models.mae.ipynb #cbafab92
@@ -53,7 +53,7 @@ def masked_loss(
     if loss == 'l1': weight = weight.sqrt()
     return (difference*weight).sum() / weight.sum().clamp(min=1e-12)
 
-# %% ../../nbs/22_models.mae.ipynb #22ae7139
+# %% ../../nbs/22_models.mae.ipynb #91ea3abb
 class MaskedOutput(NamedTuple):
     "What a masked image model returns"
     loss: torch.Tensor      # The mean loss over hidden, valid pixels
@@ -76,6 +76,7 @@ class MAE(BandEncoder):
         decoder_num_heads:int=8,           # Decoder attention heads
         decoder_mlp_ratio:float=None,      # Width of the decoder's MLPs; None: mlp_ratio
         decoder:str='self',                # self: the paper's; cross: hidden patches look at visible ones only
+        decoder_positions:str='sincos',    # sincos (fixed) or learned
         predict_ratio:float=1.,            # Share of hidden patches that are predicted in training; less than 1 with decoder='cross'
         norm_pix_loss:bool=True,           # Predict patches normalised by their own mean and variance?
         mask_ratio:float=0.75,             # Share of patches hidden
@@ -89,11 +90,12 @@ class MAE(BandEncoder):
         n_visible(self.n_patches, mask_ratio)                   # refuses a ratio out of range
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), loss=loss.lower())
         self.norm_pix_loss,self.mask_ratio,self.loss = norm_pix_loss,mask_ratio,loss.lower()
-        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio, decoder, predict_ratio)
+        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio, decoder, predict_ratio,
+                           decoder_positions)
         self.init_weights()
         nn.init.normal_(self.mask_token, std=.02)
 
-# %% ../../nbs/22_models.mae.ipynb #0e9e8733
+# %% ../../nbs/22_models.mae.ipynb #2c481238
 class CrossBlock(nn.Module):
     "Tokens look at a memory, not at each other; then an MLP"
     def __init__(self,
@@ -105,19 +107,17 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm1,self.norm2 = (nn.LayerNorm(dim, eps=norm_eps) for _ in range(2))
-        self.q,self.kv,self.proj = nn.Linear(dim, dim),nn.Linear(dim, 2*dim),nn.Linear(dim, dim)
+        self.q,self.kv,self.proj = Linear(dim, dim),Linear(dim, 2*dim),Linear(dim, dim)
         self.mlp = Mlp(dim, int(dim*mlp_ratio))
 
-    def heads(self, x, n): return x.unflatten(-1, (n, self.num_heads, -1)).permute(2,0,3,1,4)   # (n,B,heads,K,D/heads)
-
     def forward(self, x, memory):
-        (q,),(k,v) = self.heads(self.q(self.norm1(x)), 1), self.heads(self.kv(memory), 2)
-        x = x + self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1,2).flatten(2))
+        k,v = self.kv(memory).chunk(2, -1)
+        x = x + self.proj(attention(self.q(self.norm1(x)), k, v, self.num_heads))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/22_models.mae.ipynb #6428ab82
+# %% ../../nbs/22_models.mae.ipynb #87b62519
 @patch
-def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_ratio):
+def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_ratio, positions):
     "A narrower transformer and a linear map to pixels"
     if dim % num_heads: raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
     if kind not in ('self','cross'): raise InputError(f"decoder is {kind!r}; it must be 'self' or 'cross'")
@@ -125,29 +125,30 @@ def build_decoder(self:MAE, dim, depth, num_heads, mlp_ratio, kind, predict_rati
     if predict_ratio < 1 and kind == 'self':
         raise InputError(f"predict_ratio is {predict_ratio}: a sample of the hidden patches can be predicted with decoder='cross' only")
     self.decoder,self.predict_ratio = kind,predict_ratio
-    self.decoder_embed = nn.Linear(self.embed_dim, dim)
+    self.decoder_embed = Linear(self.embed_dim, dim)
     self.mask_token = nn.Parameter(torch.zeros(1,1,dim))
-    self.register_buffer('decoder_pos_embed', sincos_positions(dim, self.grid, self.position_grid), persistent=False)
+    self.place_positions('decoder_pos_embed', dim, positions)
     if kind == 'self': self.decoder_blocks = transformer(dim, depth, num_heads, mlp_ratio, self.norm_eps)
     else: self.decoder_blocks = nn.ModuleList([CrossBlock(dim, num_heads, mlp_ratio, self.norm_eps) for _ in range(depth)])
     self.decoder_norm = nn.LayerNorm(dim, eps=self.norm_eps)
-    self.decoder_pred = nn.Linear(dim, self.patch_size**2 * len(self.bands))
+    self.decoder_pred = Linear(dim, self.patch_size**2 * len(self.bands))
 
-# %% ../../nbs/22_models.mae.ipynb #559c13bd
+# %% ../../nbs/22_models.mae.ipynb #2d66dd47
 @patch
 def decode_self(self:MAE, x, visible, hidden):
     "The paper's decoder: mask tokens among the visible ones, all look at all"
     n = x.shape[1] - visible.shape[1]                                # class token, sky token
     blanks = self.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
-    x = torch.cat([x[:,:n], put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
-    for block in self.decoder_blocks: x = self.run_block(block, x)
-    return take(x[:,n:], hidden)
+    x = torch.cat([x[:,:1] + self.decoder_pos_embed[:,:1], x[:,1:n], put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
+    for block in self.decoder_blocks[:-1]: x = self.run_block(block, x)
+    if not len(self.decoder_blocks): return take(x, hidden+n)
+    return self.run_block(self.decoder_blocks[-1], x, hidden+n)       # of the last block only these are wanted
 
 @patch
 def decode_cross(self:MAE, memory, visible, hidden):
     "Mask tokens look at the visible ones"
     n,positions = memory.shape[1] - visible.shape[1], self.decoder_pos_embed[:,1:].expand(len(memory),-1,-1)
-    memory = torch.cat([memory[:,:n], memory[:,n:] + take(positions, visible)], dim=1)
+    memory = torch.cat([memory[:,:1] + self.decoder_pos_embed[:,:1], memory[:,1:n], memory[:,n:] + take(positions, visible)], dim=1)
     x = self.mask_token + take(positions, hidden)
     for block in self.decoder_blocks: x = self.run_block(block, x, memory)
     return x
@@ -162,7 +163,7 @@ def decode(self:MAE,
     x = (self.decode_self if self.decoder == 'self' else self.decode_cross)(self.decoder_embed(latent), visible, hidden)
     return self.decoder_pred(self.decoder_norm(x))
 
-# %% ../../nbs/22_models.mae.ipynb #c6998ec3
+# %% ../../nbs/22_models.mae.ipynb #1fc92e7b
 @patch(as_prop=True)
 def n_noise(self:MAE): return self.n_patches
 
@@ -178,17 +179,21 @@ def draw(self:BandEncoder,
 
 @patch
 def choose_mask(self:MAE,
-    valid,          # (B,L,P) bool
+    valid,          # (B,L,P) bool: valid pixels of patches
     mask=None,      # (B,L) bool, or None to draw one
     generator=None, # torch.Generator to draw with, or uniform numbers (B,L)
-):                  # (B,L) bool, and how many patches are visible in every row
-    "The mask as given, checked, or a random one"
-    B,L = valid.shape[:2]
-    if mask is None: return mask_from_noise(self.draw(B, generator), self.mask_ratio, valid.any(-1)), n_visible(L, self.mask_ratio)
-    if not torch.compiler.is_compiling(): return mask, check_mask(mask, B, L)
+):                  # (B,L) bool
+    "The mask as given, or a random one"
+    return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio, valid.any(-1)) if mask is None else mask
+
+@patch
+def n_shown(self:MAE, mask, B):
+    "How many patches are visible in every row of a mask, which is checked; None: one that will be drawn"
+    L = self.n_patches
+    if mask is not None and not torch.compiler.is_compiling(): return check_mask(mask, B, L)
     keep = n_visible(L, self.mask_ratio)                             # a graph must know its sizes
-    torch._assert_async((mask.sum(1) == L-keep).all(), f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
-    return mask, keep
+    if mask is not None: torch._assert_async((mask.sum(1) == L-keep).all(), f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
+    return keep
 
 @patch
 def sample_hidden(self:MAE,
@@ -201,7 +206,7 @@ def sample_hidden(self:MAE,
     order = torch.where(observed, noise, -1).gather(1, hidden).argsort(dim=1, descending=True, stable=True)
     return hidden.gather(1, order[:,:max(1, round(self.predict_ratio*M))])
 
-# %% ../../nbs/22_models.mae.ipynb #4294a370
+# %% ../../nbs/22_models.mae.ipynb #b43372c7
 @patch
 def weights(self:BandEncoder, ivar, x, bands=None):
     "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
@@ -230,7 +235,7 @@ def forward(self:MAE,
     "Hide, encode, decode, compare"
     values,valid = self.pixels(x, bands)
     if self.predict_ratio < 1: generator = self.draw(len(values), generator)
-    mask,keep = self.choose_mask(valid, mask, generator)
+    keep,mask = self.n_shown(mask, len(values)),self.choose_mask(valid, mask, generator)
     visible,hidden = split_tokens(mask, keep)
     if self.predict_ratio < 1:
         hidden = self.sample_hidden(hidden, generator, valid.any(-1))
@@ -258,7 +263,7 @@ def interpolate_statistics(self:BandEncoder,
     known = weight.sum(-1, keepdim=True) > 0
     return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
 
-# %% ../../nbs/22_models.mae.ipynb #e9355d4c
+# %% ../../nbs/22_models.mae.ipynb #38084022
 @patch
 def usual_noise(self:BandEncoder, B):
     "The numbers that masks of figures are made from: the same every time"
@@ -298,7 +303,7 @@ def reconstruct(self:MAE,
 ):              # (B,C,H,W) of the model's bands, in the units of x
     "The image with hidden and missing pixels predicted, visible ones as they are"
     values,valid = self.pixels(x, bands)
-    mask,keep = self.choose_mask(valid, mask, self.usual_noise(len(values)))
+    keep,mask = self.n_shown(mask, len(values)),self.choose_mask(valid, mask, self.usual_noise(len(values)))
     pred = self.predict_patches(values, valid, mask, keep, coords)
     rank = (~mask).cumsum(1) - 1                                    # of visible patches: 0,1,2...
     for turn in range(4 if keep > 1 and not (valid | mask[...,None]).all() else 0):

@@ -18,7 +18,7 @@ from .encoder import BandEncoder
 from .mae import LOSSES, MaskedOutput
 from .masking import patchify, spread_units, units_from_noise, unpatchify
 
-# %% ../../nbs/23_models.simmim.ipynb #c79c914b
+# %% ../../nbs/23_models.simmim.ipynb #795facc7
 class SimMIM(BandEncoder):
     "SimMIM (Xie et al. 2022) for images with named bands and missing pixels"
     def __init__(self,
@@ -38,6 +38,7 @@ class SimMIM(BandEncoder):
         norm_pix_loss:bool=False,          # Predict patches normalised by their own mean and variance?
         scaling=None,                      # Pixels to scaled pixels; None leaves them
         window_size:int=None,              # Tokens on the side of a Swin's window; None: its name says it
+        shared_bias:bool=True,             # Do the blocks of a beit share one table of relative positions? Fine-tuned ones do not
         **other,                           # Other arguments of `BandEncoder`: positions, norm_eps, sky_token, ...
     ):
         config = {k: v for k,v in locals().items() if k not in ('self','scaling','other','__class__')} | other
@@ -51,7 +52,7 @@ class SimMIM(BandEncoder):
         self.set_masking(mask_in, per_band, mask_ratio, mask_unit or stride)
         if loss.lower() not in LOSSES: raise InputError(f'loss is {loss!r}; it must be one of {", ".join(LOSSES)}')
         self.encoder,self.norm_pix_loss,self.loss = encoder,norm_pix_loss,loss.lower()
-        if encoder == 'beit': self.build_beit(depth, num_heads, mlp_ratio)
+        if encoder == 'beit': self.build_beit(depth, num_heads, mlp_ratio, shared_bias)
         if swin: self.take_swin(swin)
         self.mask_token = nn.Parameter(torch.zeros(1,1,embed_dim)) if mask_in == 'tokens' else None
         self.head = nn.Conv2d(self.embed_dim, stride**2*len(self.bands), 1)
@@ -76,18 +77,19 @@ def set_masking(self:SimMIM, mask_in, per_band, mask_ratio, unit):
     self.mask_in,self.per_band,self.mask_ratio,self.mask_unit = mask_in,per_band,_ratios(mask_ratio),unit
     self.units = H//unit, W//unit
 
-# %% ../../nbs/23_models.simmim.ipynb #d1826cbd
+# %% ../../nbs/23_models.simmim.ipynb #aba873f4
 @patch
-def build_beit(self:SimMIM, depth, num_heads, mlp_ratio):
+def build_beit(self:SimMIM, depth, num_heads, mlp_ratio, shared_bias):
     "A ViT with shared relative positions and layer scale, as in BEiT"
     if self.embed_dim % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
     norm = partial(nn.LayerNorm, eps=self.norm_eps)
     self.pos_embed,self.num_heads = None,num_heads
-    self.rel_pos_bias = beit.RelativePositionBias(self.grid, num_heads)
-    self.blocks = nn.ModuleList([beit.Block(self.embed_dim, num_heads, qkv_bias=True, mlp_ratio=mlp_ratio, init_values=0.1,
-                                            norm_layer=norm) for _ in range(depth)])
+    self.rel_pos_bias = beit.RelativePositionBias(self.grid, num_heads) if shared_bias else None
+    block = partial(beit.Block, self.embed_dim, num_heads, qkv_bias=True, mlp_ratio=mlp_ratio, init_values=0.1, norm_layer=norm,
+                    window_size=None if shared_bias else self.grid)
+    self.blocks = nn.ModuleList([block() for _ in range(depth)])
 
-# %% ../../nbs/23_models.simmim.ipynb #aaf11ae5
+# %% ../../nbs/23_models.simmim.ipynb #00bba3fa
 def make_swin(name, img_size, embed_dim, depth, num_heads, mlp_ratio, window_size):
     "timm's Swin of that name; stages given as lists overrule the name"
     if not name.startswith('swin_') or not timm.is_model(name):
@@ -115,7 +117,7 @@ def attend(self:SimMIM,
     "Run the encoder over all tokens"
     if self.encoder == 'vit': return BandEncoder.attend(self, tokens, coords)
     if self.encoder == 'beit':
-        x,bias = torch.cat([self.prefix(len(tokens), coords), tokens], dim=1),self.rel_pos_bias()
+        x,bias = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1),self.rel_pos_bias() if self.rel_pos_bias else None
         for block in self.blocks: x = self.run_block(block, x, bias)
         return self.norm(x)
     if coords is not None: raise InputError('This model has no sky-position token: leave coords out')

@@ -7,32 +7,40 @@ Docs: https://astromask.github.io/astromask/train.callbacks.html.md"""
 # %% auto #0
 __all__ = ['Pretext', 'pretext_loss', 'warmup_cosine', 'WarmupCosine', 'SafeStep', 'History', 'Checkpoints', 'Stop', 'Figures']
 
-# %% ../../nbs/41_train.callbacks.ipynb #9b9d99bd
+# %% ../../nbs/41_train.callbacks.ipynb #f1cba80a
 import csv, io, math, time, torch
 from fastcore.basics import patch
 from fastai.callback.core import Callback, CancelFitException, CancelTrainException
 from fastai.callback.training import GradientClip
 from ..core import AstroMaskError, InputError, RunDir, log, uniform, write_atomic
-from ..data.augment import dihedral
-from ..models.masking import mask_from_noise
+from ..data.augment import dihedral, drop_bands
 from ..plots import history_figure, reconstruction_figure
 from .checkpoint import save_checkpoint
 
-# %% ../../nbs/41_train.callbacks.ipynb #918e2ce9
+# %% ../../nbs/41_train.callbacks.ipynb #affd032e
 class Pretext(Callback):
     "Turn and mask every object of a batch, as (seed, epoch, id) say"
     order = 1
     def __init__(self,
-        seed:int=0,         # The run's seed
-        augment=dihedral,   # (x, seed, epoch, ids) -> x; None leaves training images as they are
-    ): self.seed,self.augment = seed,augment
+        seed:int=0,            # The run's seed
+        augment=dihedral,      # (x, seed, epoch, ids) -> x; None leaves training images as they are
+        band_dropout:float=0., # Probability that an object in training loses a band
+        coords=None,           # (N,2) right ascension and declination of all rows, on the device
+    ): self.seed,self.augment,self.band_dropout,self.coords = seed,augment,band_dropout,coords
+
+    def change(self, planes, rows):
+        "Training images, and their inverse variances where they come along"
+        x,*ivar = planes
+        if self.augment: x,*ivar = self.augment(torch.cat(planes, dim=1), self.seed, self.epoch, rows).split(x.shape[1], dim=1)
+        if self.band_dropout: x = drop_bands(x, self.seed, self.epoch, rows, self.band_dropout)
+        return x,*ivar
 
     def before_batch(self):
-        x,(rows,) = self.xb[0],self.yb
+        rows, = self.yb
+        x,*ivar = self.change(self.xb, rows) if self.training else self.xb
         epoch,stream = (self.epoch,'mask') if self.training else (0,'valid')
-        if self.training and self.augment: x = self.augment(x, self.seed, epoch, rows)
-        noise = uniform(self.seed, epoch, rows, self.model.n_patches, stream)
-        self.learn.xb = (x, None, None, noise)
+        noise = uniform(self.seed, epoch, rows, self.model.n_noise, stream)
+        self.learn.xb = (x, None, None, noise, *ivar) if self.coords is None else (x, None, None, noise, *(ivar or [None]), self.coords[rows])
 
 def pretext_loss(
     out,  # `MaskedOutput`
@@ -180,7 +188,7 @@ class Stop(Callback):
     def after_epoch(self):
         if self.learn.time_is_up(): raise CancelFitException()
 
-# %% ../../nbs/41_train.callbacks.ipynb #c7829485
+# %% ../../nbs/41_train.callbacks.ipynb #799a2e74
 class Figures(Callback):
     "Redraw the reconstruction and the history every few minutes and at the end"
     order = 75
@@ -195,12 +203,12 @@ class Figures(Callback):
 
     def draw(self):
         "Draw now; gives the reconstruction"
-        x,rows = next(iter(self.learn.dls.valid))
-        x,m = x[:self.n].to(self.learn.dls.device),self.learn.model
-        noise = uniform(self.learn.seed, 0, rows[:self.n].to(x.device), m.n_patches, 'valid')
-        mask = mask_from_noise(noise, m.mask_ratio, m.pixels(x)[1].any(-1))
-        shown = [o.cpu().numpy() for o in (x, mask, m.reconstruct(x, mask))]
-        figure = reconstruction_figure(*shown, m.patch_size, bands=m.bands)
+        x,*_,rows = next(iter(self.learn.dls.valid))
+        x,rows,m = x[:self.n].to(self.learn.dls.device),rows[:self.n].to(self.learn.dls.device),self.learn.model
+        coords = None if self.learn.pretext.coords is None else self.learn.pretext.coords[rows]
+        mask = m.choose_mask(m.pixels(x)[1], None, uniform(self.learn.seed, 0, rows, m.n_noise, 'valid'))
+        shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
+        figure = reconstruction_figure(*shown, bands=m.bands)
         self.run_dir.savefig(figure, 'reconstruction')
         self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
         self.last = time.monotonic()
