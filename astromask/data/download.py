@@ -7,8 +7,8 @@ Docs: https://astromask.github.io/astromask/data.download.html.md"""
 # %% auto #0
 __all__ = ['FetchError', 'locked', 'download']
 
-# %% ../../nbs/09_data.download.ipynb #f5720b51
-import fcntl, hashlib, os, re, shutil, socket, sys, time
+# %% ../../nbs/09_data.download.ipynb #bbb373c6
+import fcntl, hashlib, json, os, re, shutil, socket, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 import requests
@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError
 from ..core import (AstroMaskError, DataError, InputError, StorageError, Unfinished, log, read_json, storage_errors,
                             sync_dir, utc_now, write_json)
 
-# %% ../../nbs/09_data.download.ipynb #e48a9235
+# %% ../../nbs/09_data.download.ipynb #821607db
 class FetchError(AstroMaskError):
     "Something could not be fetched, and asking again will not help"
 
@@ -40,11 +40,11 @@ def _network():
 
 def _plain(e):
     "The part of an error that people can read"
-    names = {'ReadTimeout': 'no answer in time', 'ConnectTimeout': 'no connection in time', 'ReadTimeoutError': 'no bytes in time',
-             'ConnectionError': 'no connection', 'ProtocolError': 'the connection broke', 'IncompleteRead': 'the connection broke'}
+    names = dict(ReadTimeout='no answer in time', ConnectTimeout='no connection in time', ReadTimeoutError='no bytes in time',
+                 ConnectionError='no connection', ProtocolError='the connection broke', IncompleteRead='the connection broke')
     return names.get(type(e).__name__) or ' '.join(str(e).split())[:160] or type(e).__name__
 
-# %% ../../nbs/09_data.download.ipynb #18ca34a9
+# %% ../../nbs/09_data.download.ipynb #2099188a
 def _validator(headers):
     "What tells one version of a file from another: a strong ETag, or the date"
     tag = headers.get('ETag', '')
@@ -56,7 +56,7 @@ def _ask(session, url, start, validator, patience):
     if start: headers['Range'] = f'bytes={start}-'
     if start and validator: headers['If-Range'] = validator
     r = session.get(url, headers=headers, stream=True, timeout=(min(patience, 20), patience))
-    if url.startswith('https:') and not r.url.startswith('https:'): raise _Refused(f'it sends us on to {r.url}, which is not secure')
+    if url.startswith('https:') and not r.url.startswith('https:'): raise _Refused(f'it leads to {r.url}, which is not secure')
     if r.status_code in (408,425,429) or r.status_code >= 500: raise _Again(f'status {r.status_code}', _retry_after(r))
     if r.status_code not in (200,206,416): raise _Refused(f'status {r.status_code} {r.reason}')
     if r.headers.get('Content-Encoding', 'identity') != 'identity': raise _Refused('it sends the file compressed')
@@ -96,7 +96,7 @@ class _Part:
     def clear(self):
         for p in (self.path,self.note): p.unlink(missing_ok=True)
 
-# %% ../../nbs/09_data.download.ipynb #2efca8b1
+# %% ../../nbs/09_data.download.ipynb #26411afc
 _OVERLAP = 1 << 16
 
 def _changed(part):
@@ -109,11 +109,7 @@ def _compare(f, piece, have):
     if old != piece[:len(old)]: return None
     return piece[len(old):]
 
-def _put(f, piece, path):
-    with storage_errors(path):
-        while piece: piece = piece[f.write(piece):]
-
-# %% ../../nbs/09_data.download.ipynb #85d0dc8d
+# %% ../../nbs/09_data.download.ipynb #634a4f4a
 def _pieces(r, patience):
     "The body as it comes"
     since,got = time.monotonic(),0
@@ -127,14 +123,14 @@ def _pieces(r, patience):
 def _write(part, r, at, total, patience, meter):
     "Add the body of an answer, which begins at byte `at`, to the part"
     have = part.size
-    with open(part.path, 'r+b', buffering=0) as f:
+    with storage_errors(part.path), open(part.path, 'r+b', buffering=0) as f:
         f.seek(at)
         for piece in _pieces(r, patience):
             if f.tell() < have: piece = _compare(f, piece, have)
             if piece is None: raise _changed(part)
-            _put(f, piece, part.path)
+            while piece: piece = piece[f.write(piece):]
             meter(f.tell())
-        with storage_errors(part.path): os.fsync(f.fileno())
+        os.fsync(f.fileno())
     if total is not None and part.size < total: raise _Again(f'the connection ended at byte {part.size} of {total}')
     if total is not None and part.size > total: raise _changed(part)
 
@@ -167,12 +163,12 @@ def _attempt(url, part, checksum, patience, meter):
         _write(part, r, at, total, patience, meter)
     return at > 0
 
-# %% ../../nbs/09_data.download.ipynb #0cb78211
+# %% ../../nbs/09_data.download.ipynb #f266652c
 def _file_address(session, url, patience):
     "The address of the file itself; girder+URL is an item with one file"
     if not url.startswith('girder+'): return url
     r = _ask(session, url[7:]+'/files', 0, '', patience)
-    try: found = [o['_id'] for o in r.json()]
+    try: found = [o['_id'] for o in json.loads(r.raw.read(1 << 20))]
     except (ValueError,TypeError,KeyError) as e: raise _Refused('it does not answer as a Girder server does') from e
     if len(found) != 1: raise _Refused(f'the item holds {len(found)} files instead of one')
     return f'{url[7:].rsplit("/item/", 1)[0]}/file/{found[0]}/download'
@@ -206,24 +202,26 @@ def _fault(found, name, checksum):
     magic = _MAGIC.get(Path(name).suffix.lower(), b'')
     if not checksum and not first.startswith(magic): return f'what came is no {Path(name).suffix} file{page}'
 
-# %% ../../nbs/09_data.download.ipynb #755b3f2f
+# %% ../../nbs/09_data.download.ipynb #5aafb11d
 def _record(path): return path.with_name(f'{path.name}.source.json')
 
 def _is_there(path, checksum):
     "Is the file there already? One that is not the published one is an error"
     if not path.exists(): return False
+    if not path.is_file(): raise InputError(f'{path} is a folder: give --out another one')
     try: was = read_json(_record(path))
     except AstroMaskError: was = {}
     s = path.stat()
     if was.get('checksum') == checksum and was.get('size') == s.st_size and was.get('mtime_ns') == s.st_mtime_ns: return True
     fault = _fault(path, path.name, checksum)
-    if fault: raise DataError(f'{path} is there, but {fault.replace("what came", "it")}: move it away and run the same command again')
-    return True
+    if not fault: return True
+    raise DataError(f'{path} is there, but {fault.replace("what came", "it")}: move it away and run the same command again')
 
 def _finish(part, path, url, checksum):
     "Give the file its name"
     s,sha = part.path.stat(),_digest(part.path, 'sha256')
-    write_json(_record(path), dict(url=url, fetched=utc_now(), checksum=checksum, sha256=sha, size=s.st_size, mtime_ns=s.st_mtime_ns))
+    write_json(_record(path), dict(url=url, fetched=utc_now(), checksum=checksum, sha256=sha, size=s.st_size,
+                                   mtime_ns=s.st_mtime_ns))
     if not checksum: log.info(f'no checksum of {path.name} is published; its sha256 is {sha}')
     with storage_errors(path):
         os.replace(part.path, path)

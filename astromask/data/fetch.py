@@ -19,7 +19,7 @@ from .cutouts import Cutouts
 from .download import FetchError, download, locked
 from .layouts import Galaxy10DECaLS, band_names
 
-# %% ../../nbs/17_data.fetch.ipynb #d162182c
+# %% ../../nbs/17_data.fetch.ipynb #bc05e476
 @dataclass(frozen=True)
 class FileSource:
     "A data set that is one file"
@@ -41,6 +41,7 @@ class HubSource:
     survey:str = None    # The survey, if it is one that we know
     labels:tuple = ()    # What the numbers in the column of labels mean
     size:str = ''        # About
+    n:int = None         # Rows, where the caller does not say; None is all
 
 # %% ../../nbs/17_data.fetch.ipynb #8361d2ee
 _zenodo,_toronto = 'https://zenodo.org/records/{}/files/{}','https://www.astro.utoronto.ca/~hleung/shared/Galaxy10/{}'
@@ -61,7 +62,7 @@ sources = {
         '659,857 SDSS galaxies in u,g,r,i,z of 64 x 64 pixels, with redshifts (no published checksum)', 'sdss.npz',
         ('girder+https://deepdip.iap.fr/api/v1/item/60ef1e05be2b8ebb048d951d',), size='<= 54 GB')}
 
-# %% ../../nbs/17_data.fetch.ipynb #ed17a49d
+# %% ../../nbs/17_data.fetch.ipynb #a4bc2ece
 _mmu = 'MultimodalUniverse/'
 
 sources |= {
@@ -71,14 +72,16 @@ sources |= {
     'mmu-gz10': HubSource(
         'Galaxy10 DECaLS with redshifts, Multimodal Universe', _mmu+'gz10', image='rgb_image', rgb=('z','r','g'),
         survey='legacy', labels=Galaxy10DECaLS.class_names, size='2.5 GB'),
-    'mmu-hsc': HubSource('HSC deep and ultradeep fields, g,r,i,z,y of 160 x 160 pixels', _mmu+'hsc', survey='hsc'),
-    'mmu-legacysurvey': HubSource('Legacy Surveys DR10, g,r,i,z of 160 x 160 pixels', _mmu+'legacysurvey', 'dr10_south_21', survey='legacy'),
-    'mmu-jwst': HubSource('JWST NIRCam deep fields; the bands differ from field to field: choose with --bands', _mmu+'jwst')}
+    'mmu-hsc': HubSource('HSC deep fields, g,r,i,z,y of 160 x 160 pixels', _mmu+'hsc', survey='hsc', n=1000),
+    'mmu-legacysurvey': HubSource(
+        'Legacy Surveys DR10, g,r,i,z of 160 x 160 pixels', _mmu+'legacysurvey', 'dr10_south_21', survey='legacy', n=1000),
+    'mmu-jwst': HubSource(
+        'JWST NIRCam deep fields; bands differ from field to field: choose with --bands', _mmu+'jwst', n=1000)}
 
-# %% ../../nbs/17_data.fetch.ipynb #16cc6567
+# %% ../../nbs/17_data.fetch.ipynb #ce830133
 def list_sources()->str: # One line for each
     "What can be fetched"
-    rows = [(k, s.size or 'as asked', s.what) for k,s in sources.items()]
+    rows = [(k, s.size or f'{s.n:,} rows', s.what) for k,s in sources.items()]
     return '\n'.join(f'{k:<22} {size:>9}  {what}' for k,size,what in rows)
 
 # %% ../../nbs/17_data.fetch.ipynb #5d7ad905
@@ -91,7 +94,7 @@ def _planes(image):
     if len(set(names)) < len(names): names = [str(o['band']).lower() for o in image]
     return dict(zip(names, image))
 
-# %% ../../nbs/17_data.fetch.ipynb #cc0985ab
+# %% ../../nbs/17_data.fetch.ipynb #6bf4379d
 def _first(o, *names): return next((o[k] for k in names if o.get(k) is not None), None)
 
 def _plane(o):
@@ -110,7 +113,7 @@ def _multiband(image, bands, what):
     "(C,H,W) pixels and inverse variance of a row; NaN and 0 where missing"
     found = _planes(image)
     planes = {b: _plane(found[b]) for b in bands if b in found}
-    if not planes: raise DataError(f'{what} has none of the bands {", ".join(bands)}; it has {", ".join(found)}: choose among these')
+    if not planes: raise DataError(f'{what} has no band of {", ".join(bands)}; it has {", ".join(found)}: choose among these')
     shapes = {x.shape for x,_ in planes.values()}
     if len(shapes) > 1: raise DataError(f'{what} has bands of several sizes, {sorted(shapes)}: choose those of one size')
     blank = np.full(shapes.pop(), np.nan, np.float32)
@@ -118,10 +121,10 @@ def _multiband(image, bands, what):
     if any(w is None for _,w in planes.values()): return x,None
     return x,np.stack([planes[b][1] if b in planes else np.nan_to_num(blank) for b in bands])
 
-# %% ../../nbs/17_data.fetch.ipynb #b106acfa
+# %% ../../nbs/17_data.fetch.ipynb #fa5d8ac0
 def _colour(image, stored, bands, what):
     x = np.asarray(image)
-    if x.ndim != 3 or x.shape[-1] != len(stored): raise DataError(f'{what} is an image of shape {x.shape}, not of {len(stored)} colours')
+    if x.ndim != 3 or x.shape[-1] != len(stored): raise DataError(f'{what}: an image of shape {x.shape}, not of {len(stored)} colours')
     return np.moveaxis(x, -1, 0)[[stored.index(b) for b in bands]],None
 
 def _choose_bands(s, wanted, image):
@@ -132,10 +135,11 @@ def _choose_bands(s, wanted, image):
     if unknown: raise InputError(f'{s.repo} has no band {", ".join(unknown)}; it has {", ".join(there)}: choose among these')
     return tuple(wanted)
 
-# %% ../../nbs/17_data.fetch.ipynb #df191e1e
+# %% ../../nbs/17_data.fetch.ipynb #fe2aa427
 def _cells(row, image):
     "What of a row the catalogue keeps"
-    row = {k: v.item() if isinstance(v, (np.generic,np.ndarray)) and np.size(v) == 1 else v for k,v in row.items() if k != image}
+    def plain(v): return v.item() if isinstance(v, (np.generic,np.ndarray)) and np.size(v) == 1 else v
+    row = {k: plain(v) for k,v in row.items() if k != image}
     return {k: v for k,v in row.items() if isinstance(v, (bool,int,float,str))}
 
 def _catalog(rows, labels):
@@ -181,10 +185,10 @@ class _Blocks:
 
     def last(self): return next(self.read('note', self.files[-1:]), {})
 
-# %% ../../nbs/17_data.fetch.ipynb #24cbeccc
+# %% ../../nbs/17_data.fetch.ipynb #6e805688
 def _load(repo, config, split):
     try: from datasets import load_dataset
-    except ImportError: raise InputError("Tables of the hub need the package `datasets`: pip install 'astromask[fetch]'") from None
+    except ImportError: raise InputError("Tables of the hub need `datasets`: pip install 'astromask[fetch]'") from None
     return load_dataset(repo, name=config, split=split, streaming=True).with_format('numpy')
 
 def _rows(s, split=None, position=None):
@@ -205,7 +209,7 @@ def _hub(repo):
         if lasting: raise FetchError(f'{repo} cannot be read ({why}): see its page on huggingface.co') from e
         raise Unfinished(f'{repo} has not come yet ({why}): the same command goes on after the last block of rows') from e
 
-# %% ../../nbs/17_data.fetch.ipynb #990d75da
+# %% ../../nbs/17_data.fetch.ipynb #50bade68
 def _read_block(s, block, bands, first):
     "Arrays and catalogue rows of a block"
     images,rows = [],[]
@@ -214,7 +218,7 @@ def _read_block(s, block, bands, first):
         images.append(_colour(row[s.image], s.rgb, bands, what) if s.rgb else _multiband(row[s.image], bands, what))
         rows.append(_cells(row, s.image) | (dict(split=split) if len(s.splits) > 1 else {}))
     shapes = {x.shape for x,_ in images}
-    if len(shapes) > 1: raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}: they cannot become one file')
+    if len(shapes) > 1: raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
     arrays = dict(images=np.stack([x for x,_ in images]))
     if all(w is not None for _,w in images): arrays['ivar'] = np.stack([w for _,w in images])
     return arrays,rows
@@ -233,7 +237,7 @@ def _stream(s, blocks, n, wanted, size):
         blocks.add(arrays, dict(split=split, position=position(), bands=bands, count=count, rows=cells))
         log.info(f'{s.repo}: {count} rows')
 
-# %% ../../nbs/17_data.fetch.ipynb #ac1273d0
+# %% ../../nbs/17_data.fetch.ipynb #a18a56a1
 def fetch_hub(
     s,           # A `HubSource`
     path,        # The cutout file to be written
@@ -260,8 +264,8 @@ def _is_done(path, about):
     try:
         with h5py.File(path, 'r') as f: was = json.loads(f.attrs['provenance'])
     except (OSError,KeyError,ValueError,TypeError): was = None
-    if was != about: raise InputError(f'{path} is there, but it is not what was asked for ({was}): move it away, or give --out another folder')
-    return True
+    if was == about: return True
+    raise InputError(f'{path} is there, but is not what was asked for ({was}): move it away, or give --out another folder')
 
 def _assemble(s, blocks, path, about):
     notes = list(blocks.read('note'))
@@ -271,16 +275,16 @@ def _assemble(s, blocks, path, about):
                   ivar=blocks.read('ivar') if ivar else None, dtype='float16' if eight else 'float32',
                   unit='8-bit colour image' if eight else '')
 
-# %% ../../nbs/17_data.fetch.ipynb #eaa6637e
+# %% ../../nbs/17_data.fetch.ipynb #77a2e7f9
 def fetch(
     name:str,      # One of `sources`
     out='data',    # The folder
-    n:int=None,    # Rows of a table; None takes all
+    n:int=None,    # Rows of a table; None takes as many as its source says
     bands=None,    # Bands of a table; None takes all
 )->Path:           # The file
     "Get a public data set"
     if name not in sources: raise InputError(f'No data set is called {name!r}; known are {", ".join(sources)}')
     s = sources[name]
-    if isinstance(s, HubSource): return fetch_hub(s, Path(out)/f'{name}.h5', n, bands)
+    if isinstance(s, HubSource): return fetch_hub(s, Path(out)/f'{name}.h5', n or s.n, bands)
     if n is not None or bands is not None: raise InputError(f'{name} is one file and comes whole: leave --n and --bands out')
     return download(s.urls, Path(out)/s.file, s.checksum)
