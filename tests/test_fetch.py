@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         tag = mood.get('tag', f'"{hashlib.md5(whole).hexdigest()}"')
         changed = self.headers.get('If-Range') not in (None, tag)
         a = int(asked[6:-1]) if asked and not changed and not mood.get('no_range') else 0
-        if a >= len(whole): return self.head(416, Content_Range=f'bytes */{len(whole)}', Content_Length=0)
+        if asked and a >= len(whole): return self.head(416, Content_Range=f'bytes */{len(whole)}', Content_Length=0)
         more = dict(Content_Range=f'bytes {a + mood.get("shift", 0)}-{len(whole)-1}/{len(whole)}') if a else {}
         if tag: more['ETag'] = tag
         length = mood.get('length', len(whole)-a)
@@ -96,7 +96,7 @@ def test_bad_once_then_good(tmp_path, mood):
 
 @pytest.mark.parametrize('mood,error,says', [
     (dict(status=500), Unfinished, 'status 500.*0 B are here'), (dict(delay=0.5), Unfinished, 'no answer in time'),
-    (dict(step=10, pause=0.05), Unfinished, r'only \d+ bytes came'), (dict(length=len(GOOD)+9), Unfinished, 'connection'),
+    (dict(step=10, pause=0.05), Unfinished, r'only \d+ bytes came'), (dict(length=len(GOOD)+9), Unfinished, 'not the one that was begun'),
     (dict(cut=100_000, no_range=True), Unfinished, 'same command goes on'), (dict(status=404), FetchError, 'status 404'),
     (dict(status=403), FetchError, 'status 403'), (dict(length=1000), FetchError, 'not the published'),
     (dict(content=OTHER), FetchError, 'not the published'), (dict(content=b'<html>'), FetchError, 'it is a web page'),
@@ -216,6 +216,11 @@ def test_killed_while_another_waits(tmp_path):
         first.wait()
         assert s.asked == [None, f'bytes={200_000-(1 << 16)}-']
     assert path.read_bytes() == GOOD and left(tmp_path) == ['a.h5', 'a.h5.source.json']
+
+def test_progress(capsys):
+    with module._meter('a.h5', every=0) as meter:
+        for n in (0, 1 << 30): meter(n, 5 << 29)
+    assert capsys.readouterr().out.splitlines()[1].startswith('a.h5: 1 GiB of 2.5 GiB, ')
 
 def test_girder(tmp_path):
     class Girder(Handler):
