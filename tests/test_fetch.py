@@ -72,7 +72,7 @@ def get(urls, path, checksum=sha(GOOD), tries=4, **kw): return download(urls, pa
 
 def left(folder): return sorted(p.name for p in Path(folder).iterdir())
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cuts=st.lists(st.integers(0, len(GOOD)), max_size=3), tag=st.booleans(), no_range=st.booleans(), known=st.booleans(),
        change=st.booleans())
 def test_cut_anywhere(cuts, tag, no_range, known, change):
@@ -216,6 +216,20 @@ def test_killed_while_another_waits(tmp_path):
         first.wait()
         assert s.asked == [None, f'bytes={200_000-(1 << 16)}-']
     assert path.read_bytes() == GOOD and left(tmp_path) == ['a.h5', 'a.h5.source.json']
+
+def test_killed_at_any_time(tmp_path):
+    "Whenever it is killed, the file is whole or not there, and the bytes that came are not lost"
+    path,part,rng = tmp_path/'a.h5',tmp_path/'.a.h5.part',np.random.default_rng(0)
+    with serving(step=4000, pause=0.004) as s:
+        for share in rng.uniform(0, 1, 8):
+            p,had = child(s, path),part.stat().st_size if part.exists() else 0
+            goal = had + share*(len(GOOD)-had)/2
+            until(lambda: p.poll() is not None or (part.exists() and part.stat().st_size > goal))
+            p.kill()
+            p.communicate()
+            assert not path.exists() and part.stat().st_size > had
+    with serving() as s: assert get(s.url, path).read_bytes() == GOOD
+    assert left(tmp_path) == ['a.h5', 'a.h5.source.json'] and s.asked[0]
 
 def test_progress(capsys):
     with module._meter('a.h5', every=0) as meter:

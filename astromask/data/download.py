@@ -109,7 +109,7 @@ def _compare(f, piece, have):
     if old != piece[:len(old)]: return None
     return piece[len(old):]
 
-# %% ../../nbs/09_data.download.ipynb #634a4f4a
+# %% ../../nbs/09_data.download.ipynb #99423390
 def _pieces(r, patience):
     "The body as it comes"
     since,got = time.monotonic(),0
@@ -129,12 +129,12 @@ def _write(part, r, at, total, patience, meter):
             if f.tell() < have: piece = _compare(f, piece, have)
             if piece is None: raise _changed(part)
             while piece: piece = piece[f.write(piece):]
-            meter(f.tell())
+            meter(f.tell(), total)
         os.fsync(f.fileno())
     if total is not None and part.size < total: raise _Again(f'the connection ended at byte {part.size} of {total}')
     if total is not None and part.size > total: raise _changed(part)
 
-# %% ../../nbs/09_data.download.ipynb #30003dc6
+# %% ../../nbs/09_data.download.ipynb #8d3b9512
 def _check_space(path, need):
     free = shutil.disk_usage(path.parent).free
     if need > free:
@@ -152,7 +152,7 @@ def _attempt(url, part, checksum, patience, meter):
     same = about.get('url') == url
     start = max(0, have-_OVERLAP) if same or checksum else 0
     with _network(), requests.Session() as s:
-        r = _ask(s, _file_address(s, url, patience), start, about.get('validator') if same else '', patience)
+        r = _ask(s, _file_address(s, url, patience), start, about.get('validator', '') if same else '', patience)
         (at,total),validator = _position(r),_validator(r.headers)
         known = about.get('size') if at else None
         if at not in (0,start) or (at and same and validator != about.get('validator', '')): raise _changed(part)
@@ -202,7 +202,7 @@ def _fault(found, name, checksum):
     magic = _MAGIC.get(Path(name).suffix.lower(), b'')
     if not checksum and not first.startswith(magic): return f'what came is no {Path(name).suffix} file{page}'
 
-# %% ../../nbs/09_data.download.ipynb #5aafb11d
+# %% ../../nbs/09_data.download.ipynb #d96cd1a2
 def _record(path): return path.with_name(f'{path.name}.source.json')
 
 def _is_there(path, checksum):
@@ -219,7 +219,8 @@ def _is_there(path, checksum):
 
 def _finish(part, path, url, checksum):
     "Give the file its name"
-    s,sha = part.path.stat(),_digest(part.path, 'sha256')
+    s,(kind,_,sha) = part.path.stat(),checksum.lower().partition(':')
+    if kind != 'sha256': sha = _digest(part.path, 'sha256')
     write_json(_record(path), dict(url=url, fetched=utc_now(), checksum=checksum, sha256=sha, size=s.st_size,
                                    mtime_ns=s.st_mtime_ns))
     if not checksum: log.info(f'no checksum of {path.name} is published; its sha256 is {sha}')
@@ -265,22 +266,27 @@ def locked(
         lock.unlink(missing_ok=True)
         os.close(fd)
 
-# %% ../../nbs/09_data.download.ipynb #4655013c
+# %% ../../nbs/09_data.download.ipynb #2724d56d
 @contextmanager
 def _meter(name, every=10.):
-    "Gives a function to be called with the number of bytes that are there"
+    "Gives a function to be called with the bytes that are there, and those of the whole (None if unknown)"
     if sys.stderr.isatty():
         from tqdm import tqdm
-        with tqdm(desc=name, unit='B', unit_scale=True) as bar: yield lambda n: bar.update(n-bar.n)
-        return
+        with tqdm(desc=name, unit='B', unit_scale=True) as bar:
+            def show(n, total):
+                bar.total,bar.initial = total,bar.initial or n
+                bar.update(n-bar.n)
+            yield show
+            return
     start = last = None
-    def show(n):
+    def show(n, total):
         nonlocal start,last
         now = time.monotonic()
         start,last = start or (now,n),last or now
         if now-last < every: return
-        last = now
-        print(f'{name}: {_bytes(n)}, {_bytes((n-start[1])/(now-start[0]))}/s', flush=True)
+        last,rate = now,(n-start[1])/max(now-start[0], 1e-9)
+        left = f' of {_bytes(total)}, {(total-n)/rate:.0f} s left' if total and rate > 0 else ''
+        print(f'{name}: {_bytes(n)}{left} ({_bytes(rate)}/s)', flush=True)
     yield show
 
 # %% ../../nbs/09_data.download.ipynb #edb39265

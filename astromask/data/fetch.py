@@ -135,10 +135,10 @@ def _choose_bands(s, wanted, image):
     if unknown: raise InputError(f'{s.repo} has no band {", ".join(unknown)}; it has {", ".join(there)}: choose among these')
     return tuple(wanted)
 
-# %% ../../nbs/17_data.fetch.ipynb #fe2aa427
+# %% ../../nbs/17_data.fetch.ipynb #5cbf6995
 def _cells(row, image):
     "What of a row the catalogue keeps"
-    def plain(v): return v.item() if isinstance(v, (np.generic,np.ndarray)) and np.size(v) == 1 else v
+    def plain(v): return v.item() if isinstance(v, (np.generic,np.ndarray)) and np.ndim(v) == 0 else v
     row = {k: plain(v) for k,v in row.items() if k != image}
     return {k: v for k,v in row.items() if isinstance(v, (bool,int,float,str))}
 
