@@ -47,7 +47,7 @@ def embedded(t, x):
     w = t['patch_embed.proj.weight']
     return patches(x, w.shape[-1]) @ w.permute(0,2,3,1).flatten(1).T + t['patch_embed.proj.bias']
 
-def mae(t, x, mask, heads, decoder_heads, norm_pix, eps=1e-6):
+def mae(t, x, mask, heads, decoder_heads, norm_pix, eps=1e-6, ddof=1):
     "Loss and predictions of He et al. (2022)"
     n = t['pos_embed'].shape[1] - mask.shape[1]
     L,seen = mask.shape[1],[torch.nonzero(~row)[:,0] for row in mask]
@@ -63,7 +63,7 @@ def mae(t, x, mask, heads, decoder_heads, norm_pix, eps=1e-6):
     z = torch.stack(full) + t['decoder_pos_embed']
     for i in range(depth(t, 'decoder_blocks')): z = block(z, t, f'decoder_blocks.{i}', decoder_heads, eps)
     pred,target = linear(norm(z, t, 'decoder_norm', eps), t, 'decoder_pred')[:,1:], patches(x, t['patch_embed.proj.weight'].shape[-1])
-    if norm_pix: target = (target-target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True)+1e-6)**.5
+    if norm_pix: target = (target-target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True, correction=ddof)+1e-6)**.5
     return ((pred-target)**2).mean(-1)[mask].mean(), pred
 
 def tensors(shapes, seed=0):
@@ -109,11 +109,11 @@ def learning(t): return {k: v.clone().requires_grad_(v.is_floating_point()) for 
 
 def some_mask(L, k, B=2, seed=3): return torch.rand(B, L, generator=torch.Generator().manual_seed(seed)).argsort(1) < k
 
-def check_mae(t, m, norm_pix, eps=1e-6, decoder_heads=2):
+def check_mae(t, m, norm_pix, eps=1e-6, decoder_heads=2, ddof=1):
     g,(H,W) = torch.Generator().manual_seed(1),m.img_size
     x,mask = torch.randn(2, len(m.bands), H, W, generator=g), some_mask(m.n_patches, m.n_patches*3//4)
     t = learning(t)
-    loss,pred = mae(t, x, mask, 4, decoder_heads, norm_pix, eps)
+    loss,pred = mae(t, x, mask, 4, decoder_heads, norm_pix, eps, ddof)
     loss.backward()
     out = m(x, mask=mask)
     out.loss.backward()
@@ -438,7 +438,7 @@ def test_sky_embeddings_simmim(tmp_path, radec, missing):
 
 def test_sky_embeddings_mae(tmp_path):
     t = sky_tensors(simmim=False, radec=False)
-    check_mae(t, load_mae_checkpoint(saved(tmp_path, t), bands='girzy', **HEADS), True)
+    check_mae(t, load_mae_checkpoint(saved(tmp_path, t), bands='girzy', **HEADS), True, ddof=0)       # theirs divides by n
     m = load_mae_checkpoint(saved(tmp_path, sky_tensors(simmim=False)), bands='girzy', **HEADS)
     assert m.sky_token and m(torch.randn(2,5,16,16), coords=torch.zeros(2,2)).loss.isfinite()
     with pytest.raises(InputError, match='use load_mae_checkpoint'): load_simmim_checkpoint(saved(tmp_path, t), bands='girzy', num_heads=4)

@@ -30,14 +30,16 @@ from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmi
 from .callbacks import (Checkpoints, Figures, History, Pretext, SafeStep, Stop, WarmupCosine, pretext_loss)
 from .checkpoint import newest_checkpoint
 
-# %% ../../nbs/42_train.pretrain.ipynb #dccf550f
+# %% ../../nbs/42_train.pretrain.ipynb #1e5ea9a0
+_undecayed = ('cls_token','mask_token','fill','pos_embed','latent','relative_position_bias_table')
+
 def decay_groups(
     m,                        # A model
     weight_decay:float=0.05,  # For matrices
 )->list:                      # Two parameter groups
-    "Weight decay for matrices; none for biases, norms and tokens"
+    "Weight decay for matrices; none for biases, norms, tokens and positions"
     parameters = [(k,p) for k,p in m.named_parameters() if p.requires_grad]
-    def decays(name, p): return p.ndim > 1 and not name.endswith(('cls_token','mask_token','fill'))
+    def decays(name, p): return p.ndim > 1 and name.split('.')[-1] not in _undecayed
     return [dict(params=[p for k,p in parameters if decays(k,p)], weight_decay=weight_decay),
             dict(params=[p for k,p in parameters if not decays(k,p)], weight_decay=0.)]
 
