@@ -118,6 +118,10 @@ def test_without_checksum(tmp_path):
     with serving(no_length=True) as s: assert get(s.url, tmp_path/'b.h5').read_bytes() == GOOD
     with serving(content=b'<html>') as s, pytest.raises(FetchError, match='web page'): get(s.url, tmp_path/'c.h5', '')
 
+def test_names_of_the_server_are_not_listened_to(tmp_path):
+    with serving(headers={'Content-Disposition': 'attachment; filename="../../evil.h5"'}) as s: get(s.url, tmp_path/'a'/'a.h5')
+    assert left(tmp_path) == ['a'] and left(tmp_path/'a') == ['a.h5', 'a.h5.source.json']
+
 def test_no_connection(tmp_path):
     with serving() as s: url = s.url
     with pytest.raises(Unfinished, match='no connection'): get(url, tmp_path/'a.h5', tries=2)

@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError
 from ..core import (AstroMaskError, DataError, InputError, StorageError, Unfinished, log, read_json, storage_errors,
                             sync_dir, utc_now, write_json)
 
-# %% ../../nbs/09_data.download.ipynb #821607db
+# %% ../../nbs/09_data.download.ipynb #a5c513f2
 class FetchError(AstroMaskError):
     "Something could not be fetched, and asking again will not help"
 
@@ -40,11 +40,11 @@ def _network():
 
 def _plain(e):
     "The part of an error that people can read"
-    names = dict(ReadTimeout='no answer in time', ConnectTimeout='no connection in time', ReadTimeoutError='no bytes in time',
+    names = dict(ConnectTimeout='no connection in time', ReadTimeout='no answer in time', ReadTimeoutError='no bytes in time',
                  ConnectionError='no connection', ProtocolError='the connection broke', IncompleteRead='the connection broke')
     return names.get(type(e).__name__) or ' '.join(str(e).split())[:160] or type(e).__name__
 
-# %% ../../nbs/09_data.download.ipynb #2099188a
+# %% ../../nbs/09_data.download.ipynb #d52ad671
 def _validator(headers):
     "What tells one version of a file from another: a strong ETag, or the date"
     tag = headers.get('ETag', '')
@@ -56,7 +56,8 @@ def _ask(session, url, start, validator, patience):
     if start: headers['Range'] = f'bytes={start}-'
     if start and validator: headers['If-Range'] = validator
     r = session.get(url, headers=headers, stream=True, timeout=(min(patience, 20), patience))
-    if url.startswith('https:') and not r.url.startswith('https:'): raise _Refused(f'it leads to {r.url}, which is not secure')
+    secure = not url.startswith('https:') or r.url.startswith('https:')
+    if not secure: raise _Refused(f'it leads to {r.url}, which is not secure')
     if r.status_code in (408,425,429) or r.status_code >= 500: raise _Again(f'status {r.status_code}', _retry_after(r))
     if r.status_code not in (200,206,416): raise _Refused(f'status {r.status_code} {r.reason}')
     if r.headers.get('Content-Encoding', 'identity') != 'identity': raise _Refused('it sends the file compressed')
@@ -134,7 +135,7 @@ def _write(part, r, at, total, patience, meter):
     if total is not None and part.size < total: raise _Again(f'the connection ended at byte {part.size} of {total}')
     if total is not None and part.size > total: raise _changed(part)
 
-# %% ../../nbs/09_data.download.ipynb #8d3b9512
+# %% ../../nbs/09_data.download.ipynb #4abb190c
 def _check_space(path, need):
     free = shutil.disk_usage(path.parent).free
     if need > free:
@@ -146,6 +147,7 @@ def _bytes(n):
         if n < 1024 or unit == 'GiB': return f'{n:.4g} {unit}' if n < 1000 else f'{n:.0f} {unit}'
         n /= 1024
 
+# %% ../../nbs/09_data.download.ipynb #79a8cf44
 def _attempt(url, part, checksum, patience, meter):
     "One request; True if it went on with a part that was there"
     about,have = part.about(),part.size
@@ -301,7 +303,13 @@ def _whole(url, part, path, checksum, tries, wait, patience):
         log.info(f'{url}: {fault}; from the beginning again')
     return fault
 
-# %% ../../nbs/09_data.download.ipynb #6b633584
+# %% ../../nbs/09_data.download.ipynb #58705391
+def _give_up(path, why, later, there):
+    there = f'{_bytes(there)} are here, and the same command goes on'
+    if later: return Unfinished(f'{path.name} has not come yet ({why}): {there}')
+    return FetchError(f'{path.name} could not be fetched ({why}): see whether it has moved, or fetch it by hand')
+
+# %% ../../nbs/09_data.download.ipynb #7c02679d
 def download(
     urls,              # Address of the file, or several addresses of the same file, tried in turn
     path,              # Where it shall be
@@ -328,7 +336,3 @@ def download(
                 return path
             trouble.append(f'{url}: {fault}')
         raise _give_up(path, '; '.join(trouble), later, part.size)
-
-def _give_up(path, why, later, there):
-    if later: return Unfinished(f'{path.name} has not come yet ({why}): {_bytes(there)} are here, and the same command goes on')
-    return FetchError(f'{path.name} could not be fetched ({why}): see whether it has moved, or fetch it by hand')

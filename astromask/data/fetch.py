@@ -1,4 +1,4 @@
-"""Public data sets by name: files with their published checksums, and tables of the Hugging Face hub streamed into our own layout.
+"""Public data sets by name: files with their published checksums, and tables of the Hugging Face hub as cutout files.
 
 Docs: https://astromask.github.io/astromask/data.fetch.html.md"""
 
@@ -94,7 +94,7 @@ def _planes(image):
     if len(set(names)) < len(names): names = [str(o['band']).lower() for o in image]
     return dict(zip(names, image))
 
-# %% ../../nbs/17_data.fetch.ipynb #6bf4379d
+# %% ../../nbs/17_data.fetch.ipynb #dcec6e93
 def _first(o, *names): return next((o[k] for k in names if o.get(k) is not None), None)
 
 def _plane(o):
@@ -113,7 +113,8 @@ def _multiband(image, bands, what):
     "(C,H,W) pixels and inverse variance of a row; NaN and 0 where missing"
     found = _planes(image)
     planes = {b: _plane(found[b]) for b in bands if b in found}
-    if not planes: raise DataError(f'{what} has no band of {", ".join(bands)}; it has {", ".join(found)}: choose among these')
+    if not planes:
+        raise DataError(f'{what} has no band of {", ".join(bands)}; it has {", ".join(found)}: choose among these')
     shapes = {x.shape for x,_ in planes.values()}
     if len(shapes) > 1: raise DataError(f'{what} has bands of several sizes, {sorted(shapes)}: choose those of one size')
     blank = np.full(shapes.pop(), np.nan, np.float32)
@@ -121,10 +122,11 @@ def _multiband(image, bands, what):
     if any(w is None for _,w in planes.values()): return x,None
     return x,np.stack([planes[b][1] if b in planes else np.nan_to_num(blank) for b in bands])
 
-# %% ../../nbs/17_data.fetch.ipynb #fa5d8ac0
+# %% ../../nbs/17_data.fetch.ipynb #be9d1074
 def _colour(image, stored, bands, what):
     x = np.asarray(image)
-    if x.ndim != 3 or x.shape[-1] != len(stored): raise DataError(f'{what}: an image of shape {x.shape}, not of {len(stored)} colours')
+    if x.ndim != 3 or x.shape[-1] != len(stored):
+        raise DataError(f'{what}: an image of shape {x.shape}, not of {len(stored)} colours')
     return np.moveaxis(x, -1, 0)[[stored.index(b) for b in bands]],None
 
 def _choose_bands(s, wanted, image):
