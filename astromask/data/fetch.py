@@ -78,11 +78,11 @@ sources |= {
     'mmu-jwst': HubSource(
         'JWST NIRCam deep fields; bands differ from field to field: choose with --bands', _mmu+'jwst', n=1000)}
 
-# %% ../../nbs/17_data.fetch.ipynb #ce830133
+# %% ../../nbs/17_data.fetch.ipynb #97182469
 def list_sources()->str: # One line for each
     "What can be fetched"
     rows = [(k, s.size or f'{s.n:,} rows', s.what) for k,s in sources.items()]
-    return '\n'.join(f'{k:<22} {size:>9}  {what}' for k,size,what in rows)
+    return '\n'.join(f'{k:<22} {size:>10}  {what}' for k,size,what in rows)
 
 # %% ../../nbs/17_data.fetch.ipynb #5d7ad905
 def _short(name): return re.split(r'[-_. ]', str(name))[-1].lower()
