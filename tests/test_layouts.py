@@ -6,7 +6,8 @@ from astropy.io import fits
 from hypothesis import HealthCheck, given, settings, strategies as st
 from torch.utils.data import TensorDataset
 from astromask.core import AstroMaskError, DataError, InputError
-from astromask.data.cutouts import Cutouts, class_labels, inspect_cutouts, redshifts
+from astromask.data.cutouts import Cutouts, class_labels, redshifts
+from astromask.data.inspect import inspect_cutouts
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 cases = int(os.environ.get('FUZZ', 60))   # FUZZ=10000 for the long run

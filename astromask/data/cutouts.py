@@ -53,7 +53,7 @@ def _in_folder(folder):
     there = ', '.join(f'{n} {k}' for k,n in kinds.most_common())
     raise DataError(f'The folder {folder} holds files of several kinds ({there}): say which, as in {folder}/*{next(iter(kinds))}')
 
-# %% ../../nbs/10_data.cutouts.ipynb #7ebb0296
+# %% ../../nbs/10_data.cutouts.ipynb #4758bb07
 class Cutouts:
     "Cutout files as one sequence of (C,H,W) images with a catalogue; made by `Cutouts.open`"
     def __init__(self,
@@ -91,6 +91,8 @@ class Cutouts:
         return f'Cutouts: {len(self)} of {h} x {w} pixels in {",".join(self.bands)}, from {len(self.files)} file(s)'
     @property
     def nbytes(self): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
+    @property
+    def chunk_rows(self): return max(p.chunk for p in self.parts)    # Neighbours that are read at the cost of one
 
 # %% ../../nbs/10_data.cutouts.ipynb #b4e8e327
 @patch

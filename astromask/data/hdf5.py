@@ -45,7 +45,7 @@ def _datasets(f, path):
         if d.shape is not None: found[name] = d
     return found
 
-# %% ../../nbs/08_data.hdf5.ipynb #6d9b3e60
+# %% ../../nbs/08_data.hdf5.ipynb #7d6a0056
 def take_rows(
     d,    # A dataset
     rows, # (n,) row numbers, in any order
@@ -56,9 +56,9 @@ def take_rows(
     at = rows[order]
     starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)
     for a,b in zip(starts, np.append(starts[1:], len(at))):
-        if b-a == 1: d.read_direct(out, np.s_[at[a]], np.s_[order[a]])
-        elif b-a == len(at) and (np.diff(order) == 1).all(): d.read_direct(out, np.s_[at[a]:at[a]+b-a])
-        else: out[order[a:b]] = d[at[a]:at[a]+b-a]
+        run,to = np.s_[at[a]:at[a]+b-a],order[a:b]
+        if (np.diff(to) == 1).all(): d.read_direct(out, run, np.s_[to[0]:to[0]+b-a])
+        else: out[to] = d[run]
     return out
 
 # %% ../../nbs/08_data.hdf5.ipynb #0018da06

@@ -248,7 +248,7 @@ def select(self:CutoutFile,
     out.bands,out.shape = bands,(len(bands),*self.shape[1:])
     return out
 
-# %% ../../nbs/07_data.layouts.ipynb #037d1f11
+# %% ../../nbs/07_data.layouts.ipynb #4acbba99
 @patch
 def read(self:CutoutFile,
     rows,       # (n,) int64, any order, each in 0..N-1
@@ -283,6 +283,7 @@ def _read(self:CutoutFile, rows, ivar):
 def _unusable(x, path):
     "Values that float32 cannot hold: infinite or too large"
     if x.dtype.kind == 'f' and x.itemsize > 4: return np.abs(x) > np.finfo('f4').max
+    if x.dtype == np.float16: return (x.view(np.uint16) & 0x7fff) == 0x7c00     # isinf, but four times as fast
     if x.dtype.kind == 'f': return np.isinf(x)
     if x.itemsize > 2 and x.size and max(int(x.max()), -int(x.min())) > 1<<24:
         raise DataError(f'{path} holds whole numbers beyond 16,777,216, which would not survive as float32: write it as float32')
