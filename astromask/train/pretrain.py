@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/train.pretrain.html.md"""
 __all__ = ['METHODS', 'decay_groups', 'scaled_lr', 'PretrainLearner', 'check_task', 'sky_positions', 'pretrain_learner',
            'pretraining_model', 'model_from_weights']
 
-# %% ../../nbs/42_train.pretrain.ipynb #de515ad7
+# %% ../../nbs/42_train.pretrain.ipynb #04cb2951
 import numpy as np, time, torch
 from pathlib import Path
 from functools import partial
@@ -23,7 +23,6 @@ from ..data.augment import dihedral
 from ..data.layouts import band_names
 from ..data.loaders import size2d
 from ..data.scaling import fit_scaling, scaling_from_config
-from ..models.blocks import keep_memory
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, save_model, with_bands
@@ -163,7 +162,7 @@ def sky_positions(
     if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
-# %% ../../nbs/42_train.pretrain.ipynb #e4bff6c4
+# %% ../../nbs/42_train.pretrain.ipynb #6843cd0b
 def pretrain_learner(
     dls,                      # From `cutout_dls`
     m,                        # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
@@ -185,7 +184,6 @@ def pretrain_learner(
     seed = dls.train.seed
     if m.scaling is None: m.scaling = fit_scaling(dls.train.dataset.cutouts, seed=seed)
     m.to(dls.device)
-    if dls.device.type == 'cpu': keep_memory()
     coords = sky_positions(dls.train.dataset.cutouts, dls.device) if m.sky_token else None
     cbs = [Pretext(seed, augment, band_dropout, coords), GradientClip(clip), SafeStep(), History(run), Checkpoints(run, save_minutes), Figures(run), Stop(run)]
     learn = PretrainLearner(dls, m, pretext_loss, lr=lr or scaled_lr(dls.train.bs), cbs=cbs, wd=None,
