@@ -64,7 +64,7 @@ def test_fuzz_columns(tmp_path_factory, found, where, dtype):
     with h5py.File(path, 'w') as f:
         for k,v in ({where: pixels(3,2,4,4, dtype=dtype)} | found).items():
             try: f[k] = v
-            except (ValueError,TypeError,OSError,OverflowError): f.pop(k, None)
+            except (ValueError,TypeError,OSError,OverflowError): pass
     only_ours(path, bands='gr')
 
 @fuzz

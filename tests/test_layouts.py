@@ -9,6 +9,7 @@ from astromask.data.cutouts import Cutouts, class_labels, redshifts
 from astromask.data.inspect import inspect_cutouts
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
+
 def h5(path, attrs={}, **datasets):
     "An HDF5 file of these datasets; a str column is stored as h5py does by default"
     with h5py.File(path, 'w') as f:
@@ -180,6 +181,19 @@ def test_multimodal_universe_masks_and_orders(tmp_path):
     np.testing.assert_array_equal(c.ivar(slice(None)), np.stack([w[0], w[1,::-1], w[2]]))
     assert np.isnan(c[0][1]).all() and not np.isnan(c[1]).any()   # the ivar decides, not the mask
 
+def test_hsc_in_nine_bands_is_not_ordered_by_wavelength(tmp_path):
+    x = pixels(2,9,16,16)
+    c = Cutouts.open(h5(tmp_path/'a', cutouts=x), survey='hsc')
+    assert c.bands == ('g','i','r','y','z','NB0387','NB0816','NB0921','NB1010')
+    np.testing.assert_array_equal(c.select(['NB0816','r'])[:], x[:,[6,2]])
+
+def test_kinds_are_told_by_content_alone(tmp_path):
+    x = pixels(3,2,8,8)
+    fits.PrimaryHDU(x[1], fits.Header(dict(BANDS='gr'))).writeto(tmp_path/'b.dat')
+    with open(tmp_path/'c.dat', 'wb') as f: np.save(f, x[2:])
+    c = Cutouts.open([h5(tmp_path/'a.dat', dict(bands='gr'), cutouts=x[:1]), tmp_path/'b.dat', tmp_path/'c.dat'], bands='gr')
+    np.testing.assert_array_equal(c[[2,0,1]], x[[2,0,1]])
+
 def test_ambiguous_or_unknown(tmp_path):
     def saved(*arrays):
         path = tmp_path/f'{len(os.listdir(tmp_path))}.npz'
@@ -220,6 +234,15 @@ def test_types_and_byte_orders(tmp_path, dtype, kind):
     assert c.dtype == np.dtype(dtype).newbyteorder('=')
     np.testing.assert_array_equal(c[[3,0,1]], x[[3,0,1]].astype('f4'))
     assert ('as stored' in c.unit) == (np.dtype(dtype).kind in 'iu')
+
+def test_blank_whole_numbers_of_fits_are_missing(tmp_path):
+    x = np.arange(32, dtype='i2').reshape(2,4,4)
+    for name,cards in (('a', {}), ('b', dict(BSCALE=.5, BZERO=100.))):
+        fits.PrimaryHDU(x, fits.Header(dict(BANDS='gr', BLANK=7))).writeto(tmp_path/f'{name}.fits')
+        with fits.open(tmp_path/f'{name}.fits', mode='update', do_not_scale_image_data=True) as f: f[0].header.update(cards)
+        c = Cutouts.open([tmp_path/f'{name}.fits'])
+        want = np.where(x == 7, np.nan, x*cards.get('BSCALE', 1)+cards.get('BZERO', 0))
+        np.testing.assert_array_equal(c[0], want)
 
 def test_numbers_that_float32_cannot_hold(tmp_path):
     c = Cutouts.open(h5(tmp_path/'a', cutouts=np.full((2,1,4,4), 1<<24, 'i4')), bands='r')
@@ -307,6 +330,32 @@ def test_pickles_are_refused(tmp_path):
         with pytest.raises(DataError, match=f'{name}.*pickled'): Cutouts.open(tmp_path/name, bands='ugriz')
     assert not owned.exists()
 
+def test_archives_write_nowhere(tmp_path):
+    (tmp_path/'deep').mkdir()
+    x = pixels(2,5,8,8)
+    np.savez(tmp_path/'deep'/'a.npz', **{'../../slipped': x, '/tmp/slipped': np.zeros(2)})
+    np.testing.assert_array_equal(Cutouts.open(tmp_path/'deep'/'a.npz', bands='ugriz')[:], x)
+    torch.save(TensorDataset(torch.from_numpy(x)), tmp_path/'deep'/'a.pt')
+    slipped = (tmp_path/'deep'/'a.pt').read_bytes().replace(b'a/data/0', b'../../00')
+    (tmp_path/'deep'/'b.pt').write_bytes(slipped)
+    with pytest.raises(DataError, match='b.pt'): Cutouts.open(tmp_path/'deep'/'b.pt')
+    assert sorted(os.listdir(tmp_path)) == ['deep'] and not Path('/tmp/slipped').exists()
+
+def test_the_password_file_is_not_read(tmp_path):
+    def hostile(add):
+        with h5py.File(tmp_path/'a.h5', 'w') as f:
+            f.attrs['bands'] = ['r']
+            add(f)
+        with pytest.raises(DataError, match='a.h5.*not followed') as e: Cutouts.open(tmp_path/'a.h5')
+        assert 'root:' not in str(e.value)
+    size = os.path.getsize('/etc/passwd')
+    layout = h5py.VirtualLayout((1,1,1,size), 'u1')
+    layout[:] = h5py.VirtualSource('/etc/passwd', 'cutouts', (1,1,1,size))
+    hostile(lambda f: f.create_dataset('cutouts', (1,1,1,size), 'u1', external=[('/etc/passwd', 0, size)]))
+    hostile(lambda f: f.create_virtual_dataset('cutouts', layout))
+    hostile(lambda f: f.__setitem__('cutouts', h5py.ExternalLink('/etc/passwd', '/')))
+    hostile(lambda f: (f.create_dataset('cutouts', data=np.zeros((size,1,2,2))), f.create_dataset('id', (size,), 'S1', external=[('/etc/passwd', 0, size)])))
+
 def zip_bomb(path, says, holds):
     "An archive of (says,1,1024,1024) bytes, of which it holds some MiB"
     head = np.lib.format.header_data_from_array_1_0(np.zeros((1,1,1,1), 'u1')) | dict(shape=(says,1,1<<10,1<<10))
@@ -346,6 +395,27 @@ def test_ten_thousand_reads_by_four_workers(tmp_path):
     assert c[4499][0,0,0] == 4499                 # the parent has read, too
     for got,asked in torch.utils.data.DataLoader(Items(c), 250, num_workers=4, multiprocessing_context='fork'):
         assert (got == asked[:,None]).all()
+
+def test_files_that_are_open_elsewhere(tmp_path):
+    path = h5(tmp_path/'a.h5', dict(bands='gr'), cutouts=pixels(3,2,8,8))
+    for how in (dict(mode='r'), dict(mode='a')):
+        with h5py.File(path, **how) as f:                                # in this process
+            np.testing.assert_array_equal(Cutouts.open(path)[2], f['cutouts'][2])
+            np.testing.assert_array_equal(f['cutouts'][1], pixels(3,2,8,8)[1])
+    code = 'import h5py,sys; f = h5py.File(sys.argv[1], "a"); print(flush=True); input()'
+    with subprocess.Popen([sys.executable, '-c', code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        writer.stdout.readline()
+        with pytest.raises(DataError, match='a.h5 is being written by another process'): Cutouts.open(path)
+        writer.communicate('end\n')
+    assert len(Cutouts.open(path)) == 3
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    path,real_open = h5(tmp_path/'a.h5', dict(bands='gr'), cutouts=pixels(3,2,8,8)),h5py.File
+    def opened(*args, **kw):
+        if 'locking' not in kw: raise OSError("Unable to synchronously open file (unable to lock file, errno = 37, error message = 'No locks available')")
+        return real_open(*args, **kw)
+    monkeypatch.setattr(h5py, 'File', opened)
+    np.testing.assert_array_equal(Cutouts.open(path)[:], pixels(3,2,8,8))
 
 # a million rows
 
