@@ -195,7 +195,7 @@ def locked(
         yield fd
     finally: os.close(fd)
 
-# %% ../nbs/03_runs.ipynb #26f48f1d
+# %% ../nbs/03_runs.ipynb #13306807
 _EXTENDS = ('epochs', 'max_minutes')
 
 def is_done(
@@ -210,12 +210,12 @@ def is_done(
         if [n for n in os.listdir(run) if not n.startswith('.') and n not in ('STOP','params.yaml')]:
             refuse('is not empty and not a run: empty it')
         return False
-    was = read_json(run/'manifest.json')
+    was = read_json(run/'manifest.json', dict)
     if was.get('experiment') != name: refuse(f"is a run of '{was.get('experiment')}', not of '{name}': run that")
     if was.get('state') == 'failed' and was.get('exit_code') == 2 and not (run/'checkpoints').exists(): return False
     old = {n: p.default for n,p in spec.items() if n != 'run_dir'} | read_params_file(run/'params.yaml')
     changed = [n for n in old if old[n] != params.get(n)]
-    other = [n for n in changed if n not in _EXTENDS or n not in params or params[n] < old[n]]
+    other = [n for n in changed if n not in _EXTENDS or n not in params or not isinstance(old[n], (int,float)) or params[n] < old[n]]
     if other:
         what = ', '.join(f'{n} was {old[n]!r} and is now {params.get(n)!r}' for n in other)
         refuse(f'was made with other parameters ({what}): use those')

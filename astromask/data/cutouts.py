@@ -40,7 +40,7 @@ def cutout_paths(
     if not found: raise DataError(f'No file matches {source}')
     return sorted(found, key=_natural)
 
-# %% ../../nbs/10_data.cutouts.ipynb #88be54fd
+# %% ../../nbs/10_data.cutouts.ipynb #e8ac4662
 _endings = '.h5','.hdf5','.npy','.npz','.pt','.pth','.fits','.fit','.fits.fz'
 
 def _in_folder(folder):
@@ -48,7 +48,7 @@ def _in_folder(folder):
     at = [str(p) for p in Path(folder).iterdir()]
     found = [p for p in at if p.lower().endswith(_endings)]
     found = found or [p for o in at if os.path.isdir(o) and not Path(o).name.startswith('.') for p in _in_folder(o)]
-    kinds = Counter(Path(p).suffix for p in found)
+    kinds = Counter(Path(p).suffix.lower() for p in found)
     if len({{'.hdf5':'.h5','.fit':'.fits','.fz':'.fits','.pth':'.pt'}.get(k, k) for k in kinds}) < 2: return found
     there = ', '.join(f'{n} {k}' for k,n in kinds.most_common())
     raise DataError(f'The folder {folder} holds files of several kinds ({there}): say which, as in {folder}/*{next(iter(kinds))}')
@@ -104,7 +104,7 @@ def select(self:Cutouts,
     out._catalog = self._catalog
     return out
 
-# %% ../../nbs/10_data.cutouts.ipynb #442083f8
+# %% ../../nbs/10_data.cutouts.ipynb #53af1420
 def _row_numbers(i, n):
     if isinstance(i, slice): return np.arange(*i.indices(n))
     i = np.asarray(i)
@@ -126,16 +126,20 @@ def read(self:Cutouts,
     "Rows as they are stored, in the order asked for; missing floats are NaN"
     rows = np.atleast_1d(_row_numbers(rows, len(self)))
     for p in self.parts if ivar else (): p.check_ivar()
-    if len(self.parts) == 1: return self.parts[0].read(rows, ivar)
-    out = np.empty((len(rows),*self.shape), self.dtype)
-    weight = np.empty(out.shape if ivar else 0, np.float32)
     part = np.searchsorted(self._ends, rows, 'right')
+    if len(rows) and (part == part[0]).all(): return self._read_part(part[0], rows, ivar)
+    out,weight = np.empty((len(rows),*self.shape), self.dtype),np.empty((len(rows) if ivar else 0,*self.shape), np.float32)
     for p in np.unique(part):
         mine = np.flatnonzero(part == p)
-        got = self.parts[p].read(rows[mine] - (self._ends[p]-self.parts[p].n), ivar)
+        got = self._read_part(p, rows[mine], ivar)
         if ivar: out[mine],weight[mine] = got
         else: out[mine] = got
     return (out,weight) if ivar else out
+
+@patch
+def _read_part(self:Cutouts, p, rows, ivar):
+    got = self.parts[p].read(rows - (self._ends[p]-self.parts[p].n), ivar)
+    return (got[0].astype(self.dtype, copy=False),got[1]) if ivar else got.astype(self.dtype, copy=False)
 
 @patch
 def __getitem__(self:Cutouts, i):

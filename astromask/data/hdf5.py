@@ -8,14 +8,23 @@ Docs: https://astromask.github.io/astromask/data.hdf5.html.md"""
 __all__ = ['take_rows', 'H5File', 'add_layout', 'AstroMaskLayout', 'MultimodalUniverse', 'UnnamedLayout', 'LegacySurvey',
            'Galaxy10DECaLS', 'Galaxy10SDSS', 'ColourImages', 'UnnamedImages']
 
-# %% ../../nbs/08_data.hdf5.ipynb #6efb983c
-import copy, os
+# %% ../../nbs/08_data.hdf5.ipynb #c9b66566
+import copy, errno
 import h5py, numpy as np
 from contextlib import contextmanager
 from fastcore.basics import patch
-from h5py import h5a, h5d, h5f, h5g, h5l, h5p
+from h5py import h5a, h5d, h5g, h5l
 from ..core import DataError
 from .layouts import CutoutFile, Layout, band_names, check_file, damage, stamp, text_of, texts_of
+
+# %% ../../nbs/08_data.hdf5.ipynb #31faec66
+def _opened(path, cache=0):
+    "An HDF5 file to be read, with so many bytes to cache chunks in"
+    for locks in ({}, dict(locking=False)):
+        try: return h5py.File(path, 'r', rdcc_nbytes=cache, **locks)
+        except OSError as e:
+            if f'lock file, errno = {errno.EAGAIN}' in str(e): raise DataError(f'{path} is being written by another process: wait for its end') from None
+            if locks or 'unable to lock file' not in str(e): raise
 
 # %% ../../nbs/08_data.hdf5.ipynb #4d0372fb
 def _check_own(d, name, path):
@@ -74,7 +83,7 @@ def _unwritten(d, x, rows):
     blank = [i for i in np.flatnonzero(~few.any(1)) if not x[i].any()]
     return [i for i in blank if not _written(d, int(rows[i]))]
 
-# %% ../../nbs/08_data.hdf5.ipynb #139af85d
+# %% ../../nbs/08_data.hdf5.ipynb #770326a8
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
@@ -93,7 +102,7 @@ class H5File(CutoutFile):
 
     @contextmanager
     def _open(self):
-        with h5py.File(self.path, 'r', locking=False, rdcc_nbytes=self.cache) as f: yield f
+        with _opened(self.path, self.cache) as f: yield f
     def _list(self, f): return _datasets(f, self.path),f.attrs
     def _is_column(self, d): return h5py.check_string_dtype(d.dtype) is not None or d.dtype.kind in 'biuf'
     def _values(self, d):
@@ -123,16 +132,11 @@ def add_layout(
     H5File.layouts.append(cls())
     return cls
 
-# %% ../../nbs/08_data.hdf5.ipynb #e44cc486
-_fapl = h5p.create(h5p.FILE_ACCESS)
-_fapl.set_fclose_degree(h5f.CLOSE_STRONG)
-_fapl.set_file_locking(False, True)
-
+# %% ../../nbs/08_data.hdf5.ipynb #5474646e
 def _signature(path, pixels):
     "What two files that are read alike agree in, and the number of rows"
-    f = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, fapl=_fapl)
-    try:
-        root,like = h5g.open(f, b'/'),[]
+    with _opened(path) as f:
+        root,like = h5g.open(f.id, b'/'),[]
         if any(k.encode() not in root for k in pixels): return None,0
         for k in pixels:
             _check_link(root, k.encode(), path)
@@ -145,7 +149,6 @@ def _signature(path, pixels):
             a = h5a.open(root, b'bands')
             a.read(bands := np.empty(a.shape, a.dtype))
         return (tuple(root),like,None if bands is None else texts_of(bands)),n
-    finally: f.close()
 
 # %% ../../nbs/08_data.hdf5.ipynb #0895167c
 @patch
