@@ -63,7 +63,7 @@ def _fill(order, members, counts, share, taken):
     taken.update(mine)
     return mine
 
-# %% ../../nbs/13_data.splits.ipynb #b833e6a3
+# %% ../../nbs/13_data.splits.ipynb #69db2901
 def _classes(t, labels, n, share):
     "Whole numbers from 0: what is dealt out evenly"
     if labels is None: labels = class_labels(t)[0]
@@ -79,14 +79,13 @@ def split_rows(
     seed:int=0,       # Another seed, another split
     labels=None,      # (N,) classes to be dealt out evenly, -1 unknown; None: the catalogue's own; False: none
     within:float=1.,  # Objects nearer than this (arcsec) stay together, even across the border of two cells
-    pixels_up_to=200_000, # Compare the pixels of sets up to this size
-    near_up_to=100_000, # Look for near copies in sets up to this size
+    pixels_up_to=25_000, # Compare the pixels of sets up to this size; larger ones go by ids and places
 )->tuple:             # (train, valid, test): sorted int64 row numbers
     "Split objects so that twins and neighbours stay on one side, and classes have their shares"
     if min(valid, test) < 0 or not valid+test < 1:
         raise InputError(f'valid={valid} and test={test} must be shares that leave some objects to train on')
     t,n = getattr(data, 'catalog', data),len(data)
-    twins,ids = twin_groups(data, within, pixels_up_to, near_up_to),hash_ids(t['id'])
+    twins,ids = twin_groups(data, within, pixels_up_to),hash_ids(t['id'])
     groups = group_rows(twins.astype(np.int64), _cells_that_split(t['ra'], t['dec']))
     classes = _classes(t, labels, n, min([s for s in (valid,test) if s] or [1]))
     members,counts = _members(groups, classes),np.bincount(classes).tolist()
