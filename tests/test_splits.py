@@ -4,6 +4,7 @@ from pathlib import Path
 import h5py, numpy as np, pytest
 from astropy.table import Table
 from PIL import Image
+from scipy.ndimage import zoom
 from astromask.core import DataError, InputError
 from astromask.data.cutouts import Cutouts
 from astromask.data.duplicates import near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
@@ -19,7 +20,8 @@ def galaxy(seed, exposure=0):
     angle,q,size = rng.uniform(0, np.pi),rng.uniform(.3, 1),rng.uniform(8, 30)
     u,v = x*np.cos(angle)+y*np.sin(angle),(y*np.cos(angle)-x*np.sin(angle))/q
     r = np.hypot(u, v)/size
-    light = 150*np.exp(-r**rng.choice([.7,1.]))*(1+.3*np.cos(2*np.arctan2(v, u)+3*r))
+    arms = .3*np.cos(2*np.arctan2(v, u)+rng.uniform(1.5, 5)*r+rng.uniform(0, 2*np.pi))
+    light = 150*np.exp(-r**rng.choice([.7,1.]))*(1+arms+.15*zoom(rng.normal(size=(32,32)), 8, order=1))    # no two spirals are alike
     for _ in range(rng.poisson(5)):
         px,py = rng.uniform(-120, 120, 2)
         light += rng.exponential(60)*np.exp(-((x-px)**2+(y-py)**2)/18)
