@@ -103,18 +103,19 @@ def pack(source, out, bands, survey, dtype, overwrite):
     from astromask.data.catalogs import merge
     click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype))
 
-# %% ../nbs/71_cli.ipynb #2969dd3e
+# %% ../nbs/71_cli.ipynb #389df5dd
 @main.command()
-@click.option('--loader', is_flag=True, help='The loader only.')
+@click.option('--loader', is_flag=True, help='Only the ways to read.')
+@click.option('--training', is_flag=True, help='Only the model, with and without a loader.')
 @click.option('--n', default=50_000, show_default=True, type=click.IntRange(min=1), help='Objects in the file that is made for it (41 kB each).')
-@click.option('--bs', default=128, show_default=True, type=click.IntRange(min=1), help='Batch size.')
-@click.option('--folder', type=click.Path(exists=True, file_okay=False), help='Where the file is made, and removed again; the disk to be measured.')
+@click.option('--bs', default=128, show_default=True, type=click.IntRange(min=1), help='Batch size of the loaders.')
+@click.option('--folder', type=click.Path(exists=True, file_okay=False), help='Where the file is made, and removed again: the disk to be measured.')
 @click.option('--json', 'json_path', metavar='JSON', help='Write the numbers for programs.')
-def bench(loader, n, bs, folder, json_path):
-    "Measure how fast batches are delivered here, and whether a model waits for them."
-    from astromask.bench import bench_loader
+def bench(loader, training, n, bs, folder, json_path):
+    "Measure how fast batches come here, how fast a model trains, and whether it waits for them."
+    from astromask.bench import run_bench
     from astromask.core import write_json
-    report = bench_loader(n, bs, folder)
+    report = run_bench(n, bs, folder, loader or not training, training or not loader)
     if json_path: write_json(json_path, report)
     click.echo(str(report))
 

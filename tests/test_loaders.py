@@ -1,5 +1,5 @@
 "Batches: their order, their coverage, and what the file's kind must not change"
-import gc, threading
+import gc, subprocess, sys, threading
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -173,3 +173,25 @@ def test_real_galaxies():
     assert x.shape == (128,3,64,64) and 0 <= x.min() and x.max() <= 255
     raw = Cutouts.open(real/'gz2_*.h5')[rows.numpy()]
     np.testing.assert_array_equal(x.numpy(), raw[:,:,2:66,2:66])
+
+MEMORY = '''
+import resource, sys
+from astromask.data.cutouts import Cutouts
+from astromask.data.loaders import CutoutLoader, Pixels
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+c = Cutouts.open(sys.argv[1])
+for x,_ in CutoutLoader(Pixels(c.select('g'), memory=0, window=1<<20), 64): pass     # what a loader needs for itself
+before = peak()
+dl = CutoutLoader(Pixels(c, memory=0, window=8<<20), 64, shuffle=True)
+for _ in range(2):
+    for x,_ in dl: pass
+print(peak()-before)
+'''
+
+def test_memory_is_two_windows(tmp_path):
+    "A set of 160 MiB through windows of 8 MiB: some tens of MiB, in two epochs"
+    x = np.random.default_rng(0).normal(size=(256,5,64,64)).astype('f2')
+    path = Cutouts.write(tmp_path/'a.h5', (x for _ in range(16)), bands='ugriz', dtype='float16')
+    done = subprocess.run([sys.executable, '-c', MEMORY, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 110, done.stdout
