@@ -83,16 +83,21 @@ def slope(self:AsinhScaling,
     center,softening = self.numbers(x)
     return self.gain / torch.hypot(softening, x-center)
 
-# %% ../../nbs/14_data.scaling.ipynb #62f1d78d
+# %% ../../nbs/14_data.scaling.ipynb #9361a41d
+def _median(v): # Of the numbers in the last axis that are not NaN
+    if not torch.compiler.is_exporting(): return v.nanmedian(-1, keepdim=True).values
+    n = (~v.isnan()).sum(-1, keepdim=True)                                 # ONNX knows no median
+    found = v.nan_to_num(torch.inf).sort(-1).values.gather(-1, ((n-1)//2).clamp(min=0))
+    return torch.where(n > 0, found, torch.nan)
+
 def sky_and_noise(
     x, # (...,C,H,W) pixels, NaN where missing
 ):     # Two (...,C,1,1): NaN where a band has no valid pixel
     "The level and the noise of every object in every band, robustly"
     v = x.detach().to(torch.promote_types(x.dtype, torch.float32)).flatten(-2)
     v = torch.where(v.isfinite(), v, torch.nan)
-    sky = v.nanmedian(-1, keepdim=True).values
-    noise = 1.4826 * (v-sky).abs().nanmedian(-1, keepdim=True).values
-    return sky[...,None], noise[...,None]
+    sky = _median(v)
+    return sky[...,None], 1.4826*_median((v-sky).abs())[...,None]
 
 # %% ../../nbs/14_data.scaling.ipynb #4285b45c
 class ObjectScaling(AsinhScaling):
@@ -177,11 +182,11 @@ def _sample_pixels(cutouts, n, seed, block=128):
     blocks = [cutouts[rows[i:i+block]][..., ::step, ::step] for i in range(0, len(rows), block)]
     return np.concatenate([b.transpose(1,0,2,3).reshape(b.shape[1], -1) for b in blocks], axis=1)
 
-# %% ../../nbs/14_data.scaling.ipynb #752e8b27
+# %% ../../nbs/14_data.scaling.ipynb #abcb0e3a
 def _noise(v):
-    "Median and noise of a band's valid pixels; a noise of 1 where all are the same"
+    "Median and noise of a band's valid pixels; where all are the same, their size for the noise"
     center = np.median(v)
-    return center, 1.4826*np.median(np.abs(v-center)) or v.std() or 1.
+    return center, 1.4826*np.median(np.abs(v-center)) or v.std() or abs(center) or 1.
 
 def _fit_asinh(v, softening, percentiles):
     center,noise = _noise(v)
@@ -192,12 +197,12 @@ def _fit_object(v, softening, percentiles): return *_fit_asinh(v, softening, per
 
 def _fit_astromask(v, softening, percentiles): return 0., 3*_noise(v)[1]
 
-# %% ../../nbs/14_data.scaling.ipynb #8bdd0732
+# %% ../../nbs/14_data.scaling.ipynb #5c48da3d
 def _fit_standard(v, softening, percentiles): return _noise(v)
 
 def _fit_minmax(v, softening, percentiles):
     low,high = np.percentile(v, percentiles)
-    return low, high-low or 1.
+    return low, high-low or abs(low) or 1.
 
 def _fit_percentile(v, softening, percentiles):
     low,scale = _fit_minmax(v, softening, percentiles)
