@@ -83,7 +83,7 @@ def _unwritten(d, x, rows):
     blank = [i for i in np.flatnonzero(~few.any(1)) if not x[i].any()]
     return [i for i in blank if not _written(d, int(rows[i]))]
 
-# %% ../../nbs/08_data.hdf5.ipynb #770326a8
+# %% ../../nbs/08_data.hdf5.ipynb #19a4cd26
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
@@ -99,6 +99,11 @@ class H5File(CutoutFile):
     def _reading(self, what):
         self.see()
         with super()._reading(what) as f: yield f
+
+    def _read(self, rows, ivar):
+        self.see()
+        if ivar: self.check_ivar()
+        return super()._read(rows, ivar)
 
     @contextmanager
     def _open(self):
@@ -150,7 +155,7 @@ def _signature(path, pixels):
             a.read(bands := np.empty(a.shape, a.dtype))
         return (tuple(root),like,None if bands is None else texts_of(bands)),n
 
-# %% ../../nbs/08_data.hdf5.ipynb #0895167c
+# %% ../../nbs/08_data.hdf5.ipynb #c98f1cc5
 @patch
 def like(self:H5File,
     path, # Another file
@@ -178,10 +183,13 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
 
 @patch
 def see(self:H5File):
-    "The same, as an error"
+    "Look at a file that was taken to be like another, and describe it anew if it is not"
     if self.matches(): return
-    raise DataError(f'{self.path} is not stored like the first file of its set (in other datasets, shape, type or bands): '
-                    'open it apart, or rewrite it in our own layout')
+    other = H5File(self.path, self.stored_bands, self.survey).select(self.bands)
+    if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
+        raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} of shape {other.shape}, '
+                        f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
+    self.__dict__.update(other.__dict__, unseen=False)
 
 # %% ../../nbs/08_data.hdf5.ipynb #d14c419a
 @add_layout

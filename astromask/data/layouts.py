@@ -98,8 +98,8 @@ def find_layout(
     known = '; '.join(f'{l.name}: {l.what}' for l in layouts)
     raise DataError(' '.join(f'{path} is of no layout that is known: it holds {there}. Known are {known}'.split()))
 
-# %% ../../nbs/07_data.layouts.ipynb #49157bba
-_troubles = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError, EOFError,
+# %% ../../nbs/07_data.layouts.ipynb #a28fc42a
+_troubles = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, EOFError,
              AssertionError, SyntaxError, TokenError, struct.error, zlib.error, LZMAError, zipfile.BadZipFile, UnpicklingError, VerifyError)
 
 @contextmanager
@@ -109,6 +109,7 @@ def damage(
 ):
     "Turn a library's complaints about a file into one sentence"
     try: yield
+    except MemoryError as e: raise DataError(f'{path} cannot be {doing}: that takes more memory than there is ({e})') from e
     except _troubles as e:
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
         raise DataError(f'{path} is damaged or truncated: it cannot be {doing} ({why}); get the file again') from e
@@ -248,7 +249,7 @@ def select(self:CutoutFile,
     out.bands,out.shape = bands,(len(bands),*self.shape[1:])
     return out
 
-# %% ../../nbs/07_data.layouts.ipynb #d1efbfab
+# %% ../../nbs/07_data.layouts.ipynb #c44aa9f5
 @patch
 def read(self:CutoutFile,
     rows,       # (n,) int64, any order, each in 0..N-1
@@ -259,8 +260,8 @@ def read(self:CutoutFile,
     if not len(rows): x,w = np.empty((0,*self.shape), self.dtype),np.empty((0,*self.shape), np.float32)
     else:
         try: x,w = self._read(rows, ivar)
-        except DataError:
-            for r in rows if len(rows) > 1 else (): self._read([r], ivar)
+        except DataError as e:
+            for r in rows if len(rows) > 1 and not isinstance(e.__cause__, MemoryError) else (): self._read([r], ivar)
             raise
     return (x,w) if ivar else x
 
@@ -282,7 +283,7 @@ def _check_whole(x, path):
         raise DataError(f'{path} holds whole numbers beyond 16,777,216, which would not survive as float32: write it as float32')
 
 def _few(x):
-    "Slices of a few rows: arrays as large as all of them would cost more time than the work"
+    "Slices of a few rows, so that what is computed on the way is small"
     k = max(1, (1<<16)//max(1, x[0].nbytes))
     return [slice(i, i+k) for i in range(0, len(x), k)]
 
