@@ -84,8 +84,8 @@ def test_real_coadd_with_mask_and_variance(tmp_path):
     call = dict(image_hdu=1, mask_hdu=2, variance_hdu=3, size=64, overlap=0., processes=1)
     out = ingest(tmp_path/'a.h5', dict(r=path), **call)
     c = Cutouts.open(out)
-    with h5py.File(out) as f: ivar,scale = f['ivar'][:],f.attrs['pixel_scale']
-    assert scale == pytest.approx(0.168, rel=1e-3)
+    with h5py.File(out) as f: ivar,scale,zero_point = f['ivar'][:],f.attrs['pixel_scale'],f.attrs['zero_point']
+    assert scale == pytest.approx(0.168, rel=1e-3) and zero_point == pytest.approx(27.)
     with fits.open(path) as f: image,variance = f[1].data,f[3].data
     with fits.open(path, do_not_scale_image_data=True) as f: bad = (f[2].data & (1<<8 | 1)) != 0
     for i,t in enumerate(c.catalog[:10]):
