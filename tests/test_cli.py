@@ -63,6 +63,9 @@ def test_simulate_then_inspect(tmp_path):
     assert call('simulate', out, '--n', 6).exit_code == 2                       # not without --overwrite
     r = call('inspect', out)
     assert r.exit_code == 0 and '6' in r.output, r.output
+    assert 'none, or not in every file' in r.output
+    assert call('simulate', out, '--n', 6, '--bands', 'gri', '--ivar', '--overwrite').exit_code == 0
+    assert 'inverse variance of every pixel' in call('inspect', out).output
     assert call('simulate', tmp_path/'t.h5', '--survey', 'nosuch').exit_code == 2
     assert call('simulate', tmp_path/'t.h5', '--bands', 'gx').exit_code == 2
     assert not (tmp_path/'t.h5').exists()

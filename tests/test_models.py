@@ -245,3 +245,78 @@ def test_pretraining_beats_the_mean_of_visible_pixels():
         mean = torch.where(hidden, 0, x).sum((2,3))/(~hidden).sum((2,3)).clamp(min=1)
         baseline = (x-mean[:,:,None,None])[hidden].square().mean()
         assert m(x, generator=noise).loss < 0.5*baseline, kind
+
+# What a review found: each of these once went wrong
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_values_that_overflow_when_scaled_count_as_missing(kind):
+    m,x = model(kind=kind, size=(64,32)),torch.randn(2,3,64,32)
+    m.scaling = AsinhScaling([0.]*3, [0.1]*3, [1.]*3)
+    x[0,0,5,5],x[1,2,40,9] = torch.finfo(torch.float32).min,3e38
+    out = m(x, generator=torch.rand(2, m.n_noise))
+    out.loss.backward()
+    assert out.loss.isfinite() and all(g.isfinite().all() for g in gradients(m)) and m.eval().embed(x).isfinite().all()
+
+@pytest.mark.parametrize('kind', ['mae','cross','sky','tokens','pixels'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision(kind, dtype):
+    m,x = model(kind=kind, size=(64,32)),torch.randn(2,3,64,32)
+    exact = m.reconstruct(x)
+    with torch.autocast('cpu', dtype): assert (m.reconstruct(x)-exact).abs().max() < 0.1*exact.abs().max()
+    half = m.to(dtype).eval()
+    assert half(x, generator=torch.rand(2, m.n_noise)).loss.isfinite() and half.embed(x, pool='attn').isfinite().all()
+
+def test_inverse_variances_of_any_size():
+    for kind in ('mae','pixels'):
+        m,x = model(kind=kind, norm_pix=False),torch.randn(2,3,32,32)
+        noise,one = torch.rand(2, m.n_noise),torch.ones(2,3,32,32)
+        for factor in (1e-30, 1e-20, 1e20, 1e30):
+            assert torch.allclose(m(x, generator=noise, ivar=one*factor).loss, m(x, generator=noise, ivar=one).loss, rtol=1e-4)
+        out = m(x, generator=noise, ivar=torch.zeros_like(x))
+        assert out.loss == 0 and out.n_targets == 0                # no target: no step
+        x[0,0,3,3] = 1e25
+        assert m(x, generator=noise, ivar=one).loss.isfinite()
+
+def test_attention_pool_without_timms_fused_attention(monkeypatch):
+    monkeypatch.setattr('timm.layers.attention_pool.use_fused_attn', lambda *a: False)
+    m,x = model().eval(),torch.randn(1,3,32,32)
+    x[...,16:] = torch.nan
+    e = m.embed(x, pool='attn')
+    m.fill.data += 5                                               # what was not observed is no evidence in the pool itself
+    values,valid = m.pixels(x)
+    out = m.attend(m.tokens(values, valid))
+    other = torch.where(torch.cat([torch.ones(1,1,1, dtype=torch.bool), m.observed(valid)], 1), out, out+3)
+    assert torch.allclose(m.pool(out, m.observed(valid), 'attn'), m.pool(other, m.observed(valid), 'attn'), atol=1e-5) and e.isfinite().all()
+
+def test_masked_arrays_and_empty_batches():
+    m,x = model().eval(),np.random.default_rng(0).normal(size=(1,3,32,32)).astype('f4')
+    hide = np.zeros(x.shape, bool)
+    hide[:,1] = True
+    missing = np.where(hide, np.nan, x)
+    assert torch.equal(m.embed(np.ma.masked_array(np.where(hide, 7, x), mask=hide)), m.embed(missing))
+    with pytest.raises(InputError, match='no images'): m.embed(x[:0])
+
+@pytest.mark.parametrize('make,words', [
+    (lambda: MAE(32, mask_ratio=(0,.9)), 'mask_ratio'), (lambda: MAE(32, num_heads=0), 'num_heads'), (lambda: SimMIM(32, mask_ratio=0), 'mask_ratio'),
+    (lambda: MAE(32, norm_pix_loss='yes'), 'norm_pix_loss'), (lambda: model()(torch.randn(1,3,32,32), mask=np.ones((1,16), bool)), 'it must be a tensor'),
+    (lambda: model()(torch.randn(1,3,32,32), generator=torch.rand(1,3)), 'to draw its masks from')])
+def test_arguments_that_do_not_fit(make, words):
+    with pytest.raises(InputError, match=words): make()
+
+def test_numbers_of_other_kinds():
+    assert SimMIM(32, 8, mask_ratio=np.float32(.5)).mask_ratio == (.5,.5)
+    m,x = model(),torch.randn(1,3,32,32)
+    assert torch.equal(m(x, generator=np.linspace(0, .9, 16, dtype='f4')[None]).mask, m(x, generator=torch.linspace(0, .9, 16)[None]).mask)
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_graph(kind):
+    "torch.compile finds no break, in training or embedding"
+    m,x = model(kind=kind, size=(64,32)),torch.randn(2,3,64,32)
+    noise = torch.rand(2, m.n_noise)
+    torch._dynamo.reset()
+    compiled = torch.compile(m, backend='eager', fullgraph=True)
+    out = m(x, generator=noise)
+    assert torch.allclose(compiled(x, generator=noise).loss, out.loss, rtol=1e-5)
+    if kind != 'cross': assert torch.allclose(compiled(x, mask=out.mask).loss, out.loss, rtol=1e-5)
+    m.eval()
+    assert torch.allclose(torch.compile(m.embed, backend='eager', fullgraph=True)(x), m.embed(x), atol=1e-5)

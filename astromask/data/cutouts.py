@@ -7,19 +7,22 @@ Docs: https://astromask.github.io/astromask/data.cutouts.html.md"""
 # %% auto #0
 __all__ = ['cutout_paths', 'Cutouts', 'class_labels', 'redshifts', 'sample_rows', 'check_usable', 'Report', 'inspect_cutouts']
 
-# %% ../../nbs/10_data.cutouts.ipynb #5bacd92c
+# %% ../../nbs/10_data.cutouts.ipynb #849e5a5e
 import io, json, os, re, time
+from collections import Counter
 from contextlib import contextmanager
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 import h5py, numpy as np
 from astropy.table import Table, TableMergeError, vstack
 from fastcore.basics import patch
 from ..core import DataError, InputError, storage_errors, sync_dir
-from .layouts import CutoutFile, _text, band_names
+from .formats import open_files
+from .layouts import band_names, text_of
 from ..surveys import get_survey
 
-# %% ../../nbs/10_data.cutouts.ipynb #8a62ef6e
+# %% ../../nbs/10_data.cutouts.ipynb #851230a2
 def _natural(s): return [int(o) if o.isdecimal() else o for o in re.split(r'(\d+)', str(s))]
 
 def cutout_paths(
@@ -28,17 +31,29 @@ def cutout_paths(
     "The files that are meant"
     if not isinstance(source, (str,os.PathLike)): return [p for s in source for p in cutout_paths(s)]
     source = os.path.expanduser(os.fspath(source))
-    if os.path.isdir(source):
-        found = [str(p) for e in ('h5','hdf5') for p in Path(source).glob(f'*.{e}')]
-        if not found: raise DataError(f'The folder {source} holds no .h5 or .hdf5 file')
+    if os.path.isdir(source): found = _in_folder(source)
     elif os.path.exists(source): return [source]
     elif ',' in source: return cutout_paths([s.strip() for s in source.split(',')])
     elif not re.search(r'[*?[]', source): return [source]
     else: found = glob(source, recursive=True)
+    if not found and os.path.isdir(source): raise DataError(f'The folder {source} holds no file of cutouts ({", ".join(_endings)})')
     if not found: raise DataError(f'No file matches {source}')
     return sorted(found, key=_natural)
 
-# %% ../../nbs/10_data.cutouts.ipynb #c1aece12
+# %% ../../nbs/10_data.cutouts.ipynb #88be54fd
+_endings = '.h5','.hdf5','.npy','.npz','.pt','.pth','.fits','.fit','.fits.fz'
+
+def _in_folder(folder):
+    "The files of cutouts in a folder, or in the folders below it"
+    at = [str(p) for p in Path(folder).iterdir()]
+    found = [p for p in at if p.lower().endswith(_endings)]
+    found = found or [p for o in at if os.path.isdir(o) and not Path(o).name.startswith('.') for p in _in_folder(o)]
+    kinds = Counter(Path(p).suffix for p in found)
+    if len({{'.hdf5':'.h5','.fit':'.fits','.fz':'.fits','.pth':'.pt'}.get(k, k) for k in kinds}) < 2: return found
+    there = ', '.join(f'{n} {k}' for k,n in kinds.most_common())
+    raise DataError(f'The folder {folder} holds files of several kinds ({there}): say which, as in {folder}/*{next(iter(kinds))}')
+
+# %% ../../nbs/10_data.cutouts.ipynb #7ebb0296
 class Cutouts:
     "Cutout files as one sequence of (C,H,W) images with a catalogue; made by `Cutouts.open`"
     def __init__(self,
@@ -51,10 +66,9 @@ class Cutouts:
                 if a == b: continue
                 raise DataError(f'{p.path} has {what} {b}, but {first.path} has {a}: open them apart, or select with bands=')
         self.parts,self.bands,self.shape,self.unit,self.survey = parts,first.bands,first.shape,first.unit,first.survey
-        self.files = tuple(p.path for p in parts)
+        self.files = tuple(f for p in parts for f in p.files)
         self.dtype = np.result_type(*{p.dtype for p in parts})
         self.has_ivar = all(p.has_ivar for p in parts)
-        self._ends = np.cumsum([p.n for p in parts])
         self._catalog = None
 
     @classmethod
@@ -62,12 +76,15 @@ class Cutouts:
         source,       # A path, a glob, a folder, or a list of them
         bands=None,   # Bands wanted; or the names of all stored ones, where the file does not tell
         survey=None,  # Name of the survey whose bands they are, where the file does not tell
+        strict=True,  # False: bands that nobody names are called 'band 1', 'band 2', ...
     )->'Cutouts':
         "Open cutout files of any known layout; pixels are read when asked for"
         paths = cutout_paths(source)
         if not paths: raise DataError('No files were given')
-        return cls([CutoutFile(p, bands, survey) for p in paths])
+        return cls(open_files(paths, bands, survey, strict))
 
+    @cached_property
+    def _ends(self): return np.cumsum([p.n for p in self.parts])
     def __len__(self): return int(self._ends[-1])
     def __repr__(self):
         c,h,w = self.shape
@@ -207,13 +224,13 @@ def _append(d, x):
     d.resize(len(d)+len(x), 0)
     d[-len(x):] = x
 
-# %% ../../nbs/10_data.cutouts.ipynb #8e03c7f8
+# %% ../../nbs/10_data.cutouts.ipynb #fea76d94
 def _write_column(f, name, col):
     if name in ('cutouts','ivar','mask') or '/' in name or name in ('.',''):
         raise InputError(f'A catalogue column cannot be called {name!r}: rename it')
     x,hidden,attrs = np.asarray(col),np.ma.getmaskarray(np.ma.asarray(col)),{}
     if x.dtype.kind == 'O' and all(isinstance(o, (str,bytes,type(None))) for o in x.flat):
-        x = np.array([_text(o) if o is not None else '' for o in x.flat]).reshape(x.shape)
+        x = np.array([text_of(o) if o is not None else '' for o in x.flat]).reshape(x.shape)
     if x.dtype.kind == 'U': x = np.char.encode(x, 'utf-8')
     if x.dtype.kind not in 'biufS' or x.ndim not in (1,2):
         raise InputError(f'The catalogue column {name!r} is neither numbers nor text: it is {x.ndim}-D {x.dtype}')
@@ -291,15 +308,16 @@ def write(cls:Cutouts,
             _write_column(f, name, col)
     return Path(path)
 
-# %% ../../nbs/10_data.cutouts.ipynb #c4912d16
+# %% ../../nbs/10_data.cutouts.ipynb #3239ea2c
 def _codes(col):
     "Text or whole numbers as (values, known)"
     x,known = np.ma.asarray(col),~np.ma.getmaskarray(np.ma.asarray(col))
     x = x.filled() if np.ma.isMaskedArray(x) else x
+    if x.ndim != 1: return None
     if x.dtype.kind in 'UO':
         x = np.char.strip(np.where(known, x, '').astype(str))
         return x,known & (x != '')
-    if x.ndim != 1 or x.dtype.kind not in 'biuf': return None
+    if x.dtype.kind not in 'biuf': return None
     known &= np.isfinite(x) & (x >= 0)
     return (np.where(known, x, 0).astype(np.int64),known) if (x[known] % 1 == 0).all() else None
 
@@ -416,7 +434,7 @@ def _wrong_catalogue(t):
     off = int(((ra < -180) | (ra > 360) | (np.abs(dec) > 90)).sum())
     if off: yield f'{off} sky positions are impossible: ra and dec must be in degrees'
 
-# %% ../../nbs/10_data.cutouts.ipynb #bc4fe0e0
+# %% ../../nbs/10_data.cutouts.ipynb #a3ede690
 def inspect_cutouts(
     source,      # Path, glob, list of them, or `Cutouts`
     bands=None,  # As in `Cutouts.open`
@@ -425,7 +443,7 @@ def inspect_cutouts(
 )->Report:       # A dict; print it
     "What is in cutout files, and what is wrong with it"
     c = source
-    if not isinstance(c, Cutouts): c = Cutouts([CutoutFile(p, bands, survey, strict=False) for p in cutout_paths(source)])
+    if not isinstance(c, Cutouts): c = Cutouts.open(source, bands, survey, strict=False)
     x,t = c[sample_rows(c, n)],c.catalog
     (labels,names),z = class_labels(t),redshifts(t)
     z = z[np.isfinite(z)]

@@ -191,7 +191,7 @@ def plan_grid(
         n += len(x)
     return jobs,Table(dict(id=ids, ra=np.concatenate([j.ra for j in jobs]), dec=np.concatenate([j.dec for j in jobs])))
 
-# %% ../../nbs/12_data.ingest.ipynb #8b3c976f
+# %% ../../nbs/12_data.ingest.ipynb #55fe1496
 def _beside(plane, hdu, file, tile, band, what):
     "The mask or weights that belong to a plane, or None"
     if hdu is None and not file: return None
@@ -214,9 +214,11 @@ def file_zero_point(
     "The zero point of a file: the caller's, that of files of its name, or its header's"
     told = dict(recipe.zero_points).get(band)
     if told is None: told = next((z for k,z in recipe.layout.zero_points.items() if re.match(k, Path(plane.path).name)), None)
-    if told is None and 'FLUXMAG0' in plane.header:
-        with fits_damage(plane.path): told = float(2.5*np.log10(float(plane.header['FLUXMAG0'])))
-        if not np.isfinite(told): raise DataError(f'{plane.where} says FLUXMAG0 = {plane.header["FLUXMAG0"]}, which is no flux: give its zero point')
+    flux = next((h['FLUXMAG0'] for h in (plane.header,plane.primary) if 'FLUXMAG0' in h), None)
+    if told is None and flux is not None:
+        if not isinstance(flux, (int,float)) or not 0 < flux < np.inf:
+            raise DataError(f'{plane.where} says FLUXMAG0 = {flux}, which is no flux: give its zero point')
+        told = float(2.5*np.log10(flux))
     return told
 
 def _factor(plane, recipe, band):
@@ -318,7 +320,7 @@ def north_up(
     w.wcs.cdelt,w.wcs.radesys = (-scale/3600,scale/3600),'ICRS'
     return w
 
-# %% ../../nbs/12_data.ingest.ipynb #80e60e75
+# %% ../../nbs/12_data.ingest.ipynb #a022d1f1
 def _reproject():
     try: from reproject import reproject_exact
     except ImportError: raise InputError("Bands on different pixel grids need the package reproject: pip install 'astromask[ingest]'") from None
@@ -332,7 +334,6 @@ def resampled(self:Layer,
     "A part of a band on another pixel grid; flux is conserved"
     exact,edge = _reproject(),np.array([-.5,(size-1)/2,size-.5])
     x,y = (o.ravel() for o in np.meshgrid(edge, edge))
-    sky = Plane(self.plane.path, self.plane.hdu, (size,size), None, target, self.plane.frame if target is None else None)
     with fits_damage(self.plane.path):
         p = target.pixel_to_world(x, y).icrs
         x,y = self.plane.to_pixel(p.ra.deg, p.dec.deg)
@@ -530,7 +531,7 @@ def _warn_of_space(out, n, recipe):
     need,free = 2*n*recipe.dtype().itemsize,shutil.disk_usage(out.parent).free
     if need > free: log.warning(f'{n} cutouts need {need/2**30:.2f} GiB until they are done, and {out.parent} has {free/2**30:.2f} GiB left')
 
-# %% ../../nbs/12_data.ingest.ipynb #dd2d8691
+# %% ../../nbs/12_data.ingest.ipynb #1e8af31e
 def ingest(
     out,            # The cutout file to write (HDF5)
     tiles,          # As `find_tiles` takes them: a folder, glob or list of FITS files, a dict of these by band, or a path with {band}
@@ -561,7 +562,7 @@ def ingest(
     bands = band_names(bands) if bands is not None else None
     _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale)
     table = read_catalog(catalog, ra, dec) if catalog is not None else None
-    tiles,bands,layout = find_tiles(tiles, survey, bands)
+    tiles,bands,layout = find_tiles(tiles, survey, bands, hdu=image_hdu)
     told = dict(image_hdu=image_hdu, mask_hdu=mask_hdu, variance_hdu=variance_hdu)
     layout = replace(layout, mask_planes=tuple(mask_planes), **{k: v for k,v in told.items() if v is not None})
     recipe = _recipe(tiles, bands, layout, survey, size, zero_point, pixel_scale, masks, weights)

@@ -7,17 +7,17 @@ Docs: https://astromask.github.io/astromask/models.encoder.html.md"""
 # %% auto #0
 __all__ = ['sincos_positions', 'PatchEmbed', 'spherical_harmonics', 'SkyToken', 'BandEncoder', 'transformer']
 
-# %% ../../nbs/21_models.encoder.ipynb #3a036812
+# %% ../../nbs/21_models.encoder.ipynb #dfd3e08c
 import copy, math, numpy as np, torch
 from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from timm.layers import AttentionPoolLatent, resample_abs_pos_embed, resize_rel_pos_bias_table
-from timm.models.vision_transformer import Block
 from fastcore.basics import patch
 from ..core import InputError, log
 from ..data.layouts import band_names
 from ..data.loaders import size2d
+from .blocks import Block, linear
 from .masking import patchify, take
 
 # %% ../../nbs/21_models.encoder.ipynb #ccb21886
@@ -35,7 +35,7 @@ def sincos_positions(
     table = torch.cat([f(a) for a in angles for f in (torch.sin,torch.cos)], dim=1)
     return torch.cat([torch.zeros(1,embed_dim), table])[None].float()
 
-# %% ../../nbs/21_models.encoder.ipynb #25605714
+# %% ../../nbs/21_models.encoder.ipynb #585eae84
 class PatchEmbed(nn.Module):
     "A linear map of patches (.., p*p*C), band fastest, to tokens (.., D)"
     def __init__(self,
@@ -49,7 +49,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches):
         weight = self.proj.weight.permute(0,2,3,1).flatten(1)
-        return self.norm(nn.functional.linear(patches, weight, self.proj.bias))
+        return self.norm(linear(patches, weight, self.proj.bias))
 
 # %% ../../nbs/21_models.encoder.ipynb #67bebb07
 def spherical_harmonics(
@@ -71,7 +71,7 @@ def spherical_harmonics(
         return norm*legendre[l,k]*((m*phi).cos() if m >= 0 else (k*phi).sin())
     return torch.stack([harmonic(l, m) for l in range(n) for m in range(-l, l+1)], 1)
 
-# %% ../../nbs/21_models.encoder.ipynb #6282a83f
+# %% ../../nbs/21_models.encoder.ipynb #c4b73e50
 class SkyToken(nn.Module):
     "A token that says where on the sky an object is"
     def __init__(self,
@@ -90,7 +90,7 @@ class SkyToken(nn.Module):
     def forward(self, coords):
         known = coords.isfinite().all(1, keepdim=True)
         with torch.autocast(coords.device.type, enabled=False):
-            waves = torch.sin(30*self.first(spherical_harmonics(torch.where(known, coords, 0).float())))
+            waves = torch.sin(30*self.first(spherical_harmonics(torch.where(known, coords, 0).float()).to(self.unknown.dtype)))
             return torch.where(known, self.last(waves), self.unknown)
 
 # %% ../../nbs/21_models.encoder.ipynb #2994ce96
@@ -130,9 +130,12 @@ class BandEncoder(nn.Module):
     @property
     def n_prefix(self): return (self.cls_token is not None) + self.sky_token
 
-# %% ../../nbs/21_models.encoder.ipynb #8f2bc524
+# %% ../../nbs/21_models.encoder.ipynb #b2935efa
 @patch
-def fit_image(self:BandEncoder, img_size, position_grid=None):
+def fit_image(self:BandEncoder,
+    img_size,           # Pixels: an int, or (H,W)
+    position_grid=None, # (rows, columns) whose coordinates are stretched; None: its own
+):
     "Sizes that follow from the image's, or which of them does not fit which"
     self.img_size = H,W = size2d(img_size)
     p = self.stride
@@ -150,12 +153,15 @@ def transformer(
     mlp_ratio:float, # Width of the MLP, in units of dim
     norm_eps:float=1e-6, # LayerNorm's epsilon: the published MAE's
 )->nn.ModuleList:
-    "timm's pre-norm transformer blocks"
-    norm = partial(nn.LayerNorm, eps=norm_eps)
-    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)])
+    "Pre-norm transformer blocks"
+    return nn.ModuleList([Block(dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth)])
 
 @patch
-def place_positions(self:BandEncoder, name, dim, kind):
+def place_positions(self:BandEncoder,
+    name, # The attribute: pos_embed or decoder_pos_embed
+    dim,  # Size of a token
+    kind, # sincos or learned
+):
     "Fixed positions, which are not saved, or learned ones, which start from them"
     if kind not in ('sincos','learned'): raise InputError(f"positions is {kind!r}; it must be 'sincos' or 'learned'")
     table = sincos_positions(dim, self.grid, self.position_grid)
@@ -163,10 +169,15 @@ def place_positions(self:BandEncoder, name, dim, kind):
     else: self.register_buffer(name, table, persistent=False)
 
 @patch
-def build_trunk(self:BandEncoder, depth, num_heads, mlp_ratio, positions):
+def build_trunk(self:BandEncoder,
+    depth,     # Blocks
+    num_heads, # Attention heads
+    mlp_ratio, # Width of MLPs, in units of the token's size
+    positions, # sincos or learned
+):
     "Class token, positions, blocks, and the last norm"
     D = self.embed_dim
-    if D % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {D}')
+    if num_heads < 1 or D % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {D}')
     self.place_positions('pos_embed', D, positions)
     self.num_heads,self.cls_token = num_heads,nn.Parameter(torch.zeros(1,1,D))
     self.blocks = transformer(D, depth, num_heads, mlp_ratio, self.norm_eps)
@@ -200,28 +211,29 @@ def preset(cls:BandEncoder,
     changes |= {k: v for k,v in dict(bands=bands, img_size=img_size).items() if v is not None}
     return cls(**(cls.presets[name] | changes))
 
-# %% ../../nbs/21_models.encoder.ipynb #93e67f27
+# %% ../../nbs/21_models.encoder.ipynb #57dbd51e
+def _tensor(x): # an array; as FITS and astropy have them, the bytes may be in another order, and values masked
+    if np.ma.isMaskedArray(x): x = x.astype(np.float32).filled(np.nan)
+    return torch.as_tensor(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder('=')))
+
 @patch
 def place_bands(self:BandEncoder,
     x,          # (B,C',H,W) pixels: a tensor, or an array as `Cutouts` gives it
     bands=None, # Names of x's channels; None: the model's own, in their order
 ):              # (B,C,H,W) in the model's order, NaN where a band is absent
     "Put the bands of x where the model has them"
-    if isinstance(x, np.ndarray) and not x.dtype.isnative: x = x.astype(x.dtype.newbyteorder('='))   # as FITS has them
-    x = torch.as_tensor(x)
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16): x = x.float()
-    x = x.to(self.fill.device)
-    C,names = len(self.bands), self.bands if bands is None else band_names(bands)
+    x = (x if torch.is_tensor(x) else _tensor(x)).float().to(self.fill.device)
+    names = self.bands if bands is None else band_names(bands)
     unknown = [b for b in names if b not in self.bands]
     if unknown: raise InputError(f'The model does not know band {", ".join(map(repr,unknown))}; it has {", ".join(self.bands)}')
     if len(set(names)) < len(names): raise InputError(f'bands names a band twice: {names}')
+    if not x.shape[0]: raise InputError('There are no images: give at least one')
     if x.ndim != 4 or x.shape[1] != len(names) or tuple(x.shape[2:]) != self.img_size:
         raise InputError(f'The images are {tuple(x.shape)}; with bands {", ".join(names)} this model takes '
                          f'(B,{len(names)},{self.img_size[0]},{self.img_size[1]})')
     if names == self.bands: return x
-    full = x.new_full((x.shape[0], C, *self.img_size), torch.nan)
-    full[:,[self.bands.index(b) for b in names]] = x
-    return full
+    absent = torch.full_like(x[:,0], torch.nan)
+    return torch.stack([x[:,names.index(b)] if b in names else absent for b in self.bands], 1)
 
 @patch
 def pixels(self:BandEncoder,
@@ -232,10 +244,13 @@ def pixels(self:BandEncoder,
     x = self.place_bands(x, bands)
     valid = x.isfinite()
     x = torch.where(valid, x, 0)
-    if self.scaling is not None: x = self.scaling(x)
-    return patchify(torch.where(valid, x, 0), self.patch_size), patchify(valid, self.patch_size)
+    if self.scaling is not None:
+        x = self.scaling(x)
+        valid = valid & x.isfinite()                        # a value that no scaled pixel can hold is none
+        x = torch.where(valid, x, 0)
+    return patchify(x, self.patch_size), patchify(valid, self.patch_size)
 
-# %% ../../nbs/21_models.encoder.ipynb #1bd0e645
+# %% ../../nbs/21_models.encoder.ipynb #d449a13d
 @patch
 def tokens(self:BandEncoder,
     values,      # (B,K,p*p*C) scaled pixels of some patches
@@ -245,15 +260,18 @@ def tokens(self:BandEncoder,
 ):               # (B,K,D)
     "Embed patches: the learnable fill where a pixel is missing, position added"
     fill = self.fill.permute(1,2,0).flatten()
-    x = self.patch_embed(torch.where(valid, values, fill))
+    x = self.patch_embed(torch.where(valid, values, fill).to(fill.dtype))
     if hidden is not None: x = torch.where(hidden[...,None], self.mask_token.to(x.dtype), x)
     if self.pos_embed is None: return x
     positions = self.pos_embed[:,1:]
     return x + (positions if ids is None else take(positions.expand(x.shape[0],-1,-1), ids))
 
-# %% ../../nbs/21_models.encoder.ipynb #0dad0c2a
+# %% ../../nbs/21_models.encoder.ipynb #a10f44f5
 @patch
-def prefix(self:BandEncoder, B, coords=None):
+def prefix(self:BandEncoder,
+    B,           # Objects
+    coords=None, # (B,2) right ascension and declination in degrees, NaN where unknown
+):
     "Tokens that are no patches: the class token, and that of the sky position where there is one"
     if coords is not None and not self.sky_token: raise InputError('This model has no sky-position token: leave coords out')
     x = (self.cls_token + self.pos_embed[:,:1] if self.pos_embed is not None else self.cls_token).expand(B,-1,-1)
@@ -263,7 +281,10 @@ def prefix(self:BandEncoder, B, coords=None):
     return torch.cat([x, self.sky_embed(coords)[:,None].to(x.dtype)], dim=1)
 
 @patch
-def run_block(self:BandEncoder, block, *args):
+def run_block(self:BandEncoder,
+    block, # A module
+    *args, # What it is called with
+):
     "One block; with `activation_checkpointing` its activations are computed again in the backward pass instead of kept"
     if self.activation_checkpointing and torch.is_grad_enabled(): return checkpoint(block, *args, use_reentrant=False)
     return block(*args)
@@ -278,7 +299,7 @@ def attend(self:BandEncoder,
     for block in self.blocks: x = self.run_block(block, x)
     return self.norm(x)
 
-# %% ../../nbs/21_models.encoder.ipynb #cf53477c
+# %% ../../nbs/21_models.encoder.ipynb #9c10d673
 @patch
 def encode(self:BandEncoder,
     x,           # (B,C,H,W) pixels in survey units, NaN where missing
@@ -289,34 +310,45 @@ def encode(self:BandEncoder,
     return self.attend(self.tokens(*self.pixels(x, bands)), coords)[:,self.n_prefix:]
 
 @patch
-def observed(self:BandEncoder, valid):
+def observed(self:BandEncoder,
+    valid, # (B,L,P) bool: valid pixels of patches
+):
     "(B,L,P) bool, valid pixels of patches -> (B,L',1): which tokens saw one"
     seen,f = valid.any(-1),self.stride//self.patch_size
     if f > 1: seen = seen.reshape(-1, self.grid[0]//f, f, self.grid[1]//f, f).any(4).any(2).flatten(1)
     return seen[...,None]
 
-# %% ../../nbs/21_models.encoder.ipynb #b4c7e9bf
+# %% ../../nbs/21_models.encoder.ipynb #596153df
 @patch
 def make_attn_pool(self:BandEncoder):
     "An untrained attention pool, always the same"
     if self.attn_pool is not None: return
     norm = partial(nn.LayerNorm, eps=self.norm_eps)
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), torch.random.fork_rng():
         torch.manual_seed(0)
-        self.attn_pool = AttentionPoolLatent(self.embed_dim, num_heads=self.num_heads, norm_layer=norm).to(self.fill.device)
+        self.attn_pool = AttentionPoolLatent(self.embed_dim, num_heads=self.num_heads, norm_layer=norm).to(self.fill)
+    self.attn_pool.fused_attn = True                        # timm's other way takes no mask of truth values
     log.info('A fresh attention pool was made: until it is trained, pool=attn is an arbitrary average of patches')
 
 @patch
-def load_state_dict(self:BandEncoder, tensors, *args, **kwargs):
+def load_state_dict(self:BandEncoder,
+    tensors,  # Name to tensor
+    *args,    # nn.Module's
+    **kwargs, # nn.Module's
+):
     "Take weights, those of an attention pool included where there are some"
     if any(k.startswith('attn_pool.') for k in tensors): self.make_attn_pool()
     return nn.Module.load_state_dict(self, tensors, *args, **kwargs)
 
-# %% ../../nbs/21_models.encoder.ipynb #f1095ffc
+# %% ../../nbs/21_models.encoder.ipynb #9c5b7ff8
 _pools = ('mean','cls','max','attn')
 
 @patch
-def pool(self:BandEncoder, out, seen, pool):
+def pool(self:BandEncoder,
+    out,  # (B,n+L,D) tokens
+    seen, # (B,L,1) bool: which patches were observed
+    pool, # mean | cls | max | attn
+):
     "(B,n+L,D) tokens and (B,L,1) which of them saw something -> (B,D)"
     patches = out[:,-seen.shape[1]:]
     if pool == 'mean': return torch.where(seen, patches, 0).sum(1) / seen.sum(1).clamp(min=1)
@@ -342,9 +374,11 @@ def embed(self:BandEncoder,
     if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
     return torch.where(seen.any(1), pooled, torch.nan)
 
-# %% ../../nbs/21_models.encoder.ipynb #3cec82d4
+# %% ../../nbs/21_models.encoder.ipynb #d8ff391a
 @patch
-def fit_tensors(self:BandEncoder, m):
+def fit_tensors(self:BandEncoder,
+    m, # A model of the same class for another image size
+):
     "The state dict, with positions interpolated to fit `m`"
     tensors = self.state_dict()
     for k in ('pos_embed','decoder_pos_embed'):
@@ -364,4 +398,5 @@ def resized(self:BandEncoder,
     m = type(self)(**self.config | dict(img_size=img_size, position_grid=list(self.position_grid)))
     m.load_state_dict(self.fit_tensors(m))
     m.scaling,m.source = copy.deepcopy(self.scaling),self.source
-    return m.to(self.fill.device).train(self.training)
+    m.activation_checkpointing = self.activation_checkpointing
+    return m.to(self.fill).train(self.training)

@@ -8,8 +8,9 @@ Docs: https://astromask.github.io/astromask/models.masking.html.md"""
 __all__ = ['patchify', 'unpatchify', 'n_visible', 'mask_from_noise', 'split_tokens', 'take', 'put', 'check_mask',
            'units_from_noise', 'spread_units']
 
-# %% ../../nbs/20_models.masking.ipynb #26f2ae15
-import torch
+# %% ../../nbs/20_models.masking.ipynb #290abbba
+import math, torch
+from numbers import Real
 from ..core import InputError
 
 # %% ../../nbs/20_models.masking.ipynb #ba2f4988
@@ -31,13 +32,13 @@ def unpatchify(
     B,p,(h,w) = len(patches), patch_size, (size[0]//patch_size, size[1]//patch_size)
     return patches.reshape(B,h,w,p,p,-1).permute(0,5,1,3,2,4).reshape(B, -1, h*p, w*p)
 
-# %% ../../nbs/20_models.masking.ipynb #3b01e5da
+# %% ../../nbs/20_models.masking.ipynb #c1ee6d7d
 def n_visible(
     L:int,            # Patches
     mask_ratio:float, # Share to hide
 )->int:               # max(1, floor(L*(1-mask_ratio)))
     "How many patches stay visible"
-    if not 0 <= mask_ratio < 1: raise InputError(f'mask_ratio is {mask_ratio}: it must be at least 0 and less than 1')
+    if not isinstance(mask_ratio, Real) or not 0 <= mask_ratio < 1: raise InputError(f'mask_ratio is {mask_ratio}: it must be at least 0 and less than 1')
     return max(1, int(L*(1-mask_ratio)))
 
 def mask_from_noise(
@@ -78,35 +79,37 @@ def put(
     "Tokens written at some positions of a longer list"
     return into.scatter(1, ids[...,None].expand(-1,-1,tokens.shape[-1]), tokens)
 
-# %% ../../nbs/20_models.masking.ipynb #f073129d
+# %% ../../nbs/20_models.masking.ipynb #bed3e8a6
 def check_mask(
     mask,    # What was given as mask
     B:int,   # Objects
     L:int,   # Patches
 )->int:      # How many patches are visible in every row
     "Make sure a mask is (B,L) bool, with the same number hidden in every row and at least one visible"
-    if mask.dtype != torch.bool or tuple(mask.shape) != (B,L):
-        raise InputError(f'mask is {tuple(mask.shape)} {mask.dtype}; it must be ({B},{L}) torch.bool, True where hidden')
+    if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != (B,L):
+        raise InputError(f'mask is a {type(mask).__name__} {tuple(mask.shape)} of {mask.dtype}; it must be a tensor ({B},{L}) of torch.bool, True where hidden')
     counts = mask.sum(1)
     low,high = int(counts.min()), int(counts.max())
     if low != high: raise InputError(f'mask hides between {low} and {high} patches; every row must hide the same number')
     if low == L: raise InputError(f'mask hides all {L} patches; at least one must stay visible')
     return L-low
 
-# %% ../../nbs/20_models.masking.ipynb #9c9f2b41
+# %% ../../nbs/20_models.masking.ipynb #c620fa87
+def _count(n, ratio): # ceil(n*ratio), at least 1; products that are whole numbers may be off in the last bit
+    n = n*ratio - 1e-6*n
+    return n.ceil().clamp(min=1) if torch.is_tensor(n) else max(1, math.ceil(n))
+
 def units_from_noise(
     noise,         # (B,C,L) numbers in [0,1): the smallest are hidden
     mask_ratio,    # Share to hide: a number, or (B,1,1)
     observed=None, # (B,C,L) bool: units with a valid pixel; of these, too, the share mask_ratio is hidden
 ): # (B,C,L) bool, True where hidden: ceil(mask_ratio*L) in every row, at least one
     "Hide mask units by rank of their noise"
-    if not torch.is_tensor(mask_ratio): mask_ratio = torch.tensor(mask_ratio, dtype=torch.float64, device=noise.device)
-    count = lambda n: (n*mask_ratio - 1e-5).ceil().clamp(min=1)
     if observed is not None:
         rank = torch.where(observed, noise, 2).argsort(dim=-1, stable=True).argsort(dim=-1)           # among the observed
-        first = observed & (rank < count(observed.sum(-1, keepdim=True)))
+        first = observed & (rank < _count(observed.sum(-1, keepdim=True), mask_ratio))
         noise = noise + torch.where(observed, torch.where(first, 0, 2), 1)                    # these, empty ones, the rest
-    return noise.argsort(dim=-1, stable=True).argsort(dim=-1) < count(noise.shape[-1])
+    return noise.argsort(dim=-1, stable=True).argsort(dim=-1) < _count(noise.shape[-1], mask_ratio)
 
 def spread_units(
     mask,       # (B,C,L) one value for each unit

@@ -161,12 +161,22 @@ m = timm.create_model('local-dir:FOLDER', pretrained=True)    # or 'hf-hub:OWNER
 embedding = m(x)    # x: (B,C,H,W), scaled, without NaN; the mean of the patch tokens
 ```'''
 
-# %% ../../nbs/26_models.publish.ipynb #9a939b70
+# %% ../../nbs/26_models.publish.ipynb #1449ccce
 def _same(a, b, eps=1e-5):
     "Equal to eps, relative to the largest value, with NaN in the same places"
     a,b = (torch.as_tensor(o).detach() for o in (a,b))
     if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()): return False
     return bool((a-b).nan_to_num().abs().max() <= eps*b.nan_to_num().abs().max().clamp(min=1))
+
+@contextmanager
+def _all_or_nothing(folder):
+    "A temporary folder; what is in it moves to `folder` when nothing went wrong"
+    with storage_errors(folder):
+        folder = Path(folder).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix='.export-') as tmp:
+            yield Path(tmp)
+            for f in sorted(Path(tmp).iterdir(), reverse=True): os.replace(f, folder/f.name)
 
 def _alone(m):
     "A copy of the model on the CPU, in evaluation mode"
@@ -182,23 +192,24 @@ def _check_timm(m, folder):
     wanted = ours.encode(x)
     tokens = theirs.forward_features(x).flatten(1, -2)[:,-wanted.shape[1]:]
     if _same(theirs(x), ours.embed(x)) and _same(tokens, wanted): return
-    raise AstroMaskError(f'timm {timm.__version__} makes other numbers of these weights: this encoder cannot go there; use to_onnx')
+    why = '' if m.norm_eps == 1e-6 else f' (its LayerNorm epsilon is {m.norm_eps}, and timm keeps 1e-6)'
+    raise AstroMaskError(f'timm {timm.__version__} makes other numbers of these weights{why}: this encoder cannot go there; use to_onnx')
 
-# %% ../../nbs/26_models.publish.ipynb #ba3d2179
+# %% ../../nbs/26_models.publish.ipynb #f9944389
 def to_timm(
     m,      # A model, without a sky token
     folder, # Where to; made if need be
 )->Path:    # The folder: config.json, model.safetensors, README.md
     "Write the encoder for `timm.create_model('local-dir:FOLDER', pretrained=True)`"
-    folder = Path(folder)
     architecture,args,tensors = _timm_parts(m)
-    write_atomic(folder/'model.safetensors', tensor_bytes(tensors))
-    write_json(folder/'config.json', _timm_config(m, architecture, args))
-    _check_timm(m, folder.absolute())
     sections = {'Model': _table(list(_flat(_sizes(m)))), 'Scaling, to be done before': _scaling_text(m),
                 'Source of the weights': _source_text(m)}
-    write_atomic(folder/'README.md', _card(m, sections, _TIMM_USE, 'timm', ''))
-    return folder
+    with _all_or_nothing(folder) as tmp:
+        write_atomic(tmp/'model.safetensors', tensor_bytes(tensors))
+        write_json(tmp/'config.json', _timm_config(m, architecture, args))
+        write_atomic(tmp/'README.md', _card(m, sections, _TIMM_USE, 'timm', ''))
+        _check_timm(m, tmp)
+    return Path(folder)
 
 # %% ../../nbs/26_models.publish.ipynb #993b47db
 def need_extra(
@@ -257,7 +268,7 @@ def _check_onnx(m, path, bands, pool):
         if not _same(found, _Embedder(m, bands, pool)(*given)):
             raise AstroMaskError('ONNX Runtime gives other numbers than the model: nothing was written')
 
-# %% ../../nbs/26_models.publish.ipynb #36735331
+# %% ../../nbs/26_models.publish.ipynb #3482246f
 LARGE = 1.5e9    # bytes of weights; a single ONNX file cannot hold 2 GB
 
 def to_onnx(
@@ -272,12 +283,9 @@ def to_onnx(
     with torch.no_grad(): _Embedder(m, bands, pool)(*_trial(m, len(bands)))     # refuses what does not fit
     program = _onnx_program(m, bands, pool)
     large = sum(p.numel()*p.element_size() for p in m.parameters()) > LARGE
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as tmp:
-            program.save(Path(tmp)/path.name, external_data=large)
-            _check_onnx(m, Path(tmp)/path.name, bands, pool)
-            for f in sorted(Path(tmp).iterdir(), reverse=True): os.replace(f, path.parent/f.name)
+    with _all_or_nothing(path.parent) as tmp:
+        program.save(tmp/path.name, external_data=large)
+        _check_onnx(m, tmp/path.name, bands, pool)
     return path
 
 # %% ../../nbs/26_models.publish.ipynb #1ec8a2c8

@@ -7,18 +7,19 @@ Docs: https://astromask.github.io/astromask/models.simmim.html.md"""
 # %% auto #0
 __all__ = ['SimMIM', 'make_swin']
 
-# %% ../../nbs/23_models.simmim.ipynb #fe4f41b2
+# %% ../../nbs/23_models.simmim.ipynb #e5f00ffe
 import torch, timm
 from functools import partial
+from numbers import Real
 from torch import nn
 from timm.models import beit
 from fastcore.basics import patch
 from ..core import InputError
 from .encoder import BandEncoder
-from .mae import LOSSES, MaskedOutput
+from .mae import LOSSES, MaskedOutput, check_norm_pix
 from .masking import patchify, spread_units, units_from_noise, unpatchify
 
-# %% ../../nbs/23_models.simmim.ipynb #795facc7
+# %% ../../nbs/23_models.simmim.ipynb #3c14b28b
 class SimMIM(BandEncoder):
     "SimMIM (Xie et al. 2022) for images with named bands and missing pixels"
     def __init__(self,
@@ -35,7 +36,7 @@ class SimMIM(BandEncoder):
         mask_ratio=0.6,                    # Share of units hidden; or (low, high), drawn for each object
         mask_unit:int=None,                # Pixels on a mask unit's side; None: the encoder's stride
         loss:str='l1',                     # l1 or mse
-        norm_pix_loss:bool=False,          # Predict patches normalised by their own mean and variance?
+        norm_pix_loss=False,               # Predict patches normalised by their own mean and variance? 'population': with the biased one
         scaling=None,                      # Pixels to scaled pixels; None leaves them
         window_size:int=None,              # Tokens on the side of a Swin's window; None: its name says it
         shared_bias:bool=True,             # Do the blocks of a beit share one table of relative positions? Fine-tuned ones do not
@@ -48,9 +49,10 @@ class SimMIM(BandEncoder):
         super().__init__(img_size, patch_size, bands, embed_dim, depth if encoder == 'vit' else 0, 1 if swin else num_heads,
                          mlp_ratio, scaling, stride=stride, **other)
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), patch_size=patch_size,
-                                    loss=loss.lower(), mask_ratio=mask_ratio if isinstance(mask_ratio, (int,float)) else list(mask_ratio))
+                                    loss=loss.lower(), mask_ratio=float(mask_ratio) if isinstance(mask_ratio, Real) else list(map(float, mask_ratio)))
         self.set_masking(mask_in, per_band, mask_ratio, mask_unit or stride)
         if loss.lower() not in LOSSES: raise InputError(f'loss is {loss!r}; it must be one of {", ".join(LOSSES)}')
+        check_norm_pix(norm_pix_loss)
         self.encoder,self.norm_pix_loss,self.loss = encoder,norm_pix_loss,loss.lower()
         if encoder == 'beit': self.build_beit(depth, num_heads, mlp_ratio, shared_bias)
         if swin: self.take_swin(swin)
@@ -59,15 +61,20 @@ class SimMIM(BandEncoder):
         self.init_weights()
         if mask_in == 'tokens': nn.init.trunc_normal_(self.mask_token, std=.02)
 
-# %% ../../nbs/23_models.simmim.ipynb #4cf7ebf7
+# %% ../../nbs/23_models.simmim.ipynb #50e67a35
 def _ratios(mask_ratio):
     "A number or a pair -> (low, high)"
-    low,high = (mask_ratio,)*2 if isinstance(mask_ratio, (int,float)) else mask_ratio
+    low,high = (mask_ratio,)*2 if isinstance(mask_ratio, Real) else mask_ratio
     if 0 <= low <= high <= 1 and high > 0: return float(low),float(high)
     raise InputError(f'mask_ratio is {mask_ratio}: it must be a share more than 0 and at most 1, or (low, high) of such shares')
 
 @patch
-def set_masking(self:SimMIM, mask_in, per_band, mask_ratio, unit):
+def set_masking(self:SimMIM,
+    mask_in,    # tokens or pixels
+    per_band,   # A mask for each band?
+    mask_ratio, # A share, or (low, high)
+    unit,       # Pixels on a unit's side
+):
     "What is hidden, and how"
     if mask_in not in ('tokens','pixels'): raise InputError(f"mask_in is {mask_in!r}; it must be 'tokens' or 'pixels'")
     if per_band and mask_in == 'tokens': raise InputError("A token holds all bands, so masks for each band (per_band) need mask_in='pixels'")
@@ -77,11 +84,16 @@ def set_masking(self:SimMIM, mask_in, per_band, mask_ratio, unit):
     self.mask_in,self.per_band,self.mask_ratio,self.mask_unit = mask_in,per_band,_ratios(mask_ratio),unit
     self.units = H//unit, W//unit
 
-# %% ../../nbs/23_models.simmim.ipynb #aba873f4
+# %% ../../nbs/23_models.simmim.ipynb #70c6d424
 @patch
-def build_beit(self:SimMIM, depth, num_heads, mlp_ratio, shared_bias):
+def build_beit(self:SimMIM,
+    depth,       # Blocks
+    num_heads,   # Attention heads
+    mlp_ratio,   # Width of MLPs, in units of the token's size
+    shared_bias, # One table of relative positions for all blocks?
+):
     "A ViT with shared relative positions and layer scale, as in BEiT"
-    if self.embed_dim % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
+    if num_heads < 1 or self.embed_dim % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
     norm = partial(nn.LayerNorm, eps=self.norm_eps)
     self.pos_embed,self.num_heads = None,num_heads
     self.rel_pos_bias = beit.RelativePositionBias(self.grid, num_heads) if shared_bias else None
@@ -89,8 +101,16 @@ def build_beit(self:SimMIM, depth, num_heads, mlp_ratio, shared_bias):
                     window_size=None if shared_bias else self.grid)
     self.blocks = nn.ModuleList([block() for _ in range(depth)])
 
-# %% ../../nbs/23_models.simmim.ipynb #00bba3fa
-def make_swin(name, img_size, embed_dim, depth, num_heads, mlp_ratio, window_size):
+# %% ../../nbs/23_models.simmim.ipynb #441a8549
+def make_swin(
+    name,        # timm's name
+    img_size,    # Pixels: an int, or (H,W)
+    embed_dim,   # Size of a token in the first stage, where depth is a list
+    depth,       # Blocks of each stage as a list, or an int: what the name says
+    num_heads,   # Heads of each stage, where depth is a list
+    mlp_ratio,   # Width of MLPs, where depth is a list
+    window_size, # Tokens on the side of a window, or None
+):
     "timm's Swin of that name; stages given as lists overrule the name"
     if not name.startswith('swin_') or not timm.is_model(name):
         raise InputError(f"encoder is {name!r}; it must be 'vit', 'beit' or a Swin that timm knows, such as swin_base_patch4_window7_224")
@@ -101,7 +121,9 @@ def make_swin(name, img_size, embed_dim, depth, num_heads, mlp_ratio, window_siz
         raise InputError(f'timm cannot make {name} for images of {img_size} pixels with {changes}: {e}') from None
 
 @patch
-def take_swin(self:SimMIM, swin):
+def take_swin(self:SimMIM,
+    swin, # From `make_swin`
+):
     "Use the stages of a Swin in the place of the ViT's blocks"
     self.cls_token = self.pos_embed = None
     self.patch_embed.norm,self.layers,self.norm = swin.patch_embed.norm,swin.layers,swin.norm
@@ -125,7 +147,7 @@ def attend(self:SimMIM,
     for stage in self.layers: x = self.run_block(stage, x)
     return self.norm(x).flatten(1, 2)
 
-# %% ../../nbs/23_models.simmim.ipynb #a4e5e808
+# %% ../../nbs/23_models.simmim.ipynb #a06598d5
 @patch(as_prop=True)
 def mask_shape(self:SimMIM): return len(self.bands) if self.per_band else 1, self.units[0]*self.units[1]
 
@@ -135,7 +157,9 @@ def n_noise(self:SimMIM):
     return C*L + (self.mask_ratio[0] < self.mask_ratio[1])
 
 @patch
-def observed_units(self:SimMIM, valid):
+def observed_units(self:SimMIM,
+    valid, # (B,L,P) bool: valid pixels of patches
+):
     "(B,L,P) valid pixels of patches -> (B,C,L') bool: units with a valid pixel"
     seen = unpatchify(valid, self.patch_size, self.img_size)
     if not self.per_band: seen = seen.any(1, keepdim=True)
@@ -154,9 +178,9 @@ def choose_mask(self:SimMIM,
         noise,(low,high) = self.draw(len(valid), generator),self.mask_ratio
         ratio = low + (high-low)*noise[:,-1:,None] if low < high else low
         return units_from_noise(noise[:,:shape[1]*shape[2]].reshape(shape), ratio, self.observed_units(valid))
-    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+    if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
         raise InputError(f'mask is {tuple(mask.shape)} {mask.dtype}; it must be {shape} torch.bool over mask units, True where hidden')
-    return mask
+    return mask.to(valid.device)
 
 @patch
 def hidden_pixels(self:SimMIM,
@@ -165,9 +189,14 @@ def hidden_pixels(self:SimMIM,
     "Which pixels a mask hides"
     return spread_units(mask, self.units, self.mask_unit)
 
-# %% ../../nbs/23_models.simmim.ipynb #add9aa98
+# %% ../../nbs/23_models.simmim.ipynb #050fe77d
 @patch
-def predict(self:SimMIM, values, valid, hidden, coords=None):
+def predict(self:SimMIM,
+    values,      # (B,L,P) scaled pixels
+    valid,       # (B,L,P) bool
+    hidden,      # (B,L,P) bool
+    coords=None, # (B,2) sky positions
+):
     "Pixels of all patches (B,L,P), from those that are valid and not hidden"
     if self.mask_in == 'tokens': tokens = self.tokens(values, valid, hidden=hidden.any(-1))
     else: tokens = self.tokens(values, valid & ~hidden)
@@ -178,7 +207,9 @@ def predict(self:SimMIM, values, valid, hidden, coords=None):
     return patchify(image, self.patch_size)
 
 @patch
-def hidden_patches(self:SimMIM, mask):
+def hidden_patches(self:SimMIM,
+    mask, # (B,C,L') bool over units
+):
     "A mask over units -> (B,L,P) bool over the pixels of patches"
     return patchify(self.hidden_pixels(mask).expand(-1, len(self.bands), -1, -1), self.patch_size)
 
@@ -200,9 +231,14 @@ def forward(self:SimMIM,
     loss,n = self.compare(pred, values, valid, ivar, hidden)
     return MaskedOutput(loss, unpatchify(pred, self.patch_size, self.img_size), mask, n)
 
-# %% ../../nbs/23_models.simmim.ipynb #3403fde1
+# %% ../../nbs/23_models.simmim.ipynb #b297e35f
 @patch
-def predict_scaled(self:SimMIM, values, valid, mask, coords):
+def predict_scaled(self:SimMIM,
+    values, # (B,L,P) scaled pixels
+    valid,  # (B,L,P) bool
+    mask,   # (B,C,L') bool over units
+    coords, # (B,2) sky positions, or None
+):
     "Scaled pixels of all patches (B,L,P)"
     hidden = self.hidden_patches(mask)
     pred = self.predict(values, valid, hidden, coords)

@@ -23,7 +23,7 @@ from .encoder import sincos_positions
 from .mae import MAE
 from .simmim import SimMIM
 
-# %% ../../nbs/25_models.weights.ipynb #e2e76b4b
+# %% ../../nbs/25_models.weights.ipynb #2f5346ee
 MODELS = {'MAE': MAE, 'SimMIM': SimMIM}
 FORMAT = 'astromask-model-1'
 
@@ -35,20 +35,24 @@ def save_model(
     "Write model.safetensors and config.json"
     tensors = {k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
     scaling = None if m.scaling is None else m.scaling.config()
+    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio') if k in m.config}     # they may have been set since
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
-    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=m.config, scaling=scaling, source=m.source))
+    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source))
 
 def model_from_config(
     config:dict,   # What `save_model` wrote to config.json
     where='config',# The file it came from, for messages
 ):                 # The model with fresh weights
     "Build a model from its description"
-    if config.get('format') != FORMAT or config.get('model') not in MODELS:
-        raise DataError(f'{where} does not describe a model of this version of astromask '
-                        f'(format {config.get("format")!r}, model {config.get("model")!r})')
-    try: m = MODELS[config['model']](**config['config'])
-    except (TypeError, KeyError) as e: raise DataError(f'{where} is damaged: {e}') from None
-    m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
+    if not isinstance(config, dict) or config.get('format') != FORMAT or str(config.get('model')) not in MODELS:
+        kind = {k: config.get(k) for k in ('format','model')} if isinstance(config, dict) else type(config).__name__
+        raise DataError(f'{where} does not describe a model of this version of astromask ({kind})')
+    try:
+        m = MODELS[config['model']](**config['config'])
+        m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
+        for v in (m.scaling.config() if m.scaling is not None else {}).values():
+            if not isinstance(v, str): np.broadcast_to(v, len(m.bands))          # one number for each band, or one for all
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as e: raise DataError(f'{where} is damaged: {e}') from None
     return m
 
 # %% ../../nbs/25_models.weights.ipynb #bfd39038
@@ -304,7 +308,7 @@ def _decoder(t, file, heads, encoder, layout):
     return dict(decoder_embed_dim=D, decoder_depth=depth, decoder_num_heads=_heads(heads, known, D, 'decoder_num_heads', file),
                 decoder_mlp_ratio=_ratio(t, 'decoder_blocks.0.mlp.fc1.weight', D), decoder_positions=positions)
 
-# %% ../../nbs/25_models.weights.ipynb #9b12c64e
+# %% ../../nbs/25_models.weights.ipynb #f895d63f
 def load_mae_checkpoint(
     path,                   # The file, or a directory as Hugging Face writes it
     img_size=None,          # Pixels: an int, or (H,W); None: the file's own. At another size positions are interpolated
@@ -321,6 +325,7 @@ def load_mae_checkpoint(
     _leave_out(t, ('head.','classifier.','pooler.'), ckpt.file)
     given = dict(num_heads=num_heads, decoder_num_heads=decoder_num_heads, norm_pix_loss=norm_pix_loss)
     facts = dict(num_heads=None, decoder_num_heads=None, norm_pix_loss=True) | facts | {k: v for k,v in given.items() if v is not None}
+    if layout == 'sky_embeddings' and facts['norm_pix_loss']: facts['norm_pix_loss'] = 'population'
     encoder = _vit(t, ckpt.file, img_size, patch_size, bands, facts.pop('num_heads'))
     decoder = _decoder(t, ckpt.file, facts.pop('decoder_num_heads'), encoder, layout)
     m = MAE(**encoder, **decoder, **facts)
@@ -381,7 +386,7 @@ def _swin(t, file, img_size, patch_size, bands):
                 num_heads=[o.shape[1] for o in tables], mlp_ratio=_ratio(t, 'layers.0.blocks.0.mlp.fc1.weight', D),
                 window_size=(math.isqrt(len(tables[0]))+1)//2)
 
-# %% ../../nbs/25_models.weights.ipynb #11785913
+# %% ../../nbs/25_models.weights.ipynb #17232bfe
 def load_simmim_checkpoint(
     path,            # The file
     img_size=None,   # Pixels: an int, or (H,W); None: the file's own. At another size positions are interpolated
@@ -398,9 +403,11 @@ def load_simmim_checkpoint(
     if t.get('head.weight', torch.zeros(1,1)).ndim == 2: _leave_out(t, ('head.',), file)
     if layout == 'sky_embeddings': sizes = _vit(t, file, img_size, patch_size, bands, num_heads)
     else: sizes = (_swin if 'layers.0.blocks.0.norm1.weight' in t else _beit)(t, file, img_size, patch_size, bands)
-    if layout == 'microsoft/SimMIM' and not any(s % 32 for s in size2d(sizes['img_size'])): masks['mask_unit'] = 32
+    all_sizes = size2d(sizes['img_size']) + size2d(img_size or sizes['img_size'])
+    if layout == 'microsoft/SimMIM' and not any(s % 32 for s in all_sizes): masks['mask_unit'] = 32          # the paper's
     fresh = () if 'head.weight' in t else ('head.','mask_token')
     if fresh: warnings.warn(f'{file} holds an encoder alone: the head that predicts pixels is fresh', stacklevel=2)
+    if layout == 'sky_embeddings' and changes.get('norm_pix_loss'): changes['norm_pix_loss'] = 'population'
     m = SimMIM(**sizes | masks | changes)
     _take_weights(m, t, file, fresh)
     return _finish(m, file.name, sha256_file(file), layout, licence, img_size)

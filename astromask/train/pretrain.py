@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/train.pretrain.html.md"""
 __all__ = ['METHODS', 'decay_groups', 'scaled_lr', 'PretrainLearner', 'check_task', 'sky_positions', 'pretrain_learner',
            'pretraining_model', 'model_from_weights']
 
-# %% ../../nbs/42_train.pretrain.ipynb #04cb2951
+# %% ../../nbs/42_train.pretrain.ipynb #de515ad7
 import numpy as np, time, torch
 from pathlib import Path
 from functools import partial
@@ -23,20 +23,23 @@ from ..data.augment import dihedral
 from ..data.layouts import band_names
 from ..data.loaders import size2d
 from ..data.scaling import fit_scaling, scaling_from_config
+from ..models.blocks import keep_memory
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, save_model, with_bands
 from .callbacks import (Checkpoints, Figures, History, Pretext, SafeStep, Stop, WarmupCosine, pretext_loss)
 from .checkpoint import newest_checkpoint
 
-# %% ../../nbs/42_train.pretrain.ipynb #dccf550f
+# %% ../../nbs/42_train.pretrain.ipynb #1e5ea9a0
+_undecayed = ('cls_token','mask_token','fill','pos_embed','latent','relative_position_bias_table')
+
 def decay_groups(
     m,                        # A model
     weight_decay:float=0.05,  # For matrices
 )->list:                      # Two parameter groups
-    "Weight decay for matrices; none for biases, norms and tokens"
+    "Weight decay for matrices; none for biases, norms, tokens and positions"
     parameters = [(k,p) for k,p in m.named_parameters() if p.requires_grad]
-    def decays(name, p): return p.ndim > 1 and not name.endswith(('cls_token','mask_token','fill'))
+    def decays(name, p): return p.ndim > 1 and name.split('.')[-1] not in _undecayed
     return [dict(params=[p for k,p in parameters if decays(k,p)], weight_decay=weight_decay),
             dict(params=[p for k,p in parameters if not decays(k,p)], weight_decay=0.)]
 
@@ -160,7 +163,7 @@ def sky_positions(
     if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
-# %% ../../nbs/42_train.pretrain.ipynb #6843cd0b
+# %% ../../nbs/42_train.pretrain.ipynb #e4bff6c4
 def pretrain_learner(
     dls,                      # From `cutout_dls`
     m,                        # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
@@ -182,6 +185,7 @@ def pretrain_learner(
     seed = dls.train.seed
     if m.scaling is None: m.scaling = fit_scaling(dls.train.dataset.cutouts, seed=seed)
     m.to(dls.device)
+    if dls.device.type == 'cpu': keep_memory()
     coords = sky_positions(dls.train.dataset.cutouts, dls.device) if m.sky_token else None
     cbs = [Pretext(seed, augment, band_dropout, coords), GradientClip(clip), SafeStep(), History(run), Checkpoints(run, save_minutes), Figures(run), Stop(run)]
     learn = PretrainLearner(dls, m, pretext_loss, lr=lr or scaled_lr(dls.train.bs), cbs=cbs, wd=None,
