@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.ingest.html.md"""
 __all__ = ['read_catalog', 'Recipe', 'Job', 'plan_catalog', 'plan_grid', 'file_zero_point', 'pixel_shift', 'Layer', 'open_layer',
            'cutout_wcs', 'north_up', 'OpenTile', 'part_key', 'part_paths', 'cut_job', 'choose', 'ingest']
 
-# %% ../../nbs/12_data.ingest.ipynb #7d5342cd
+# %% ../../nbs/12_data.ingest.ipynb #385064ba
 import hashlib, io, json, os, re, shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,14 +17,13 @@ from astropy.coordinates import SkyCoord
 from astropy.nddata import Cutout2D, NoOverlapError
 from astropy.table import MaskedColumn, Table
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_area
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
 from .. import __version__
 from ..core import DataError, InputError, log, progress, storage_errors, sync_dir, write_atomic
 from .cutouts import Cutouts
 from .layouts import band_names
-from .tiles import Plane, Tile, TileLayout, bad_bits, find_tiles, fits_damage, open_plane
+from .tiles import Plane, Tile, TileLayout, bad_bits, find_tiles, fits_damage, open_plane, pixel_area
 from ..runs import locked
 from ..surveys import get_survey
 
@@ -141,12 +140,12 @@ def inside(self:Job): # Pixels to the nearest edge of the tile
     rows,columns = self.shape
     return np.minimum.reduce([self.x+.5, columns-.5-self.x, self.y+.5, rows-.5-self.y])
 
-# %% ../../nbs/12_data.ingest.ipynb #138c093d
-def _check_scales(found, pixel_scale):
+# %% ../../nbs/12_data.ingest.ipynb #619c1539
+def _check_scales(found):
     "Refuse tiles whose pixels differ in size, since cutouts of them would differ in scale"
     scales = [p.scale() for _,p in found]
     small,large = int(np.argmin(scales)),int(np.argmax(scales))
-    if pixel_scale is not None or scales[large] < 1.01*scales[small]: return scales[0]
+    if scales[large] < 1.01*scales[small]: return scales[0]
     raise DataError(f'{found[large][1].path} has pixels of {scales[large]:.4g}", but {found[small][1].path} of {scales[small]:.4g}": '
                     'ingest them apart, or give a pixel_scale to resample all to')
 
@@ -191,7 +190,7 @@ def plan_grid(
         n += len(x)
     return jobs,Table(dict(id=ids, ra=np.concatenate([j.ra for j in jobs]), dec=np.concatenate([j.dec for j in jobs])))
 
-# %% ../../nbs/12_data.ingest.ipynb #55fe1496
+# %% ../../nbs/12_data.ingest.ipynb #06fd4446
 def _beside(plane, hdu, file, tile, band, what):
     "The mask or weights that belong to a plane, or None"
     if hdu is None and not file: return None
@@ -211,9 +210,8 @@ def file_zero_point(
     recipe, # `Recipe`
     band,   # The image's band
 ):          # AB magnitude of one unit; None if nobody tells
-    "The zero point of a file: the caller's, that of files of its name, or its header's"
+    "The zero point of a file: the caller's, or its header's"
     told = dict(recipe.zero_points).get(band)
-    if told is None: told = next((z for k,z in recipe.layout.zero_points.items() if re.match(k, Path(plane.path).name)), None)
     flux = next((h['FLUXMAG0'] for h in (plane.header,plane.primary) if 'FLUXMAG0' in h), None)
     if told is None and flux is not None:
         if not isinstance(flux, (int,float)) or not 0 < flux < np.inf:
@@ -320,7 +318,7 @@ def north_up(
     w.wcs.cdelt,w.wcs.radesys = (-scale/3600,scale/3600),'ICRS'
     return w
 
-# %% ../../nbs/12_data.ingest.ipynb #a022d1f1
+# %% ../../nbs/12_data.ingest.ipynb #37b6eb9b
 def _reproject():
     try: from reproject import reproject_exact
     except ImportError: raise InputError("Bands on different pixel grids need the package reproject: pip install 'astromask[ingest]'") from None
@@ -343,11 +341,11 @@ def resampled(self:Layer,
     (y0,y1),(x0,x1) = ((max(0, int(o.min())-3),min(n, int(np.ceil(o.max()))+4)) for o,n in zip((y,x), self.plane.shape))
     if y0 >= y1 or x0 >= x1: return nothing
     image,ivar = self.values(lambda a,fill: a[y0:y1,x0:x1])
-    area = proj_plane_pixel_area(target)/proj_plane_pixel_area(self.plane.wcs)
     def on_target(a):
         out,covered = exact((a.astype(np.float64), self.plane.wcs.slice(np.s_[y0:y1,x0:x1])), target, shape_out=(size,size), parallel=False)
         return np.where(covered > 0.99, out*area, np.nan)
     with fits_damage(self.plane.path), np.errstate(divide='ignore', invalid='ignore'):
+        area = pixel_area(target, edge[1], edge[1])/pixel_area(self.plane.wcs, x[4], y[4])
         image = on_target(image).astype(np.float32)
         if ivar is not None: ivar = np.nan_to_num(1/on_target(1/np.where(ivar > 0, ivar, np.nan))*np.isfinite(image)).astype(np.float32)
     return image,ivar
@@ -531,7 +529,7 @@ def _warn_of_space(out, n, recipe):
     need,free = 2*n*recipe.dtype().itemsize,shutil.disk_usage(out.parent).free
     if need > free: log.warning(f'{n} cutouts need {need/2**30:.2f} GiB until they are done, and {out.parent} has {free/2**30:.2f} GiB left')
 
-# %% ../../nbs/12_data.ingest.ipynb #1e8af31e
+# %% ../../nbs/12_data.ingest.ipynb #0bbcf649
 def ingest(
     out,            # The cutout file to write (HDF5)
     tiles,          # As `find_tiles` takes them: a folder, glob or list of FITS files, a dict of these by band, or a path with {band}
@@ -567,7 +565,7 @@ def ingest(
     layout = replace(layout, mask_planes=tuple(mask_planes), **{k: v for k,v in told.items() if v is not None})
     recipe = _recipe(tiles, bands, layout, survey, size, zero_point, pixel_scale, masks, weights)
     found = [(t,open_plane(t.files[recipe.reference_of(t)], layout.image_hdu)) for t in progress(tiles, 'reading headers', unit='tile')]
-    scale = pixel_scale or _check_scales(found, pixel_scale)
+    scale = pixel_scale or _check_scales(found)
     if table is None: jobs,table = plan_grid(found, size, overlap)
     else: jobs = plan_catalog(found, np.asarray(table['ra']), np.asarray(table['dec']))
     n = len({int(i) for j in jobs for i in j.rows})
