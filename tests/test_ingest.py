@@ -112,26 +112,40 @@ def test_types_and_compression(tmp_path):
         c = Cutouts.open(ingest(tmp_path/f'{name}.h5', dict(g=tmp_path/f'{name}.fits'), t, size=16, processes=1))
         np.testing.assert_array_equal(c[0][0], (positive if name == 'u2' else whole)[s], err_msg=name)
 
-def test_blank_integers(tmp_path):
-    data = np.arange(9900, dtype=np.int16).reshape(90,110)
-    data[45,55] = -99
-    hdu = fits.PrimaryHDU(data, header())
-    hdu.header['BLANK'] = -99
+@pytest.mark.parametrize('blank,stored,kind', [(-99,-99,np.int16), (0,0,np.int16), (-32768,0,np.uint16), (7,7,np.int32)])
+@pytest.mark.parametrize('hdu', [fits.PrimaryHDU, fits.CompImageHDU])
+def test_blank_integers(tmp_path, blank, stored, kind, hdu):
+    data = np.arange(9900).reshape(90,110).astype(kind) + 100
+    data[45,55] = stored
+    hdu = hdu(data, header())
+    hdu.header['BLANK'] = blank
     hdu.writeto(tmp_path/'a.fits')
     c = Cutouts.open(ingest(tmp_path/'a.h5', dict(g=tmp_path/'a.fits'), positions(header(), [55.], [45.]), size=8, processes=1))
-    assert np.argwhere(np.isnan(c[0][0])).tolist() == [[4,4]]
+    assert np.argwhere(np.isnan(c[0][0])).tolist() == [[4,4]] and np.nanmin(c[0]) == data[41,51]
+
+def test_scaled_integers(tmp_path):
+    "BSCALE and BZERO, and a plane that is packed by gzip"
+    hdu = fits.PrimaryHDU(np.arange(9900, dtype=np.int16).reshape(90,110), header())
+    hdu.header['BSCALE'],hdu.header['BZERO'] = 0.5,10.
+    hdu.writeto(tmp_path/'a.fits.gz')
+    with fits.open(tmp_path/'a.fits.gz', do_not_scale_image_data=True) as f: raw = f[0].data.copy()
+    c = Cutouts.open(ingest(tmp_path/'a.h5', dict(g=tmp_path/'a.fits.gz'), positions(header(), [55.], [45.]), size=8, processes=1))
+    np.testing.assert_array_equal(c[0][0], raw[41:49,51:59]*0.5+10)
 
 def test_edges_gaps_and_zero_points(tmp_path):
     h,image = header(),noise()
     image[:,60:] = 0
     fits.writeto(tmp_path/'CFIS.001.002.u.fits', image, h)
-    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(image, h)]).writeto(tmp_path/'WISHES.1.2.z.fits')
+    told = fits.Header(dict(FLUXMAG0=10**(0.4*27)))
+    fits.HDUList([fits.PrimaryHDU(header=told), fits.ImageHDU(image, h)]).writeto(tmp_path/'WISHES.1.2.z.fits')
     c = Cutouts.open(ingest(tmp_path/'a.h5', tmp_path, positions(h, [2.,58.], [3.,88.]), survey='unions', bands='ugz', size=16, processes=1))
     u,g,z = np.moveaxis(c[:], 1, 0)
     assert np.isnan(g).all() and c.survey == 'unions' and set(c.catalog['tile']) == {'001.002'}
     assert np.isnan(u[0,:5]).all() and np.isnan(u[0,:,:6]).all() and np.isfinite(u[0,5:,6:]).all()
     assert np.isnan(u[1,10:]).all() and np.isnan(u[1,:,10:]).all() and np.isfinite(u[1,:10,:10]).all()
-    np.testing.assert_allclose(z, u*10**1.2, rtol=1e-6)
+    np.testing.assert_allclose(z, u*10**1.2, rtol=1e-6)   # the header said that its zero point is not the survey's
+    again = ingest(tmp_path/'b.h5', tmp_path, positions(h, [2.,58.], [3.,88.]), survey='unions', bands='uz', size=16, zero_point=dict(u=28.5, z=30.))
+    np.testing.assert_allclose(Cutouts.open(again)[:], np.stack([u*10**0.6,u], 1), rtol=1e-6)
 
 def test_legacy_masks_and_weights(tmp_path):
     h,image = header(),noise()
@@ -173,6 +187,19 @@ def test_best_tile_of_several(tmp_path):
     chosen = [jobs[j].tile.name for j in room.choose(jobs, recipe, tmp_path/'parts')['job']]
     assert chosen[:2] == ['b','a']
 
+def test_light_is_kept_far_from_the_centre_of_projection(tmp_path):
+    "0.9 degrees away a pixel covers 4e-4 more sky than the header's scale says"
+    w = WCS(naxis=2)
+    w.wcs.ctype,w.wcs.crval,w.wcs.crpix,w.wcs.cdelt = ('RA---TAN','DEC--TAN'),(150.,2.),(-16200,50),(-0.2/3600,0.2/3600)
+    rows,columns = np.mgrid[:90,:110]
+    star = 100*np.exp(-((columns-55.3)**2+(rows-44.8)**2)/18)
+    fits.writeto(tmp_path/'a.fits', star, w.to_header())
+    for scale in (0.11,0.2,0.31):
+        out = ingest(tmp_path/f'{scale}.h5', dict(g=tmp_path/'a.fits'), positions(w.to_header(), [55.3], [44.8]), size=40, pixel_scale=scale, processes=1)
+        x = Cutouts.open(out)[0][0].astype(np.float64)
+        inside = star[(columns-55.3)**2+(rows-44.8)**2 < 15**2].sum()
+        assert np.isfinite(x).all() and abs(x.sum()/star.sum()-1) < (1e-5 if scale > 0.15 else 1e-2), (scale, x.sum()/star.sum()-1)
+
 # Interruptions
 
 def test_killed_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
@@ -198,13 +225,32 @@ def test_processes_and_time_change_nothing(tmp_path):
     time.sleep(1.1)   # a time stamp in the file would show
     assert ingest(tmp_path/'b.h5', **call | dict(processes=2)).read_bytes() == a
 
-def test_disk_full(tmp_path):
-    "A nonzero exit, one sentence, nothing half at the final path, and the same command finishes"
+def test_workers_leave_when_their_parent_is_killed(tmp_path):
+    call = field(tmp_path, n=3, objects=2000)
+    started = [*command(tmp_path/'out.h5', call)[:-1], '2']
+    def at_work():
+        found = [p for p in Path('/proc').iterdir() if p.name.isdigit()]
+        return {p.name for p in found if started_by(p)}
+    def started_by(p):
+        try: return f'PPid:\t{child.pid}\n' in (p/'status').read_text()
+        except OSError: return False
+    with subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        until = time.monotonic() + 60
+        while not list((tmp_path/'.out.h5.parts').glob('[0-9a-f]*')) and time.monotonic() < until: time.sleep(0.02)
+        workers = at_work()
+        child.kill()
+    while any(Path('/proc', p).exists() for p in workers) and time.monotonic() < until: time.sleep(0.1)
+    assert len(workers) >= 2 and not any(Path('/proc', p).exists() for p in workers)
+
+@pytest.mark.parametrize('room,parts', [(100_000,0),(150_000,2)], ids=['a part','the file'])
+def test_disk_full(tmp_path, room, parts):
+    "A nonzero exit, one sentence, nothing half at any path, what was written is used, and the same command finishes"
     call = field(tmp_path, n=2, objects=60)
-    def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (150_000,150_000))
+    def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (room,room))
     ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True, preexec_fn=limit)
     assert ran.returncode == 1 and 'Could not write' in ran.stderr and 'Traceback' not in ran.stderr, ran.stderr
-    assert not (tmp_path/'out.h5').exists()
+    left = [p for p in (tmp_path/'.out.h5.parts').iterdir() if p.name != '.lock']
+    assert not (tmp_path/'out.h5').exists() and len(left) == parts
     ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path/'out.h5').read_bytes() == ingest(tmp_path/'whole.h5', **call).read_bytes()
@@ -221,6 +267,7 @@ def test_sentences(tmp_path):
     fails('g-1.fits is damaged or truncated: HDU 0 should hold 90 x 110 pixels')
     (tmp_path/'g-1.fits').write_bytes(b'')
     fails('g-1.fits is damaged, truncated or not FITS')
+    fails('g-1.fits is damaged, truncated or not FITS', processes=2)
     (tmp_path/'g-1.fits').write_bytes(whole)
     fails('no HDU MASK', mask_hdu='MASK')
     fails('No FITS file matches', tiles=str(tmp_path/'none-{band}.fits'))

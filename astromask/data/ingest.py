@@ -6,10 +6,11 @@ Docs: https://astromask.github.io/astromask/data.ingest.html.md"""
 
 # %% auto #0
 __all__ = ['read_catalog', 'Recipe', 'Job', 'plan_catalog', 'plan_grid', 'file_zero_point', 'pixel_shift', 'Layer', 'open_layer',
-           'cutout_wcs', 'north_up', 'OpenTile', 'part_key', 'part_paths', 'cut_job', 'choose', 'ingest']
+           'cutout_wcs', 'north_up', 'OpenTile', 'part_key', 'part_paths', 'cut_job', 'cut_in_worker', 'choose',
+           'ingest']
 
-# %% ../../nbs/12_data.ingest.ipynb #385064ba
-import hashlib, io, json, os, re, shutil
+# %% ../../nbs/12_data.ingest.ipynb #e9d3fa3f
+import hashlib, json, os, re, shutil, threading, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -432,16 +433,29 @@ def cut_job(
         write_atomic(path, records.tobytes())
     return sum(rows.stop-rows.start for _,rows in todo)
 
-# %% ../../nbs/12_data.ingest.ipynb #02134890
+# %% ../../nbs/12_data.ingest.ipynb #8b6be283
+def _leave_after(parent):
+    while os.getppid() == parent: time.sleep(0.5)
+    os._exit(1)
+
+def cut_in_worker(
+    parent, # Number of the process that this one works for
+    *job,   # As `cut_job` takes it
+)->int:     # Objects that were cut
+    "`cut_job` in a worker process"
+    name = f'leaves after {parent}'
+    if name not in {t.name for t in threading.enumerate()}: threading.Thread(target=_leave_after, args=(parent,), name=name, daemon=True).start()
+    return cut_job(*job)
+
 def _cut_all(jobs, recipe, parts, processes):
     "Numbers of objects cut, tile by tile as they are done"
     from joblib import Parallel, cpu_count, delayed
-    from astromask.data.ingest import cut_job # by its module's name, which the worker processes know
+    from astromask.data.ingest import cut_in_worker # by its module's name, which the worker processes know
     processes = min(processes or cpu_count(), len(jobs))
     if processes < 2: yield from (cut_job(j, recipe, parts) for j in jobs)
-    else: yield from Parallel(processes, return_as='generator_unordered')(delayed(cut_job)(j, recipe, parts) for j in jobs)
+    else: yield from Parallel(processes, return_as='generator_unordered', max_nbytes=None)(delayed(cut_in_worker)(os.getpid(), j, recipe, parts) for j in jobs)
 
-# %% ../../nbs/12_data.ingest.ipynb #9c63041c
+# %% ../../nbs/12_data.ingest.ipynb #c41faaf3
 def choose(
     jobs,        # `Job` objects
     recipe,      # `Recipe`
@@ -452,8 +466,9 @@ def choose(
     "For each object the tile that shows it best"
     object_,job_,place,inside,valid = [],[],[],[],[]
     for i,j in enumerate(jobs):
-        counts = [np.memmap(p, recipe.dtype(), 'r')['valid'] for p,_ in part_paths(j, recipe, parts)]
-        valid.append(np.concatenate(counts))
+        paths = [p for p,_ in part_paths(j, recipe, parts)]
+        if not all(p.exists() for p in paths): raise DataError(f'The files of tile {j.tile.name} changed while they were cut: run the same command again')
+        valid.append(np.concatenate([np.memmap(p, recipe.dtype(), 'r')['valid'] for p in paths]))
         object_.append(j.rows)
         job_.append(np.full(len(j.rows), i))
         place.append(np.arange(len(j.rows)))
@@ -469,7 +484,8 @@ def _gather(chosen, jobs, recipe, parts, what, k=256):
     "Images or inverse variances of the chosen objects, in blocks"
     opened,paths = {},[part_paths(j, recipe, parts) for j in jobs]
     per_part = max(1, _PART//recipe.dtype().itemsize)
-    for i in range(0, len(chosen), k):
+    for i in progress(range(0, len(chosen), k), f'writing {what}s', unit='block'):
+        if len(opened) > 1000: opened.clear()   # a process may map only so many files
         block = np.empty((min(k, len(chosen)-i),*recipe.dtype()[what].shape), np.float32)
         for at,(j,place) in enumerate(zip(chosen['job'][i:i+k], chosen['place'][i:i+k])):
             part,row = divmod(int(place), per_part)

@@ -70,7 +70,7 @@ def _find_hdu(hdus, hdu, path):
     if not _plane_shape(hdus[found[0]]): raise DataError(f'HDU {hdu} of {path} is not a two-dimensional image: {there}')
     return found[0]
 
-# %% ../../nbs/11_data.tiles.ipynb #cb46e9a1
+# %% ../../nbs/11_data.tiles.ipynb #f15fd71d
 @dataclass
 class Plane:
     "One image of a FITS file: its header at hand, its pixels on demand"
@@ -101,7 +101,7 @@ def open_plane(
 )->Plane:
     "Read a plane's header; its pixels stay where they are"
     path = str(path)
-    with fits_damage(path), fits.open(path, memmap=True) as hdus:
+    with fits_damage(path), fits.open(path) as hdus:
         i = _find_hdu(hdus, hdu, path)
         _check_size(hdus[i], path, i)
         plane = Plane(path, i, _plane_shape(hdus[i]), hdus[i].header, hdus[0].header)
@@ -158,11 +158,10 @@ def _check_sky(self:Plane):
     if not np.isfinite([*vector,radius,self.scale()]).all() or radius > 1 or not self.scale() > 0:
         raise DataError(f'The WCS of {self.where} gives no sensible position on the sky: get the file again, or solve its astrometry')
 
-# %% ../../nbs/11_data.tiles.ipynb #a578b0bf
+# %% ../../nbs/11_data.tiles.ipynb #64d4674a
 @patch
 def _data(self:Plane, raw=False):
-    mapped = raw or not any(k in self.header for k in ('BZERO','BSCALE'))
-    with fits_damage(self.path), fits.open(self.path, memmap=mapped, do_not_scale_image_data=raw, ignore_blank=True) as hdus:
+    with fits_damage(self.path), fits.open(self.path, do_not_scale_image_data=raw, ignore_blank=True) as hdus:
         hdu = hdus[self.hdu]
         _check_size(hdu, self.path, self.hdu)
         return hdu.data.reshape(_plane_shape(hdu))
