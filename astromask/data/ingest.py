@@ -28,7 +28,7 @@ from .tiles import Plane, Tile, TileLayout, bad_bits, find_tiles, fits_damage, o
 from ..runs import locked
 from ..surveys import get_survey
 
-# %% ../../nbs/12_data.ingest.ipynb #e5b327ff
+# %% ../../nbs/12_data.ingest.ipynb #dfb9caba
 _USUAL = dict(ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','i_ra','alpha_j2000','alphawin_j2000','ramean','target_ra','right_ascension'),
               dec=('dec','dec_deg','dej2000','_dej2000','decj2000','dec_j2000','de_icrs','dec_icrs','decdeg','i_dec','delta_j2000','deltawin_j2000','decmean','target_dec','declination'))
 _OURS = ('cutouts','ivar','mask','x','y','tile','cutout_x','cutout_y')
@@ -61,13 +61,13 @@ def _position(t, given, what, path):
 def _storable(col):
     "A column as a cutout file can hold it, or None"
     x = np.ma.asarray(col)
-    if x.dtype.kind == 'O' and all(isinstance(o, (str,bytes,type(None))) for o in x.data.flat):
-        x = np.ma.array([o.decode(errors='replace') if isinstance(o, bytes) else o or '' for o in x.data.flat], mask=np.ma.getmaskarray(x).ravel())
+    if x.dtype.kind == 'O' and x.ndim == 1 and all(isinstance(o, (str,bytes,type(None))) for o in x.data):
+        x = np.ma.array([o.decode(errors='replace') if isinstance(o, bytes) else o or '' for o in x.data], mask=np.ma.getmaskarray(x))
     if x.dtype.kind not in 'biufSU' or x.ndim not in (1,2) or x.dtype.itemsize > 8 and x.dtype.kind in 'iuf': return
     return MaskedColumn(x.astype(x.dtype.newbyteorder('=')), unit=col.unit) if np.ma.getmaskarray(x).any() else \
            Table.Column(x.data.astype(x.dtype.newbyteorder('=')), unit=col.unit)
 
-# %% ../../nbs/12_data.ingest.ipynb #abbd70bd
+# %% ../../nbs/12_data.ingest.ipynb #87654fcd
 def read_catalog(
     source, # A file (FITS, Parquet, VOTable, CSV, ECSV or other text), or a Table
     ra='',  # Name of the column of right ascensions; '' finds the usual ones
@@ -89,8 +89,8 @@ def read_catalog(
     ids = [f'{stem}:{i}' for i in range(len(t))] if own is None else [o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in t[own]]
     out,left = Table(dict(id=ids, ra=found['ra'][1], dec=found['dec'][1])),[]
     for name in (c for c in t.colnames if c not in (own, found['ra'][0], found['dec'][0])):
-        new,col = name.replace('/','_'),_storable(t[name])
-        if new.lower() in _OURS or new in out.colnames: new = f'catalog_{new}'
+        new,col = re.sub(r'[/\0]', '_', name),_storable(t[name])
+        if new.lower() in _OURS or new in ('','.') or new in out.colnames: new = f'catalog_{new}'
         if col is None or new in out.colnames: left.append(name)
         else: out[new] = col
     if left: log.warning(f'Columns that a cutout file cannot hold are left out: {", ".join(left)}')
@@ -191,7 +191,7 @@ def plan_grid(
         n += len(x)
     return jobs,Table(dict(id=ids, ra=np.concatenate([j.ra for j in jobs]), dec=np.concatenate([j.dec for j in jobs])))
 
-# %% ../../nbs/12_data.ingest.ipynb #06fd4446
+# %% ../../nbs/12_data.ingest.ipynb #d9bbf614
 def _beside(plane, hdu, file, tile, band, what):
     "The mask or weights that belong to a plane, or None"
     if hdu is None and not file: return None
@@ -215,8 +215,8 @@ def file_zero_point(
     told = dict(recipe.zero_points).get(band)
     flux = next((h['FLUXMAG0'] for h in (plane.header,plane.primary) if 'FLUXMAG0' in h), None)
     if told is None and flux is not None:
-        if not isinstance(flux, (int,float)) or not 0 < flux < np.inf:
-            raise DataError(f'{plane.where} says FLUXMAG0 = {flux}, which is no flux: give its zero point')
+        if not isinstance(flux, (int,float)) or not 1e-20 < flux < 1e30:
+            raise DataError(f'{plane.where} says FLUXMAG0 = {flux}, which is no flux of magnitude 0: give its zero point')
         told = float(2.5*np.log10(flux))
     return told
 
