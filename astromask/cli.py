@@ -67,7 +67,7 @@ def inspect(file):
     from astromask.data.cutouts import inspect_cutouts
     click.echo(str(inspect_cutouts(file[0] if len(file) == 1 else list(file))))
 
-# %% ../nbs/71_cli.ipynb #63b2c639
+# %% ../nbs/71_cli.ipynb #647e0db6
 def tile_sources(
     given, # What `--tiles` said, once or more
 ):         # As `find_tiles` takes it
@@ -107,7 +107,7 @@ def _zero_point(text):
 @click.option('--no-weights', is_flag=True, help='Ignore variances.')
 @click.option('--min-bands', default=1, show_default=True, help='Bands in which an object must have a valid pixel.')
 @click.option('--min-valid', default=0., show_default=True, help='Share of its pixels that must be valid.')
-@click.option('--dtype', default='float32', show_default=True, type=click.Choice(['float32','float16']))
+@click.option('--dtype', default='float32', show_default=True, type=click.Choice(['float32','float16']), help='Of the pixels.')
 @click.option('--processes', default=0, help='Worker processes; one per core without it.')
 @click.option('--overwrite', is_flag=True, help='Replace OUT if it is there.')
 def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, zero_point, no_masks, no_weights, **options):

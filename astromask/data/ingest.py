@@ -67,7 +67,7 @@ def _storable(col):
     return MaskedColumn(x.astype(x.dtype.newbyteorder('=')), unit=col.unit) if np.ma.getmaskarray(x).any() else \
            Table.Column(x.data.astype(x.dtype.newbyteorder('=')), unit=col.unit)
 
-# %% ../../nbs/12_data.ingest.ipynb #87654fcd
+# %% ../../nbs/12_data.ingest.ipynb #c673708c
 def read_catalog(
     source, # A file (FITS, Parquet, VOTable, CSV, ECSV or other text), or a Table
     ra='',  # Name of the column of right ascensions; '' finds the usual ones
@@ -86,7 +86,8 @@ def read_catalog(
     found = dict(ra=_position(t, ra, 'ra', path), dec=_position(t, dec, 'dec', path))
     own = next((c for c in t.colnames if c.lower() == 'id'), None)
     stem = Path(path).name.split('.')[0] if not isinstance(source, Table) else 'row'
-    ids = [f'{stem}:{i}' for i in range(len(t))] if own is None else [o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in t[own]]
+    if own is None: ids = [f'{stem}:{i}' for i in range(len(t))]
+    else: ids = [o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in t[own]]
     out,left = Table(dict(id=ids, ra=found['ra'][1], dec=found['dec'][1])),[]
     for name in (c for c in t.colnames if c not in (own, found['ra'][0], found['dec'][0])):
         new,col = re.sub(r'[/\0]', '_', name),_storable(t[name])
@@ -351,7 +352,7 @@ def resampled(self:Layer,
         if ivar is not None: ivar = np.nan_to_num(1/on_target(1/np.where(ivar > 0, ivar, np.nan))*np.isfinite(image)).astype(np.float32)
     return image,ivar
 
-# %% ../../nbs/12_data.ingest.ipynb #9981dc68
+# %% ../../nbs/12_data.ingest.ipynb #1291268c
 class OpenTile:
     "A tile with all its bands open, ready to be cut from"
     def __init__(self,
@@ -373,18 +374,18 @@ class OpenTile:
         "Cut one object out of every band"
         r,target = self.recipe,None
         out['image'] = np.nan
+        if r.pixel_scale is not None: target = north_up(ra, dec, r.pixel_scale, r.size)
+        elif any(o.shift is None for o in self.layers.values()): target = cutout_wcs(self.reference, x, y, r.size)
         for c,layer in ((c,self.layers[b]) for c,b in enumerate(r.bands) if b in self.layers):
-            if layer.shift is not None:
+            if layer.shift is None: image,ivar = layer.resampled(target, r.size)
+            else:
                 dx,dy = layer.shift
                 image,ivar = layer.values(lambda a,fill: _window(a, x+dx, y+dy, r.size, fill))
-            else:
-                if target is None: target = cutout_wcs(self.reference, x, y, r.size) if r.pixel_scale is None else north_up(ra, dec, r.pixel_scale, r.size)
-                image,ivar = layer.resampled(target, r.size)
             out['image'][c] = image
             out['valid'][c] = np.isfinite(image).sum()
             if ivar is not None: out['ivar'][c] = ivar
 
-# %% ../../nbs/12_data.ingest.ipynb #5a1c5691
+# %% ../../nbs/12_data.ingest.ipynb #45a2b7a8
 _PART = 1<<26
 _VERSION = 1   # Another number makes old parts useless: change it when cutting changes
 
@@ -403,7 +404,8 @@ def part_key(
     "A name that changes with all that decides what a job's cutouts are"
     stats = [(Path(p).name,s.st_size,s.st_mtime_ns) for p in _all_files(job.tile, recipe.layout) for s in [os.stat(p)]]
     told = json.dumps([_VERSION, job.tile.name, job.tile.files, stats, asdict(recipe)], default=str, sort_keys=True)
-    return hashlib.sha256(told.encode() + b''.join(np.ascontiguousarray(o).tobytes() for o in (job.ra, job.dec, job.x, job.y))).hexdigest()[:24]
+    where = np.stack([job.ra, job.dec, job.x, job.y]).astype('<f8')
+    return hashlib.sha256(told.encode() + where.tobytes()).hexdigest()[:24]
 
 def part_paths(
     job,    # `Job`
@@ -433,7 +435,7 @@ def cut_job(
         write_atomic(path, records.tobytes())
     return sum(rows.stop-rows.start for _,rows in todo)
 
-# %% ../../nbs/12_data.ingest.ipynb #8b6be283
+# %% ../../nbs/12_data.ingest.ipynb #a9600643
 def _leave_after(parent):
     while os.getppid() == parent: time.sleep(0.5)
     os._exit(1)
@@ -444,7 +446,8 @@ def cut_in_worker(
 )->int:     # Objects that were cut
     "`cut_job` in a worker process"
     name = f'leaves after {parent}'
-    if name not in {t.name for t in threading.enumerate()}: threading.Thread(target=_leave_after, args=(parent,), name=name, daemon=True).start()
+    if not any(t.name == name for t in threading.enumerate()):
+        threading.Thread(target=_leave_after, args=(parent,), name=name, daemon=True).start()
     return cut_job(*job)
 
 def _cut_all(jobs, recipe, parts, processes):
@@ -452,8 +455,9 @@ def _cut_all(jobs, recipe, parts, processes):
     from joblib import Parallel, cpu_count, delayed
     from astromask.data.ingest import cut_in_worker # by its module's name, which the worker processes know
     processes = min(processes or cpu_count(), len(jobs))
-    if processes < 2: yield from (cut_job(j, recipe, parts) for j in jobs)
-    else: yield from Parallel(processes, return_as='generator_unordered', max_nbytes=None)(delayed(cut_in_worker)(os.getpid(), j, recipe, parts) for j in jobs)
+    if processes < 2: return (cut_job(j, recipe, parts) for j in jobs)
+    work = (delayed(cut_in_worker)(os.getpid(), j, recipe, parts) for j in jobs)
+    return Parallel(processes, return_as='generator_unordered', max_nbytes=None)(work)
 
 # %% ../../nbs/12_data.ingest.ipynb #c41faaf3
 def choose(
@@ -493,7 +497,7 @@ def _gather(chosen, jobs, recipe, parts, what, k=256):
             block[at] = opened[j,part][what][row]
         yield block
 
-# %% ../../nbs/12_data.ingest.ipynb #defa4921
+# %% ../../nbs/12_data.ingest.ipynb #63509cc2
 def _table(chosen, jobs, catalog, recipe):
     "The catalogue of the chosen objects, with where they were found"
     t = catalog[np.asarray(chosen['object'])]
@@ -510,15 +514,15 @@ def _finish(out, parts, jobs, catalog, recipe, overwrite, min_bands, min_valid, 
     chosen = choose(jobs, recipe, parts, min_bands, min_valid)
     if not len(chosen): raise DataError(f'None of the {len(catalog)} cutouts has enough valid pixels: see masks, bands and min_valid')
     ivar = _gather(chosen, jobs, recipe, parts, 'ivar') if recipe.has_ivar() else None
-    whole = Cutouts.write(parts/'whole.h5', _gather(chosen, jobs, recipe, parts, 'image'), recipe.bands, ivar=ivar, dtype=dtype, overwrite=True,
-                          catalog=_table(chosen, jobs, catalog, recipe), **facts)
+    images,table = _gather(chosen, jobs, recipe, parts, 'image'),_table(chosen, jobs, catalog, recipe)
+    whole = Cutouts.write(parts/'whole.h5', images, recipe.bands, table, ivar, dtype=dtype, overwrite=True, **facts)
     if out.exists() and not overwrite: raise InputError(f'{out} exists: give another name, or overwrite=True')
     with storage_errors(out):
         os.replace(whole, out)
         sync_dir(out.parent)
     return len(chosen)
 
-# %% ../../nbs/12_data.ingest.ipynb #7c20d1f4
+# %% ../../nbs/12_data.ingest.ipynb #7ba6c93a
 def _recipe(tiles, bands, layout, survey, size, zero_point, pixel_scale, masks, weights):
     "The recipe, with the zero point of the cutouts settled"
     known = get_survey(survey) if survey is not None else None
@@ -528,11 +532,7 @@ def _recipe(tiles, bands, layout, survey, size, zero_point, pixel_scale, masks, 
     to = known.zero_point if known else next(iter(per_band.values()), None)
     if zero_point is not None and not per_band: to,per_band = float(zero_point),{b: float(zero_point) for b in bands}
     reference = known.reference if known and known.reference in bands else bands[0]
-    r = Recipe(bands, size, layout, reference, to, tuple(per_band.items()), pixel_scale, masks, weights)
-    if to is None:
-        band = r.reference_of(tiles[0])
-        r = replace(r, zero_point=file_zero_point(open_plane(tiles[0].files[band], layout.image_hdu), r, band))
-    return r
+    return Recipe(bands, size, layout, reference, to, tuple(per_band.items()), pixel_scale, masks, weights)
 
 def _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale):
     for what,value,ok in (('size',size,1 <= size <= 4096), ('overlap',overlap,0 <= overlap < 1), ('min_valid',min_valid,0 <= min_valid <= 1),
@@ -540,12 +540,32 @@ def _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale):
                           ('min_bands',min_bands,min_bands <= len(bands) if bands else True)):
         if not ok: raise InputError(f'{what} = {value} makes no sense here')
 
-def _warn_of_space(out, n, recipe):
-    "Say early what will not fit"
-    need,free = 2*n*recipe.dtype().itemsize,shutil.disk_usage(out.parent).free
-    if need > free: log.warning(f'{n} cutouts need {need/2**30:.2f} GiB until they are done, and {out.parent} has {free/2**30:.2f} GiB left')
+def _plan(tiles, recipe, table, overlap):
+    "Jobs, the catalogue, the recipe with a zero point, and what the file says of its pixels"
+    first,band = tiles[0],recipe.reference_of(tiles[0])
+    plane = open_plane(first.files[band], recipe.layout.image_hdu)
+    if recipe.zero_point is None: recipe = replace(recipe, zero_point=file_zero_point(plane, recipe, band))
+    unit = str(plane.header.get('BUNIT', ''))
+    found = []
+    for t in progress(tiles, 'reading headers', unit='tile'):
+        found.append((t,open_plane(t.files[recipe.reference_of(t)], recipe.layout.image_hdu)))
+        found[-1][1].header = found[-1][1].primary = None   # those of ten thousand tiles would fill the memory
+    scale = recipe.pixel_scale or _check_scales(found)
+    if table is None: jobs,table = plan_grid(found, recipe.size, overlap)
+    else: jobs = plan_catalog(found, np.asarray(table['ra']), np.asarray(table['dec']))
+    if not jobs: raise DataError(f'None of the {len(table)} objects is on one of the {len(tiles)} tiles; '
+                                 f'the first tile is at {plane.to_sky(0, 0)[0].to_string()}')
+    return jobs,table,recipe,dict(unit=unit, pixel_scale=scale, zero_point=recipe.zero_point)
 
-# %% ../../nbs/12_data.ingest.ipynb #0bbcf649
+def _parts_folder(out, n, recipe):
+    "Where parts are kept; says early if they will not fit"
+    parts = out.with_name(f'.{out.name}.parts')
+    with storage_errors(parts): parts.mkdir(parents=True, exist_ok=True)
+    need,free = 2*n*recipe.dtype().itemsize,shutil.disk_usage(parts).free
+    if need > free: log.warning(f'{n} cutouts need {need/2**30:.2f} GiB until they are done, but {out.parent} has {free/2**30:.2f} GiB left')
+    return parts
+
+# %% ../../nbs/12_data.ingest.ipynb #d9622390
 def ingest(
     out,            # The cutout file to write (HDF5)
     tiles,          # As `find_tiles` takes them: a folder, glob or list of FITS files, a dict of these by band, or a path with {band}
@@ -580,20 +600,11 @@ def ingest(
     told = dict(image_hdu=image_hdu, mask_hdu=mask_hdu, variance_hdu=variance_hdu)
     layout = replace(layout, mask_planes=tuple(mask_planes), **{k: v for k,v in told.items() if v is not None})
     recipe = _recipe(tiles, bands, layout, survey, size, zero_point, pixel_scale, masks, weights)
-    found = [(t,open_plane(t.files[recipe.reference_of(t)], layout.image_hdu)) for t in progress(tiles, 'reading headers', unit='tile')]
-    scale = pixel_scale or _check_scales(found)
-    if table is None: jobs,table = plan_grid(found, size, overlap)
-    else: jobs = plan_catalog(found, np.asarray(table['ra']), np.asarray(table['dec']))
-    n = len({int(i) for j in jobs for i in j.rows})
-    if not n: raise DataError(f'None of the {len(table)} objects is on one of the {len(tiles)} tiles; the first tile is at {found[0][1].to_sky(0, 0)[0].to_string()}')
-    with storage_errors(out): out.parent.mkdir(parents=True, exist_ok=True)
-    _warn_of_space(out, sum(len(j.rows) for j in jobs), recipe)
-    parts = out.with_name(f'.{out.name}.parts')
-    with storage_errors(parts): parts.mkdir(exist_ok=True)
-    s = get_survey(survey) if survey is not None else None
-    facts = dict(survey=survey, pixel_scale=scale, zero_point=recipe.zero_point, unit=s.unit if s else str(found[0][1].header.get('BUNIT', '')),
-                 provenance=dict(made_by=f'astromask {__version__} ingest', tiles=len(tiles), catalog=None if catalog is None else Path(str(catalog)).name
-                                 if not isinstance(catalog, Table) else 'a table', resampled_to=pixel_scale))
+    jobs,table,recipe,facts = _plan(tiles, recipe, table, overlap)
+    source = 'a table' if isinstance(catalog, Table) else Path(catalog).name if catalog is not None else 'a grid'
+    facts['provenance'] = dict(made_by=f'astromask {__version__} ingest', tiles=len(tiles), catalog=source, resampled_to=pixel_scale)
+    if survey is not None: facts |= dict(survey=survey, unit=get_survey(survey).unit)
+    parts,n = _parts_folder(out, sum(len(j.rows) for j in jobs), recipe),len(np.unique(np.concatenate([j.rows for j in jobs])))
     with locked(parts, wait=2):
         for old in parts.glob('.*.*'): old.unlink()   # what a killed process was writing
         for _ in progress(_cut_all(jobs, recipe, parts, processes), f'cutting {n} objects', len(jobs), unit='tile'): pass

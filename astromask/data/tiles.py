@@ -329,7 +329,7 @@ def tiles_by_sky(
         if names[t.name] > 1: t.name = f'{t.name}-{i}'
     return tiles
 
-# %% ../../nbs/11_data.tiles.ipynb #9cd2504a
+# %% ../../nbs/11_data.tiles.ipynb #073de729
 def _by_template(source, bands):
     "band -> files, from a path with {band} in it"
     found = {}
@@ -350,13 +350,14 @@ def find_tiles(
     "The tiles that there are"
     named = str(getattr(survey, 'name', survey)).lower()
     if layout is None: layout = tile_layouts.get(named, TileLayout('tiles'))
-    listed = source if isinstance(source, dict) else _by_template(str(source), bands) if '{band}' in str(source) else None
+    known = bands if bands is not None or survey is None else get_survey(survey).bands
+    listed = source if isinstance(source, dict) else _by_template(str(source), known) if '{band}' in str(source) else None
     if listed is not None:
         listed = {b: _fits_files(listed[b]) for b in (bands or listed) if b in listed}
         if not all(layout.read_name(p) for paths in listed.values() for p in paths) and layout.name in tile_layouts: layout = TileLayout('tiles')
     if listed is None and not layout.patterns:
         raise InputError(f'How the files of {source} are named is not known: name a survey ({", ".join(tile_layouts)}), or list them by band, as in g=FILES')
-    asked = bands if bands is not None else tuple(listed) if listed is not None else get_survey(survey).bands
+    asked = bands if bands is not None else tuple(listed) if listed is not None else known
     if listed is None: tiles = tiles_by_name(_fits_files(source), layout, asked)
     else: tiles = tiles_by_sky(listed, layout.image_hdu if hdu is None else hdu)
     if not tiles: raise DataError(f'{source} has no file in a band of {",".join(asked)}')
