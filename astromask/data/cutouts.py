@@ -268,8 +268,8 @@ def _write_pixels(f, sink, name, images, dtype, c):
     if d is None or not len(d): raise InputError('There are no images to write')
     return len(d)
 
-# %% ../../nbs/10_data.cutouts.ipynb #983af809
-def _header(bands, survey, unit, provenance):
+# %% ../../nbs/10_data.cutouts.ipynb #2af21be3
+def _header(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
     "The attributes of our layout"
     attrs = dict(format='astromask-1', bands=list(bands), unit=unit)
     if survey is not None:
@@ -277,10 +277,11 @@ def _header(bands, survey, unit, provenance):
         try: s = get_survey(survey)
         except InputError: s = None      # a survey that nobody registered: its name is all we know
         if s is not None: attrs |= dict(pixel_scale=float(s.pixel_scale), zero_point=float(s.zero_point))
+    attrs |= {k: float(v) for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items() if v is not None}
     if provenance is not None: attrs['provenance'] = json.dumps(provenance, default=str)
     return attrs
 
-# %% ../../nbs/10_data.cutouts.ipynb #04f12fd2
+# %% ../../nbs/10_data.cutouts.ipynb #78f8e895
 @patch(cls_method=True)
 def write(cls:Cutouts,
     path,              # Where the file shall be
@@ -294,12 +295,14 @@ def write(cls:Cutouts,
     overwrite=False,   # Replace a file that exists?
     unit='',           # What the pixel values are
     provenance=None,   # Where the data come from (anything that JSON holds)
+    pixel_scale=None,  # Arcsec per pixel, where it is not the survey's
+    zero_point=None,   # AB magnitude of one unit, where it is not the survey's
 )->Path:               # The path
     "Write a cutout file of our own layout, whole or not at all"
     bands = band_names(bands)
     if np.dtype(dtype) not in (np.float16,np.float32): raise InputError(f'Write float32 or float16, not {dtype}')
     with _whole_h5(path, overwrite) as (f,sink):
-        for k,v in _header(bands, survey, unit, provenance).items(): f.attrs[k] = v
+        for k,v in _header(bands, survey, unit, provenance, pixel_scale, zero_point).items(): f.attrs[k] = v
         n = _write_pixels(f, sink, 'cutouts', images, np.dtype(dtype), len(bands))
         for name,x,kind in (('ivar',ivar,np.float32),('mask',mask,bool)):
             if x is None: continue
