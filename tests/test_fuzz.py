@@ -178,6 +178,8 @@ def test_fuzz_notebooks(tmp_path_factory, found, source):
 
 small = dict(img_size=8, patch_size=4, bands='gr', embed_dim=8, depth=1, num_heads=2, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
 
+sizes = st.integers(-2, 20) | st.sampled_from([1<<15, 1<<20, 1<<40, 1<<62, 1<<70, 1e30, .5, float('nan'), float('inf'), True, None, 'x'])
+
 @fuzz
 @given(st.data())
 def test_fuzz_model_config(tmp_path_factory, data):
@@ -187,7 +189,8 @@ def test_fuzz_model_config(tmp_path_factory, data):
         (d/'whole.json').write_bytes((d/'config.json').read_bytes())
     config = json.loads((d/'whole.json').read_text())
     scaling = dict(kind='asinh', center=[0.,0.], softening=[1.,1.], gain=[1.,1.])
-    found = data.draw(anything | changed(config | dict(scaling=scaling)))
+    resized = st.dictionaries(st.sampled_from(sorted(config['config'])), sizes, max_size=2).map(lambda o: config | dict(config=config['config'] | o))
+    found = data.draw(anything | changed(config | dict(scaling=scaling)) | resized)
     (d/'config.json').write_text(json.dumps(found))
     ours(load_model, d)
 

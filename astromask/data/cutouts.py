@@ -104,7 +104,7 @@ def select(self:Cutouts,
     out._catalog = self._catalog
     return out
 
-# %% ../../nbs/10_data.cutouts.ipynb #53af1420
+# %% ../../nbs/10_data.cutouts.ipynb #889a57cd
 def _row_numbers(i, n):
     if isinstance(i, slice): return np.arange(*i.indices(n))
     i = np.asarray(i)
@@ -118,6 +118,7 @@ def _row_numbers(i, n):
     if len(out): raise IndexError(f'Row {out[0]} of {n} cutouts')
     return np.where(i < 0, i+n, i).astype(np.int64)
 
+# %% ../../nbs/10_data.cutouts.ipynb #1104eea9
 @patch
 def read(self:Cutouts,
     rows,       # Row numbers, slice or mask
@@ -141,6 +142,7 @@ def _read_part(self:Cutouts, p, rows, ivar):
     got = self.parts[p].read(rows - (self._ends[p]-self.parts[p].n), ivar)
     return (got[0].astype(self.dtype, copy=False),got[1]) if ivar else got.astype(self.dtype, copy=False)
 
+# %% ../../nbs/10_data.cutouts.ipynb #872622ef
 @patch
 def __getitem__(self:Cutouts, i):
     "float32 (C,H,W) for a number, (n,C,H,W) for a slice, list or mask"

@@ -70,20 +70,7 @@ def take_rows(
         else: out[to] = d[run]
     return out
 
-# %% ../../nbs/08_data.hdf5.ipynb #252a4128
-def _written(d, row):
-    "Does this row of pixels exist in the file?"
-    if d.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
-    if d.chunks is None: return d.id.get_create_plist().get_layout() == h5d.COMPACT or d.id.get_offset() is not None
-    return d.id.get_chunk_info_by_coord((row//d.chunks[0]*d.chunks[0],0,0,0)).byte_offset is not None
-
-def _unwritten(d, x, rows):
-    "Which of these rows were never written"
-    few = x[(slice(None),*(slice(None, None, max(1, n//4)) for n in x.shape[1:]))].reshape(len(x), -1)
-    blank = [i for i in np.flatnonzero(~few.any(1)) if not x[i].any()]
-    return [i for i in blank if not _written(d, int(rows[i]))]
-
-# %% ../../nbs/08_data.hdf5.ipynb #19a4cd26
+# %% ../../nbs/08_data.hdf5.ipynb #b551ea38
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
@@ -114,15 +101,6 @@ class H5File(CutoutFile):
         if h5py.check_string_dtype(d.dtype) is None: return d[:]
         return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
 
-    def _take(self, d, rows):
-        x = take_rows(d, rows)
-        gone = _unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
-        if len(gone):
-            if self.dtype.kind != 'f': raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
-            x = x.astype(self.dtype, copy=False)
-            x[gone] = np.nan
-        return x
-
     def _describe(self, f, bands, survey):
         super()._describe(f, bands, survey)
         d = f[self.images]
@@ -130,12 +108,28 @@ class H5File(CutoutFile):
         if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
         if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
 
-def add_layout(
-    cls, # A Layout class
-): # The same class
-    "Make a layout of HDF5 files known to `Cutouts.open` (a decorator)"
-    H5File.layouts.append(cls())
-    return cls
+# %% ../../nbs/08_data.hdf5.ipynb #fc11e3a4
+def _written(d, row):
+    "Does this row of pixels exist in the file?"
+    if d.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
+    if d.chunks is None: return d.id.get_create_plist().get_layout() == h5d.COMPACT or d.id.get_offset() is not None
+    return d.id.get_chunk_info_by_coord((row//d.chunks[0]*d.chunks[0],0,0,0)).byte_offset is not None
+
+def _unwritten(d, x, rows):
+    "Which of these rows were never written"
+    few = x[(slice(None),*(slice(None, None, max(1, n//4)) for n in x.shape[1:]))].reshape(len(x), -1)
+    blank = [i for i in np.flatnonzero(~few.any(1)) if not x[i].any()]
+    return [i for i in blank if not _written(d, int(rows[i]))]
+
+@patch
+def _take(self:H5File, d, rows):
+    x = take_rows(d, rows)
+    gone = _unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
+    if len(gone):
+        if self.dtype.kind != 'f': raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
+        x = x.astype(self.dtype, copy=False)
+        x[gone] = np.nan
+    return x
 
 # %% ../../nbs/08_data.hdf5.ipynb #5474646e
 def _signature(path, pixels):
@@ -190,6 +184,14 @@ def see(self:H5File):
         raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} of shape {other.shape}, '
                         f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
     self.__dict__.update(other.__dict__, unseen=False)
+
+# %% ../../nbs/08_data.hdf5.ipynb #7a89747a
+def add_layout(
+    cls, # A Layout class
+): # The same class
+    "Make a layout of HDF5 files known to `Cutouts.open` (a decorator)"
+    H5File.layouts.append(cls())
+    return cls
 
 # %% ../../nbs/08_data.hdf5.ipynb #d14c419a
 @add_layout

@@ -249,7 +249,30 @@ def select(self:CutoutFile,
     out.bands,out.shape = bands,(len(bands),*self.shape[1:])
     return out
 
-# %% ../../nbs/07_data.layouts.ipynb #c44aa9f5
+# %% ../../nbs/07_data.layouts.ipynb #4cb4d84a
+def _infinite(x):
+    if x.dtype == np.float16: return (x.view(np.uint16) & 0x7fff) == 0x7c00     # isinf, but four times as fast
+    if x.dtype.kind != 'f': return np.zeros((), bool)
+    return np.abs(x) > np.finfo('f4').max if x.itemsize > 4 else np.isinf(x)
+
+def _blank(x, masked, w, known):
+    "Make pixels NaN that are masked, have no weight or do not fit into float32; the others' weight goes to `known`"
+    bad = _infinite(x)
+    if masked is not None: bad = bad | masked
+    if w is not None: bad = bad | ~((w > 0) & np.isfinite(w))
+    if bad.any(): x[bad] = np.nan
+    if known is not None: known[:] = np.where(np.isnan(x), 0, np.minimum(w, np.finfo('f4').max))
+
+def _few(x):
+    "Slices of a few rows, so that what is computed on the way is small"
+    k = max(1, (1<<16)//max(1, x[0].nbytes))
+    return [slice(i, i+k) for i in range(0, len(x), k)]
+
+def _check_whole(x, path):
+    if x.dtype.kind in 'iu' and x.itemsize > 2 and x.size and max(int(x.max()), -int(x.min())) > 1<<24:
+        raise DataError(f'{path} holds whole numbers beyond 16,777,216, which would not survive as float32: write it as float32')
+
+# %% ../../nbs/07_data.layouts.ipynb #f93d3138
 @patch
 def read(self:CutoutFile,
     rows,       # (n,) int64, any order, each in 0..N-1
@@ -277,28 +300,6 @@ def _read(self:CutoutFile, rows, ivar):
     x,known = x.astype(self.dtype, copy=False),np.empty(x.shape, np.float32) if ivar else None
     for s in _few(x): _blank(x[s], None if m is None else m[s] == (l.mask_means == 'bad'), None if w is None else w[s], known[s] if ivar else None)
     return self._arranged(x, at, np.nan),self._arranged(known, at, 0) if ivar else None
-
-def _check_whole(x, path):
-    if x.dtype.kind in 'iu' and x.itemsize > 2 and x.size and max(int(x.max()), -int(x.min())) > 1<<24:
-        raise DataError(f'{path} holds whole numbers beyond 16,777,216, which would not survive as float32: write it as float32')
-
-def _few(x):
-    "Slices of a few rows, so that what is computed on the way is small"
-    k = max(1, (1<<16)//max(1, x[0].nbytes))
-    return [slice(i, i+k) for i in range(0, len(x), k)]
-
-def _blank(x, masked, w, known):
-    "Make pixels NaN that are masked, have no weight or do not fit into float32; the others' weight goes to `known`"
-    bad = _infinite(x)
-    if masked is not None: bad = bad | masked
-    if w is not None: bad = bad | ~((w > 0) & np.isfinite(w))
-    if bad.any(): x[bad] = np.nan
-    if known is not None: known[:] = np.where(np.isnan(x), 0, np.minimum(w, np.finfo('f4').max))
-
-def _infinite(x):
-    if x.dtype == np.float16: return (x.view(np.uint16) & 0x7fff) == 0x7c00     # isinf, but four times as fast
-    if x.dtype.kind != 'f': return np.zeros((), bool)
-    return np.abs(x) > np.finfo('f4').max if x.itemsize > 4 else np.isinf(x)
 
 @patch
 def check_ivar(self:CutoutFile):
