@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from astromask.cli import main
 from astromask.data.cutouts import Cutouts
 from astromask.data.inspect import contact_sheet, inspect_cutouts
+from astromask.plots import missing_colour
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
@@ -42,6 +43,24 @@ def test_large_sets_are_sampled(tmp_path):
     r = inspect_cutouts(Cutouts.write(tmp_path/'a.h5', noise(300), bands='gri'), n=50, twins_up_to=100)
     assert r['sampled'] == r['twins']['searched'] == 50 and '(of 50 cutouts)' in str(r)
 
+def test_bands_with_the_same_fault_share_a_sentence(tmp_path):
+    x = noise()
+    x[5,:2] = 3
+    x[6,0] = 4
+    assert wrong(tmp_path, x) == ['up to 2 of 40 cutouts are constant in bands g (2), r (1)']
+
+def test_the_sheet_shows_what_is_missing(tmp_path):
+    x = noise()
+    x[7,:,:12] = np.nan
+    x[8] = np.nan
+    path = Cutouts.write(tmp_path/'a.h5', x, bands='gri')
+    fig = contact_sheet(path, n=40)
+    tiles = [ax.images[0].get_array() if ax.images else None for ax in fig.axes]
+    titles = [ax.get_title() for ax in fig.axes]
+    gone = lambda t: (np.asarray(t) == missing_colour).all(-1)
+    assert gone(tiles[7])[:12].all() and not gone(tiles[7])[12:].any() and gone(tiles[8]).all() and not gone(tiles[9]).any()
+    assert titles[40] == '8: blank in g + 2' and not any(titles[41:])
+
 def test_command(tmp_path):
     x = noise()
     x[5,2] = 0
@@ -60,5 +79,5 @@ def test_command(tmp_path):
 @needs_real
 def test_real_files():
     r = inspect_cutouts(real/'nircam7_train.h5')
-    assert r['n'] == 90 and r['sky']['known'] and r['redshifts']['known'] > 50
+    assert r['n'] == 90 and r['sky']['known'] and r['redshifts']['known'] > 50 and not any(r['twins'][k] for k in ('equal','near','sky'))
     contact_sheet(real/'nircam7_train.h5', r, n=8)

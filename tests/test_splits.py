@@ -5,10 +5,10 @@ import h5py, numpy as np, pytest
 from astropy.table import Table
 from PIL import Image
 from scipy.ndimage import zoom
-from astromask.core import DataError, InputError
+from astromask.core import DataError, InputError, log
 from astromask.data.cutouts import Cutouts
-from astromask.data.duplicates import near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
-from astromask.data.splits import load_split, save_split, sky_cells, split_hash, split_rows
+from astromask.data.duplicates import _alike, fingerprints, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
+from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
@@ -92,6 +92,33 @@ def test_equal_pixels_are_told_from_near_ones(decals):
     t = pixel_twins(Cutouts.open(path))
     assert (known[t['row']] == known[t['other']]).all()
     assert (t['agreement'] == 1).sum() == 13 and (t['agreement'] < 1).sum() >= 18       # 10 copies and 3 of `same`; the rest
+
+def test_larger_sets_go_by_id_and_place_and_say_so(decals, monkeypatch):
+    path,known = decals
+    said = []
+    monkeypatch.setattr(log, 'info', said.append)
+    c = Cutouts.open(path)
+    groups = twin_groups(c, pixels_up_to=100)
+    assert len(said) == 1 and 'pixels_up_to=100' in said[0]
+    pairs = sky_twins(c.catalog['ra'], c.catalog['dec'])
+    assert len(pairs) > 15 and (groups[pairs[:,0]] == groups[pairs[:,1]]).all()
+    assert len(np.unique(groups)) == len(c)-16                        # ten copies and six second exposures
+
+def test_neighbourhoods_find_what_all_pairs_find():
+    rng = np.random.default_rng(0)
+    thumbs = rng.normal(size=(3000,32,32)).astype(np.float32)
+    thumbs[2500:] = np.roll(thumbs[:500,:,::-1], (1,-1), (1,2))+.3*rng.normal(size=(500,32,32))
+    z = fingerprints(thumbs)
+    every,some = ({tuple(p) for p in _alike(z, all_up_to=n)} for n in (5000,100))
+    copies = {(i,2500+i) for i in range(500)}
+    assert copies <= every and len(copies & some) > 495
+
+def test_a_run_finds_its_split_again(tmp_path):
+    t = Table(dict(id=[f'o{i}' for i in range(50)], ra=np.full(50, np.nan), dec=np.full(50, np.nan)))
+    parts = run_split(tmp_path, t, .2, seed=3)
+    again = run_split(tmp_path, t[::-1], .4, seed=4)
+    assert [set(t['id'][p]) for p in parts] == [set(t[::-1]['id'][p]) for p in again]
+    with pytest.raises(DataError, match='the split of other data'): run_split(tmp_path, Table(dict(id=['x'], ra=[0.], dec=[0.])))
 
 @needs_real
 def test_real_galaxies_are_not_merged():

@@ -175,7 +175,7 @@ def write_rows(
     return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
                          dtype=dtype, overwrite=overwrite, unit=c.unit)
 
-# %% ../../nbs/18_data.catalogs.ipynb #7032c5cb
+# %% ../../nbs/18_data.catalogs.ipynb #bb034098
 def merge(
     source,          # Paths, a glob, a folder, or `Cutouts`
     path,            # Where the file shall be
@@ -205,6 +205,8 @@ def partition(
     if parts is None:
         if size < 1: raise InputError(f'size is {size}: a file has one object or more')
         parts = {f'part-{i//size:05d}': np.arange(i, min(i+size, len(c))) for i in range(0, len(c), size)}
+    empty = [k for k,rows in parts.items() if not len(rows)]
+    if empty: raise InputError(f'The part {empty[0]!r} has no rows: leave it out')
     paths = {k: Path(folder)/f'{k}.h5' for k in parts}
     there = [p for p in paths.values() if p.exists() and not overwrite]
     if there: raise InputError(f'{there[0]} exists: give another folder, or overwrite=True')

@@ -77,7 +77,7 @@ def thumbnails(
     ok = np.isfinite(g)
     return (np.where(ok, g, 0).sum(1)/np.maximum(ok.sum(1), 1)).astype(np.float32)
 
-# %% ../../nbs/13_data.duplicates.ipynb #ec646fb9
+# %% ../../nbs/13_data.duplicates.ipynb #266ce840
 @lru_cache
 def _orbits(top):
     "Frequencies up to `top`: sets that turns and mirrors map onto themselves, and a projection that removes smooth curves"
@@ -106,8 +106,8 @@ def fingerprints(
     thumbs, # (n,size,size) of `thumbnails`
 )->np.ndarray: # (n,D) float32 of length 1; 0 where there is nothing to see
     "Numbers that copies of an image share, however shifted, turned or mirrored"
-    z = np.concatenate([_speckle(thumbs[i:i+2048].astype(np.float32)) for i in range(0, len(thumbs), 2048)])
-    some = thumbs.any((1,2))
+    z,some = np.empty((len(thumbs), len(_orbits(3*thumbs.shape[-1]//8)[1])), np.float32),thumbs.any((1,2))
+    for i in range(0, len(z), 2048): z[i:i+2048] = _speckle(thumbs[i:i+2048].astype(np.float32))
     mean,scatter = _noise(thumbs.shape[-1]) if some.sum() < 500 else (z[some].mean(0),z[some].std(0))
     z -= mean
     z /= np.maximum(scatter, 1e-6)
@@ -150,10 +150,14 @@ def _alike(z, least=.35, most=None, all_up_to=50_000, block=1024):
             if len(values[0]) == most: least = values[0].min()
     return np.stack(np.divmod(np.sort(_best(codes, values, most)[0][0]), n), 1)
 
-# %% ../../nbs/13_data.duplicates.ipynb #9d1427a8
+# %% ../../nbs/13_data.duplicates.ipynb #451d184b
+def _blur(g, sigma): return gaussian_filter(g, (0,sigma,sigma), mode='nearest')
+
 def _texture(g):
-    h = gaussian_filter(g, (0,.7,.7), mode='nearest') - gaussian_filter(g, (0,1.5,1.5), mode='nearest')
-    h = h/(np.sqrt(gaussian_filter(h*h, (0,3,3), mode='nearest'))+.02)
+    h = _blur(g, .7) - _blur(g, 1.5)
+    turned = h[:,::-1,::-1]
+    h = h*np.minimum(_blur((h-turned)**2, 1.5)/(_blur((h+turned)**2, 1.5)+1e-6), 1)
+    h = h/(np.sqrt(_blur(h*h, 3))+.02)
     n = g.shape[-1]
     edge = np.clip(np.minimum(np.arange(n), np.arange(n)[::-1])/3+.3, 0, 1).astype(np.float32)
     h = h*edge*edge[:,None]
@@ -170,7 +174,7 @@ def _shifts(n, far=2., step=.5):
 def agreement(
     a, # (n,size,size) thumbnails
     b, # (n,size,size) thumbnails
-)->np.ndarray: # (n,) 1 for the same image, about 0.3 for strangers
+)->np.ndarray: # (n,) 1 for the same image, about 0.2 for strangers
     "The largest correlation of two textures over turns, mirrors and small shifts"
     rows,columns = _shifts(a.shape[-1])
     a,b = np.fft.rfft2(_texture(a)).astype(np.complex64),_texture(b)
@@ -181,10 +185,10 @@ def agreement(
         best = np.maximum(best, c.max((1,2)))
     return best
 
-# %% ../../nbs/13_data.duplicates.ipynb #ed1eb41a
+# %% ../../nbs/13_data.duplicates.ipynb #40f1630e
 def near_pairs(
     thumbs,        # (N,size,size) of `thumbnails`
-    least:float=.66, # Agreement that makes a pair
+    least:float=.57, # Agreement that makes a pair
     block=512,     # Pairs compared at once
 )->tuple:          # (M,2) rows, and their (M,) agreement
     "Pairs of images that are copies of one another but for shifts, turns, brightness, noise and compression"
@@ -193,7 +197,7 @@ def near_pairs(
     score = np.concatenate([agreement(*(thumbs[o].astype(np.float32) for o in p)) for p in parts] or [np.zeros(0)])
     return pairs[score >= least],score[score >= least]
 
-# %% ../../nbs/13_data.duplicates.ipynb #d9d501c4
+# %% ../../nbs/13_data.duplicates.ipynb #8e56f77d
 def _look(cutouts, rows, near, block=64):
     "Hash and thumbnail of images, in one pass"
     n,size = len(rows),min(32, *cutouts.shape[1:])
@@ -207,7 +211,7 @@ def _look(cutouts, rows, near, block=64):
 def pixel_twins(
     cutouts,           # `Cutouts`
     rows=None,         # Row numbers to search among; None is all
-    least:float=.66,   # Agreement from which two images count as copies
+    least:float=.57,   # Agreement from which two images count as copies
     near_up_to=1_000_000, # More images are searched for equal pixels only
 )->Table:              # row, other, agreement (1 where the pixels are equal): a pair a line
     "Images that are in a set twice"

@@ -65,18 +65,23 @@ def _twins(c, rows, labels):
     return dict(searched=len(rows), equal=int(same.sum()), near=int((~same).sum()), sky=len(sky),
                 labels_differ=int(((a != b) & (a >= 0) & (b >= 0)).sum())),np.unique(np.asarray(found['other']))
 
-# %% ../../nbs/19_data.inspect.ipynb #579fc4ed
+# %% ../../nbs/19_data.inspect.ipynb #9fce6f96
+def _in_bands(found, n):
+    "How many of n cutouts, and in which bands"
+    found = {b: k for b,k in found.items() if k}
+    if len(found) < 2: return f'{sum(found.values())} of {n} cutouts',f'band {"".join(found)}'
+    return f'up to {max(found.values())} of {n} cutouts','bands '+', '.join(f'{b} ({k})' for b,k in found.items())
+
 def _wrong_pixels(r, blank, floats):
-    n = r['sampled']
+    n,bands = r['sampled'],r['bands']
     if blank: yield f'{blank} of {n} cutouts are NaN in all bands'
-    for b,s in r['bands'].items():
-        if s['blank'] > blank: yield f'{s["blank"]} of {n} cutouts are NaN in band {b}'
-        elif s['missing'] > .5: yield f'{s["missing"]:.0%} of the pixels of band {b} are missing'
-        if s['constant']: yield f'{s["constant"]} of {n} cutouts are constant in band {b}'
-        if s['saturated']: yield f'{s["saturated"]} of {n} cutouts are saturated in band {b}: their highest value is cut off'
-        if s['codes']: yield f'{s["codes"]} of {n} cutouts hold -99, -999 or -9999 in band {b}: if that means missing, write NaN'
-        if s['zeros'] and floats:
-            yield f'{s["zeros"]} of {n} cutouts are exactly 0 in over a tenth of band {b}: if that means missing, write NaN'
+    if_missing = 'if that means missing, write NaN'
+    for kind,text in dict(blank='{} are NaN in {}', constant='{} are constant in {}', saturated='{} are saturated in {}: their highest value is cut off',
+                          codes='{} hold -99, -999 or -9999 in {}: '+if_missing, zeros='{} are exactly 0 in over a tenth of {}: '+if_missing).items():
+        found = {b: s[kind]-blank*(kind == 'blank') for b,s in bands.items()}
+        if any(found.values()) and (floats or kind != 'zeros'): yield text.format(*_in_bands(found, n))
+    for b,s in bands.items():
+        if s['missing'] > .5: yield f'{s["missing"]:.0%} of the pixels of band {b} are missing'
 
 def _pairs(n): return f'{n} pair{"s" if n > 1 else ""} of cutouts'
 
@@ -130,7 +135,7 @@ class Report(dict):
         w = self['twins']
         yield f'\ntwins     {w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky'
 
-# %% ../../nbs/19_data.inspect.ipynb #31982e2c
+# %% ../../nbs/19_data.inspect.ipynb #11af3194
 def _open(source, bands, survey):
     return source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, strict=False)
 
@@ -148,7 +153,7 @@ def inspect_cutouts(
     bands=None,  # As in `Cutouts.open`
     survey=None, # As in `Cutouts.open`
     n:int=1000,  # Rows to look at
-    twins_up_to:int=20_000, # Compare all cutouts of a set up to this size with one another; of a larger one those that are looked at
+    twins_up_to:int=25_000, # Compare all cutouts of a set up to this size with one another; of a larger one those that are looked at
 )->Report:       # A dict; print it
     "What is in cutout files, and what is wrong with it"
     if n < 1: raise InputError(f'n is {n}: look at one row or more')
@@ -170,7 +175,7 @@ def inspect_cutouts(
     if r['left_out']: r['wrong'].append(f'neither pixels nor columns, so not read: {", ".join(r["left_out"])}')
     return r
 
-# %% ../../nbs/19_data.inspect.ipynb #9c806968
+# %% ../../nbs/19_data.inspect.ipynb #8641b32b
 def contact_sheet(
     source,      # Path, glob, list of them, or `Cutouts`
     report=None, # Of `inspect_cutouts`; None makes one
@@ -185,7 +190,9 @@ def contact_sheet(
     report = inspect_cutouts(c) if report is None else report
     kinds = report['odd']
     each = max(1, odd//max(1, len(kinds)))
-    strange = [(i, f'{i}: {k}') for k,rows in kinds.items() for i in rows[:each]][:odd]
+    chosen = list(dict.fromkeys(i for rows in kinds.values() for i in rows[:each]))[:odd]
+    what = {i: [k for k,rows in kinds.items() if i in rows] for i in chosen}
+    strange = [(i, f'{i}: {k[0]}' + (f' + {len(k)-1}' if len(k) > 1 else '')) for i,k in what.items()]
     shown = [(int(i), str(i)) for i in sample_rows(c, n)] + strange
     return show_cutouts(c[[i for i,_ in shown]], c.bands, titles=[t for _,t in shown], ncols=8)
 
