@@ -1,6 +1,8 @@
 "Cross-matching against all pairs, signal to noise against its definition, files merged and divided without a changed byte"
-import numpy as np, pytest
+import h5py, numpy as np, pytest
 from astropy.table import MaskedColumn, Table
+from click.testing import CliRunner
+from astromask.cli import main
 from astromask.core import InputError, sha256_file
 from astromask.data.catalogs import balanced_subset, bright_rows, cross_match, match_sky, merge, partition, signal_to_noise, write_rows
 from astromask.data.cutouts import Cutouts
@@ -86,3 +88,26 @@ def test_merge_of_files_with_other_columns_and_half_precision(tmp_path):
     c = Cutouts.open(merge([a,b], tmp_path/'c.h5'))
     assert c.dtype == np.float16 and c.catalog['id'][[0,10]].tolist() == ['a:0','b:0']
     np.testing.assert_array_equal(c[:], x.astype(np.float32))
+
+def test_pack_rewrites_any_layout(tmp_path):
+    "The verb: pixels, NaN, columns and ids as they were; in chunks of a MiB; what it cannot do is said"
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path/'sdss.h5', 'w') as f:                          # Galaxy10 SDSS's layout
+        f['images'],f['ans'] = rng.integers(0, 256, (30,69,69,3)).astype('u1'),np.arange(30)%10
+    x = rng.normal(size=(40,2,16,16)).astype('f4')
+    x[3,1] = np.nan
+    for k in range(2): Cutouts.write(tmp_path/f'part-{k}.h5', x[20*k:20*k+20], bands='gr', ivar=np.isfinite(x[20*k:20*k+20])*4., catalog=dict(id=[f'{k}.{i}' for i in range(20)]))
+    def pack(*args): return CliRunner().invoke(main, ['pack', *map(str, args)])
+    for source,out in ((tmp_path/'sdss.h5', tmp_path/'a.h5'), (tmp_path/'part-*.h5', tmp_path/'b.h5')):
+        r,old = pack(source, '--out', out),Cutouts.open(source)
+        assert r.exit_code == 0 and str(out) in r.output, r.output
+        new = Cutouts.open(out)
+        np.testing.assert_array_equal(new[:], old[:])
+        assert new.bands == old.bands and list(new.catalog['id']) == list(old.catalog['id']) and new.chunk_rows > 30
+    assert new.has_ivar and (new.ivar(slice(None)) == old.ivar(slice(None))).all() and new.dtype == np.float32
+    assert Cutouts.open(tmp_path/'a.h5').dtype == np.float16                # holds whole numbers to 2,048 exactly
+    r = pack(tmp_path/'sdss.h5', '--out', tmp_path/'a.h5')
+    assert r.exit_code == 2 and 'exists' in r.stderr
+    r = pack(tmp_path/'b.h5', '--out', tmp_path/'b.h5', '--overwrite')
+    assert r.exit_code == 2 and 'one of the files' in r.stderr
+    assert pack(tmp_path/'b.h5', '--out', tmp_path/'c.h5', '--dtype', 'float16').exit_code == 0 and Cutouts.open(tmp_path/'c.h5').dtype == np.float16

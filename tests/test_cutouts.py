@@ -1,5 +1,5 @@
 "Cutout files that are damaged, hostile, foreign or large, and files read from several processes"
-import os, subprocess, sys, time
+import os, subprocess, sys
 from pathlib import Path
 import h5py, numpy as np, pytest, torch
 from astromask.core import AstroMaskError, DataError, InputError
@@ -119,16 +119,6 @@ def test_replaced_while_open(tmp_path):
     new = Cutouts.open(numbered(tmp_path/'a.h5', 20, overwrite=True))
     assert new[19][0,0,0] == 19
     with pytest.raises(DataError, match='has changed since it was opened'): old[9]
-
-def test_a_million_rows_open_at_once(tmp_path):
-    with h5py.File(tmp_path/'big.h5', 'w') as f:
-        f.create_dataset('cutouts', (1_000_000,5,64,64), 'f2', chunks=(25,5,64,64), fillvalue=1)
-        f.create_dataset('ra', (1_000_000,), 'f8')
-        f.attrs['bands'] = list('ugriz')
-    start = time.perf_counter()
-    c = Cutouts.open(tmp_path/'big.h5')
-    assert c[[999_999,5]].shape == (2,5,64,64)
-    assert time.perf_counter()-start < 0.2
 
 def test_stored_types_and_missing_pixels(tmp_path):
     x = np.random.default_rng(0).integers(0, 200, (6,2,5,7))

@@ -7,12 +7,12 @@ Docs: https://astromask.github.io/astromask/data.catalogs.html.md"""
 # %% auto #0
 __all__ = ['match_sky', 'cross_match', 'signal_to_noise', 'bright_rows', 'balanced_subset', 'write_rows', 'merge', 'partition']
 
-# %% ../../nbs/18_data.catalogs.ipynb #78970596
+# %% ../../nbs/18_data.catalogs.ipynb #4b2e8dd5
 import numpy as np
 from pathlib import Path
 from astropy.table import MaskedColumn, Table
 from fastcore.basics import patch
-from ..core import DataError, InputError, uniform
+from ..core import DataError, InputError, progress, uniform
 from .cutouts import Cutouts, class_labels
 from .duplicates import hash_ids
 
@@ -152,13 +152,13 @@ def balanced_subset(
     order = np.lexsort((ids, *uniform(seed, 0, ids, 2, 'balanced').T))
     return np.sort(np.concatenate([order[labels[order] == k][:n] for k in classes]))
 
-# %% ../../nbs/18_data.catalogs.ipynb #58652069
+# %% ../../nbs/18_data.catalogs.ipynb #1a0cb389
 def write_rows(
     path,            # Where the file shall be
     c,               # `Cutouts`
     rows=None,       # Row numbers, in the order wanted; None is all
     catalog=None,    # Table for all rows of `c`, in place of its own (as `cross_match` gives)
-    dtype=None,      # float32 or float16; None: as stored, float32 for whole numbers
+    dtype=None,      # float32 or float16; None: the smaller that holds the stored type exactly
     overwrite=False, # Replace a file that exists?
     block=256,       # Rows moved at once
 )->Path:             # The path
@@ -171,23 +171,24 @@ def write_rows(
     catalog = catalog[['id','ra','dec', *sorted(set(catalog.colnames)-{'id','ra','dec'})]]   # as a file gives them back
     parts = [rows[i:i+block] for i in range(0, len(rows), block)]
     ivar = (np.asarray(c.ivar(p)) for p in parts) if c.has_ivar else None
-    dtype = dtype or ('float16' if c.dtype == np.float16 else 'float32')
-    return Cutouts.write(path, (c[p] for p in parts), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
+    dtype = dtype or ('float16' if c.dtype in ('f2','u1','i1') else 'float32')
+    return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
                          dtype=dtype, overwrite=overwrite, unit=c.unit)
 
-# %% ../../nbs/18_data.catalogs.ipynb #76726e2f
+# %% ../../nbs/18_data.catalogs.ipynb #bb034098
 def merge(
     source,          # Paths, a glob, a folder, or `Cutouts`
     path,            # Where the file shall be
     bands=None,      # As in `Cutouts.open`
     survey=None,     # As in `Cutouts.open`
     overwrite=False, # Replace a file that exists?
+    dtype=None,      # As in `write_rows`
 )->Path:             # The path
-    "Many cutout files into one; columns are united, ids kept"
+    "Cutout files of any layout into one of ours, chunked to be read fast; columns are united, ids kept"
     c = source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey)
     if str(Path(path).absolute()) in {str(Path(f).absolute()) for f in c.files}:
         raise InputError(f'{path} is one of the files to be merged: give another name')
-    return write_rows(path, c, overwrite=overwrite)
+    return write_rows(path, c, dtype=dtype, overwrite=overwrite)
 
 def partition(
     source,          # Paths, a glob, a folder, or `Cutouts`

@@ -40,7 +40,7 @@ def cutout_paths(
     if not found: raise DataError(f'No file matches {source}')
     return sorted(found, key=_natural)
 
-# %% ../../nbs/10_data.cutouts.ipynb #88be54fd
+# %% ../../nbs/10_data.cutouts.ipynb #e8ac4662
 _endings = '.h5','.hdf5','.npy','.npz','.pt','.pth','.fits','.fit','.fits.fz'
 
 def _in_folder(folder):
@@ -48,12 +48,12 @@ def _in_folder(folder):
     at = [str(p) for p in Path(folder).iterdir()]
     found = [p for p in at if p.lower().endswith(_endings)]
     found = found or [p for o in at if os.path.isdir(o) and not Path(o).name.startswith('.') for p in _in_folder(o)]
-    kinds = Counter(Path(p).suffix for p in found)
+    kinds = Counter(Path(p).suffix.lower() for p in found)
     if len({{'.hdf5':'.h5','.fit':'.fits','.fz':'.fits','.pth':'.pt'}.get(k, k) for k in kinds}) < 2: return found
     there = ', '.join(f'{n} {k}' for k,n in kinds.most_common())
     raise DataError(f'The folder {folder} holds files of several kinds ({there}): say which, as in {folder}/*{next(iter(kinds))}')
 
-# %% ../../nbs/10_data.cutouts.ipynb #7ebb0296
+# %% ../../nbs/10_data.cutouts.ipynb #4758bb07
 class Cutouts:
     "Cutout files as one sequence of (C,H,W) images with a catalogue; made by `Cutouts.open`"
     def __init__(self,
@@ -91,6 +91,8 @@ class Cutouts:
         return f'Cutouts: {len(self)} of {h} x {w} pixels in {",".join(self.bands)}, from {len(self.files)} file(s)'
     @property
     def nbytes(self): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
+    @property
+    def chunk_rows(self): return max(p.chunk for p in self.parts)    # Neighbours that are read at the cost of one
 
 # %% ../../nbs/10_data.cutouts.ipynb #b4e8e327
 @patch
@@ -102,7 +104,7 @@ def select(self:Cutouts,
     out._catalog = self._catalog
     return out
 
-# %% ../../nbs/10_data.cutouts.ipynb #442083f8
+# %% ../../nbs/10_data.cutouts.ipynb #889a57cd
 def _row_numbers(i, n):
     if isinstance(i, slice): return np.arange(*i.indices(n))
     i = np.asarray(i)
@@ -116,6 +118,7 @@ def _row_numbers(i, n):
     if len(out): raise IndexError(f'Row {out[0]} of {n} cutouts')
     return np.where(i < 0, i+n, i).astype(np.int64)
 
+# %% ../../nbs/10_data.cutouts.ipynb #1104eea9
 @patch
 def read(self:Cutouts,
     rows,       # Row numbers, slice or mask
@@ -124,17 +127,22 @@ def read(self:Cutouts,
     "Rows as they are stored, in the order asked for; missing floats are NaN"
     rows = np.atleast_1d(_row_numbers(rows, len(self)))
     for p in self.parts if ivar else (): p.check_ivar()
-    if len(self.parts) == 1: return self.parts[0].read(rows, ivar)
-    out = np.empty((len(rows),*self.shape), self.dtype)
-    weight = np.empty(out.shape if ivar else 0, np.float32)
     part = np.searchsorted(self._ends, rows, 'right')
+    if len(rows) and (part == part[0]).all(): return self._read_part(part[0], rows, ivar)
+    out,weight = np.empty((len(rows),*self.shape), self.dtype),np.empty((len(rows) if ivar else 0,*self.shape), np.float32)
     for p in np.unique(part):
         mine = np.flatnonzero(part == p)
-        got = self.parts[p].read(rows[mine] - (self._ends[p]-self.parts[p].n), ivar)
+        got = self._read_part(p, rows[mine], ivar)
         if ivar: out[mine],weight[mine] = got
         else: out[mine] = got
     return (out,weight) if ivar else out
 
+@patch
+def _read_part(self:Cutouts, p, rows, ivar):
+    got = self.parts[p].read(rows - (self._ends[p]-self.parts[p].n), ivar)
+    return (got[0].astype(self.dtype, copy=False),got[1]) if ivar else got.astype(self.dtype, copy=False)
+
+# %% ../../nbs/10_data.cutouts.ipynb #872622ef
 @patch
 def __getitem__(self:Cutouts, i):
     "float32 (C,H,W) for a number, (n,C,H,W) for a slice, list or mask"
@@ -262,8 +270,8 @@ def _write_pixels(f, sink, name, images, dtype, c):
     if d is None or not len(d): raise InputError('There are no images to write')
     return len(d)
 
-# %% ../../nbs/10_data.cutouts.ipynb #983af809
-def _header(bands, survey, unit, provenance):
+# %% ../../nbs/10_data.cutouts.ipynb #2af21be3
+def _header(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
     "The attributes of our layout"
     attrs = dict(format='astromask-1', bands=list(bands), unit=unit)
     if survey is not None:
@@ -271,10 +279,11 @@ def _header(bands, survey, unit, provenance):
         try: s = get_survey(survey)
         except InputError: s = None      # a survey that nobody registered: its name is all we know
         if s is not None: attrs |= dict(pixel_scale=float(s.pixel_scale), zero_point=float(s.zero_point))
+    attrs |= {k: float(v) for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items() if v is not None}
     if provenance is not None: attrs['provenance'] = json.dumps(provenance, default=str)
     return attrs
 
-# %% ../../nbs/10_data.cutouts.ipynb #04f12fd2
+# %% ../../nbs/10_data.cutouts.ipynb #78f8e895
 @patch(cls_method=True)
 def write(cls:Cutouts,
     path,              # Where the file shall be
@@ -288,12 +297,14 @@ def write(cls:Cutouts,
     overwrite=False,   # Replace a file that exists?
     unit='',           # What the pixel values are
     provenance=None,   # Where the data come from (anything that JSON holds)
+    pixel_scale=None,  # Arcsec per pixel, where it is not the survey's
+    zero_point=None,   # AB magnitude of one unit, where it is not the survey's
 )->Path:               # The path
     "Write a cutout file of our own layout, whole or not at all"
     bands = band_names(bands)
     if np.dtype(dtype) not in (np.float16,np.float32): raise InputError(f'Write float32 or float16, not {dtype}')
     with _whole_h5(path, overwrite) as (f,sink):
-        for k,v in _header(bands, survey, unit, provenance).items(): f.attrs[k] = v
+        for k,v in _header(bands, survey, unit, provenance, pixel_scale, zero_point).items(): f.attrs[k] = v
         n = _write_pixels(f, sink, 'cutouts', images, np.dtype(dtype), len(bands))
         for name,x,kind in (('ivar',ivar,np.float32),('mask',mask,bool)):
             if x is None: continue

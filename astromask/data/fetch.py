@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/data.fetch.html.md"""
 # %% auto #0
 __all__ = ['sources', 'FileSource', 'HubSource', 'list_sources', 'fetch_hub', 'fetch']
 
-# %% ../../nbs/17_data.fetch.ipynb #0218b34b
+# %% ../../nbs/17_data.fetch.ipynb #4da3b53e
 import itertools, json, os, re, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from astropy.table import Column, Table
 from ..core import AstroMaskError, DataError, InputError, Unfinished, log, read_json, storage_errors, write_json
 from .cutouts import Cutouts
 from .download import FetchError, download, locked
-from .layouts import Galaxy10DECaLS, band_names
+from .hdf5 import Galaxy10DECaLS
+from .layouts import band_names
 
 # %% ../../nbs/17_data.fetch.ipynb #bc05e476
 @dataclass(frozen=True)
@@ -62,16 +63,16 @@ sources = {
         '659,857 SDSS galaxies in u,g,r,i,z of 64 x 64 pixels, with redshifts (no published checksum)', 'sdss.npz',
         ('girder+https://deepdip.iap.fr/api/v1/item/60ef1e05be2b8ebb048d951d',), size='<= 54 GB')}
 
-# %% ../../nbs/17_data.fetch.ipynb #a4bc2ece
+# %% ../../nbs/17_data.fetch.ipynb #0f34e218
 _mmu = 'MultimodalUniverse/'
 
 sources |= {
     'galaxy10-hub': HubSource(
         'Galaxy10 DECaLS as a table: images and classes, its own train and test', 'matthieulel/galaxy10_decals',
-        splits=('train','test'), rgb=('z','r','g'), survey='legacy', labels=Galaxy10DECaLS.class_names, size='2.5 GB'),
+        splits=('train','test'), rgb=('z','r','g'), survey='legacy', labels=Galaxy10DECaLS.classes, size='2.5 GB'),
     'mmu-gz10': HubSource(
         'Galaxy10 DECaLS with redshifts, Multimodal Universe', _mmu+'gz10', image='rgb_image', rgb=('z','r','g'),
-        survey='legacy', labels=Galaxy10DECaLS.class_names, size='2.5 GB'),
+        survey='legacy', labels=Galaxy10DECaLS.classes, size='2.5 GB'),
     'mmu-hsc': HubSource('HSC deep fields, g,r,i,z,y of 160 x 160 pixels', _mmu+'hsc', survey='hsc', n=1000),
     'mmu-legacysurvey': HubSource(
         'Legacy Surveys DR10, g,r,i,z of 160 x 160 pixels', _mmu+'legacysurvey', 'dr10_south_21', survey='legacy', n=1000),
