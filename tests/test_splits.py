@@ -124,6 +124,10 @@ def test_a_run_finds_its_split_again(tmp_path):
 def test_real_galaxies_are_not_merged():
     c = Cutouts.open(real/'gz2_train.h5')
     assert len(pixel_twins(c, np.arange(0, 5000, 5))) == 0
+    for size in (16,24,32):                                             # nor are their middles, where all galaxies look alike
+        middle = c.read(np.arange(500))[...,34-size//2:34+size//2,34-size//2:34+size//2]
+        pairs,_ = near_pairs(thumbnails(np.concatenate([middle,middle[:50,...,::-1]]), size))
+        assert {(i,500+i) for i in range(50)} == {tuple(p) for p in pairs}
 
 def test_missing_pixels_and_bands():
     rng = np.random.default_rng(0)

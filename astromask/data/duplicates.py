@@ -185,17 +185,18 @@ def agreement(
         best = np.maximum(best, c.max((1,2)))
     return best
 
-# %% ../../nbs/13_data.duplicates.ipynb #40f1630e
+# %% ../../nbs/13_data.duplicates.ipynb #e04352ba
 def near_pairs(
     thumbs,        # (N,size,size) of `thumbnails`
-    least:float=.57, # Agreement that makes a pair
+    least:float=.57, # Agreement that makes a pair, where thumbnails have 32 cells on a side; more is asked of smaller ones
     block=512,     # Pairs compared at once
 )->tuple:          # (M,2) rows, and their (M,) agreement
     "Pairs of images that are copies of one another but for shifts, turns, brightness, noise and compression"
     pairs = _alike(fingerprints(thumbs))
     parts = [pairs[i:i+block].T for i in range(0, len(pairs), block)]
     score = np.concatenate([agreement(*(thumbs[o].astype(np.float32) for o in p)) for p in parts] or [np.zeros(0)])
-    return pairs[score >= least],score[score >= least]
+    enough = score >= least + .025*(32-thumbs.shape[-1])
+    return pairs[enough],score[enough]
 
 # %% ../../nbs/13_data.duplicates.ipynb #8e56f77d
 def _look(cutouts, rows, near, block=64):
