@@ -125,7 +125,7 @@ def _umask():
     os.umask(mask)
     return mask
 
-# %% ../nbs/00_core.ipynb #c42c8d20
+# %% ../nbs/00_core.ipynb #b99c01f2
 def _plain(o):
     if isinstance(o, dict): return {str(k): _plain(v) for k,v in o.items()}
     if isinstance(o, (list,tuple)): return [_plain(v) for v in o]
@@ -142,12 +142,16 @@ def write_json(
     write_atomic(path, json.dumps(_plain(obj), indent=1)+'\n')
 
 def read_json(
-    path, # A JSON file
-): # Its content
+    path,        # A JSON file
+    kind=object, # What it must hold, such as `dict`
+):               # Its content
     "Read JSON, or say which file is damaged"
-    try: return json.loads(Path(path).read_text())
+    try: found = json.loads(Path(path).read_text())
     except FileNotFoundError: raise InputError(f'No such file: {path}') from None
-    except (ValueError, UnicodeDecodeError) as e: raise DataError(f'{path} is not readable as JSON ({e}): restore it or delete it') from None
+    except OSError as e: raise InputError(f'Could not read {path}: {e.strerror}') from None
+    except (ValueError, RecursionError) as e: raise DataError(f'{path} is not readable as JSON ({e}): restore it or delete it') from None
+    if isinstance(found, kind): return found
+    raise DataError(f'{path} holds a {type(found).__name__} where a {kind.__name__} should be: restore it or delete it')
 
 # %% ../nbs/00_core.ipynb #070ccaf0
 def sha256_file(
@@ -259,9 +263,9 @@ class RunDir:
     def __fspath__(self): return str(self.path)
     def __repr__(self): return str(self.path)
 
-# %% ../nbs/00_core.ipynb #ff749ff1
+# %% ../nbs/00_core.ipynb #b3d91ff9
 def _update(path, new):
-    old = read_json(path) if Path(path).exists() else {}
+    old = read_json(path, dict) if Path(path).exists() else {}
     write_json(path, old | new)
     return old | new
 

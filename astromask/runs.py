@@ -112,21 +112,21 @@ def cast(
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f'not a value of type {kind}: {value!r}') from None
 
-# %% ../nbs/03_runs.ipynb #134b4223
+# %% ../nbs/03_runs.ipynb #5e70f1bb
 def read_parameters(
     path, # An experiment notebook
 )->dict:  # Name to `Parameter`, in the order of the cell; empty without such a cell
     "What can be set in an experiment"
     nb = read_json(path)
-    try: tagged = [c for c in nb['cells'] if 'parameters' in c['metadata'].get('tags', ())]
+    try: tagged = [''.join(c['source']) for c in nb['cells'] if 'parameters' in c['metadata'].get('tags', ())]
     except (KeyError, TypeError, AttributeError):
         raise InputError(f'{path} is not a Jupyter notebook (version 4)') from None
     if len(tagged) > 1: raise InputError(f'{path} has {len(tagged)} cells with the tag `parameters`; keep one')
-    try: return _parse(''.join(tagged[0]['source']), path) if tagged else {}
+    try: return _parse(tagged[0], path) if tagged else {}
     except (SyntaxError, tokenize.TokenError) as e:
         raise InputError(f'The parameters cell of {path} is not valid Python: {e}') from None
 
-# %% ../nbs/03_runs.ipynb #0cb61b35
+# %% ../nbs/03_runs.ipynb #eac1d313
 def check_parameters(
     spec:dict,   # Of `read_parameters`
     given:dict,  # Name to value, as strings or typed
@@ -137,7 +137,7 @@ def check_parameters(
     for name in given:
         if name in names: continue
         near = ' or '.join(difflib.get_close_matches(str(name), names, n=3))
-        raise InputError(f"There is no parameter '{name}'" + (f'; did you mean {near}?' if near else '.')
+        raise InputError(f'There is no parameter {str(name)!r}' + (f'; did you mean {near}?' if near else '.')
                          + f" The parameters are: {', '.join(names)}")
     params = {}
     for name in names:
@@ -195,7 +195,7 @@ def locked(
         yield fd
     finally: os.close(fd)
 
-# %% ../nbs/03_runs.ipynb #26f48f1d
+# %% ../nbs/03_runs.ipynb #eb8045e2
 _EXTENDS = ('epochs', 'max_minutes')
 
 def is_done(
@@ -210,14 +210,14 @@ def is_done(
         if [n for n in os.listdir(run) if not n.startswith('.') and n not in ('STOP','params.yaml')]:
             refuse('is not empty and not a run: empty it')
         return False
-    was = read_json(run/'manifest.json')
+    was = read_json(run/'manifest.json', dict)
     if was.get('experiment') != name: refuse(f"is a run of '{was.get('experiment')}', not of '{name}': run that")
     if was.get('state') == 'failed' and was.get('exit_code') == 2 and not (run/'checkpoints').exists(): return False
     old = {n: p.default for n,p in spec.items() if n != 'run_dir'} | read_params_file(run/'params.yaml')
     changed = [n for n in old if old[n] != params.get(n)]
-    other = [n for n in changed if n not in _EXTENDS or n not in params or params[n] < old[n]]
+    other = [n for n in changed if n not in _EXTENDS or n not in params or not isinstance(old[n], (int,float)) or params[n] < old[n]]
     if other:
-        what = ', '.join(f'{n} was {old[n]!r} and is now {params.get(n)!r}' for n in other)
+        what = ', '.join(' '.join(f'{n} was {old[n]!r} and is now {params.get(n)!r}'.split()) for n in other)
         refuse(f'was made with other parameters ({what}): use those')
     return was.get('state') == 'done' and not changed
 

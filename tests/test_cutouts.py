@@ -1,9 +1,10 @@
 "Cutout files that are damaged, hostile, foreign or large, and files read from several processes"
-import os, subprocess, sys, time
+import os, subprocess, sys
 from pathlib import Path
 import h5py, numpy as np, pytest, torch
 from astromask.core import AstroMaskError, DataError, InputError
-from astromask.data.cutouts import Cutouts, check_usable, class_labels, inspect_cutouts, redshifts
+from astromask.data.cutouts import Cutouts, check_usable, class_labels, redshifts
+from astromask.data.inspect import inspect_cutouts
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
@@ -118,16 +119,6 @@ def test_replaced_while_open(tmp_path):
     new = Cutouts.open(numbered(tmp_path/'a.h5', 20, overwrite=True))
     assert new[19][0,0,0] == 19
     with pytest.raises(DataError, match='has changed since it was opened'): old[9]
-
-def test_a_million_rows_open_at_once(tmp_path):
-    with h5py.File(tmp_path/'big.h5', 'w') as f:
-        f.create_dataset('cutouts', (1_000_000,5,64,64), 'f2', chunks=(25,5,64,64), fillvalue=1)
-        f.create_dataset('ra', (1_000_000,), 'f8')
-        f.attrs['bands'] = list('ugriz')
-    start = time.perf_counter()
-    c = Cutouts.open(tmp_path/'big.h5')
-    assert c[[999_999,5]].shape == (2,5,64,64)
-    assert time.perf_counter()-start < 0.2
 
 def test_stored_types_and_missing_pixels(tmp_path):
     x = np.random.default_rng(0).integers(0, 200, (6,2,5,7))

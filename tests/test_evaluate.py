@@ -194,3 +194,16 @@ def test_choosing_classes():
     assert choose_classes(np.full(5, -1), ()) [1] == [] and (choose_classes(np.full(5, -1), ())[0] == -1).all()
     assert choose_classes(np.repeat([0, 1], 10), ('3', '5'), keep='3')[1] == ['3']
     with pytest.raises(InputError, match='spiral'): choose_classes(labels, names, keep='spiral')
+
+def test_folds_keep_twins_together():
+    rng = np.random.default_rng(0)
+    n,groups = 400,rng.permutation(np.concatenate([np.arange(250), np.repeat(np.arange(250, 300), 3)]))
+    labels,z = rng.integers(-1, 3, n),np.where(rng.random(n) < .2, np.nan, rng.uniform(0, 1, n))
+    for make,known in ((class_folds, labels),(redshift_folds, z)):
+        folds = make(known, groups=groups)
+        rows = np.flatnonzero(labels >= 0) if make is class_folds else np.flatnonzero(np.isfinite(z))
+        for train,test in folds:
+            assert not set(groups[train]) & set(groups[test]) and sorted([*train,*test]) == rows.tolist()
+        for k in range(3): assert sorted(np.concatenate([test for _,test in folds[5*k:5*k+5]])) == rows.tolist()
+        alone = make(known, groups=rng.permutation(n))                      # without twins groups change nothing
+        assert all((a == b).all() for x,y in zip(alone, make(known)) for a,b in zip(x, y))

@@ -1,9 +1,12 @@
 "Batches: their order, their coverage, and what the file's kind must not change"
+import gc, subprocess, sys, threading
 from pathlib import Path
 import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
 from astromask.core import DataError, InputError, shuffled
 from astromask.data.cutouts import Cutouts
-from astromask.data.loaders import CutoutLoader, Pixels, cutout_dls, fit_size
+from astromask.data import loaders
+from astromask.data.loaders import CutoutLoader, Pixels, block_edges, cutout_dls, epoch_order, fit_size, free_memory
 from astromask.data.splits import split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -30,12 +33,99 @@ def test_every_object_once_in_the_stated_order(cutouts, memory, workers):
 
 @pytest.mark.parametrize('workers', (0, 2))
 @pytest.mark.parametrize('start', (0, 1, 15, 16))
-def test_start_skips_batches(cutouts, start, workers):
-    dl = CutoutLoader(cutouts, 32, shuffle=True, start=start, num_workers=workers)
-    got = [r for _,r in dl]
-    want = shuffled(np.arange(503), 0, 0)[start*32:]
+@pytest.mark.parametrize('window', (1, 30_000, 1<<28))
+def test_start_skips_batches(cutouts, start, workers, window):
+    def dl(start): return CutoutLoader(Pixels(cutouts, memory=0, window=window), 32, shuffle=True, start=start, num_workers=workers)
+    got,whole = list(dl(start)),list(dl(0))
     assert len(got) == 16-start
-    np.testing.assert_array_equal(np.concatenate([r.numpy() for r in got]) if got else np.zeros(0), want)
+    for (x,r),(x0,r0) in zip(got, whole[start:], strict=True): assert torch.equal(r, r0) and torch.equal(x.nan_to_num(), x0.nan_to_num())
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 200), st.booleans(), st.booleans(), st.integers(0, 2), st.sampled_from((1, 5_000, 60_000, 1<<28)),
+       st.integers(0, 3), st.data())
+def test_ranks_share_an_epoch(cutouts, world, bs, shuffle, drop_last, workers, window, epoch, data):
+    "Whatever the ranks, threads and windows: every object once, and together the batches that one rank would have"
+    rows = np.array(data.draw(st.lists(st.integers(0, 502), min_size=1, unique=True)))
+    p = Pixels(cutouts, memory=data.draw(st.sampled_from((0, 1<<30))), window=window)
+    def batches(bs, **at): return list(CutoutLoader(p, bs, rows, shuffle, 3, epoch, drop_last=drop_last, num_workers=workers, **at))
+    dls = [CutoutLoader(p, bs, rows, shuffle, 3, epoch, drop_last=drop_last, num_workers=workers, rank=k, world=world) for k in range(world)]
+    ranks,alone = [list(dl) for dl in dls],batches(bs*world)
+    assert [len(r) for r in ranks] == [len(dl) for dl in dls]
+    seen = np.concatenate([b[1].numpy() for r in ranks for b in r] or [np.zeros(0, int)])
+    assert np.unique(seen).size == len(seen) == (len(rows)//(bs*world)*bs*world if drop_last else len(rows))
+    for k,(_,want) in enumerate(alone):
+        got = torch.cat([r[k][1] for r in ranks if k < len(r)])
+        assert torch.equal(got, want) if len(want) == bs*world else set(got.tolist()) == set(want.tolist())
+    for r in ranks:
+        for x,i in r: np.testing.assert_array_equal(x.numpy(), cutouts[i.numpy()])
+
+def test_windows_hold_whole_blocks_and_mix_files(cutouts):
+    "Every block in one window; windows of about the size; all files among them; epochs differ"
+    assert block_edges(cutouts, 20_000).tolist() == [0,300,503]                     # whole chunks, of 1 MiB as we write them
+    edges = np.array([*range(0, 300, 10), *range(300, 503, 10), 503])
+    order,number = epoch_order(np.arange(503), edges, 60, 1, 0)
+    assert sorted(order) == list(range(503)) and (np.diff(number) >= 0).all()
+    where = np.empty(503, int)
+    where[order] = number
+    for a,b in zip(edges, edges[1:]): assert len(set(where[a:b])) == 1
+    assert np.bincount(number).max() <= 60+np.diff(edges).max()
+    assert {bool((order[number == k] < 300).any() and (order[number == k] >= 300).any()) for k in range(5)} == {True}
+    again,later = epoch_order(np.arange(503), edges, 60, 1, 0)[0],epoch_order(np.arange(503), edges, 60, 1, 1)[0]
+    assert (again == order).all() and (later != order).any()
+
+def test_damage_is_told_and_nothing_hangs(tmp_path):
+    "A file that breaks in the middle of an epoch: our error from the thread, and the threads are gone"
+    x = np.random.default_rng(0).normal(size=(200,2,32,32)).astype('f4')
+    path = Cutouts.write(tmp_path/'a.h5', x, bands='gr')
+    dl = CutoutLoader(Pixels(Cutouts.open(path), memory=0, window=1<<18), 16, shuffle=True, num_workers=2)
+    before = threading.active_count()
+    with pytest.raises(DataError, match=str(path)):
+        for k,_ in enumerate(dl):
+            if k == 1:
+                with open(path, 'r+b') as f: f.truncate(100_000)
+    assert threading.active_count() == before
+
+def test_an_epoch_may_be_left(cutouts):
+    "one_batch, break, and two passes at once"
+    dl = CutoutLoader(Pixels(cutouts, memory=0, window=30_000), 32, shuffle=True)
+    before = threading.active_count()
+    for _ in range(3): first = dl.one_batch()
+    for b in dl: break
+    del b
+    gc.collect()
+    assert threading.active_count() == before and dl.epoch == 0
+    for (x,r),(x2,r2) in zip(dl, dl): assert torch.equal(r, r2) and torch.equal(x.nan_to_num(), x2.nan_to_num())
+    assert dl.waited > 0 and torch.equal(first[1], next(iter(CutoutLoader(dl.dataset, 32, shuffle=True)))[1])
+
+@pytest.mark.parametrize('dtype', ('u1','i2','>i2','u2','>f4','f8','f2'))
+def test_stored_types(tmp_path, dtype):
+    "Any type comes as float32 with the values of the file, from the file and resident"
+    x = np.random.default_rng(0).integers(0, 120, (40,1,12,10)).astype(dtype)
+    np.save(tmp_path/'a.npy', x)
+    c = Cutouts.open(tmp_path/'a.npy', bands='r')
+    for memory in (0, None):
+        p = Pixels(c, (16,8), memory)
+        for got,rows in CutoutLoader(p, 16, shuffle=True):
+            assert got.dtype == torch.float32
+            np.testing.assert_array_equal(got.numpy(), fit_size(c[rows.numpy()], (16,8)))
+    assert p.nbytes == 40*12*8*(1 if dtype == 'u1' else 2 if dtype in ('i2','>i2','f2') else 4)
+
+def test_free_memory_knows_the_jobs_limit(tmp_path, monkeypatch):
+    "SLURM and containers limit memory by control groups, old and new; ranks of a machine share it"
+    for name,files in (('new',('memory.max','memory.current')), ('old',('memory.limit_in_bytes','memory.usage_in_bytes'))):
+        job = tmp_path/name/'job'/'step'
+        job.mkdir(parents=True)
+        for f,v in zip(files, (1<<20, 1<<18)): (tmp_path/name/'job'/f).write_text(str(v))
+        (job/files[0]).write_text('max')
+    monkeypatch.setattr(loaders, 'GROUPS', {'': (str(tmp_path/'new'),'memory.max','memory.current'),
+                                            'memory': (str(tmp_path/'old'),'memory.limit_in_bytes','memory.usage_in_bytes')})
+    for line in ('0::/job/step', '3:cpu:/x\n7:memory:/job/step'):
+        (tmp_path/'cgroup').write_text(line+'\n')
+        assert free_memory(tmp_path/'cgroup') == (1<<20)-(1<<18)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
+    assert free_memory(tmp_path/'cgroup') == ((1<<20)-(1<<18))//4
+    (tmp_path/'cgroup').write_text('0::/\n')
+    assert free_memory(tmp_path/'cgroup') > 1<<20
 
 def test_sizes(cutouts):
     x = cutouts[:3]
@@ -73,8 +163,8 @@ def test_inverse_variances_come_along(tmp_path, size):
             np.testing.assert_array_equal(x.numpy(), fit_size(c[rows.numpy()], size))
             np.testing.assert_array_equal(ivar.numpy(), fit_size(c.ivar(rows.numpy()), size, 0))
             assert ((ivar > 0) == x.isfinite()).all() and ivar.dtype == torch.float32
-    kept = Pixels(c, 16, memory=63*2*16*16*8, ivar=True).kept_ivar                  # pixels and inverse variances count
-    assert kept.shape == (63,2,16,16) and Pixels(c, 16, memory=63*2*16*16*8-1, ivar=True).kept_ivar is None
+    kept = Pixels(c, 16, memory=63*2*16*16*8, ivar=True).kept                       # pixels and inverse variances count
+    assert [o.shape for o in kept] == 2*[(63,2,16,16)] and Pixels(c, 16, memory=63*2*16*16*8-1, ivar=True).kept is None
 
 @needs_real
 def test_real_galaxies():
@@ -83,3 +173,25 @@ def test_real_galaxies():
     assert x.shape == (128,3,64,64) and 0 <= x.min() and x.max() <= 255
     raw = Cutouts.open(real/'gz2_*.h5')[rows.numpy()]
     np.testing.assert_array_equal(x.numpy(), raw[:,:,2:66,2:66])
+
+MEMORY = '''
+import resource, sys
+from astromask.data.cutouts import Cutouts
+from astromask.data.loaders import CutoutLoader, Pixels
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+c = Cutouts.open(sys.argv[1])
+for x,_ in CutoutLoader(Pixels(c.select('g'), memory=0, window=1<<20), 64): pass     # what a loader needs for itself
+before = peak()
+dl = CutoutLoader(Pixels(c, memory=0, window=8<<20), 64, shuffle=True)
+for _ in range(2):
+    for x,_ in dl: pass
+print(peak()-before)
+'''
+
+def test_memory_is_two_windows(tmp_path):
+    "A set of 160 MiB through windows of 8 MiB: some tens of MiB, in two epochs"
+    x = np.random.default_rng(0).normal(size=(256,5,64,64)).astype('f2')
+    path = Cutouts.write(tmp_path/'a.h5', (x for _ in range(16)), bands='ugriz', dtype='float16')
+    done = subprocess.run([sys.executable, '-c', MEMORY, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 110, done.stdout

@@ -40,6 +40,8 @@ def test_a_run_leaves_every_file(whole, survey):
     assert manifest['state'] == 'done' and manifest['data'][0]['sha256'] == hashlib.sha256(survey.read_bytes()).hexdigest()
     assert json.loads((whole/'metrics.json').read_text())['pretrain']['epochs'] == 40
     assert load_model(whole).bands == ('g','r','z')
+    split = json.loads((whole/'split.json').read_text())['hash']
+    assert json.loads((whole/'metrics.json').read_text())['split'] == manifest['split'] == split and split in (whole/'model'/'README.md').read_text()
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
 def test_stopped_or_killed_it_ends_with_the_same_bits(whole, survey, tmp_path, number):

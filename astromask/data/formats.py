@@ -320,7 +320,7 @@ def _table(self:FitsSet):
         self._cards = Table(rows=cards)
     return self._cards
 
-# %% ../../nbs/09_data.formats.ipynb #2378cf55
+# %% ../../nbs/09_data.formats.ipynb #5473d634
 def file_kind(
     path, # A file
 )->type:  # The class that reads it
@@ -355,7 +355,8 @@ def open_files(
         for p in some:
             part = model.like(p) if model else None
             if part is None or len(parts) < at_once and not (h5py.is_hdf5(p) and part.matches()):
-                part = file_kind(p)(p, bands, survey, strict)
+                kind = file_kind(p)
+                part = kind([p] if kind is FitsSet else p, bands, survey, strict)
             if model is None and isinstance(part, H5File): model = part
             parts.append(part)
     return parts

@@ -8,14 +8,23 @@ Docs: https://astromask.github.io/astromask/data.hdf5.html.md"""
 __all__ = ['take_rows', 'H5File', 'add_layout', 'AstroMaskLayout', 'MultimodalUniverse', 'UnnamedLayout', 'LegacySurvey',
            'Galaxy10DECaLS', 'Galaxy10SDSS', 'ColourImages', 'UnnamedImages']
 
-# %% ../../nbs/08_data.hdf5.ipynb #6efb983c
-import copy, os
+# %% ../../nbs/08_data.hdf5.ipynb #c9b66566
+import copy, errno
 import h5py, numpy as np
 from contextlib import contextmanager
 from fastcore.basics import patch
-from h5py import h5a, h5d, h5f, h5g, h5l, h5p
+from h5py import h5a, h5d, h5g, h5l
 from ..core import DataError
 from .layouts import CutoutFile, Layout, band_names, check_file, damage, stamp, text_of, texts_of
+
+# %% ../../nbs/08_data.hdf5.ipynb #31faec66
+def _opened(path, cache=0):
+    "An HDF5 file to be read, with so many bytes to cache chunks in"
+    for locks in ({}, dict(locking=False)):
+        try: return h5py.File(path, 'r', rdcc_nbytes=cache, **locks)
+        except OSError as e:
+            if f'lock file, errno = {errno.EAGAIN}' in str(e): raise DataError(f'{path} is being written by another process: wait for its end') from None
+            if locks or 'unable to lock file' not in str(e): raise
 
 # %% ../../nbs/08_data.hdf5.ipynb #4d0372fb
 def _check_own(d, name, path):
@@ -45,7 +54,7 @@ def _datasets(f, path):
         if d.shape is not None: found[name] = d
     return found
 
-# %% ../../nbs/08_data.hdf5.ipynb #6d9b3e60
+# %% ../../nbs/08_data.hdf5.ipynb #7d6a0056
 def take_rows(
     d,    # A dataset
     rows, # (n,) row numbers, in any order
@@ -56,24 +65,12 @@ def take_rows(
     at = rows[order]
     starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)
     for a,b in zip(starts, np.append(starts[1:], len(at))):
-        if b-a == 1: d.read_direct(out, np.s_[at[a]], np.s_[order[a]])
-        elif b-a == len(at) and (np.diff(order) == 1).all(): d.read_direct(out, np.s_[at[a]:at[a]+b-a])
-        else: out[order[a:b]] = d[at[a]:at[a]+b-a]
+        run,to = np.s_[at[a]:at[a]+b-a],order[a:b]
+        if (np.diff(to) == 1).all(): d.read_direct(out, run, np.s_[to[0]:to[0]+b-a])
+        else: out[to] = d[run]
     return out
 
-# %% ../../nbs/08_data.hdf5.ipynb #0018da06
-def _written(d, row):
-    "Does this row of pixels exist in the file?"
-    if d.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
-    if d.chunks is None: return d.id.get_create_plist().get_layout() == h5d.COMPACT or d.id.get_offset() is not None
-    return d.id.get_chunk_info_by_coord((row//d.chunks[0]*d.chunks[0],0,0,0)).byte_offset is not None
-
-def _unwritten(d, x, rows):
-    "Which of these rows were never written"
-    blank = [i for i in np.flatnonzero(x[:,0,0,0] == 0) if not x[i].any()]
-    return [i for i in blank if not _written(d, int(rows[i]))]
-
-# %% ../../nbs/08_data.hdf5.ipynb #139af85d
+# %% ../../nbs/08_data.hdf5.ipynb #b551ea38
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
@@ -90,23 +87,19 @@ class H5File(CutoutFile):
         self.see()
         with super()._reading(what) as f: yield f
 
+    def _read(self, rows, ivar):
+        self.see()
+        if ivar: self.check_ivar()
+        return super()._read(rows, ivar)
+
     @contextmanager
     def _open(self):
-        with h5py.File(self.path, 'r', locking=False, rdcc_nbytes=self.cache) as f: yield f
+        with _opened(self.path, self.cache) as f: yield f
     def _list(self, f): return _datasets(f, self.path),f.attrs
     def _is_column(self, d): return h5py.check_string_dtype(d.dtype) is not None or d.dtype.kind in 'biuf'
     def _values(self, d):
         if h5py.check_string_dtype(d.dtype) is None: return d[:]
         return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
-
-    def _take(self, d, rows):
-        x = take_rows(d, rows)
-        gone = _unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
-        if len(gone):
-            if self.dtype.kind != 'f': raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
-            x = x.astype(self.dtype, copy=False)
-            x[gone] = np.nan
-        return x
 
     def _describe(self, f, bands, survey):
         super()._describe(f, bands, survey)
@@ -115,23 +108,34 @@ class H5File(CutoutFile):
         if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
         if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
 
-def add_layout(
-    cls, # A Layout class
-): # The same class
-    "Make a layout of HDF5 files known to `Cutouts.open` (a decorator)"
-    H5File.layouts.append(cls())
-    return cls
+# %% ../../nbs/08_data.hdf5.ipynb #fc11e3a4
+def _written(d, row):
+    "Does this row of pixels exist in the file?"
+    if d.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
+    if d.chunks is None: return d.id.get_create_plist().get_layout() == h5d.COMPACT or d.id.get_offset() is not None
+    return d.id.get_chunk_info_by_coord((row//d.chunks[0]*d.chunks[0],0,0,0)).byte_offset is not None
 
-# %% ../../nbs/08_data.hdf5.ipynb #e44cc486
-_fapl = h5p.create(h5p.FILE_ACCESS)
-_fapl.set_fclose_degree(h5f.CLOSE_STRONG)
-_fapl.set_file_locking(False, True)
+def _unwritten(d, x, rows):
+    "Which of these rows were never written"
+    few = x[(slice(None),*(slice(None, None, max(1, n//4)) for n in x.shape[1:]))].reshape(len(x), -1)
+    blank = [i for i in np.flatnonzero(~few.any(1)) if not x[i].any()]
+    return [i for i in blank if not _written(d, int(rows[i]))]
 
+@patch
+def _take(self:H5File, d, rows):
+    x = take_rows(d, rows)
+    gone = _unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
+    if len(gone):
+        if self.dtype.kind != 'f': raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
+        x = x.astype(self.dtype, copy=False)
+        x[gone] = np.nan
+    return x
+
+# %% ../../nbs/08_data.hdf5.ipynb #5474646e
 def _signature(path, pixels):
     "What two files that are read alike agree in, and the number of rows"
-    f = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, fapl=_fapl)
-    try:
-        root,like = h5g.open(f, b'/'),[]
+    with _opened(path) as f:
+        root,like = h5g.open(f.id, b'/'),[]
         if any(k.encode() not in root for k in pixels): return None,0
         for k in pixels:
             _check_link(root, k.encode(), path)
@@ -144,9 +148,8 @@ def _signature(path, pixels):
             a = h5a.open(root, b'bands')
             a.read(bands := np.empty(a.shape, a.dtype))
         return (tuple(root),like,None if bands is None else texts_of(bands)),n
-    finally: f.close()
 
-# %% ../../nbs/08_data.hdf5.ipynb #0895167c
+# %% ../../nbs/08_data.hdf5.ipynb #c98f1cc5
 @patch
 def like(self:H5File,
     path, # Another file
@@ -174,10 +177,21 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
 
 @patch
 def see(self:H5File):
-    "The same, as an error"
+    "Look at a file that was taken to be like another, and describe it anew if it is not"
     if self.matches(): return
-    raise DataError(f'{self.path} is not stored like the first file of its set (in other datasets, shape, type or bands): '
-                    'open it apart, or rewrite it in our own layout')
+    other = H5File(self.path, self.stored_bands, self.survey).select(self.bands)
+    if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
+        raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} of shape {other.shape}, '
+                        f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
+    self.__dict__.update(other.__dict__, unseen=False)
+
+# %% ../../nbs/08_data.hdf5.ipynb #7a89747a
+def add_layout(
+    cls, # A Layout class
+): # The same class
+    "Make a layout of HDF5 files known to `Cutouts.open` (a decorator)"
+    H5File.layouts.append(cls())
+    return cls
 
 # %% ../../nbs/08_data.hdf5.ipynb #d14c419a
 @add_layout

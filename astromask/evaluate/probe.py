@@ -40,44 +40,56 @@ def galaxies(
     others = [i for i,n in enumerate(names) if str(n).lower() in ('star', 'quasar', 'qso')]
     return ~np.isin(labels, others)
 
-# %% ../../nbs/32_evaluate.probe.ipynb #9cb0cee6
-def _folds(strata, rows, splits, repeats, seed):
+# %% ../../nbs/32_evaluate.probe.ipynb #f9e232f0
+def _first_of_group(rows, groups):
+    "Places in `rows` of the first row of each group, and for each row its group's number in that order"
+    if groups is None: return np.arange(len(rows)),np.arange(len(rows))
+    _,first,group = np.unique(np.asarray(groups)[rows], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order],np.argsort(order)[group]
+
+def _folds(strata, rows, group, splits, repeats, seed):
     if splits < 2 or repeats < 1: raise InputError(f'splits is {splits} and repeats {repeats}: take 2 or more, and 1 or more')
     from sklearn.model_selection import RepeatedStratifiedKFold
     cv = RepeatedStratifiedKFold(n_splits=splits, n_repeats=repeats, random_state=seed)
-    return [(rows[train], rows[test]) for train,test in cv.split(strata, strata)]
+    tested = [np.isin(group, test) for _,test in cv.split(strata, strata)]
+    return [(rows[~t], rows[t]) for t in tested]
 
 def class_folds(
     labels,        # (N,) integer classes, -1 where unknown
     splits:int=5,  # Folds in a repeat
     repeats:int=3, # Repeats, each with its own shuffle
     seed:int=0,    # Of the shuffles
+    groups=None,   # (N,) integers: rows of one group stay together
 )->list:           # splits*repeats pairs of rows (train, test), one repeat after the other
     "Stratified folds over the objects whose class is known"
     labels = np.asarray(labels)
     rows = np.flatnonzero(labels >= 0)
-    classes,counts = np.unique(labels[rows], return_counts=True)
+    first,group = _first_of_group(rows, groups)
+    classes,counts = np.unique(labels[rows][first], return_counts=True)
     if len(classes) < 2: raise InputError(f'A class probe needs two classes or more; here are {len(classes)}')
     least = max(10, splits)
     if counts.min() < least:
         raise InputError(f'Class {classes[counts.argmin()]} has {counts.min()} objects, and {least} are needed: '
                          'set their labels to -1 to leave it out')
-    return _folds(labels[rows], rows, splits, repeats, seed)
+    return _folds(labels[rows][first], rows, group, splits, repeats, seed)
 
-# %% ../../nbs/32_evaluate.probe.ipynb #04275500
+# %% ../../nbs/32_evaluate.probe.ipynb #c79164e6
 def redshift_folds(
     z,             # (N,) redshifts, NaN where unknown
     splits:int=5,  # Folds in a repeat
     repeats:int=3, # Repeats, each with its own shuffle
     seed:int=0,    # Of the shuffles
+    groups=None,   # (N,) integers: rows of one group stay together
 )->list:           # splits*repeats pairs of rows (train, test), one repeat after the other
     "Folds over the objects whose redshift is known, stratified by its quantiles"
     z = np.asarray(z, dtype=np.float64)
     rows = np.flatnonzero(np.isfinite(z))
-    if len(rows) < 10*splits:
+    first,group = _first_of_group(rows, groups)
+    if len(first) < 10*splits:
         raise InputError(f'A redshift probe in {splits} folds needs {10*splits} known redshifts or more; '
-                         f'here are {len(rows)}')
-    return _folds(z[rows].argsort().argsort()*10//len(rows), rows, splits, repeats, seed)
+                         f'here are {len(first)}')
+    return _folds(z[rows][first].argsort().argsort()*10//len(first), rows, group, splits, repeats, seed)
 
 # %% ../../nbs/32_evaluate.probe.ipynb #9a05667d
 def usable_rows(

@@ -211,7 +211,7 @@ def preset(cls:BandEncoder,
     changes |= {k: v for k,v in dict(bands=bands, img_size=img_size).items() if v is not None}
     return cls(**(cls.presets[name] | changes))
 
-# %% ../../nbs/21_models.encoder.ipynb #57dbd51e
+# %% ../../nbs/21_models.encoder.ipynb #b53bee06
 def _tensor(x): # an array; as FITS and astropy have them, the bytes may be in another order, and values masked
     if np.ma.isMaskedArray(x): x = x.astype(np.float32).filled(np.nan)
     return torch.as_tensor(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder('=')))
@@ -243,12 +243,10 @@ def pixels(self:BandEncoder,
     "Images to patches of scaled pixels, and which of them are valid"
     x = self.place_bands(x, bands)
     valid = x.isfinite()
-    x = torch.where(valid, x, 0)
     if self.scaling is not None:
-        x = self.scaling(x)
+        x = self.scaling(torch.where(valid, x, torch.nan))
         valid = valid & x.isfinite()                        # a value that no scaled pixel can hold is none
-        x = torch.where(valid, x, 0)
-    return patchify(x, self.patch_size), patchify(valid, self.patch_size)
+    return patchify(torch.where(valid, x, 0), self.patch_size), patchify(valid, self.patch_size)
 
 # %% ../../nbs/21_models.encoder.ipynb #d449a13d
 @patch

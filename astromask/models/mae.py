@@ -240,7 +240,7 @@ def sample_hidden(self:MAE,
     order = torch.where(observed, noise, -1).gather(1, hidden).argsort(dim=1, descending=True, stable=True)
     return hidden.gather(1, order[:,:max(1, round(self.predict_ratio*M))])
 
-# %% ../../nbs/22_models.mae.ipynb #2bfb8765
+# %% ../../nbs/22_models.mae.ipynb #4791179d
 @patch
 def weights(self:BandEncoder,
     ivar,       # (B,C',H,W) inverse variances of survey pixels
@@ -250,7 +250,7 @@ def weights(self:BandEncoder,
     "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
     ivar,x = self.place_bands(ivar, bands),self.place_bands(x, bands)
     known = ivar.isfinite() & (ivar > 0) & x.isfinite()
-    if self.scaling is not None: ivar = ivar / self.scaling.slope(torch.where(known, x, 0)).square()
+    if self.scaling is not None: ivar = ivar / self.scaling.slope(x).square()
     return patchify(torch.where(known & ivar.isfinite(), ivar, 0), self.patch_size)
 
 @patch
@@ -310,7 +310,7 @@ def interpolate_statistics(self:BandEncoder,
     with torch.autocast(values.device.type, enabled=False):
         return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
 
-# %% ../../nbs/22_models.mae.ipynb #0ad755ba
+# %% ../../nbs/22_models.mae.ipynb #15661f8a
 @patch
 def usual_noise(self:BandEncoder,
     B, # Objects
@@ -320,15 +320,14 @@ def usual_noise(self:BandEncoder,
 
 @patch
 def fill_in(self:BandEncoder,
-    x,     # (B,C,H,W) survey pixels
-    bands, # Names of its channels, or None
+    x,     # (B,C,H,W) survey pixels of the model's bands, NaN where hidden
     pred,  # (B,L,P) predicted scaled pixels
     shown, # (B,L,P) bool: pixels to copy from x
 ):
     "Scaled patches (B,L,P) to survey units, and the pixels of x where `shown` (B,L,P)"
     image = unpatchify(pred, self.patch_size, self.img_size)
-    if self.scaling is not None: image = self.scaling.inverse(image)
-    return torch.where(unpatchify(shown, self.patch_size, self.img_size), self.place_bands(x, bands), image)
+    if self.scaling is not None: image = self.scaling.inverse(image, x)
+    return torch.where(unpatchify(shown, self.patch_size, self.img_size), x, image)
 
 @patch
 def hidden_pixels(self:MAE,
@@ -364,6 +363,8 @@ def reconstruct(self:MAE,
     "The image with hidden and missing pixels predicted, visible ones as they are"
     values,valid = self.pixels(x, bands)
     keep,mask = self.n_shown(mask, len(values)),self.choose_mask(valid, mask, self.usual_noise(len(values)))
+    x = torch.where(self.hidden_pixels(mask), torch.nan, self.place_bands(x, bands))
+    values = self.pixels(x)[0]                                      # a scaling by the object's statistics: by those of visible pixels
     pred = self.predict_patches(values, valid, mask, keep, coords)
     rank = (~mask).cumsum(1) - 1                                    # of visible patches: 0,1,2...
     for turn in range(4 if keep > 1 and not (valid | mask[...,None]).all() else 0):
@@ -371,7 +372,7 @@ def reconstruct(self:MAE,
         if int(also[0].sum()) in (0, keep): continue
         again = self.predict_patches(values, valid, mask | also, keep-int(also[0].sum()), coords)
         pred = torch.where(also[...,None], again, pred)
-    return self.fill_in(x, bands, pred, valid & ~mask[...,None])
+    return self.fill_in(x, pred, valid & ~mask[...,None])
 
 # %% ../../nbs/22_models.mae.ipynb #d828cdd7
 def _sizes(img_size, patch_size, encoder, decoder, **kw):

@@ -33,15 +33,14 @@ def _flat(facts, under=''):
 def _table(rows, head=('','')):
     return '\n'.join(f'| {" | ".join(map(_text, r))} |' for r in (head, ['---']*len(head), *rows))
 
-# %% ../../nbs/26_models.publish.ipynb #9b38d839
+# %% ../../nbs/26_models.publish.ipynb #3c64b716
 def _scaling_text(m):
     "What is done to pixels first"
     if m.scaling is None: return 'None: the model takes pixels as they are.'
     config = m.scaling.config()
-    how = ': `gain * asinh((x - center) / softening)`, x in the units of the data' if config['kind'] == 'asinh' else ''
     columns = {k: np.broadcast_to(v, len(m.bands)) for k,v in config.items() if k != 'kind'}
     rows = [[b, *(f'{v:.9g}' for v in values)] for b,*values in zip(m.bands, *columns.values())]
-    return f'{config["kind"]}{how}\n\n' + _table(rows, ('band', *columns))
+    return f'{config["kind"]}: {m.scaling.how}\n\n' + _table(rows, ('band', *columns))
 
 # %% ../../nbs/26_models.publish.ipynb #72bb36c7
 # Of the names in https://huggingface.co/docs/hub/repositories-licenses, those that one meets

@@ -231,7 +231,7 @@ def forward(self:SimMIM,
     loss,n = self.compare(pred, values, valid, ivar, hidden)
     return MaskedOutput(loss, unpatchify(pred, self.patch_size, self.img_size), mask, n)
 
-# %% ../../nbs/23_models.simmim.ipynb #b297e35f
+# %% ../../nbs/23_models.simmim.ipynb #f5274c97
 @patch
 def predict_scaled(self:SimMIM,
     values, # (B,L,P) scaled pixels
@@ -258,12 +258,14 @@ def reconstruct(self:SimMIM,
     "The image with hidden and missing pixels predicted, visible ones as they are"
     values,valid = self.pixels(x, bands)
     mask = self.choose_mask(valid, mask, self.usual_noise(len(values)))
+    x = torch.where(self.hidden_pixels(mask), torch.nan, self.place_bands(x, bands))
+    values = self.pixels(x)[0]                                      # a scaling by the object's statistics: by those of visible pixels
     pred,shown = self.predict_scaled(values, valid, mask, coords),valid & ~self.hidden_patches(mask)
     for turn in range(4 if self.mask_in == 'tokens' and not valid.all() else 0):
         also = (torch.arange(mask.shape[-1], device=mask.device) % 4 == turn) & ~mask
         again = self.predict_scaled(values, valid, mask | also, coords)
         pred = torch.where(self.hidden_patches(also), again, pred)
-    return self.fill_in(x, bands, pred, shown)
+    return self.fill_in(x, pred, shown)
 
 # %% ../../nbs/23_models.simmim.ipynb #efb9e93a
 def _vit(img_size, patch_size, embed_dim, depth, num_heads, **kw):

@@ -23,7 +23,7 @@ from .encoder import sincos_positions
 from .mae import MAE
 from .simmim import SimMIM
 
-# %% ../../nbs/25_models.weights.ipynb #2f5346ee
+# %% ../../nbs/25_models.weights.ipynb #4063034b
 MODELS = {'MAE': MAE, 'SimMIM': SimMIM}
 FORMAT = 'astromask-model-1'
 
@@ -48,11 +48,13 @@ def model_from_config(
         kind = {k: config.get(k) for k in ('format','model')} if isinstance(config, dict) else type(config).__name__
         raise DataError(f'{where} does not describe a model of this version of astromask ({kind})')
     try:
+        if any(isinstance(v, int) and v > 1<<14 for v in config['config'].values()): raise ValueError('it describes a model larger than any machine holds')
         m = MODELS[config['model']](**config['config'])
         m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
         for v in (m.scaling.config() if m.scaling is not None else {}).values():
             if not isinstance(v, str): np.broadcast_to(v, len(m.bands))          # one number for each band, or one for all
-    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as e: raise DataError(f'{where} is damaged: {e}') from None
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
+        raise DataError(f'{where} is damaged: {" ".join(str(e).split())[:300]}') from None
     return m
 
 # %% ../../nbs/25_models.weights.ipynb #bfd39038

@@ -40,7 +40,7 @@ def save_checkpoint(
     for old in checkpoints(folder)[keep:]: shutil.rmtree(old, ignore_errors=True)
     return path
 
-# %% ../../nbs/40_train.checkpoint.ipynb #59a828f4
+# %% ../../nbs/40_train.checkpoint.ipynb #639c09e9
 def checkpoints(
     folder, # Where checkpoints are kept
 )->list:    # Directories, newest first
@@ -64,7 +64,7 @@ def verify(
     data=None, # The bytes its tensors should be, where they are at hand
 ):
     "Raise DataError unless every file is there and has its sum"
-    sums = read_json(path/'sums.json')
+    sums = read_json(path/'sums.json', dict)
     for name,expected in sums.items():
         if not (path/name).exists() or sha256_file(path/name) != expected: raise DataError(f'{path/name} is missing or damaged')
     if data is not None and (path/'tensors.safetensors').read_bytes() != data:

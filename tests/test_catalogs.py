@@ -1,0 +1,113 @@
+"Cross-matching against all pairs, signal to noise against its definition, files merged and divided without a changed byte"
+import h5py, numpy as np, pytest
+from astropy.table import MaskedColumn, Table
+from click.testing import CliRunner
+from astromask.cli import main
+from astromask.core import InputError, sha256_file
+from astromask.data.catalogs import balanced_subset, bright_rows, cross_match, match_sky, merge, partition, signal_to_noise, write_rows
+from astromask.data.cutouts import Cutouts
+
+def apart(ra, dec, ra2, dec2):
+    "Separations of all pairs in arcsec, by the haversine formula"
+    ra,dec,ra2,dec2 = (np.radians(o) for o in (ra,dec,ra2,dec2))
+    h = np.sin((dec[:,None]-dec2)/2)**2+np.cos(dec[:,None])*np.cos(dec2)*np.sin((ra[:,None]-ra2)/2)**2
+    return np.degrees(2*np.arcsin(np.sqrt(h)))*3600
+
+@pytest.mark.parametrize('pole', (0., 89.9, -45.))
+def test_matches_against_all_pairs(pole):
+    rng = np.random.default_rng(int(pole)%7)
+    ra,ra2 = (rng.uniform(-1, 1, n)*20/3600/np.cos(np.radians(pole))%360 for n in (200,150))
+    dec,dec2 = (pole+rng.uniform(-1, 1, n)*20/3600 for n in (200,150))
+    d = apart(ra, dec, ra2, dec2)
+    t,other = Table(dict(ra=ra, dec=dec)),Table(dict(ra=ra2, dec=dec2))
+    match,separation = match_sky(t, other, once=False)
+    expected = np.where(d.min(1) <= 1, d.argmin(1), -1)
+    assert (match == expected).all() and np.allclose(separation[match >= 0], d.min(1)[match >= 0], atol=1e-6)
+    once,_ = match_sky(t, other)
+    used = once[once >= 0]
+    assert len(set(used)) == len(used) == len(set(expected[expected >= 0]))
+    for k in used: assert d[once == k,k] == d[expected == k,k].min()          # the closest one keeps it
+
+def test_cross_match_fills_and_keeps():
+    t = Table(dict(ra=[1.,2,3,np.nan], dec=[0.,0,0,0], z=MaskedColumn([.5,9,9,9], mask=[False,True,True,True])))
+    other = Table(dict(ra=[1.,2,2.1], dec=[0.,0,0], z=[.7,.8,.9], kind=['a','b','c'], error=[1.,np.nan,2]))
+    out = cross_match(t, other, ['z','kind','error'])
+    assert out['z'].filled(-1).tolist() == [.5,.8,-1,-1] and out['kind'].filled('').tolist() == ['a','b','','']
+    assert out['error'].mask.tolist() == [False,True,True,True]
+    assert out.meta['cross_match']['matched'] == 2 and out.meta['cross_match']['filled'] == dict(z=1, kind=2, error=1)
+    assert 'kind' not in t.colnames
+    with pytest.raises(InputError, match='more than 0'): match_sky(t, other, within=0)
+    with pytest.raises(InputError, match='more than one value'): cross_match(t, Table(dict(ra=[1.], dec=[0.], p=[[1,2]])), 'p')
+
+def test_signal_to_noise_is_its_definition():
+    x = np.random.default_rng(0).normal(size=(300,3,21,30)).astype(np.float32)
+    x[np.random.default_rng(1).random(x.shape) < .1] = np.nan
+    s = signal_to_noise(x)
+    for i in (0,7,299):
+        for b in range(3):
+            image = x[i,b].astype(float)
+            centre = image[6:14,11:19].copy()
+            image[6:14,11:19] = np.nan
+            assert np.isclose(s[i,b], np.nanmean(centre)/(np.nanstd(image)+1e-8), rtol=1e-4)
+    with pytest.raises(InputError, match='does not fit'): signal_to_noise(x[...,:8,:8])
+    assert bright_rows([[9,1],[9,np.nan]], 5).tolist() == [False,True] and bright_rows([[9,1]], 5, bands=[0]).tolist() == [True]
+
+def test_balanced_subset():
+    t = Table(dict(id=np.arange(500), label=np.repeat([0,1,2,-1], [300,100,20,80])))
+    rows = balanced_subset(t)
+    assert np.bincount(t['label'][rows]).tolist() == [20]*3
+    other = balanced_subset(t, seed=1)
+    assert set(rows) != set(other) and rows[:20].max() > 100                 # not the first twenty
+    with pytest.raises(InputError, match='No object has a class'): balanced_subset(Table(dict(id=[1])))
+
+def test_merge_and_partition(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600,2,12,12)).astype(np.float32)
+    ivar = rng.uniform(1, 2, x.shape).astype(np.float32)
+    x[5,0,0,0],ivar[5,0,0,0] = np.nan,0
+    t = Table(dict(id=[f'a{i}' for i in range(600)], ra=rng.uniform(0, 9, 600), z=MaskedColumn(np.arange(600), mask=np.arange(600)%3 == 0)))
+    whole = Cutouts.write(tmp_path/'whole.h5', x, bands='gr', catalog=t, ivar=ivar, survey='hsc', unit='nJy')
+    pieces = partition(whole, tmp_path/'p', size=250)
+    back = Cutouts.open(merge(pieces, tmp_path/'back.h5'))
+    np.testing.assert_array_equal(back[:], x)
+    np.testing.assert_array_equal(back.ivar(slice(None)), ivar)
+    assert back.catalog['id'].tolist() == t['id'].tolist() and (back.catalog['z'].mask == t['z'].mask).all()
+    assert (back.bands,back.unit,back.survey) == (('g','r'),'nJy','hsc')
+    again = merge(partition(back, tmp_path/'q', size=77), tmp_path/'again.h5')
+    assert sha256_file(again) == sha256_file(tmp_path/'back.h5')
+    some = Cutouts.open(write_rows(tmp_path/'some.h5', back, [9,3,5]))
+    np.testing.assert_array_equal(some[:], x[[9,3,5]])
+    assert some.catalog['id'].tolist() == ['a9','a3','a5']
+    with pytest.raises(InputError, match='exists'): merge(pieces, tmp_path/'back.h5')
+    with pytest.raises(InputError, match='one object or more'): partition(whole, tmp_path/'r', size=0)
+
+def test_merge_of_files_with_other_columns_and_half_precision(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20,1,8,8)).astype(np.float16)
+    a = Cutouts.write(tmp_path/'a.h5', x[:10], bands='r', dtype='float16', catalog=dict(z=np.arange(10.)))
+    b = Cutouts.write(tmp_path/'b.h5', x[10:], bands='r', dtype='float16', catalog=dict(name=['x']*10))
+    c = Cutouts.open(merge([a,b], tmp_path/'c.h5'))
+    assert c.dtype == np.float16 and c.catalog['id'][[0,10]].tolist() == ['a:0','b:0']
+    np.testing.assert_array_equal(c[:], x.astype(np.float32))
+
+def test_pack_rewrites_any_layout(tmp_path):
+    "The verb: pixels, NaN, columns and ids as they were; in chunks of a MiB; what it cannot do is said"
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path/'sdss.h5', 'w') as f:                          # Galaxy10 SDSS's layout
+        f['images'],f['ans'] = rng.integers(0, 256, (30,69,69,3)).astype('u1'),np.arange(30)%10
+    x = rng.normal(size=(40,2,16,16)).astype('f4')
+    x[3,1] = np.nan
+    for k in range(2): Cutouts.write(tmp_path/f'part-{k}.h5', x[20*k:20*k+20], bands='gr', ivar=np.isfinite(x[20*k:20*k+20])*4., catalog=dict(id=[f'{k}.{i}' for i in range(20)]))
+    def pack(*args): return CliRunner().invoke(main, ['pack', *map(str, args)])
+    for source,out in ((tmp_path/'sdss.h5', tmp_path/'a.h5'), (tmp_path/'part-*.h5', tmp_path/'b.h5')):
+        r,old = pack(source, '--out', out),Cutouts.open(source)
+        assert r.exit_code == 0 and str(out) in r.output, r.output
+        new = Cutouts.open(out)
+        np.testing.assert_array_equal(new[:], old[:])
+        assert new.bands == old.bands and list(new.catalog['id']) == list(old.catalog['id']) and new.chunk_rows > 30
+    assert new.has_ivar and (new.ivar(slice(None)) == old.ivar(slice(None))).all() and new.dtype == np.float32
+    assert Cutouts.open(tmp_path/'a.h5').dtype == np.float16                # holds whole numbers to 2,048 exactly
+    r = pack(tmp_path/'sdss.h5', '--out', tmp_path/'a.h5')
+    assert r.exit_code == 2 and 'exists' in r.stderr
+    r = pack(tmp_path/'b.h5', '--out', tmp_path/'b.h5', '--overwrite')
+    assert r.exit_code == 2 and 'one of the files' in r.stderr
+    assert pack(tmp_path/'b.h5', '--out', tmp_path/'c.h5', '--dtype', 'float16').exit_code == 0 and Cutouts.open(tmp_path/'c.h5').dtype == np.float16

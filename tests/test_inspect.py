@@ -1,0 +1,83 @@
+"What inspection finds in bad files, and what it writes"
+import json
+from pathlib import Path
+import h5py, numpy as np, pytest
+from click.testing import CliRunner
+from astromask.cli import main
+from astromask.data.cutouts import Cutouts
+from astromask.data.inspect import contact_sheet, inspect_cutouts
+from astromask.plots import missing_colour
+
+real = Path(__file__).parents[1].parent/'shared'/'data'
+needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
+def call(*args): return CliRunner().invoke(main, [str(a) for a in args])
+def noise(n=40, c=3): return np.random.default_rng(0).normal(size=(n,c,24,24)).astype(np.float32)
+def wrong(tmp_path, x, **kw): return inspect_cutouts(Cutouts.write(tmp_path/'a.h5', x, bands='gri', overwrite=True, **kw))['wrong']
+
+def test_each_fault_has_its_sentence(tmp_path):
+    assert wrong(tmp_path, noise()) == []
+    def with_fault(where, value):
+        x = noise()
+        x[where] = value
+        return ' '.join(wrong(tmp_path, x))
+    for where,value,words in ((np.s_[3], np.nan, '1 of 40 cutouts are NaN in all bands'), (np.s_[:4,1], np.nan, '4 of 40 cutouts are NaN in band r'),
+                              (np.s_[:,2,:20], np.nan, '83% of the pixels of band i'), (np.s_[5,0], 3., '1 of 40 cutouts are constant in band g'),
+                              (np.s_[6,0,:5], 0, 'exactly 0 in over a tenth of band g'), (np.s_[7,2,4:7,4:7], 40., 'saturated in band i'),
+                              (np.s_[8,1,:3], -99, '-99, -999 or -9999 in band r'), (np.s_[9], noise()[2], '1 pair of cutouts have the same pixels'),
+                              (np.s_[9], 3*noise()[2,:,::-1], '1 pair of cutouts are copies')):
+        assert words in with_fault(where, value), words
+
+def test_catalogue_faults(tmp_path):
+    t = dict(id=['a']*2+list(map(str, range(38))), ra=[0,0,400.5,*np.arange(10, 47)], dec=[0.]*40, label=[0]*35+[1]*5)
+    said = ' '.join(wrong(tmp_path, noise(), catalog=t))
+    for words in ('1 rows have the id', '1 sky positions are impossible', '2 sky positions are exactly 0, 0', 'fewer than 10 objects: 1 (5)', '1 pair of cutouts are within 1 arcsec'):
+        assert words in said, said
+
+def test_twins_with_other_labels(tmp_path):
+    x = noise()
+    x[20:25] = x[:5]
+    said = ' '.join(wrong(tmp_path, x, catalog=dict(label=np.arange(40)%2 + (np.arange(40) == 20))))
+    assert '5 pairs of cutouts have the same pixels' in said and '1 pair of cutouts that are the same object have different labels' in said
+
+def test_large_sets_are_sampled(tmp_path):
+    r = inspect_cutouts(Cutouts.write(tmp_path/'a.h5', noise(300), bands='gri'), n=50, twins_up_to=100)
+    assert r['sampled'] == r['twins']['searched'] == 50 and '(of 50 cutouts)' in str(r)
+
+def test_bands_with_the_same_fault_share_a_sentence(tmp_path):
+    x = noise()
+    x[5,:2] = 3
+    x[6,0] = 4
+    assert wrong(tmp_path, x) == ['up to 2 of 40 cutouts are constant in bands g (2), r (1)']
+
+def test_the_sheet_shows_what_is_missing(tmp_path):
+    x = noise()
+    x[7,:,:12] = np.nan
+    x[8] = np.nan
+    path = Cutouts.write(tmp_path/'a.h5', x, bands='gri')
+    fig = contact_sheet(path, n=40)
+    tiles = [ax.images[0].get_array() if ax.images else None for ax in fig.axes]
+    titles = [ax.get_title() for ax in fig.axes]
+    gone = lambda t: (np.asarray(t) == missing_colour).all(-1)
+    assert gone(tiles[7])[:12].all() and not gone(tiles[7])[12:].any() and gone(tiles[8]).all() and not gone(tiles[9]).any()
+    assert titles[40] == '8: blank in g + 2' and not any(titles[41:])
+
+def test_command(tmp_path):
+    x = noise()
+    x[5,2] = 0
+    path = Cutouts.write(tmp_path/'a.h5', x, bands='gri')
+    r = call('inspect', path, '--sheet', tmp_path/'s.png', '--json', tmp_path/'r.json', '--n', 30)
+    assert r.exit_code == 0 and '30 cutouts' in r.output, r.output
+    assert (tmp_path/'s.png').read_bytes().startswith(b'\x89PNG') and json.loads((tmp_path/'r.json').read_text())['n'] == 40
+    assert call('inspect', path, '--json', tmp_path/'r.json').exit_code == 2
+    assert call('inspect', path, '--json', tmp_path/'r.json', '--overwrite').exit_code == 0
+    before = set(tmp_path.iterdir())
+    assert call('inspect', path).exit_code == 0 and set(tmp_path.iterdir()) == before      # nothing is written unasked
+    with h5py.File(tmp_path/'b.h5', 'w') as f: f['cutouts'] = x
+    assert 'does not tell its bands' in call('inspect', tmp_path/'b.h5').output
+    assert 'does not tell its bands' not in call('inspect', tmp_path/'b.h5', '--bands', 'gri').output
+
+@needs_real
+def test_real_files():
+    r = inspect_cutouts(real/'nircam7_train.h5')
+    assert r['n'] == 90 and r['sky']['known'] and r['redshifts']['known'] > 50 and not any(r['twins'][k] for k in ('equal','near','sky'))
+    contact_sheet(real/'nircam7_train.h5', r, n=8)

@@ -1,0 +1,208 @@
+"Duplicates found in a file built like Galaxy10 DECaLS, and splits that keep them together whatever the order of rows"
+import io
+from pathlib import Path
+import h5py, numpy as np, pytest
+from astropy.table import Table
+from PIL import Image
+from scipy.ndimage import zoom
+from astromask.core import DataError, InputError, log
+from astromask.data.cutouts import Cutouts
+from astromask.data.duplicates import _alike, fingerprints, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
+from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
+
+real = Path(__file__).parents[1].parent/'shared'/'data'
+needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
+y,x = np.mgrid[:256,:256].astype(np.float32)-127.5
+
+def galaxy(seed, exposure=0):
+    "A disk or spheroid with neighbours and noise, 256 x 256 in 8-bit colour as DECaLS viewers make them"
+    rng = np.random.default_rng(seed)
+    angle,q,size = rng.uniform(0, np.pi),rng.uniform(.3, 1),rng.uniform(8, 30)
+    u,v = x*np.cos(angle)+y*np.sin(angle),(y*np.cos(angle)-x*np.sin(angle))/q
+    r = np.hypot(u, v)/size
+    arms = .3*np.cos(2*np.arctan2(v, u)+rng.uniform(1.5, 5)*r+rng.uniform(0, 2*np.pi))
+    light = 150*np.exp(-r**rng.choice([.7,1.]))*(1+arms+.15*zoom(rng.normal(size=(32,32)), 8, order=1))    # no two spirals are alike
+    for _ in range(rng.poisson(5)):
+        px,py = rng.uniform(-120, 120, 2)
+        light += rng.exponential(60)*np.exp(-((x-px)**2+(y-py)**2)/18)
+    noise = np.random.default_rng([seed,exposure]).normal(size=(128,128,3)).repeat(2, 0).repeat(2, 1)*6
+    return np.clip(light[...,None]*rng.uniform(.6, 1, 3)+noise+20, 0, 255).astype(np.uint8)
+
+def jpeg(image, quality=75):
+    f = io.BytesIO()
+    Image.fromarray(image).save(f, 'JPEG', quality=quality)
+    return np.asarray(Image.open(f))
+
+def shift(image):
+    out = np.full_like(image, 20)
+    out[3:,:-2] = image[:-3,2:]
+    return out
+
+CHANGES = dict(same=lambda o: o, flipped=lambda o: o[:,::-1], turned=lambda o: np.rot90(o), recompressed=jpeg, shifted=shift,
+               dimmed=lambda o: (.7*o).astype(np.uint8), all=lambda o: jpeg(shift(o[::-1]), 85))
+
+@pytest.fixture(scope='module')
+def decals(tmp_path_factory):
+    "A file in Galaxy10 DECaLS' structure: 160 galaxies and 37 copies; gives its path and what belongs together"
+    rng,n = np.random.default_rng(0),160
+    images,group,ans = [galaxy(i) for i in range(n)],list(range(n)),list(rng.integers(0, 10, n))
+    ra,dec = list(rng.uniform(0, 360, n)),list(np.degrees(np.arcsin(rng.uniform(-.3, .99, n))))
+    def add(i, image, label, same_place):
+        images.append(image)
+        group.append(i)
+        ans.append(label)
+        ra.append(ra[i]+.4/3600 if same_place else np.nan)
+        dec.append(dec[i] if same_place else np.nan)
+    for i in range(9): add(i, images[i], (ans[i]+i%2)%10, True)            # every second one with another label
+    add(0, images[0], ans[0], True)                                        # a group of three
+    for k,change in enumerate(CHANGES.values()):
+        for i in range(20+4*k, 23+4*k): add(i, change(images[i]), ans[i], False)
+    for i in range(60, 66): add(i, galaxy(i, exposure=1), ans[i], True)    # taken twice: another noise, the same place
+    order = rng.permutation(len(images))
+    path = tmp_path_factory.mktemp('galaxy10')/'Galaxy10_DECals.h5'
+    with h5py.File(path, 'w') as f:
+        f['images'] = np.stack(images)[order]
+        f['ans'],f['ra'],f['dec'] = np.array(ans)[order],np.array(ra)[order],np.array(dec)[order]
+        f['redshift'],f['pxscale'] = np.where(rng.random(len(order)) < .1, np.nan, rng.uniform(0, .2, len(order))),np.full(len(order), .262)
+    return path,np.array(group)[order]
+
+def same_partition(a, b):
+    return len(set(zip(a.tolist(), b.tolist()))) == len(set(a.tolist())) == len(set(b.tolist()))
+
+def test_the_known_groups_are_found(decals):
+    path,known = decals
+    c = Cutouts.open(path)
+    assert c.parts[0].layout.name == 'Galaxy10 DECaLS' and len(c) == len(known)
+    groups = twin_groups(c)
+    missed = [i for i in range(len(c)) if len(set(groups[known == known[i]])) > 1]
+    merged = [i for i in range(len(c)) if len(set(known[groups == groups[i]])) > 1]
+    assert not missed and not merged and same_partition(groups, known)
+
+def test_no_group_is_on_two_sides(decals):
+    path,known = decals
+    c = Cutouts.open(path)
+    parts = split_rows(c, valid=.15, test=.2, seed=3)
+    assert sorted(np.concatenate(parts)) == list(range(len(c)))
+    for i,a in enumerate(parts):
+        for b in parts[i+1:]: assert not set(known[a]) & set(known[b])
+    assert abs(len(parts[2])/len(c)-.2) < .03 and abs(len(parts[1])/len(c)-.15) < .03
+
+def test_equal_pixels_are_told_from_near_ones(decals):
+    path,known = decals
+    t = pixel_twins(Cutouts.open(path))
+    assert (known[t['row']] == known[t['other']]).all()
+    assert (t['agreement'] == 1).sum() == 13 and (t['agreement'] < 1).sum() >= 18       # 10 copies and 3 of `same`; the rest
+
+def test_larger_sets_go_by_id_and_place_and_say_so(decals, monkeypatch):
+    path,known = decals
+    said = []
+    monkeypatch.setattr(log, 'info', said.append)
+    c = Cutouts.open(path)
+    groups = twin_groups(c, pixels_up_to=100)
+    assert len(said) == 1 and 'pixels_up_to=100' in said[0]
+    pairs = sky_twins(c.catalog['ra'], c.catalog['dec'])
+    assert len(pairs) > 15 and (groups[pairs[:,0]] == groups[pairs[:,1]]).all()
+    assert len(np.unique(groups)) == len(c)-16                        # ten copies and six second exposures
+
+def test_neighbourhoods_find_what_all_pairs_find():
+    rng = np.random.default_rng(0)
+    thumbs = rng.normal(size=(3000,32,32)).astype(np.float32)
+    thumbs[2500:] = np.roll(thumbs[:500,:,::-1], (1,-1), (1,2))+.3*rng.normal(size=(500,32,32))
+    z = fingerprints(thumbs)
+    every,some = ({tuple(p) for p in _alike(z, all_up_to=n)} for n in (5000,100))
+    copies = {(i,2500+i) for i in range(500)}
+    assert copies <= every and len(copies & some) > 495
+
+def test_a_run_finds_its_split_again(tmp_path):
+    t = Table(dict(id=[f'o{i}' for i in range(50)], ra=np.full(50, np.nan), dec=np.full(50, np.nan)))
+    parts = run_split(tmp_path, t, .2, seed=3)
+    again = run_split(tmp_path, t[::-1], .4, seed=4)
+    assert [set(t['id'][p]) for p in parts] == [set(t[::-1]['id'][p]) for p in again]
+    with pytest.raises(DataError, match='the split of other data'): run_split(tmp_path, Table(dict(id=['x'], ra=[0.], dec=[0.])))
+
+@needs_real
+def test_real_galaxies_are_not_merged():
+    c = Cutouts.open(real/'gz2_train.h5')
+    assert len(pixel_twins(c, np.arange(0, 5000, 5))) == 0
+
+def test_missing_pixels_and_bands():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(60,3,40,40)).astype(np.float32)
+    images[:,:,17:23,17:23] += 30
+    copies = images[:20].copy()
+    copies[:10,1] = np.nan                   # without a band
+    copies[10:,:,:,:6] = np.nan              # without an edge
+    pairs,_ = near_pairs(thumbnails(np.concatenate([images,copies])))
+    assert pairs[:,0].tolist() == list(range(20)) and (pairs[:,1]-60).tolist() == list(range(20))
+
+def test_nothing_is_no_twin(tmp_path):
+    images = np.zeros((40,2,32,32), np.float32)
+    images[10:20] = np.nan
+    images[20:30] += np.arange(10)[:,None,None,None]
+    images[30:] = np.random.default_rng(0).normal(size=(10,2,32,32))
+    c = Cutouts.open(Cutouts.write(tmp_path/'a.h5', images, bands='gr'))
+    assert len(pixel_twins(c)) == 0 and len(np.unique(twin_groups(c))) == 40
+
+def test_small_images_only_by_equal_pixels(tmp_path):
+    images = np.random.default_rng(0).normal(size=(500,1,8,8)).astype(np.float32)
+    images[400:] = images[:100]
+    t = pixel_twins(Cutouts.open(Cutouts.write(tmp_path/'a.h5', images, bands='r')))
+    assert len(t) == 100 and (t['agreement'] == 1).all()
+
+def test_order_of_rows_does_not_matter(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(150,1,24,24)).astype(np.float32)
+    images[100:] = images[:50,:,::-1]
+    t = Table(dict(id=[f'o{i}' for i in range(150)], ra=rng.uniform(0, 40, 150), dec=rng.uniform(-20, 20, 150), label=rng.integers(0, 3, 150)))
+    def sides(order):
+        c = Cutouts.open(Cutouts.write(tmp_path/'a.h5', images[order], bands='r', catalog=t[order], overwrite=True))
+        parts = split_rows(c, .1, .2, seed=7)
+        return split_hash(c, parts),[set(c.catalog['id'][p]) for p in parts]
+    assert sides(np.arange(150)) == sides(rng.permutation(150))
+    a,b = (split_rows(t, .1, .2, seed=s) for s in (0, 1))
+    assert split_hash(t, a) != split_hash(t, b)
+
+def test_classes_have_their_shares():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, 3000, p=[.8,.15,.04,.01])
+    t = Table(dict(id=np.arange(3000), ra=np.full(3000, np.nan), dec=np.full(3000, np.nan), label=labels))
+    for part,share in zip(split_rows(t, .1, .2), (.7,.1,.2)):
+        assert (abs(np.bincount(labels[part], minlength=4)-share*np.bincount(labels)) <= 2).all()
+    unique = Table(dict(id=np.arange(300), ra=np.full(300, np.nan), dec=np.full(300, np.nan), label=[f'name {i}' for i in range(300)]))
+    assert [len(p) for p in split_rows(unique, .1, .2)] == [210,30,60]         # labels that are names are no classes
+    assert [len(p) for p in split_rows(t, .1, .2, labels=False)] == [2100,300,600]
+
+def test_sky_blocks_and_borders():
+    rng = np.random.default_rng(0)
+    low,high = 10.,12.                                                # where does a cell end on this parallel?
+    while high-low > 1e-8:
+        mid = (low+high)/2
+        low,high = (mid,high) if sky_cells([mid], [3.]) == sky_cells([10.], [3.]) else (low,mid)
+    ra,dec = rng.uniform(0, 30, 3000),rng.uniform(-10, 10, 3000)
+    ra[:2],dec[:2] = [low-.2/3600,high+.2/3600],3.
+    cells = sky_cells(ra, dec)
+    assert cells[0] != cells[1]
+    for seed in range(4):
+        side = np.zeros(3000, int)
+        for k,p in enumerate(split_rows(Table(dict(id=np.arange(3000), ra=ra, dec=dec)), .1, .2, seed=seed)): side[p] = k
+        assert side[0] == side[1] and all(len(set(side[cells == k])) == 1 for k in np.unique(cells))
+
+def test_sky_twins_against_all_pairs():
+    rng = np.random.default_rng(0)
+    ra,dec = rng.uniform(0, 20/3600, 300)%360,89.99+rng.uniform(0, 10/3600, 300)
+    v = np.stack([np.cos(np.radians(dec))*np.cos(np.radians(ra)),np.cos(np.radians(dec))*np.sin(np.radians(ra)),np.sin(np.radians(dec))], 1)
+    d = np.degrees(2*np.arcsin(np.linalg.norm(v[:,None]-v, axis=2)/2))*3600
+    expected = set(zip(*np.nonzero(np.triu(d <= 1., 1))))
+    assert {tuple(p) for p in sky_twins(ra, dec)} == expected and expected
+
+def test_saved_splits(tmp_path):
+    t = Table(dict(id=[f'größe {i}' for i in range(50)], ra=np.full(50, np.nan), dec=np.full(50, np.nan)))
+    parts = split_rows(t, .2, .2)
+    h = save_split(tmp_path/'s.json', t, parts, seed=0)
+    assert h == split_hash(t, parts) == split_hash(t[::-1], [49-p for p in parts])
+    again = load_split(tmp_path/'s.json', t[::-1])
+    assert [set(t[::-1]['id'][p]) for p in again] == [set(t['id'][p]) for p in parts]
+    (tmp_path/'s.json').write_text((tmp_path/'s.json').read_text().replace('e 7"', 'e 8"'))
+    with pytest.raises(DataError, match='was changed'): load_split(tmp_path/'s.json', t)
+    with pytest.raises(InputError, match='No such file'): load_split(tmp_path/'none.json', t)
+    assert split_hash(t, [(parts[0],parts[1]),(parts[1],parts[0])]) != split_hash(t, [(parts[1],parts[0]),(parts[0],parts[1])])
