@@ -254,6 +254,8 @@ def test_disk_full(tmp_path, room, parts):
     assert not (tmp_path/'out.h5').exists() and len(left) == parts
     ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True)
+    assert ran.returncode == 2 and 'or --overwrite' in ran.stderr
     assert (tmp_path/'out.h5').read_bytes() == ingest(tmp_path/'whole.h5', **call).read_bytes()
 
 # What is wrong is said
