@@ -119,7 +119,7 @@ def bench(loader, training, n, bs, folder, json_path):
     if json_path: write_json(json_path, report)
     click.echo(str(report))
 
-# %% ../nbs/71_cli.ipynb #647e0db6
+# %% ../nbs/71_cli.ipynb #1baa53eb
 def tile_sources(
     given, # What `--tiles` said, once or more
 ):         # As `find_tiles` takes it
@@ -166,6 +166,7 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
     """Cut objects out of survey tiles into OUT (HDF5).
 
     Interrupted, the same command goes on where it was."""
+    if os.path.exists(out) and not options['overwrite']: raise InputError(f'{out} exists: give another name, or --overwrite')
     from astromask.data import ingest as room
     hdus = dict(image_hdu=_hdu(image_hdu), mask_hdu=_hdu(mask_hdu), variance_hdu=_hdu(variance_hdu))
     planes = [o.strip() for o in mask_planes.split(',') if o.strip()]

@@ -254,6 +254,8 @@ def test_disk_full(tmp_path, room, parts):
     assert not (tmp_path/'out.h5').exists() and len(left) == parts
     ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True)
+    assert ran.returncode == 2 and 'or --overwrite' in ran.stderr
     assert (tmp_path/'out.h5').read_bytes() == ingest(tmp_path/'whole.h5', **call).read_bytes()
 
 # What is wrong is said
@@ -275,6 +277,9 @@ def test_sentences(tmp_path):
     fails('name a survey', tiles=str(tmp_path))
     fails("no column 'alpha'", ra='alpha')
     fails('size = 0', size=0)
+    (tmp_path/'g-1.fits').write_bytes(whole.replace(b'NAXIS   =                    2', b'NAXIS   =           1000000002'))
+    fails('g-1.fits is damaged: its header tells of 1000000002 axes')
+    (tmp_path/'g-1.fits').write_bytes(whole)
     fails("zero point is given for band 'k'", zero_point=dict(k=25.))
     fits.writeto(tmp_path/'coarse.fits', noise(), header(ra=151., scale=0.3))
     fails('ingest them apart', tiles=dict(g=[tmp_path/'g-0.fits', tmp_path/'coarse.fits']), bands=None, catalog=None)

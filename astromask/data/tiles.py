@@ -8,8 +8,8 @@ Docs: https://astromask.github.io/astromask/data.tiles.html.md"""
 __all__ = ['tile_layouts', 'fits_damage', 'Plane', 'open_plane', 'pixel_area', 'plane_bits', 'bad_bits', 'TileLayout', 'Tile',
            'tiles_by_name', 'tiles_by_sky', 'find_tiles']
 
-# %% ../../nbs/11_data.tiles.ipynb #a9d31419
-import os, re, warnings
+# %% ../../nbs/11_data.tiles.ipynb #7e200a69
+import gzip, math, os, re, warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from scipy.spatial import cKDTree
 from ..core import AstroMaskError, DataError, InputError
 from ..surveys import get_survey
 
-# %% ../../nbs/11_data.tiles.ipynb #47dfc40a
+# %% ../../nbs/11_data.tiles.ipynb #b3460e20
 @contextmanager
 def fits_damage(
     path, # The file that is being read
@@ -42,6 +42,21 @@ def fits_damage(
     except Exception as e:
         why = ' '.join(str(e).split())[:160] or type(e).__name__
         raise DataError(f'{path} is damaged, truncated or not FITS ({why}): get the file again') from e
+
+def _check_axes(path):
+    "Refuse impossible numbers of axes, which astropy would count for ever"
+    with open(path, 'rb') as f:
+        zipped = f.read(2) == b'\x1f\x8b'
+        f.seek(0)
+        while True:
+            try: h = fits.Header.fromfile(gzip.open(f) if zipped else f)
+            except (EOFError, OSError): return   # the end, or something to be told by astropy
+            axes = int(h.get('NAXIS', 0))
+            if axes > 999: raise DataError(f'{path} is damaged: its header tells of {axes} axes; get it again')
+            pixels = math.prod(int(h[f'NAXIS{i+1}']) for i in range(axes)) if axes > 0 else 0
+            size = abs(int(h['BITPIX']))//8 * int(h.get('GCOUNT', 1)) * (pixels + int(h.get('PCOUNT', 0)))
+            if zipped or size < 0: return        # a zipped file cannot be skipped through
+            f.seek(-(-size//2880)*2880, 1)
 
 def _check_size(hdu, path, i):
     "Refuse an image that its file cannot hold"
@@ -70,7 +85,7 @@ def _find_hdu(hdus, hdu, path):
     if not _plane_shape(hdus[found[0]]): raise DataError(f'HDU {hdu} of {path} is not a two-dimensional image: {there}')
     return found[0]
 
-# %% ../../nbs/11_data.tiles.ipynb #0c56c37e
+# %% ../../nbs/11_data.tiles.ipynb #0cdd9e8b
 @dataclass
 class Plane:
     "One image of a FITS file: its header at hand, its pixels on demand"
@@ -102,6 +117,7 @@ def open_plane(
 )->Plane:
     "Read a plane's header; its pixels stay where they are"
     path = str(path)
+    with fits_damage(path): _check_axes(path)
     with fits_damage(path), fits.open(path) as hdus:
         i = _find_hdu(hdus, hdu, path)
         _check_size(hdus[i], path, i)
