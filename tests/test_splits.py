@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import zoom
 from astromask.core import DataError, InputError, log
 from astromask.data.cutouts import Cutouts
-from astromask.data.duplicates import _alike, fingerprints, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
+from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -112,6 +112,8 @@ def test_neighbourhoods_find_what_all_pairs_find():
     every,some = ({tuple(p) for p in _alike(z, all_up_to=n)} for n in (5000,100))
     copies = {(i,2500+i) for i in range(500)}
     assert copies <= every and len(copies & some) > 495
+    thumbs[:2000] = 0                                                       # nothing to see is nobody's neighbour
+    assert max(map(len, _neighbourhoods(fingerprints(thumbs), all_up_to=100))) <= 1000
 
 def test_a_run_finds_its_split_again(tmp_path):
     t = Table(dict(id=[f'o{i}' for i in range(50)], ra=np.full(50, np.nan), dec=np.full(50, np.nan)))

@@ -115,15 +115,16 @@ def fingerprints(
     z *= (some/np.maximum(np.linalg.norm(z, axis=1), 1e-6))[:,None]
     return z
 
-# %% ../../nbs/13_data.duplicates.ipynb #5a2b44ac
+# %% ../../nbs/13_data.duplicates.ipynb #dcfc08dd
 def _neighbourhoods(z, all_up_to=50_000, each=16):
     "Rows to be compared with one another: all in a small set, else those that have one of `each` nearest landmarks in common"
-    n = len(z)
-    if n <= all_up_to: return [np.arange(n)]
-    marks = z[np.linspace(0, n-1, int(4*n**.5)).astype(np.int64)].T
-    near = np.concatenate([np.argpartition(z[i:i+2048] @ marks, -each, 1)[:,-each:].astype(np.int32) for i in range(0, n, 2048)])
-    sizes = np.bincount(near.ravel(), minlength=marks.shape[1])
-    return np.split(np.argsort(near.ravel(), kind='stable')//each, np.cumsum(sizes)[:-1])
+    rows = np.flatnonzero(z.any(1))
+    if len(rows) <= all_up_to: return [rows]
+    marks = z[rows[np.linspace(0, len(rows)-1, int(4*len(rows)**.5)).astype(np.int64)]].T
+    near = [np.argpartition(z[rows[i:i+2048]] @ marks, -each, 1)[:,-each:].astype(np.int32) for i in range(0, len(rows), 2048)]
+    near = np.concatenate(near).ravel()
+    ends = np.cumsum(np.bincount(near, minlength=marks.shape[1]))
+    return [rows[k] for k in np.split(np.argsort(near, kind='stable')//each, ends[:-1])]
 
 def _best(codes, values, most):
     "Each pair once, and at most so many"
@@ -198,7 +199,7 @@ def near_pairs(
     enough = score >= least + .025*(32-thumbs.shape[-1])
     return pairs[enough],score[enough]
 
-# %% ../../nbs/13_data.duplicates.ipynb #8e56f77d
+# %% ../../nbs/13_data.duplicates.ipynb #b782ffbe
 def _look(cutouts, rows, near, block=64):
     "Hash and thumbnail of images, in one pass"
     n,size = len(rows),min(32, *cutouts.shape[1:])
@@ -225,9 +226,9 @@ def pixel_twins(
     again = np.flatnonzero(first != np.arange(n))
     pairs,score = np.stack([first[again],again], 1),np.ones(len(again))
     if len(thumbs):
-        once = np.flatnonzero((first == np.arange(n)) & (hashes != -1))
-        more,s = near_pairs(thumbs[once], least)
-        pairs,score = np.concatenate([pairs,once[more]]),np.concatenate([score,s])
+        thumbs[again] = 0
+        more,s = near_pairs(thumbs, least)
+        pairs,score = np.concatenate([pairs,more]),np.concatenate([score,s])
     return Table(dict(row=rows[pairs[:,0]], other=rows[pairs[:,1]], agreement=score))
 
 # %% ../../nbs/13_data.duplicates.ipynb #4e41ba78
