@@ -145,6 +145,10 @@ def test_dls(cutouts):
     assert {len(r) for _,r in dls.train} == {64}
     small = cutout_dls(cutouts, 16, bs=1024, valid=[5,3], device='cpu')
     assert [len(r) for _,r in small.train] == [501] and small.valid.rows.tolist() == [3,5]
+    three = cutout_dls(cutouts, 16, bs=64, split=(np.arange(400), [400,410], np.arange(411, 503)), device='cpu')
+    assert three.train.rows.tolist() == list(range(400)) and three.valid.rows.tolist() == [400,410]
+    for split,says in ((([0,1],[1,2]), 'train and validate'), (([0,600],[1]), 'between 0 and 502')):
+        with pytest.raises(InputError, match=says): cutout_dls(cutouts, split=split)
     again = dls.train.new(num_workers=0)
     np.testing.assert_array_equal(again.rows, train)
     with pytest.raises(DataError, match='cannot be split'): cutout_dls(Cutouts.open(cutouts.files[0]), valid=0.9999)

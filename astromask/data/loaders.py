@@ -334,12 +334,19 @@ def __iter__(self:CutoutLoader):
         start = time.perf_counter()
     self.after_iter()
 
-# %% ../../nbs/16_data.loaders.ipynb #8468225d
+# %% ../../nbs/16_data.loaders.ipynb #9690df53
+def _rows_of(cutouts, rows, name):
+    "Sorted row numbers, once each, of a mask or a list of them"
+    rows = np.arange(len(cutouts))[rows] if np.asarray(rows).dtype == bool else np.unique(rows).astype(np.int64)
+    if not len(rows) or rows[0] < 0 or rows[-1] >= len(cutouts): raise InputError(f'{name}= must name rows between 0 and {len(cutouts)-1}')
+    return rows
+
 def cutout_dls(
     cutouts,          # `Cutouts`
     img_size=None,    # An int or (H,W): larger cutouts are cropped, smaller ones padded; None keeps the size
     bs:int=64,        # Batch size
     valid=0.05,       # Share of objects that validate, or their row numbers
+    split=None,       # Instead: the rows that train, those that validate, and others that are for neither (see `run_split`)
     seed:int=0,       # The run's seed: the split and the order
     device=None,      # Where batches go; None is fastai's default
     num_workers:int=1, # Threads that read ahead; the batches are the same for any number
@@ -349,12 +356,12 @@ def cutout_dls(
     "fastai DataLoaders of a set of cutouts"
     if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
     if np.ndim(valid) == 0 and not 0 < valid < 1: raise InputError(f'valid is {valid}: it is a share, more than 0 and less than 1')
-    if np.ndim(valid) == 0: train,val,_ = split_rows(cutouts, valid=valid, seed=seed)
+    if split is not None: train,val = (_rows_of(cutouts, rows, 'split') for rows in split[:2])
+    elif np.ndim(valid) == 0: train,val,_ = split_rows(cutouts, valid=valid, seed=seed)
     else:
-        val = np.arange(len(cutouts))[valid] if np.asarray(valid).dtype == bool else np.unique(valid).astype(np.int64)
-        if not len(val) or val[0] < 0 or val[-1] >= len(cutouts):
-            raise InputError(f'valid= must name rows between 0 and {len(cutouts)-1}')
+        val = _rows_of(cutouts, valid, 'valid')
         train = np.setdiff1d(np.arange(len(cutouts)), val)
+    if len(both := np.intersect1d(train, val)): raise InputError(f'split has {len(both)} rows that train and validate, such as {both[0]}')
     if not len(train): raise InputError(f'All {len(cutouts)} cutouts validate and none trains: give a smaller valid=')
     device = default_device() if device is None else torch.device(device)
     pixels = Pixels(cutouts, img_size, memory, ivar, device)
