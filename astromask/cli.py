@@ -36,13 +36,13 @@ def main():
     logging.raiseExceptions = False   # what cannot be shown to anybody is not worth a traceback
     start_logging()
 
-# %% ../nbs/71_cli.ipynb #685cd6e4
+# %% ../nbs/71_cli.ipynb #0f927155
 def split_bands(
-    text:str, # 'ugriz', or names with commas between them; empty means all of the survey
+    text:str, # 'ugriz', a name such as f444w, or names with commas between them; empty means all
 )->tuple|None:
     "Bands as the command line writes them"
-    if ',' in text: return tuple(b.strip() for b in text.split(',') if b.strip())
-    return tuple(text.strip()) or None
+    from astromask.data.layouts import band_names
+    return band_names(text) if text.strip() else None
 
 @main.command()
 @click.argument('out', type=click.Path(dir_okay=False))

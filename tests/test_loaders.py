@@ -59,6 +59,23 @@ def test_ranks_share_an_epoch(cutouts, world, bs, shuffle, drop_last, workers, w
     for r in ranks:
         for x,i in r: np.testing.assert_array_equal(x.numpy(), cutouts[i.numpy()])
 
+@pytest.mark.parametrize('memory', (0, None))
+def test_rows_may_be_given_in_any_way(cutouts, memory):
+    "Masks, repeated and negative rows, slices; what names no row is refused"
+    p = Pixels(cutouts, memory=memory)
+    for rows in (np.arange(503) >= 480, [3,3,4,3], [-1,3], slice(5, 20), []):
+        want = np.arange(503)[rows if len(np.shape(rows)) != 1 or len(rows) else []] if not isinstance(rows, list) or rows else np.zeros(0, int)
+        for shuffle in (False, True):
+            got = list(CutoutLoader(p, 7, rows, shuffle))
+            seen = np.concatenate([r.numpy() for _,r in got]) if got else np.zeros(0, int)
+            np.testing.assert_array_equal(np.sort(seen) if shuffle else seen, np.sort(want) if shuffle else want)
+            for x,r in got: np.testing.assert_array_equal(x.numpy(), cutouts[r.numpy()])
+    for bad in ([503], [1.5], 'abc', np.ones(7, bool)):
+        with pytest.raises(InputError, match='rows='): CutoutLoader(p, 7, bad)
+    with pytest.raises(InputError, match='one object'): CutoutLoader(p, 0)
+    with pytest.raises(InputError, match='number of pixels'): Pixels(cutouts, 'a')
+    with pytest.raises(InputError, match='valid='): cutout_dls(cutouts, valid=np.ones(7, bool), device='cpu')
+
 def test_windows_hold_whole_blocks_and_mix_files(cutouts):
     "Every block in one window; windows of about the size; all files among them; epochs differ"
     assert block_edges(cutouts, 20_000).tolist() == [0,300,503]                     # whole chunks, of 1 MiB as we write them
@@ -75,7 +92,7 @@ def test_windows_hold_whole_blocks_and_mix_files(cutouts):
 
 def test_damage_is_told_and_nothing_hangs(tmp_path):
     "A file that breaks in the middle of an epoch: our error from the thread, and the threads are gone"
-    x = np.random.default_rng(0).normal(size=(200,2,32,32)).astype('f4')
+    x = np.random.default_rng(0).normal(size=(3000,2,32,32)).astype('f4')
     path = Cutouts.write(tmp_path/'a.h5', x, bands='gr')
     dl = CutoutLoader(Pixels(Cutouts.open(path), memory=0, window=1<<18), 16, shuffle=True, num_workers=2)
     before = threading.active_count()

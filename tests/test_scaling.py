@@ -1,6 +1,7 @@
 "Every scaling: there and back, whatever is missing; saved, in half precision, in models, in ONNX"
 import numpy as np, pytest, torch
-from astromask.core import DataError, InputError, read_json, write_json
+from hypothesis import given, settings, strategies as st
+from astromask.core import AstroMaskError, DataError, InputError, read_json, write_json
 from astromask.data.scaling import (AsinhScaling, LinearScaling, ObjectScaling, SCALINGS, fit_scaling, scaling_from_config, sky_and_noise)
 from astromask.models.mae import MAE
 from astromask.models.publish import model_card, to_onnx
@@ -153,3 +154,16 @@ def test_onnx(kind, tmp_path):
 def test_refused_in_one_sentence(make):
     with pytest.raises(InputError) as e: make()
     assert len(str(e.value).splitlines()) == 1
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(['kind','center','softening','gain','units','scale','low','high','x']),
+                       st.one_of(st.sampled_from(['asinh','object','linear','log']), st.none(), st.floats(), st.lists(st.floats(), max_size=3), st.text(max_size=3), st.integers(), st.booleans()), max_size=5))
+def test_any_description_gives_a_scaling_or_our_error(config):
+    try: scaling_from_config(config)
+    except AstroMaskError as e: assert str(e)
+
+def test_what_cannot_be_fitted_is_refused():
+    x = np.zeros((3,2,8,8), 'f4')
+    for kw,says in ((dict(n=0), 'n is 0'), (dict(kind='minmax', percentiles=(-1,101)), 'percentiles'), (dict(kind='log'), 'scaling is')):
+        with pytest.raises(InputError, match=says): fit_scaling(Survey(x), **kw)
+    with pytest.raises(AstroMaskError): scaling_from_config(['asinh'])

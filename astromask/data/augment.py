@@ -230,12 +230,13 @@ def _word(word):
     try: return name, float(value) if given else _WORDS[name][2]
     except ValueError: raise InputError(f'augment says {word.strip()!r}: after = comes a number') from None
 
-# %% ../../nbs/15_data.augment.ipynb #37c9b5fb
+# %% ../../nbs/15_data.augment.ipynb #5dfe49ea
 class Augment:
     "Augmentations by their names, as one function of a batch"
     def __init__(self,
         words:str='dihedral', # Names with commas between them, each alone or as name=strength; '' for nothing
     ):
+        if not isinstance(words, str): raise InputError(f'augment is {words!r}: give names with commas between them')
         asked = dict(_word(o) for o in words.split(',') if o.strip())
         self.steps,self.name = {},', '.join(k if asked[k] is None else f'{k}={asked[k]:g}' for k in _WORDS if k in asked)
         for k in _WORDS:

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/data.loaders.html.md"""
 
 # %% auto #0
 __all__ = ['GROUPS', 'size2d', 'fit_size', 'block_edges', 'epoch_order', 'free_memory', 'choose_home', 'Pixels', 'read_windows',
-           'keep_memory', 'CutoutLoader', 'cutout_dls']
+           'keep_memory', 'wanted_rows', 'CutoutLoader', 'cutout_dls']
 
 # %% ../../nbs/16_data.loaders.ipynb #b69196f8
 import ctypes, numpy as np, os, platform, psutil, time, torch
@@ -20,14 +20,15 @@ from torch.nn import functional as F
 from ..core import InputError, log, progress, shuffled
 from .splits import split_rows
 
-# %% ../../nbs/16_data.loaders.ipynb #a74dd481
+# %% ../../nbs/16_data.loaders.ipynb #69f5514a
 def size2d(
     size, # An int, or (H,W)
 )->tuple: # (H,W)
     "Height and width"
-    h,w = (size,size) if np.ndim(size) == 0 else size
+    try: h,w = (int(size),int(size)) if np.ndim(size) == 0 else map(int, size)
+    except (TypeError,ValueError): raise InputError(f'An image size is a number of pixels, or (height, width), not {size!r}') from None
     if min(h, w) < 1: raise InputError(f'An image size must be positive, not {size}')
-    return int(h),int(w)
+    return h,w
 
 def fit_size(
     x,           # (...,H,W) NumPy
@@ -135,7 +136,7 @@ class Pixels:
         "Room for n rows: pixels, and inverse variances where wanted"
         return [torch.empty(n, self.shape[0], *self.crop, dtype=o, device=device) for o in self.types]
 
-# %% ../../nbs/16_data.loaders.ipynb #a8f84fd8
+# %% ../../nbs/16_data.loaders.ipynb #2b0c68f0
 @patch
 def pieces(self:Pixels,
     rows,          # (n,) sorted rows
@@ -160,10 +161,8 @@ def fill(self:Pixels,
     want = rows[a:b]
     whole = want if self.cutouts.chunk_rows == 1 else _closed(want, self.edges)
     found = self.cutouts.read(whole, ivar=True) if self.ivar else [self.cutouts.read(whole)]
-    if len(whole) > len(want): at = np.searchsorted(whole, want)
-    for to,x in zip(room, found):
-        x = fit_size(x, self.crop)
-        to[a:b].numpy()[...] = x if len(whole) == len(want) else x[at]
+    at = slice(None) if np.array_equal(whole, want) else np.searchsorted(whole, want)
+    for to,x in zip(room, found): to[a:b].numpy()[...] = fit_size(x, self.crop)[at]
 
 def _closed(rows, edges):
     "Rows, and what is between them in the same block"
@@ -252,7 +251,17 @@ def keep_memory():
         if libc.mallopt(-3, limit): break
     libc.mallopt(-1, 2**31-1)                                # M_TRIM_THRESHOLD
 
-# %% ../../nbs/16_data.loaders.ipynb #449bd5b4
+# %% ../../nbs/16_data.loaders.ipynb #6bdcbe81
+def wanted_rows(
+    n:int,       # Rows there are
+    rows=None,   # Numbers (negative ones count from the end), a slice, or a mask; None is all
+    name='rows', # What they are called, for the message
+)->np.ndarray:   # int64, in the order given
+    "Row numbers, however they are given"
+    try: return np.arange(n)[slice(None) if rows is None else rows if isinstance(rows, slice) else np.asarray(rows, *(() if len(rows) else (np.int64,)))]
+    except (IndexError,TypeError,ValueError) as e: raise InputError(f'{name}= must name rows between 0 and {n-1}: {e}') from None
+
+# %% ../../nbs/16_data.loaders.ipynb #db60336e
 class CutoutLoader(DataLoader):
     "Batches `(x, rows)`: pixels (B,C,H,W) float32 with NaN, and row numbers (B,) int64; or `(x, ivar, rows)`"
     def __init__(self,
@@ -272,7 +281,8 @@ class CutoutLoader(DataLoader):
     ):
         if not isinstance(dataset, Pixels): dataset = Pixels(dataset, device=device)
         if num_workers < 0 or not 0 <= rank < world: raise InputError(f'num_workers is {num_workers}, rank {rank} of {world}: none may be less than 0, and ranks count from 0')
-        self.rows = np.arange(len(dataset)) if rows is None else np.asarray(rows, np.int64)
+        if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
+        self.rows = wanted_rows(len(dataset), rows)
         self.seed,self.epoch,self.start,self.threads,self.rank,self.world = seed,epoch,start,num_workers,rank,world
         self.waited,self._rooms = 0.,[]                      # seconds that batches were waited for
         super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, device=device, **kwargs | dict(indexed=True, n=len(self.rows)))
@@ -334,13 +344,7 @@ def __iter__(self:CutoutLoader):
         start = time.perf_counter()
     self.after_iter()
 
-# %% ../../nbs/16_data.loaders.ipynb #9690df53
-def _rows_of(cutouts, rows, name):
-    "Sorted row numbers, once each, of a mask or a list of them"
-    rows = np.arange(len(cutouts))[rows] if np.asarray(rows).dtype == bool else np.unique(rows).astype(np.int64)
-    if not len(rows) or rows[0] < 0 or rows[-1] >= len(cutouts): raise InputError(f'{name}= must name rows between 0 and {len(cutouts)-1}')
-    return rows
-
+# %% ../../nbs/16_data.loaders.ipynb #76c91257
 def cutout_dls(
     cutouts,          # `Cutouts`
     img_size=None,    # An int or (H,W): larger cutouts are cropped, smaller ones padded; None keeps the size
@@ -356,10 +360,11 @@ def cutout_dls(
     "fastai DataLoaders of a set of cutouts"
     if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
     if np.ndim(valid) == 0 and not 0 < valid < 1: raise InputError(f'valid is {valid}: it is a share, more than 0 and less than 1')
-    if split is not None: train,val = (_rows_of(cutouts, rows, 'split') for rows in split[:2])
+    if split is not None: train,val = (np.unique(wanted_rows(len(cutouts), rows, 'split')) for rows in split[:2])
     elif np.ndim(valid) == 0: train,val,_ = split_rows(cutouts, valid=valid, seed=seed)
     else:
-        val = _rows_of(cutouts, valid, 'valid')
+        val = np.unique(wanted_rows(len(cutouts), valid, 'valid'))
+        if not len(val): raise InputError('valid= names no row: give one or more, or a share')
         train = np.setdiff1d(np.arange(len(cutouts)), val)
     if len(both := np.intersect1d(train, val)): raise InputError(f'split has {len(both)} rows that train and validate, such as {both[0]}')
     if not len(train): raise InputError(f'All {len(cutouts)} cutouts validate and none trains: give a smaller valid=')

@@ -161,7 +161,7 @@ def config(self:LinearScaling)->dict: # Plain lists, without limits that no band
     unlimited = [k for k,v in (('low',-LARGEST), ('high',LARGEST)) if (getattr(self, k) == v).all()]
     return {k: v for k,v in Scaling.config(self).items() if k not in unlimited}
 
-# %% ../../nbs/14_data.scaling.ipynb #bda415d1
+# %% ../../nbs/14_data.scaling.ipynb #eae55249
 _CLASSES = {o.kind: o for o in (AsinhScaling, ObjectScaling, LinearScaling)}
 
 def scaling_from_config(
@@ -169,10 +169,12 @@ def scaling_from_config(
 ):          # The scaling, or None
     "The scaling that a saved model describes"
     if config is None: return None
-    config = dict(config)
-    kind = str(config.pop('kind', None))
+    if not isinstance(config, dict): raise DataError(f'A scaling is described by names and numbers, not by {config!r}')
+    numbers = {k: v for k,v in config.items() if k != 'kind'}
+    kind = str(config.get('kind'))
     if kind not in _CLASSES: raise InputError(f"Unknown scaling {kind!r}: this version of astromask knows {', '.join(_CLASSES)}")
-    return _CLASSES[kind](**config)
+    try: return _CLASSES[kind](**numbers)
+    except (TypeError,ValueError,OverflowError) as e: raise DataError(f'The scaling {kind!r} is not described as it should be: {e}') from None
 
 # %% ../../nbs/14_data.scaling.ipynb #afd7d829
 def _sample_pixels(cutouts, n, seed, block=128):
@@ -220,7 +222,7 @@ def _fixed(kind, C):
     if C != 3: raise InputError(f'The scaling galaxy10 is for images in R, G, B from 0 to 255, and these have {C} bands')
     return LinearScaling(*255*_IMAGENET)
 
-# %% ../../nbs/14_data.scaling.ipynb #a4035b74
+# %% ../../nbs/14_data.scaling.ipynb #efe30111
 def fit_scaling(
     cutouts,                   # `Cutouts`, or anything with a shape (C,H,W), a length and rows
     n:int=1024,                # Rows to look at
@@ -231,6 +233,8 @@ def fit_scaling(
 )->Scaling:
     "The scaling that suits a survey"
     if kind not in SCALINGS: raise InputError(f'scaling is {kind!r}; it must be one of {", ".join(SCALINGS)}')
+    if n < 1: raise InputError(f'n is {n}: look at one cutout or more')
+    if not 0 <= percentiles[0] < percentiles[1] <= 100: raise InputError(f'percentiles are {percentiles}: they must rise, from 0 to 100')
     if kind not in _FITS: return _fixed(kind, cutouts.shape[0])
     make,fit = _FITS[kind]
     bands = [v[np.isfinite(v)].astype(np.float64) for v in _sample_pixels(cutouts, n, seed)]
