@@ -7,10 +7,10 @@ Docs: https://astromask.github.io/astromask/bench.html.md"""
 # %% auto #0
 __all__ = ['READERS', 'bench_file', 'measure_reader', 'in_child', 'measure_training', 'BenchReport', 'run_bench']
 
-# %% ../nbs/70_bench.ipynb #22440ea8
+# %% ../nbs/70_bench.ipynb #e362b67e
 import itertools, json, numpy as np, resource, subprocess, sys, tempfile, time
 from pathlib import Path
-from .core import AstroMaskError, InputError, log
+from .core import AstroMaskError, InputError, log, storage_errors
 from .data.cutouts import Cutouts
 
 # %% ../nbs/70_bench.ipynb #589e24e0
@@ -25,7 +25,7 @@ def bench_file(
     blocks = (noise[i%1021:][:min(256, n-i)] for i in range(0, n, 256))
     return Cutouts.write(path, blocks, bands, dtype='float16', overwrite=True)
 
-# %% ../nbs/70_bench.ipynb #6dc402e1
+# %% ../nbs/70_bench.ipynb #a2f0441f
 class _Rows:
     "One row for an item"
     def __init__(self, path, keep): self.path,self.keep,self.f = path,keep,None
@@ -40,7 +40,7 @@ class _Rows:
 def _by_rows(path, bs, keep, most=10_000):
     from torch.utils.data import DataLoader
     order = np.random.default_rng(0).permutation(len(Cutouts.open(path)))[:most].tolist()
-    return DataLoader(_Rows(path, keep), bs, sampler=order, num_workers=2)
+    return DataLoader(_Rows(path, keep), bs, sampler=order, num_workers=2, persistent_workers=True)
 
 def _by_loader(path, bs, memory):
     from astromask.data.loaders import CutoutLoader, Pixels
@@ -57,7 +57,7 @@ def _by_numpy(path, bs):
 READERS = {'rows': lambda path, bs: _by_rows(path, bs, False), 'rows, open': lambda path, bs: _by_rows(path, bs, True),
            'file': lambda path, bs: _by_loader(path, bs, 0), 'resident': lambda path, bs: _by_loader(path, bs, None), 'limit': _by_numpy}
 
-# %% ../nbs/70_bench.ipynb #04f354df
+# %% ../nbs/70_bench.ipynb #2c712ff2
 def _peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
 def measure_reader(
@@ -70,7 +70,7 @@ def measure_reader(
     before,start = _peak(),time.perf_counter()
     batches = READERS[which](path, bs)
     ready = time.perf_counter()-start
-    for k in range(1 if 'rows' in which else 2):
+    for k in range(2):
         if k and which == 'limit': batches = READERS[which](path, bs)
         start,n = time.perf_counter(),0
         for x,rows in batches: n += len(x)
@@ -145,7 +145,7 @@ def measure_training(
     memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else _peak()
     return {k: dict(rate=steps*bs/float(np.median(r['seconds'][1:])), stalled=float(np.median(r['stalled'][1:]))) for k,r in found.items()} | dict(memory=memory, device=str(device))
 
-# %% ../nbs/70_bench.ipynb #0de7551c
+# %% ../nbs/70_bench.ipynb #b553d13b
 class BenchReport(dict):
     "What `run_bench` found: a dict that prints as tables"
     def __str__(self):
@@ -175,7 +175,7 @@ def run_bench(
 )->BenchReport:    # A dict; print it
     "Loader, model, and both together, in one run on one file"
     if n < bs: raise InputError(f'n is {n}: measure with at least one batch of {bs} objects')
-    with tempfile.TemporaryDirectory(prefix='astromask-bench-', dir=folder) as tmp:
+    with storage_errors(folder or tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix='astromask-bench-', dir=folder) as tmp:
         log.info(f'writing {n} objects')
         path = bench_file(Path(tmp)/'noise.h5', n)
         report = BenchReport(objects=n, bs=bs, nbytes=Cutouts.open(path).nbytes)
