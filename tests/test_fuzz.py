@@ -211,6 +211,6 @@ def test_fuzz_checkpoints(tmp_path_factory, sums, junk):
         save_checkpoint(d, 1, dict(w=torch.zeros(3)), {})
     (path/'sums.json').write_text(json.dumps(sums))
     ours(verify, path)
-    assert newest_checkpoint(d) is None or sums == {}
+    assert newest_checkpoint(d) is None
     (path/'sums.json').write_bytes(junk)
     assert newest_checkpoint(d) is None
