@@ -17,14 +17,14 @@ from h5py import h5a, h5d, h5g, h5l
 from ..core import DataError
 from .layouts import CutoutFile, Layout, band_names, check_file, damage, stamp, text_of, texts_of
 
-# %% ../../nbs/08_data.hdf5.ipynb #31faec66
+# %% ../../nbs/08_data.hdf5.ipynb #f0358aa8
 def _opened(path, cache=0):
     "An HDF5 file to be read, with so many bytes to cache chunks in"
     for locks in ({}, dict(locking=False)):
         try: return h5py.File(path, 'r', rdcc_nbytes=cache, **locks)
         except OSError as e:
             if f'lock file, errno = {errno.EAGAIN}' in str(e): raise DataError(f'{path} is being written by another process: wait for its end') from None
-            if locks or 'unable to lock file' not in str(e): raise
+            if locks or not ('lock file' in str(e) or 'file locking' in str(e)): raise
 
 # %% ../../nbs/08_data.hdf5.ipynb #4d0372fb
 def _check_own(d, name, path):
