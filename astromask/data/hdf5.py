@@ -70,11 +70,11 @@ def take_rows(
         else: out[to] = d[run]
     return out
 
-# %% ../../nbs/08_data.hdf5.ipynb #2c9477fa
+# %% ../../nbs/08_data.hdf5.ipynb #b551ea38
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
-    cache,unseen,whole,_n = 0,False,None,None
+    cache,unseen,_n = 0,False,None
     @property
     def n(self):
         self.see()
@@ -108,28 +108,26 @@ class H5File(CutoutFile):
         if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
         if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
 
-# %% ../../nbs/08_data.hdf5.ipynb #a212c061
+# %% ../../nbs/08_data.hdf5.ipynb #6f3377ff
 def _written(d, row):
     "Does this row of pixels exist in the file?"
     if d.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
     if d.chunks is None: return d.id.get_create_plist().get_layout() == h5d.COMPACT or d.id.get_offset() is not None
-    return d.id.get_chunk_info_by_coord((row//d.chunks[0]*d.chunks[0],0,0,0)).byte_offset is not None
+    try: d.id.read_direct_chunk((row//d.chunks[0]*d.chunks[0],0,0,0))      # goes straight to it; other questions search the whole index
+    except (OSError, RuntimeError, ValueError): return False
+    return True
 
-def _complete(d):
-    "Does every chunk of a dataset exist?"
-    return d.chunks is not None and d.id.get_num_chunks() == np.prod([-(-n//c) for n,c in zip(d.shape, d.chunks)])
-
-@patch
-def _unwritten(self:H5File, d, x, rows):
+def _unwritten(d, x, rows):
     "Which of these rows were never written"
     blank = [i for i in np.flatnonzero(x[:,0,0,0] == 0) if not x[i].any()]
-    if blank and self.whole is None: self.whole = _complete(d)
-    return [] if self.whole else [i for i in blank if not _written(d, int(rows[i]))]
+    k = d.chunks[0] if d.chunks else 1
+    there = {c: _written(d, c*k) for c in {int(rows[i])//k for i in blank}}
+    return [i for i in blank if not there[int(rows[i])//k]]
 
 @patch
 def _take(self:H5File, d, rows):
     x = take_rows(d, rows)
-    gone = self._unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
+    gone = _unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
     if len(gone):
         if self.dtype.kind != 'f': raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
         x = x.astype(self.dtype, copy=False)
@@ -154,7 +152,7 @@ def _signature(path, pixels):
             a.read(bands := np.empty(a.shape, a.dtype))
         return (tuple(root),like,None if bands is None else texts_of(bands)),n
 
-# %% ../../nbs/08_data.hdf5.ipynb #fa3d272f
+# %% ../../nbs/08_data.hdf5.ipynb #c98f1cc5
 @patch
 def like(self:H5File,
     path, # Another file
@@ -162,7 +160,7 @@ def like(self:H5File,
     "Another file that is stored as this one"
     out = copy.copy(self)
     if not hasattr(self, '_like'): self._like = self._signed()[0]
-    out.path,out.files,out.unseen,out.whole,out._like,out._n = str(path),(str(path),),True,None,self._like,None
+    out.path,out.files,out.unseen,out._like,out._n = str(path),(str(path),),True,self._like,None
     return out
 
 @patch
