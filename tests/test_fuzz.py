@@ -87,7 +87,8 @@ def test_fuzz_numpy_header_text(tmp_path_factory, text):
     with open(path, 'wb') as f: f.write(b'\x93NUMPY\x01\x00'+len(text).to_bytes(2, 'little')+text.encode('latin1')+bytes(400))
     only_ours(path, bands='gr')
 
-cards = st.one_of(st.tuples(st.sampled_from(['NAXIS','NAXIS1','NAXIS2','NAXIS3','BITPIX','BZERO','BSCALE','BLANK','EXTEND','PCOUNT','GCOUNT','BANDS','FILTER','EXTNAME','RA','DEC','BUNIT','CTYPE1','CRVAL1','CD1_1','ZIMAGE','XTENSION']),
+sky = dict(CTYPE1='RA---TAN-SIP', CTYPE2='DEC--TAN-SIP', CRVAL1=10., CRVAL2=2., CRPIX1=2., CRPIX2=2., CD1_1=-1e-4, CD2_2=1e-4, WCSAXES=2, A_ORDER=2, B_ORDER=2, A_2_0=1e-6)
+cards = st.one_of(st.tuples(st.sampled_from(['NAXIS','NAXIS1','NAXIS2','NAXIS3','BITPIX','BZERO','BSCALE','BLANK','EXTEND','PCOUNT','GCOUNT','BANDS','FILTER','EXTNAME','RA','DEC','BUNIT',*sky,'ZIMAGE','XTENSION']),
                             st.one_of(st.integers(-9, 99), st.integers(), st.floats().map(str), st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20))),
                   st.tuples(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8), st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=70)))
 
@@ -96,7 +97,7 @@ cards = st.one_of(st.tuples(st.sampled_from(['NAXIS','NAXIS1','NAXIS2','NAXIS3',
 def test_fuzz_fits_headers(tmp_path_factory, changed, quoted, cut):
     base = tmp_path_factory.getbasetemp()
     whole = base/'whole.fits'
-    if not whole.exists(): fits.HDUList([fits.PrimaryHDU(pixels(2,4,4), fits.Header(dict(BANDS='gr'))), fits.ImageHDU(np.ones((2,4,4), 'f4'), name='IVAR')]).writeto(whole)
+    if not whole.exists(): fits.HDUList([fits.PrimaryHDU(pixels(2,4,4), fits.Header(dict(BANDS='gr') | sky)), fits.ImageHDU(np.ones((2,4,4), 'f4'), name='IVAR')]).writeto(whole)
     data = bytearray(whole.read_bytes())
     for i,(k,v) in enumerate(changed):
         card = f'{k:8}= {repr(v) if quoted and isinstance(v, str) else v}'[:80].ljust(80).encode('latin1', 'replace')
@@ -211,6 +212,6 @@ def test_fuzz_checkpoints(tmp_path_factory, sums, junk):
         save_checkpoint(d, 1, dict(w=torch.zeros(3)), {})
     (path/'sums.json').write_text(json.dumps(sums))
     ours(verify, path)
-    assert newest_checkpoint(d) is None or sums == {}
+    assert newest_checkpoint(d) is None
     (path/'sums.json').write_bytes(junk)
     assert newest_checkpoint(d) is None

@@ -399,7 +399,7 @@ def test_ten_thousand_reads_by_four_workers(tmp_path):
 
 def test_files_that_are_open_elsewhere(tmp_path):
     path = h5(tmp_path/'a.h5', dict(bands='gr'), cutouts=pixels(3,2,8,8))
-    for how in (dict(mode='r'), dict(mode='a')):
+    for how in (dict(mode='r'), dict(mode='a'), dict(mode='r', locking=False)):
         with h5py.File(path, **how) as f:                                # in this process
             np.testing.assert_array_equal(Cutouts.open(path)[2], f['cutouts'][2])
             np.testing.assert_array_equal(f['cutouts'][1], pixels(3,2,8,8)[1])
