@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import zoom
 from astromask.core import DataError, InputError, log
 from astromask.data.cutouts import Cutouts
-from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
+from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -109,11 +109,27 @@ def test_neighbourhoods_find_what_all_pairs_find():
     thumbs = rng.normal(size=(3000,32,32)).astype(np.float32)
     thumbs[2500:] = np.roll(thumbs[:500,:,::-1], (1,-1), (1,2))+.3*rng.normal(size=(500,32,32))
     z = fingerprints(thumbs)
-    every,some = ({tuple(p) for p in _alike(z, all_up_to=n)} for n in (5000,100))
+    every,some = ({tuple(p) for p in _alike(z, _neighbourhoods(z, n))[0]} for n in (5000,100))
     copies = {(i,2500+i) for i in range(500)}
     assert copies <= every and len(copies & some) > 495
     thumbs[:2000] = 0                                                       # nothing to see is nobody's neighbour
     assert max(map(len, _neighbourhoods(fingerprints(thumbs), all_up_to=100))) <= 1000
+
+def test_however_many_copies_are_one_group():
+    rng = np.random.default_rng(0)
+    field,other = rng.normal(size=(2,1,32,32)).cumsum(2).cumsum(3)
+    thumbs = np.concatenate([field+1e-3*rng.normal(size=(600,32,32)),other+1e-3*rng.normal(size=(30,32,32)),rng.normal(size=(300,32,32))])
+    for all_up_to in (50_000, 100):
+        pairs,_ = near_pairs(thumbs.astype(np.float32), all_up_to=all_up_to)
+        groups = group_rows(np.full(930, -1), pairs=[pairs])
+        assert [len(np.unique(groups[i:j])) for i,j in ((0,600),(600,630),(630,930))] == [1,1,300] and len(pairs) < 4*930
+
+def test_eight_exposures_of_an_object_are_on_one_side(tmp_path):
+    rng = np.random.default_rng(0)
+    sky = rng.normal(size=(60,1,32,32))*4
+    images = np.concatenate([o*rng.uniform(.8, 1.2)+rng.normal(size=o.shape) for o in [sky]*20]).astype(np.float32)
+    train,valid,test = split_rows(Cutouts.open(Cutouts.write(tmp_path/'a.h5', images, bands='r')), .1, .1)
+    assert not set(train%60) & set(valid%60) and not set(valid%60) & set(test%60) and not set(train%60) & set(test%60)
 
 def test_a_run_finds_its_split_again(tmp_path):
     t = Table(dict(id=[f'o{i}' for i in range(50)], ra=np.full(50, np.nan), dec=np.full(50, np.nan)))

@@ -115,7 +115,7 @@ def fingerprints(
     z *= (some/np.maximum(np.linalg.norm(z, axis=1), 1e-6))[:,None]
     return z
 
-# %% ../../nbs/13_data.duplicates.ipynb #dcfc08dd
+# %% ../../nbs/13_data.duplicates.ipynb #6df9ce6b
 def _neighbourhoods(z, all_up_to=50_000, each=16):
     "Rows to be compared with one another: all in a small set, else those that have one of `each` nearest landmarks in common"
     rows = np.flatnonzero(z.any(1))
@@ -126,30 +126,41 @@ def _neighbourhoods(z, all_up_to=50_000, each=16):
     ends = np.cumsum(np.bincount(near, minlength=marks.shape[1]))
     return [rows[k] for k in np.split(np.argsort(near, kind='stable')//each, ends[:-1])]
 
-def _best(codes, values, most):
-    "Each pair once, and at most so many"
+def _best(codes, values, n, each):
+    "Each candidate once, and of a row the `each` best"
     codes,first = np.unique(np.concatenate(codes), return_index=True)
-    values = np.concatenate(values)[first]
-    if len(values) <= most: return [codes],[values]
-    keep = np.argpartition(values, -most)[-most:]
-    return [codes[keep]],[values[keep]]
+    values,row = np.concatenate(values)[first],codes//n
+    order = np.lexsort((-values, row))
+    rank = np.arange(len(row))-np.searchsorted(row, row)
+    keep = order[rank < each]
+    return [codes[keep]],[values[keep]],np.unique(row[rank >= each])
 
-def _alike(z, least=.35, most=None, all_up_to=50_000, block=1024):
-    "Pairs (M,2) of rows whose cosine is above `least`, at most `most` of them"
-    n,most,codes,values = len(z),most or 2000+len(z)//2,[np.zeros(0, np.int64)],[np.zeros(0, np.float32)]
-    for rows in _neighbourhoods(z, all_up_to):
-        for i in range(0, len(rows), block):
-            mine,others = rows[i:i+block],rows[i:]
+def _alike(z, near, rows=None, group=None, least=.35, each=8, block=1024):
+    "Candidates (M,2), the best first, for `rows`: the `each` most alike in other groups with a cosine above `least`; the rows that have more"
+    n,codes,values,full = len(z),[np.zeros(0, np.int64)],[np.zeros(0, np.float32)],np.zeros(len(z), bool)
+    group,wanted = np.arange(n) if group is None else group,np.full(n, rows is None)
+    if rows is not None: wanted[rows] = True
+    for others in near:
+        for mine in np.array_split(o := others[wanted[others]], len(o)//block+1):
             s = z[mine] @ z[others].T
             hit = np.flatnonzero(s > least)
+            if len(hit) > 8*each*len(mine):            # a crowd: of each row only the best are kept
+                s[group[mine][:,None] == group[others]] = -1
+                many = np.flatnonzero((s > least).sum(1) > each)
+                full[mine[many]] = True
+                s[many[:,None],np.argpartition(s[many], -each, 1)[:,:-each]] = -1
+                hit = np.flatnonzero(s > least)
             a,b = np.divmod(hit, len(others))
-            hit,a,b = (o[a < b] for o in (hit,a,b))
-            codes.append(mine[a]*n+others[b])
-            values.append(s.ravel()[hit])
-            if sum(map(len, values)) <= 2*most: continue
-            codes,values = _best(codes, values, most)
-            if len(values[0]) == most: least = values[0].min()
-    return np.stack(np.divmod(np.sort(_best(codes, values, most)[0][0]), n), 1)
+            apart = group[mine[a]] != group[others[b]]
+            codes.append((mine[a]*n+others[b])[apart])
+            values.append(s.ravel()[hit[apart]])
+            if sum(map(len, values)) <= 2*n*each: continue
+            codes,values,more = _best(codes, values, n, each)
+            full[more] = True
+    codes,values,more = _best(codes, values, n, each)
+    full[more] = True
+    pairs = np.sort(np.stack(np.divmod(codes[0], n), 1), 1)[np.argsort(-values[0], kind='stable')]
+    return pairs[np.sort(np.unique(pairs[:,0]*n+pairs[:,1], return_index=True)[1])],np.flatnonzero(full)
 
 # %% ../../nbs/13_data.duplicates.ipynb #451d184b
 def _blur(g, sigma): return gaussian_filter(g, (0,sigma,sigma), mode='nearest')
@@ -186,18 +197,41 @@ def agreement(
         best = np.maximum(best, c.max((1,2)))
     return best
 
-# %% ../../nbs/13_data.duplicates.ipynb #e04352ba
+# %% ../../nbs/13_data.duplicates.ipynb #3a7a9b25
+def _together(pairs, n): return connected_components(coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=(n,n)), directed=False)[1]
+
+def _prove(thumbs, pairs, group, enough, block=512):
+    "Which of the candidates are copies, and how well they agree; none that joins what is together"
+    found,score,n = [np.zeros((0,2), np.int64)],[np.zeros(0)],len(thumbs)
+    while len(pairs):
+        p,pairs = pairs[:block],pairs[block:]
+        s = agreement(*(thumbs[o].astype(np.float32) for o in p.T))
+        if not (s >= enough).any(): continue
+        found.append(p[s >= enough])
+        score.append(s[s >= enough])
+        group = _together(np.concatenate([found[-1],np.stack([np.arange(n),np.unique(group, return_index=True)[1][group]], 1)]), n)
+        pairs = pairs[group[pairs[:,0]] != group[pairs[:,1]]]
+    return np.concatenate(found),np.concatenate(score),group
+
 def near_pairs(
     thumbs,        # (N,size,size) of `thumbnails`
     least:float=.57, # Agreement that makes a pair, where thumbnails have 32 cells on a side; more is asked of smaller ones
-    block=512,     # Pairs compared at once
-)->tuple:          # (M,2) rows, and their (M,) agreement
-    "Pairs of images that are copies of one another but for shifts, turns, brightness, noise and compression"
-    pairs = _alike(fingerprints(thumbs))
-    parts = [pairs[i:i+block].T for i in range(0, len(pairs), block)]
-    score = np.concatenate([agreement(*(thumbs[o].astype(np.float32) for o in p)) for p in parts] or [np.zeros(0)])
-    enough = score >= least + .025*(32-thumbs.shape[-1])
-    return pairs[enough],score[enough]
+    all_up_to=50_000, # All are compared with one another in sets up to this size
+)->tuple:          # (M,2) rows that join all copies, not all pairs of a larger group; and their (M,) agreement
+    "Images that are copies of one another but for shifts, turns, brightness, noise and compression"
+    z,n = fingerprints(thumbs),len(thumbs)
+    near,group,rows,found,score = _neighbourhoods(z, all_up_to),np.arange(n),None,[],[]
+    while rows is None or len(rows):
+        pairs,full = _alike(z, near, rows, group)
+        p,s,now = _prove(thumbs, pairs, group, least+.025*(32-thumbs.shape[-1]))
+        found.append(p)
+        score.append(s)
+        joined = np.zeros(n, bool)
+        joined[np.isin(now, now[p[:,0]])] = True
+        rows,group = full[joined[full]],now
+    found,score = np.concatenate(found),np.concatenate(score)
+    order = np.lexsort(found.T[::-1])
+    return found[order],score[order]
 
 # %% ../../nbs/13_data.duplicates.ipynb #b782ffbe
 def _look(cutouts, rows, near, block=64):
