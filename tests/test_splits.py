@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import zoom
 from astromask.core import DataError, InputError, log
 from astromask.data.cutouts import Cutouts
-from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
+from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -93,16 +93,34 @@ def test_equal_pixels_are_told_from_near_ones(decals):
     assert (known[t['row']] == known[t['other']]).all()
     assert (t['agreement'] == 1).sum() == 13 and (t['agreement'] < 1).sum() >= 18       # 10 copies and 3 of `same`; the rest
 
-def test_larger_sets_go_by_id_and_place_and_say_so(decals, monkeypatch):
+def test_larger_sets_go_by_id_place_and_equal_pixels_and_say_so(decals, monkeypatch):
     path,known = decals
     said = []
     monkeypatch.setattr(log, 'info', said.append)
     c = Cutouts.open(path)
     groups = twin_groups(c, pixels_up_to=100)
-    assert len(said) == 1 and 'pixels_up_to=100' in said[0]
+    assert len(said) == 1 and 'near copies are in sets up to 100' in said[0] and pixels_compared(c, 100) == 'equal pixels'
     pairs = sky_twins(c.catalog['ra'], c.catalog['dec'])
     assert len(pairs) > 15 and (groups[pairs[:,0]] == groups[pairs[:,1]]).all()
-    assert len(np.unique(groups)) == len(c)-16                        # ten copies and six second exposures
+    assert len(np.unique(groups)) == len(c)-19                        # ten copies, six second exposures, three of `same`
+    c.catalog['ra'],c.catalog['dec'] = np.arange(len(c)),0.             # all positions are known
+    assert len(np.unique(twin_groups(c, pixels_up_to=100))) == len(c) and 'by its id and place' in said[1]
+
+def test_a_crowd_at_one_place_is_joined_and_no_place_is_none():
+    n = 50_000
+    assert len(sky_twins(np.zeros(n), np.zeros(n))) == 0
+    assert sky_twins(np.full(n, 3.), np.zeros(n)).tolist() == [[0,i] for i in range(1, n)]
+    rng = np.random.default_rng(0)
+    pairs = sky_twins(3+rng.uniform(0, .5/3600, 3000), rng.uniform(0, .5/3600, 3000))     # 4.5 million pairs
+    assert len(pairs) < 3_000_000 and len(np.unique(group_rows(np.full(3000, -1), pairs=[pairs]))) == 1
+
+def test_positions_in_other_units():
+    t = Table(dict(RA=[1.,2,0,0], dec=[.1,.2,0,0]), units=dict(RA='rad', dec='rad'))
+    assert np.allclose(positions(t), np.degrees([[1,2,np.nan,np.nan],[.1,.2,np.nan,np.nan]]), equal_nan=True)
+    with pytest.raises(InputError, match='one number'): positions(Table(dict(ra=['10:20:30'], dec=['1:2:3'])))
+    with pytest.raises(InputError, match='no angle'): positions(Table(dict(ra=[1.], dec=[1.]), units=dict(ra='mag')))
+    with pytest.raises(InputError, match='no columns ra and dec'): split_rows(Table(dict(id=['a','b'], ra=[1.,2.])))
+    with pytest.raises(InputError, match='no column id'): split_rows(Table(dict(ra=[1.,2.], dec=[1.,2.])))
 
 def test_neighbourhoods_find_what_all_pairs_find():
     rng = np.random.default_rng(0)
