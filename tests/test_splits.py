@@ -5,7 +5,7 @@ import h5py, numpy as np, pytest
 from astropy.table import Table
 from PIL import Image
 from scipy.ndimage import zoom
-from astromask.core import DataError, InputError, log
+from astromask.core import DataError, InputError, log, read_json
 from astromask.data.cutouts import Cutouts
 from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
@@ -149,12 +149,40 @@ def test_eight_exposures_of_an_object_are_on_one_side(tmp_path):
     train,valid,test = split_rows(Cutouts.open(Cutouts.write(tmp_path/'a.h5', images, bands='r')), .1, .1)
     assert not set(train%60) & set(valid%60) and not set(valid%60) & set(test%60) and not set(train%60) & set(test%60)
 
+def grid(tmp_path, n=40, step=16, dx=0.):
+    "n x n cutouts of 24 x 24 pixels, every `step` pixels of 0.262 arcsec; gives their columns and rows in pixels too"
+    gy,gx = (o*step for o in np.divmod(np.arange(n*n), n))
+    ra,dec = 150+(gx*.262/3600+dx)/np.cos(np.radians(40)),40+gy*.262/3600
+    images = np.random.default_rng(0).normal(size=(n*n,1,24,24)).astype(np.float32)
+    return Cutouts.open(Cutouts.write(tmp_path/'grid.h5', images, bands='r', catalog=dict(ra=ra, dec=dec), survey='legacy', overwrite=True)),gx,gy
+
+def test_cutouts_that_overlap_are_not_on_two_sides(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(log, 'info', said.append)
+    c,gx,gy = grid(tmp_path)
+    parts = train,valid,test = split_rows(c, .1, .1, pixels_up_to=2000)
+    assert 'overlap' in said[-1] and 800 < len(train) < 1300 and min(len(valid),len(test)) > 60
+    for a,b in ((train,valid),(train,test),(valid,test)):
+        assert (np.maximum(abs(gx[a][:,None]-gx[b]), abs(gy[a][:,None]-gy[b])) >= 24).all()
+    h = save_split(tmp_path/'s.json', c, parts)
+    for a,b in zip(parts, load_split(tmp_path/'s.json', c)): assert (a == b).all()
+    assert len(read_json(tmp_path/'s.json')['left']) == len(c)-sum(map(len, parts)) > 0 and h == split_hash(c, parts)
+    assert all((a == b).all() for a,b in zip(parts, run_split(tmp_path/'run', c, .1, .1))) and len(run_split(tmp_path/'run', c, .1, .1)) == 3
+    assert read_json(tmp_path/'run'/'split.json')['about']['compared'] == 'near copies'
+
+def test_a_field_too_small_to_keep_overlapping_cutouts_apart(tmp_path):
+    with pytest.raises(DataError, match='overlap so much'): split_rows(grid(tmp_path, n=4, step=4)[0], .1)
+
+def test_cutouts_side_by_side_lose_none(tmp_path):
+    assert sum(map(len, split_rows(grid(tmp_path, n=20, step=24)[0], .1))) == 400
+
 def test_a_run_finds_its_split_again(tmp_path):
     t = Table(dict(id=[f'o{i}' for i in range(50)], ra=np.full(50, np.nan), dec=np.full(50, np.nan)))
     parts = run_split(tmp_path, t, .2, seed=3)
-    again = run_split(tmp_path, t[::-1], .4, seed=4)
+    again = run_split(tmp_path, t[::-1], .2, seed=3)
+    with pytest.raises(InputError, match='seed=3 and not 4'): run_split(tmp_path, t, .2, seed=4)
     assert [set(t['id'][p]) for p in parts] == [set(t[::-1]['id'][p]) for p in again]
-    with pytest.raises(DataError, match='the split of other data'): run_split(tmp_path, Table(dict(id=['x'], ra=[0.], dec=[0.])))
+    with pytest.raises(DataError, match='the split of other data'): run_split(tmp_path, Table(dict(id=['x'], ra=[0.], dec=[0.])), .2, seed=3)
 
 @needs_real
 def test_real_galaxies_are_not_merged():
