@@ -39,6 +39,14 @@ def test_cross_match_fills_and_keeps():
     with pytest.raises(InputError, match='more than 0'): match_sky(t, other, within=0)
     with pytest.raises(InputError, match='more than one value'): cross_match(t, Table(dict(ra=[1.], dec=[0.], p=[[1,2]])), 'p')
 
+def test_matches_in_radians_and_what_was_found_before_is_kept():
+    t = Table(dict(ra=[10.,20,0,0], dec=[1.,2,0,0], separation=[5.,6,7,8]))
+    other = Table(dict(RA=np.radians([20.,10]), DEC=np.radians([2.,1]), z=[.2,.1]), units=dict(RA='rad', DEC='rad'))
+    out = cross_match(t, other, 'z')
+    assert out['z'].filled(-1).tolist() == [.1,.2,-1,-1] and out['separation'].tolist() == [5,6,7,8]
+    assert out['separation_2'].mask.tolist() == [False,False,True,True] and out['separation_2'][:2].max() < 1e-6
+    with pytest.raises(InputError, match='one number'): match_sky(Table(dict(ra=['10:00:00'], dec=['1:00:00'])), other)
+
 def test_signal_to_noise_is_its_definition():
     x = np.random.default_rng(0).normal(size=(300,3,21,30)).astype(np.float32)
     x[np.random.default_rng(1).random(x.shape) < .1] = np.nan

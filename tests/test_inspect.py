@@ -28,7 +28,7 @@ def test_each_fault_has_its_sentence(tmp_path):
         assert words in with_fault(where, value), words
 
 def test_catalogue_faults(tmp_path):
-    t = dict(id=['a']*2+list(map(str, range(38))), ra=[0,0,400.5,*np.arange(10, 47)], dec=[0.]*40, label=[0]*35+[1]*5)
+    t = dict(id=['a']*2+list(map(str, range(38))), ra=[0,0,400.5,*np.arange(10, 46),45], dec=[0.]*40, label=[0]*35+[1]*5)
     said = ' '.join(wrong(tmp_path, noise(), catalog=t))
     for words in ('1 rows have the id', '1 sky positions are impossible', '2 sky positions are exactly 0, 0', 'fewer than 10 objects: 1 (5)', '1 pair of cutouts are within 1 arcsec'):
         assert words in said, said

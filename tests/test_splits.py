@@ -5,9 +5,9 @@ import h5py, numpy as np, pytest
 from astropy.table import Table
 from PIL import Image
 from scipy.ndimage import zoom
-from astromask.core import DataError, InputError, log
+from astromask.core import DataError, InputError, log, read_json
 from astromask.data.cutouts import Cutouts
-from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, near_pairs, pixel_twins, sky_twins, thumbnails, twin_groups
+from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -93,34 +93,96 @@ def test_equal_pixels_are_told_from_near_ones(decals):
     assert (known[t['row']] == known[t['other']]).all()
     assert (t['agreement'] == 1).sum() == 13 and (t['agreement'] < 1).sum() >= 18       # 10 copies and 3 of `same`; the rest
 
-def test_larger_sets_go_by_id_and_place_and_say_so(decals, monkeypatch):
+def test_larger_sets_go_by_id_place_and_equal_pixels_and_say_so(decals, monkeypatch):
     path,known = decals
     said = []
     monkeypatch.setattr(log, 'info', said.append)
     c = Cutouts.open(path)
     groups = twin_groups(c, pixels_up_to=100)
-    assert len(said) == 1 and 'pixels_up_to=100' in said[0]
+    assert len(said) == 1 and 'near copies are in sets up to 100' in said[0] and pixels_compared(c, 100) == 'equal pixels'
     pairs = sky_twins(c.catalog['ra'], c.catalog['dec'])
     assert len(pairs) > 15 and (groups[pairs[:,0]] == groups[pairs[:,1]]).all()
-    assert len(np.unique(groups)) == len(c)-16                        # ten copies and six second exposures
+    assert len(np.unique(groups)) == len(c)-19                        # ten copies, six second exposures, three of `same`
+    c.catalog['ra'],c.catalog['dec'] = np.arange(len(c)),0.             # all positions are known
+    assert len(np.unique(twin_groups(c, pixels_up_to=100))) == len(c) and 'by its id and place' in said[1]
+
+def test_a_crowd_at_one_place_is_joined_and_no_place_is_none():
+    n = 50_000
+    assert len(sky_twins(np.zeros(n), np.zeros(n))) == 0
+    assert sky_twins(np.full(n, 3.), np.zeros(n)).tolist() == [[0,i] for i in range(1, n)]
+    rng = np.random.default_rng(0)
+    pairs = sky_twins(3+rng.uniform(0, .5/3600, 3000), rng.uniform(0, .5/3600, 3000))     # 4.5 million pairs
+    assert len(pairs) < 3_000_000 and len(np.unique(group_rows(np.full(3000, -1), pairs=[pairs]))) == 1
+
+def test_positions_in_other_units():
+    t = Table(dict(RA=[1.,2,0,0], dec=[.1,.2,0,0]), units=dict(RA='rad', dec='rad'))
+    assert np.allclose(positions(t), np.degrees([[1,2,np.nan,np.nan],[.1,.2,np.nan,np.nan]]), equal_nan=True)
+    with pytest.raises(InputError, match='one number'): positions(Table(dict(ra=['10:20:30'], dec=['1:2:3'])))
+    with pytest.raises(InputError, match='no angle'): positions(Table(dict(ra=[1.], dec=[1.]), units=dict(ra='mag')))
+    with pytest.raises(InputError, match='no columns ra and dec'): split_rows(Table(dict(id=['a','b'], ra=[1.,2.])))
+    with pytest.raises(InputError, match='no column id'): split_rows(Table(dict(ra=[1.,2.], dec=[1.,2.])))
 
 def test_neighbourhoods_find_what_all_pairs_find():
     rng = np.random.default_rng(0)
     thumbs = rng.normal(size=(3000,32,32)).astype(np.float32)
     thumbs[2500:] = np.roll(thumbs[:500,:,::-1], (1,-1), (1,2))+.3*rng.normal(size=(500,32,32))
     z = fingerprints(thumbs)
-    every,some = ({tuple(p) for p in _alike(z, all_up_to=n)} for n in (5000,100))
+    every,some = ({tuple(p) for p in _alike(z, _neighbourhoods(z, n))[0]} for n in (5000,100))
     copies = {(i,2500+i) for i in range(500)}
     assert copies <= every and len(copies & some) > 495
     thumbs[:2000] = 0                                                       # nothing to see is nobody's neighbour
     assert max(map(len, _neighbourhoods(fingerprints(thumbs), all_up_to=100))) <= 1000
 
+def test_however_many_copies_are_one_group():
+    rng = np.random.default_rng(0)
+    field,other = rng.normal(size=(2,1,32,32)).cumsum(2).cumsum(3)
+    thumbs = np.concatenate([field+1e-3*rng.normal(size=(600,32,32)),other+1e-3*rng.normal(size=(30,32,32)),rng.normal(size=(300,32,32))])
+    for all_up_to in (50_000, 100):
+        pairs,_ = near_pairs(thumbs.astype(np.float32), all_up_to=all_up_to)
+        groups = group_rows(np.full(930, -1), pairs=[pairs])
+        assert [len(np.unique(groups[i:j])) for i,j in ((0,600),(600,630),(630,930))] == [1,1,300] and len(pairs) < 4*930
+
+def test_eight_exposures_of_an_object_are_on_one_side(tmp_path):
+    rng = np.random.default_rng(0)
+    sky = rng.normal(size=(60,1,32,32))*4
+    images = np.concatenate([o*rng.uniform(.8, 1.2)+rng.normal(size=o.shape) for o in [sky]*20]).astype(np.float32)
+    train,valid,test = split_rows(Cutouts.open(Cutouts.write(tmp_path/'a.h5', images, bands='r')), .1, .1)
+    assert not set(train%60) & set(valid%60) and not set(valid%60) & set(test%60) and not set(train%60) & set(test%60)
+
+def grid(tmp_path, n=40, step=16, dx=0.):
+    "n x n cutouts of 24 x 24 pixels, every `step` pixels of 0.262 arcsec; gives their columns and rows in pixels too"
+    gy,gx = (o*step for o in np.divmod(np.arange(n*n), n))
+    ra,dec = 150+(gx*.262/3600+dx)/np.cos(np.radians(40)),40+gy*.262/3600
+    images = np.random.default_rng(0).normal(size=(n*n,1,24,24)).astype(np.float32)
+    return Cutouts.open(Cutouts.write(tmp_path/'grid.h5', images, bands='r', catalog=dict(ra=ra, dec=dec), survey='legacy', overwrite=True)),gx,gy
+
+def test_cutouts_that_overlap_are_not_on_two_sides(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(log, 'info', said.append)
+    c,gx,gy = grid(tmp_path)
+    parts = train,valid,test = split_rows(c, .1, .1, pixels_up_to=2000)
+    assert 'overlap' in said[-1] and 800 < len(train) < 1300 and min(len(valid),len(test)) > 60
+    for a,b in ((train,valid),(train,test),(valid,test)):
+        assert (np.maximum(abs(gx[a][:,None]-gx[b]), abs(gy[a][:,None]-gy[b])) >= 24).all()
+    h = save_split(tmp_path/'s.json', c, parts)
+    for a,b in zip(parts, load_split(tmp_path/'s.json', c)): assert (a == b).all()
+    assert len(read_json(tmp_path/'s.json')['left']) == len(c)-sum(map(len, parts)) > 0 and h == split_hash(c, parts)
+    assert all((a == b).all() for a,b in zip(parts, run_split(tmp_path/'run', c, .1, .1))) and len(run_split(tmp_path/'run', c, .1, .1)) == 3
+    assert read_json(tmp_path/'run'/'split.json')['about']['compared'] == 'near copies'
+
+def test_a_field_too_small_to_keep_overlapping_cutouts_apart(tmp_path):
+    with pytest.raises(DataError, match='overlap so much'): split_rows(grid(tmp_path, n=4, step=4)[0], .1)
+
+def test_cutouts_side_by_side_lose_none(tmp_path):
+    assert sum(map(len, split_rows(grid(tmp_path, n=20, step=24)[0], .1))) == 400
+
 def test_a_run_finds_its_split_again(tmp_path):
     t = Table(dict(id=[f'o{i}' for i in range(50)], ra=np.full(50, np.nan), dec=np.full(50, np.nan)))
     parts = run_split(tmp_path, t, .2, seed=3)
-    again = run_split(tmp_path, t[::-1], .4, seed=4)
+    again = run_split(tmp_path, t[::-1], .2, seed=3)
+    with pytest.raises(InputError, match='seed=3 and not 4'): run_split(tmp_path, t, .2, seed=4)
     assert [set(t['id'][p]) for p in parts] == [set(t[::-1]['id'][p]) for p in again]
-    with pytest.raises(DataError, match='the split of other data'): run_split(tmp_path, Table(dict(id=['x'], ra=[0.], dec=[0.])))
+    with pytest.raises(DataError, match='the split of other data'): run_split(tmp_path, Table(dict(id=['x'], ra=[0.], dec=[0.])), .2, seed=3)
 
 @needs_real
 def test_real_galaxies_are_not_merged():

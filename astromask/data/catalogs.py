@@ -7,28 +7,26 @@ Docs: https://astromask.github.io/astromask/data.catalogs.html.md"""
 # %% auto #0
 __all__ = ['match_sky', 'cross_match', 'signal_to_noise', 'bright_rows', 'balanced_subset', 'write_rows', 'merge', 'partition']
 
-# %% ../../nbs/18_data.catalogs.ipynb #4b2e8dd5
+# %% ../../nbs/18_data.catalogs.ipynb #66cb8f2b
 import numpy as np
 from pathlib import Path
 from astropy.table import MaskedColumn, Table
 from fastcore.basics import patch
 from ..core import DataError, InputError, progress, uniform
 from .cutouts import Cutouts, class_labels
-from .duplicates import hash_ids
+from .duplicates import hash_ids, positions
 
-# %% ../../nbs/18_data.catalogs.ipynb #d554c5f4
+# %% ../../nbs/18_data.catalogs.ipynb #462f3b71
 def _positions(t, what):
     "SkyCoord of the known positions, and their rows"
     from astropy.coordinates import SkyCoord
-    lower = {k.lower(): k for k in reversed(t.colnames)}
-    if not {'ra','dec'} <= set(lower): raise InputError(f'{what} has no columns ra and dec; it has {", ".join(t.colnames)}')
-    ra,dec = (np.ma.filled(np.ma.asarray(getattr(t[lower[k]], 'value', t[lower[k]]), dtype=float), np.nan) for k in ('ra','dec'))
-    rows = np.flatnonzero(np.isfinite(ra) & (np.abs(dec) <= 90))
+    ra,dec = positions(t, what)
+    rows = np.flatnonzero(np.isfinite(ra))
     return SkyCoord(ra[rows], dec[rows], unit='deg'),rows
 
 def match_sky(
-    t,             # Table with `ra` and `dec` in degrees
-    other,         # Table with `ra` and `dec` in degrees
+    t,             # Table with `ra` and `dec`, in degrees or the unit they name
+    other,         # Table with `ra` and `dec`, in degrees or the unit they name
     within:float=1., # arcsec
     once:bool=True, # Each object of `other` is used once at most
 )->tuple:          # (N,) rows of `other`, -1 without a match; (N,) separations in arcsec, NaN without
@@ -74,14 +72,14 @@ def _taken(t, other, name, match):
     col = MaskedColumn(value, name=name, mask=free & ~use, unit=unit, meta=dict(theirs.meta))
     return col,int(use.sum())
 
-# %% ../../nbs/18_data.catalogs.ipynb #31d423d2
+# %% ../../nbs/18_data.catalogs.ipynb #014e7569
 def cross_match(
-    t,             # Table with `ra` and `dec` in degrees, or `Cutouts`
+    t,             # Table with `ra` and `dec`, in degrees or the unit they name, or `Cutouts`
     other,         # Table with `ra`, `dec` and what is wanted
     columns,       # Names of the columns wanted from `other`
     within:float=1., # arcsec
     once:bool=True, # Each object of `other` is used once at most
-)->Table:          # A copy with these columns and `separation` (arcsec); `meta['cross_match']` has the counts
+)->Table:          # A copy with these columns and `separation` (arcsec; `separation_2` if there is one); `meta['cross_match']` has the counts
     "Fill in columns from the nearest object of another catalogue"
     t,columns = getattr(t, 'catalog', t),[columns] if isinstance(columns, str) else list(columns)
     if not len(other): raise InputError('The other catalogue is empty')
@@ -92,7 +90,9 @@ def cross_match(
     match,separation = match_sky(t, other, within, once)
     out,filled = Table(t, copy=True),{}
     for k in columns: out[k],filled[k] = _taken(t, other, k, match)
-    out['separation'] = MaskedColumn(separation, mask=match < 0, unit='arcsec')
+    name,k = 'separation',2
+    while name in out.colnames: name,k = f'separation_{k}',k+1           # what an earlier match found is kept
+    out[name] = MaskedColumn(separation, mask=match < 0, unit='arcsec')
     known = separation[match >= 0]
     out.meta['cross_match'] = dict(objects=len(t), matched=len(known), within=within, filled=filled,
                                    median_separation=float(np.median(known)) if len(known) else None)
@@ -121,14 +121,20 @@ def _ratio(x, inner):
     centre,rest = x[...,inner],x[...,~inner]
     with np.errstate(all='ignore'): return mean(centre)/(np.sqrt(mean((rest-mean(rest)[...,None])**2))+1e-8)
 
-# %% ../../nbs/18_data.catalogs.ipynb #cf8faf9e
+# %% ../../nbs/18_data.catalogs.ipynb #b30d0789
 def bright_rows(
     snr,         # (N,C) of `signal_to_noise`
     least:float=5., # Level
-    bands=None,  # Which of the C columns count; None is all
+    bands=None,  # Numbers of the columns that count; None is all
 )->np.ndarray:   # (N,) bool
     "Objects whose every band with data reaches a signal to noise"
-    snr = np.asarray(snr) if bands is None else np.asarray(snr)[:,bands]
+    snr = np.asarray(snr)
+    if snr.ndim != 2: raise InputError(f'The signal to noise has shape {snr.shape}: give (N,C), as signal_to_noise does')
+    if bands is not None:
+        bands = np.atleast_1d(bands)
+        if bands.dtype.kind not in 'iu' or (bands >= snr.shape[1]).any() or (bands < 0).any():
+            raise InputError(f'bands={bands.tolist()} must be numbers of columns, 0 to {snr.shape[1]-1}')
+        snr = snr[:,bands]
     known = np.isfinite(snr)
     return known.any(1) & (np.where(known, snr, np.inf).min(1) >= least)
 
@@ -152,7 +158,17 @@ def balanced_subset(
     order = np.lexsort((ids, *uniform(seed, 0, ids, 2, 'balanced').T))
     return np.sort(np.concatenate([order[labels[order] == k][:n] for k in classes]))
 
-# %% ../../nbs/18_data.catalogs.ipynb #1a0cb389
+# %% ../../nbs/18_data.catalogs.ipynb #4786cce2
+def _rows(rows, n, what):
+    "Row numbers of a set of n, or a sentence about what they are not"
+    rows = np.asarray(rows)
+    if rows.dtype == bool and rows.shape == (n,): return np.flatnonzero(rows)
+    if rows.size and (rows.ndim != 1 or rows.dtype.kind not in 'iu'):
+        raise InputError(f'The rows of {what} are {rows.ndim}-D {rows.dtype}: give whole numbers, or a mask of {n}')
+    out = rows[(rows >= n) | (rows < -n)]
+    if out.size: raise InputError(f'Row {out[0]} of {what} is not among the {n} cutouts')
+    return rows.astype(np.int64)
+
 def write_rows(
     path,            # Where the file shall be
     c,               # `Cutouts`
@@ -163,8 +179,7 @@ def write_rows(
     block=256,       # Rows moved at once
 )->Path:             # The path
     "Write rows of a set of cutouts into one file"
-    rows = np.arange(len(c)) if rows is None else np.asarray(rows)
-    if rows.dtype == bool: rows = np.flatnonzero(rows)
+    rows = np.arange(len(c)) if rows is None else _rows(rows, len(c), path)
     if not len(rows): raise InputError(f'No rows to write into {path}')
     catalog = c.catalog if catalog is None else catalog
     if len(catalog) != len(c): raise InputError(f'The catalogue has {len(catalog)} rows for {len(c)} cutouts')
@@ -175,7 +190,7 @@ def write_rows(
     return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
                          dtype=dtype, overwrite=overwrite, unit=c.unit)
 
-# %% ../../nbs/18_data.catalogs.ipynb #bb034098
+# %% ../../nbs/18_data.catalogs.ipynb #414f2b1b
 def merge(
     source,          # Paths, a glob, a folder, or `Cutouts`
     path,            # Where the file shall be
@@ -205,6 +220,7 @@ def partition(
     if parts is None:
         if size < 1: raise InputError(f'size is {size}: a file has one object or more')
         parts = {f'part-{i//size:05d}': np.arange(i, min(i+size, len(c))) for i in range(0, len(c), size)}
+    parts = {k: _rows(rows, len(c), f'the part {k!r}') for k,rows in parts.items()}
     empty = [k for k,rows in parts.items() if not len(rows)]
     if empty: raise InputError(f'The part {empty[0]!r} has no rows: leave it out')
     paths = {k: Path(folder)/f'{k}.h5' for k in parts}

@@ -7,14 +7,16 @@ Docs: https://astromask.github.io/astromask/data.splits.html.md"""
 # %% auto #0
 __all__ = ['sky_cells', 'split_rows', 'split_hash', 'save_split', 'load_split', 'run_split']
 
-# %% ../../nbs/13_data.splits.ipynb #544be9e3
+# %% ../../nbs/13_data.splits.ipynb #8301254d
 import hashlib
 from pathlib import Path
 import numpy as np
 from astropy.table import Table
-from ..core import DataError, InputError, read_json, uniform, write_json
+from scipy.spatial import cKDTree
+from ..core import DataError, InputError, log, read_json, uniform, write_json
 from .cutouts import class_labels
-from .duplicates import group_rows, hash_ids, twin_groups
+from .duplicates import _on_sphere, group_rows, hash_ids, pixels_compared, positions, twin_groups
+from ..surveys import get_survey
 
 # %% ../../nbs/13_data.splits.ipynb #dde988e7
 def sky_cells(
@@ -31,21 +33,55 @@ def sky_cells(
     if known.any(): cells[known] = lonlat_to_healpix(ra[known]*u.deg, dec[known]*u.deg, 2**step, order='nested')
     return cells
 
-# %% ../../nbs/13_data.splits.ipynb #83483d06
-def _cells_that_split(ra, dec, enough=50, steps=(6,14)):
+# %% ../../nbs/13_data.splits.ipynb #7c19d927
+def _cells_that_split(ra, dec, width=0., enough=50, steps=(6,14)):
+    "Cells of the step that gives `enough`; not smaller than four cutouts of `width` arcsec"
     finest = sky_cells(ra, dec, steps[1])
-    for step in range(*steps):
+    for step in range(*steps, 1):
         cells = np.where(finest >= 0, finest//4**(steps[1]-step), -1)
-        if len(np.unique(cells)) >= enough: break
+        number = len(np.unique(cells[cells >= 0]))
+        if number >= enough or number > 1 and 58.6*3600/2**(step+1) < 4*width: break
     else: cells = finest
     return cells if len(np.unique(cells[cells >= 0])) > 1 else np.full(len(cells), -1)  # one place for all is none
 
-# %% ../../nbs/13_data.splits.ipynb #47664b99
+# %% ../../nbs/13_data.splits.ipynb #3433ab93
+def _chord(arcsec): return 2*np.sin(np.radians(np.minimum(arcsec/3600, 180))/2)
+
+def _width(data):
+    "Of a cutout in arcsec; None where nobody knows"
+    scale = getattr(data, 'pixel_scale', None)
+    if scale is None and getattr(data, 'survey', None) is not None:
+        try: scale = get_survey(data.survey).pixel_scale
+        except InputError: pass                       # a survey that nobody registered
+    return None if not scale or not hasattr(data, 'shape') else max(data.shape[1:])*float(scale)
+
+def _overlapping(data, twins, ra, dec):
+    "Width of the cutouts in arcsec if most overlap another object's, else 0"
+    width,known = _width(data),np.flatnonzero(np.isfinite(ra))
+    if width is None or len(known) < 2: return 0.
+    known = known[np.unique(twins[known], return_index=True)[1]]      # each object once
+    x = _on_sphere(ra[known], dec[known])
+    if len(x) < 2: return 0.
+    nearest = cKDTree(x).query(x, 2)[0][:,1]
+    return width if (nearest < .999*_chord(width)).mean() > .5 else 0.
+
+def _apart(ra, dec, parts, width):
+    "The parts, without the rows that may overlap a row of a later part"
+    x,known,parts = _on_sphere(ra, dec),np.isfinite(ra),list(parts)
+    for k in range(len(parts)-1):
+        later = np.concatenate(parts[k+1:])
+        later,mine = later[known[later]],parts[k][known[parts[k]]]
+        if not len(later) or not len(mine): continue
+        near = cKDTree(x[later]).query(x[mine], distance_upper_bound=.999*_chord(2**.5*width))[0] < np.inf
+        parts[k] = np.setdiff1d(parts[k], mine[near])
+    return tuple(parts)
+
+# %% ../../nbs/13_data.splits.ipynb #296b3adb
 def _members(groups, labels):
     "For each group, how many of which class it holds: [(class, number), ...]"
-    pairs,number = np.unique(np.stack([groups,labels], 1), axis=0, return_counts=True)
-    start = np.searchsorted(pairs[:,0], np.arange(groups.max()+2))
-    classes,number = pairs[:,1].tolist(),number.tolist()
+    pairs,number = np.unique(groups.astype(np.int64)*(labels.max()+1)+labels, return_counts=True)
+    start = np.searchsorted(pairs//(labels.max()+1), np.arange(groups.max()+2)).tolist()
+    classes,number = (pairs%(labels.max()+1)).tolist(),number.tolist()
     return [list(zip(classes[a:b], number[a:b])) for a,b in zip(start, start[1:])]
 
 def _fill(order, members, counts, share, taken):
@@ -64,7 +100,7 @@ def _fill(order, members, counts, share, taken):
     taken.update(mine)
     return mine
 
-# %% ../../nbs/13_data.splits.ipynb #d62907e0
+# %% ../../nbs/13_data.splits.ipynb #609649f2
 def _classes(t, labels, n, share):
     "Whole numbers from 0: what is dealt out evenly"
     if labels is None: labels = class_labels(t)[0]
@@ -80,14 +116,16 @@ def split_rows(
     seed:int=0,       # Another seed, another split
     labels=None,      # (N,) classes to be dealt out evenly, -1 unknown; None: the catalogue's own; False: none
     within:float=1.,  # Objects nearer than this (arcsec) stay together, even across the border of two cells
-    pixels_up_to=25_000, # Compare the pixels of sets up to this size; larger ones go by ids and places
-)->tuple:             # (train, valid, test): sorted int64 row numbers
+    pixels_up_to=25_000, # Look for near copies in sets up to this size; larger ones go by ids, places and equal pixels
+)->tuple:             # (train, valid, test): sorted int64 row numbers; overlapping cutouts at a border are in none
     "Split objects so that twins and neighbours stay on one side, and classes have their shares"
     if min(valid, test) < 0 or not valid+test < 1:
         raise InputError(f'valid={valid} and test={test} must be shares that leave some objects to train on')
     t,n = getattr(data, 'catalog', data),len(data)
     twins,ids = twin_groups(data, within, pixels_up_to),hash_ids(t['id'])
-    groups = group_rows(twins.astype(np.int64), _cells_that_split(t['ra'], t['dec']))
+    ra,dec = positions(t)
+    width = _overlapping(data, twins, ra, dec)
+    groups = group_rows(twins.astype(np.int64), _cells_that_split(ra, dec, width))
     classes = _classes(t, labels, n, min([s for s in (valid,test) if s] or [1]))
     members,counts = _members(groups, classes),np.bincount(classes).tolist()
     first = np.full(len(members), np.iinfo(np.int64).max)
@@ -97,9 +135,18 @@ def split_rows(
     if len(taken) == len(members) or not all(part for share,part in zip((test,valid), parts) if share):
         raise DataError(f'{n} objects in {len(members)} group(s) cannot be split: too few, or all the same id, image or place')
     te,va = (np.flatnonzero(np.isin(groups, p)) for p in parts)
-    return np.setdiff1d(np.arange(n), np.concatenate([te,va])),va,te
+    parts = np.setdiff1d(np.arange(n), np.concatenate([te,va])),va,te
+    return _guarded(parts, ra, dec, width) if width else parts
 
-# %% ../../nbs/13_data.splits.ipynb #9c561130
+def _guarded(parts, ra, dec, width):
+    apart = _apart(ra, dec, parts, width)
+    left,n = sum(map(len, parts))-sum(map(len, apart)),sum(map(len, parts))
+    if any(len(p) and not len(q) for p,q in zip(parts, apart)):
+        raise DataError(f'{n} cutouts of {width:.3g} arcsec overlap so much that none are left on one side: take a larger field, or a smaller share')
+    if left: log.info(f'The cutouts overlap: {left} of {n}, at borders between the sides, are on none')
+    return apart
+
+# %% ../../nbs/13_data.splits.ipynb #b6d0917c
 def split_hash(
     data,  # `Cutouts`, or a catalogue with `id`
     parts, # Row numbers of each part, as of `split_rows`; or the (train, test) folds of a cross-validation
@@ -121,11 +168,13 @@ def save_split(
     "Keep a split by ids"
     ids = np.asarray(getattr(data, 'catalog', data)['id']).astype(str)
     named = {k: sorted(ids[p].tolist()) for k,p in zip(('train','valid','test'), parts, strict=True)}
+    left = np.delete(ids, np.concatenate([np.asarray(p, np.int64) for p in parts]))
+    if len(left): named['left'] = sorted(left.tolist())                  # on no side
     h = split_hash(data, parts)
     write_json(path, dict(format='astromask-split-1', hash=h, sizes={k: len(v) for k,v in named.items()}, about=about, **named))
     return h
 
-# %% ../../nbs/13_data.splits.ipynb #52ae39b5
+# %% ../../nbs/13_data.splits.ipynb #e92ae684
 def _read_split(path):
     s = read_json(path)
     names = 'train','valid','test'
@@ -134,7 +183,9 @@ def _read_split(path):
     parts = [[str(i) for i in s[k]] for k in names]
     h = hashlib.sha256(b''.join('\x1f'.join(sorted(p)).encode()+b'\x1e' for p in parts)).hexdigest()[:16]
     if h != s.get('hash'): raise DataError(f'{path} was changed after it was written: its ids do not have the hash {s.get("hash")}')
-    return parts
+    left,about = s.get('left', []),s.get('about', {})
+    if not isinstance(left, list) or not isinstance(about, dict): raise DataError(f'{path} is no split: write it with save_split')
+    return [*parts,[str(i) for i in left]],about
 
 def load_split(
     path,         # Of `save_split`
@@ -142,7 +193,7 @@ def load_split(
     partial=False, # May the split name objects that the data do not have?
 )->tuple:         # (train, valid, test): sorted int64 row numbers
     "The rows of a saved split, in a set of the same objects in any order"
-    parts = _read_split(path)
+    parts,_ = _read_split(path)
     ids = np.asarray(getattr(data, 'catalog', data)['id']).astype(str)
     side = {i: k for k,part in enumerate(parts) for i in part}
     where = np.array([side.get(i, -1) for i in ids])
@@ -152,18 +203,22 @@ def load_split(
         raise DataError(f'{path} names {absent} objects that are not in the data: give all of them, or partial=True')
     return tuple(np.flatnonzero(where == k) for k in range(3))
 
-# %% ../../nbs/13_data.splits.ipynb #9d94d5aa
+# %% ../../nbs/13_data.splits.ipynb #523b8a50
 def run_split(
     folder,           # The run's directory
     data,             # `Cutouts`, or a catalogue with `id`, `ra`, `dec`
     valid:float=0.05, # Share that validates
     test:float=0.,    # Share that tests
     seed:int=0,       # Another seed, another split
-    pixels_up_to=25_000, # Compare the pixels of sets up to this size; larger ones go by ids and places
+    pixels_up_to=25_000, # Look for near copies in sets up to this size; larger ones go by ids, places and equal pixels
 )->tuple:             # (train, valid, test): sorted int64 row numbers
     "The split that a run has in split.json, or a new one that it keeps there"
-    path = Path(folder)/'split.json'
-    if path.exists(): return load_split(path, data)
+    path,about = Path(folder)/'split.json',dict(valid=valid, test=test, seed=seed, pixels_up_to=pixels_up_to)
+    if path.exists():
+        known = _read_split(path)[1]
+        other = [f'{k}={known[k]} and not {v}' for k,v in about.items() if known.get(k, v) != v]
+        if other: raise InputError(f'{path} was made with {", ".join(other)}: ask for the same, or give another folder')
+        return load_split(path, data)
     parts = split_rows(data, valid, test, seed, pixels_up_to=pixels_up_to)
-    save_split(path, data, parts, valid=valid, test=test, seed=seed, pixels_up_to=pixels_up_to)
+    save_split(path, data, parts, **about, compared=pixels_compared(data, pixels_up_to))
     return parts
