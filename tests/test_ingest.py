@@ -188,6 +188,31 @@ def test_best_tile_of_several(tmp_path):
     chosen = [jobs[j].tile.name for j in room.choose(jobs, recipe, tmp_path/'parts')['job']]
     assert chosen[:2] == ['b','a']
 
+def test_offset_bands_are_brought_together(tmp_path, caplog):
+    "The files of r begin half a tile to the right of g's: what both show has both, and what r's alone show is there"
+    image,h = noise((90,220)),header((90,220))
+    for b,x0 in (('g',0),('r',55)):
+        fits.writeto(tmp_path/f'{b}.fits', image[:,x0:x0+110], WCS(h)[:,x0:x0+110].to_header())
+    t = positions(h, [20.,70.,95.,150.], [40.,45.,50.,55.])
+    out = ingest(tmp_path/'a.h5', dict(g=tmp_path/'g.fits', r=tmp_path/'r.fits'), t, size=16, processes=1)
+    x = Cutouts.open(out)[:]
+    assert np.isfinite(x).all((2,3)).tolist() == [[True,False],[True,True],[True,True],[False,True]]
+    np.testing.assert_array_equal(x[1], np.stack([image[37:53,62:78]]*2))
+    np.testing.assert_array_equal(x[2,0], x[2,1])
+    squares = Cutouts.open(ingest(tmp_path/'b.h5', dict(g=tmp_path/'g.fits', r=tmp_path/'r.fits'), size=16, processes=1))
+    both = np.isfinite(squares[:]).all((2,3)).all(1)
+    assert both.sum() > 20 and len(np.unique(squares.catalog['id'])) == len(squares)
+    again = ingest(tmp_path/'c.h5', dict(g=tmp_path/'g.fits', r=tmp_path/'r.fits'), t, size=16, processes=2)
+    assert again.read_bytes() == out.read_bytes()
+
+def test_same_sky_twice_in_a_band(tmp_path):
+    for name,ra in (('a',150.), ('b',150.+40*0.2/3600), ('c',150.+60*0.2/3600)): fits.writeto(tmp_path/f'{name}.fits', noise(), header(ra=ra))
+    with pytest.raises(DataError, match='a.fits and .*b.fits are both band g of the same sky'): 
+        ingest(tmp_path/'x.h5', dict(g=[tmp_path/'a.fits', tmp_path/'b.fits']), size=16)
+    ingest(tmp_path/'x.h5', dict(g=[tmp_path/'a.fits', tmp_path/'c.fits']), size=16, processes=1)   # less than half in common
+    for n in (1,2): (tmp_path/f'calexp-HSC-G-{n}-4,4.fits').write_bytes((tmp_path/'a.fits').read_bytes())
+    room.find_tiles(dict(g=str(tmp_path/'calexp*')), 'hsc', hdu=0)   # two tracts show the same sky
+
 def test_light_is_kept_far_from_the_centre_of_projection(tmp_path):
     "0.9 degrees away a pixel covers 4e-4 more sky than the header's scale says"
     w = WCS(naxis=2)
