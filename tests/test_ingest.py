@@ -309,6 +309,14 @@ def test_sentences(tmp_path):
     fits.writeto(tmp_path/'coarse.fits', noise(), header(ra=151., scale=0.3))
     fails('ingest them apart', tiles=dict(g=[tmp_path/'g-0.fits', tmp_path/'coarse.fits']), bands=None, catalog=None)
 
+def test_repeated_ids_are_told(caplog):
+    t = dict(ra=[1.,2.,3.,4.], dec=[0.]*4)
+    with caplog.at_level('WARNING', 'astromask'):
+        read_catalog(Table(dict(id=[7,8,9,10], **t)))
+        assert not caplog.messages
+        assert len(read_catalog(Table(dict(id=[7,8,7,7], **t)))) == 4
+    assert "2 of 4 rows of the catalogue repeat an id of an earlier row, such as '7'" in caplog.text
+
 def test_resampling_names_its_extra(tmp_path, monkeypatch):
     call = field(tmp_path, n=1)
     monkeypatch.setitem(sys.modules, 'reproject', None)

@@ -9,8 +9,9 @@ __all__ = ['read_catalog', 'Recipe', 'Job', 'plan_catalog', 'plan_grid', 'comple
            'open_layer', 'cutout_wcs', 'north_up', 'OpenTile', 'part_key', 'part_paths', 'cut_job', 'cut_in_worker',
            'choose', 'ingest']
 
-# %% ../../nbs/12_data.ingest.ipynb #e9d3fa3f
+# %% ../../nbs/12_data.ingest.ipynb #3d152357
 import hashlib, json, os, re, shutil, threading, time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -67,7 +68,7 @@ def _storable(col):
     return MaskedColumn(x.astype(x.dtype.newbyteorder('=')), unit=col.unit) if np.ma.getmaskarray(x).any() else \
            Table.Column(x.data.astype(x.dtype.newbyteorder('=')), unit=col.unit)
 
-# %% ../../nbs/12_data.ingest.ipynb #c673708c
+# %% ../../nbs/12_data.ingest.ipynb #307b4fcb
 def read_catalog(
     source, # A file (FITS, Parquet, VOTable, CSV, ECSV or other text), or a Table
     ra='',  # Name of the column of right ascensions; '' finds the usual ones
@@ -88,6 +89,10 @@ def read_catalog(
     stem = Path(path).name.split('.')[0] if not isinstance(source, Table) else 'row'
     if own is None: ids = [f'{stem}:{i}' for i in range(len(t))]
     else: ids = [o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in t[own]]
+    again = len(ids) - len(set(ids))
+    if again:
+        first = next(i for i,k in Counter(ids).items() if k > 1)
+        log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as {first!r}: each is cut, but ids will not tell them apart')
     out,left = Table(dict(id=ids, ra=found['ra'][1], dec=found['dec'][1])),[]
     for name in (c for c in t.colnames if c not in (own, found['ra'][0], found['dec'][0])):
         new,col = re.sub(r'[/\0]', '_', name),_storable(t[name])
