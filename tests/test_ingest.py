@@ -309,6 +309,15 @@ def test_sentences(tmp_path):
     fits.writeto(tmp_path/'coarse.fits', noise(), header(ra=151., scale=0.3))
     fails('ingest them apart', tiles=dict(g=[tmp_path/'g-0.fits', tmp_path/'coarse.fits']), bands=None, catalog=None)
 
+def test_a_flipped_bit_is_told(tmp_path):
+    call = field(tmp_path, n=2)
+    for p in tmp_path.glob('?-?.fits'): fits.PrimaryHDU(*fits.getdata(p, header=True)).writeto(p, checksum=True, overwrite=True)
+    raw = bytearray((tmp_path/'r-1.fits').read_bytes())
+    raw[-9000] ^= 1
+    (tmp_path/'r-1.fits').write_bytes(raw)
+    ran = subprocess.run([*command(tmp_path/'out.h5', call)[:-1], '2'], capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stderr.count('do not have the checksum') == 1 and 'r-1.fits: its pixels' in ran.stderr, ran.stderr
+
 def test_repeated_ids_are_told(caplog):
     t = dict(ra=[1.,2.,3.,4.], dec=[0.]*4)
     with caplog.at_level('WARNING', 'astromask'):

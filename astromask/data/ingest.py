@@ -300,7 +300,7 @@ def _factor(plane, recipe, band):
     if told is None or recipe.zero_point is None or abs(told-recipe.zero_point) < 1e-6: return 1.
     return 10**(0.4*(recipe.zero_point-told))
 
-# %% ../../nbs/12_data.ingest.ipynb #a370422a
+# %% ../../nbs/12_data.ingest.ipynb #3abde4e6
 def pixel_shift(
     a, # `Plane`
     b, # Another one
@@ -342,6 +342,7 @@ def open_layer(
         layer.mask,layer.bits = mask.bits(),bad_bits(mask, layout.mask_planes, usual, layout.known_bits)
     weight = _beside(plane, layout.variance_hdu, layout.invvar_file, tile, band, 'variance', layout) if recipe.has_ivar() else None
     if weight: layer.weight,layer.inverse = weight.pixels(),bool(layout.invvar_file)
+    for o in filter(None, (plane,mask,weight)): o.check_sum()
     if recipe.pixel_scale is None: layer.shift = pixel_shift(reference, plane)
     return layer
 

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.tiles.html.md"""
 __all__ = ['tile_layouts', 'fits_damage', 'Plane', 'open_plane', 'pixel_area', 'plane_bits', 'bad_bits', 'TileLayout', 'Tile',
            'tiles_by_name', 'tiles_by_sky', 'find_tiles']
 
-# %% ../../nbs/11_data.tiles.ipynb #a324767c
+# %% ../../nbs/11_data.tiles.ipynb #36811a08
 import gzip, math, os, re, warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
-from ..core import AstroMaskError, DataError, InputError
+from ..core import AstroMaskError, DataError, InputError, log
 from .cutouts import _natural
 from ..surveys import get_survey
 
@@ -202,6 +202,20 @@ def bits(self:Plane)->np.ndarray: # (rows, columns), an integer type
     elif x.dtype.kind not in 'iub' or (zero,scale) != (0,1):
         raise DataError(f'{self.where} cannot be a mask, since it does not hold whole numbers (but {x.dtype}): name another HDU')
     return x
+
+# %% ../../nbs/11_data.tiles.ipynb #1e875d7d
+@patch
+def check_sum(self:Plane)->bool: # False if the pixels are not those of the header
+    "Compare the pixels with the header's `DATASUM`, if it has one; warn where they differ"
+    with fits_damage(self.path), fits.open(self.path) as hdus:
+        hdu = hdus[self.hdu]
+        told = str(hdu.header.get('DATASUM', '')).strip()
+        if isinstance(hdu, fits.CompImageHDU) or not told.isdecimal(): return True
+        _check_size(hdu, self.path, self.hdu)
+        same = bool(hdu.verify_datasum())
+    if not same: log.warning(f'{self.where}: its pixels do not have the checksum of its header; the file was damaged on its way, '
+                             'or changed without a new checksum: compare it with the archive')
+    return same
 
 # %% ../../nbs/11_data.tiles.ipynb #d540be8b
 def plane_bits(
