@@ -293,7 +293,7 @@ def hub(tmp_path_factory):
     def row(i, bands='gri', masked=True):
         image = [dict(band=f'DES-{b.upper()}', flux=flux[i,j], scale=0.2, mask=flux[i,j] < 1) | (dict(ivar=ivar[i,j]) if masked else {})
                  for j,b in enumerate(bands)]
-        return dict(image=image, object_id=f'o{i}', ra=i/7, flags=[True], n=i if i % 5 else None)
+        return dict(image=image, object_id=f'o{i}', ra=i/7, flags=[True], n=2**60+i if i % 5 else None)
     def save(name, rows, features, shards=1):
         t = ds.Dataset.from_list(rows, ds.Features(features))
         for k in range(shards):
@@ -317,14 +317,24 @@ def test_multiband_tables(hub, tmp_path):
     s = HubSource('', str(hub['root']/'mmu'), survey='legacy')
     c = Cutouts.open(fetch_hub(s, tmp_path/'a.h5', block=5))
     same(c[:], np.where(hub['ivar'] > 0, hub['flux'], np.nan))
-    assert c.bands == ('g','r','i') and list(c.catalog['id']) == [f'o{i}' for i in range(23)] and 'flags' not in c.catalog.colnames
-    same(np.isnan(c.catalog['n']), np.arange(23) % 5 == 0)
+    assert c.bands == ('g','r','i') and list(c.catalog['id']) == [f'o{i}' for i in range(23)] and c.catalog['flags'].shape == (23,1)
+    same(c.catalog['n'].mask, np.arange(23) % 5 == 0)
+    same(c.catalog['n'][1:5], 2**60 + np.arange(1, 5))
     c = Cutouts.open(fetch_hub(HubSource('', str(hub['root']/'former')), tmp_path/'b.h5', n=3, bands='r'))
     same(c[:], np.where(hub['flux'] < 1, hub['flux'], np.nan)[:3,1:2])
     mixed = HubSource('', str(hub['root']/'mixed'))
     same(np.isnan(Cutouts.open(fetch_hub(mixed, tmp_path/'c.h5'))[:]).all((2,3)), [[0,0,0],[0,0,1],[1,1,0]])
     with pytest.raises(DataError, match='Row 2 of .* has no band of g, r; it has i'): fetch_hub(mixed, tmp_path/'d.h5', bands='gr')
     assert not (tmp_path/'d.h5').exists()
+
+def test_columns(caplog):
+    rows = [dict(image=0, v=np.arange(3, dtype=np.float32), w=np.arange(i+1), text=np.bytes_(b'ab'), deep=dict(a=1), words=np.array(['a','b'], object),
+                 k=np.int64(2**60+1) if i else np.float64('nan'), ok=np.array(True) if i else None, mask=i, big=2**70) for i in range(3)]
+    cells,left = zip(*(fetching._cells(r, 'image') for r in rows))
+    with caplog.at_level('WARNING', 'astromask'): t = fetching._catalog(json.loads(json.dumps(cells)), (), left[0])
+    assert t.colnames == ['v','text','k','catalog_mask','ok'] and t['v'].shape == (3,3) and list(t['text']) == ['ab']*3
+    assert t['k'].mask.tolist() == t['ok'].mask.tolist() == [True,False,False] and t['k'][1] == 2**60+1
+    assert 'left out: big, deep, w, words' in caplog.text
 
 def test_colour_tables(hub, tmp_path):
     s = HubSource('', str(hub['root']/'rgb'), splits=('train','test'), rgb=('z','r','g'), labels=tuple('abcde'))

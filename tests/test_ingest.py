@@ -188,6 +188,31 @@ def test_best_tile_of_several(tmp_path):
     chosen = [jobs[j].tile.name for j in room.choose(jobs, recipe, tmp_path/'parts')['job']]
     assert chosen[:2] == ['b','a']
 
+def test_offset_bands_are_brought_together(tmp_path, caplog):
+    "The files of r begin half a tile to the right of g's: what both show has both, and what r's alone show is there"
+    image,h = noise((90,220)),header((90,220))
+    for b,x0 in (('g',0),('r',55)):
+        fits.writeto(tmp_path/f'{b}.fits', image[:,x0:x0+110], WCS(h)[:,x0:x0+110].to_header())
+    t = positions(h, [20.,70.,95.,150.], [40.,45.,50.,55.])
+    out = ingest(tmp_path/'a.h5', dict(g=tmp_path/'g.fits', r=tmp_path/'r.fits'), t, size=16, processes=1)
+    x = Cutouts.open(out)[:]
+    assert np.isfinite(x).all((2,3)).tolist() == [[True,False],[True,True],[True,True],[False,True]]
+    np.testing.assert_array_equal(x[1], np.stack([image[37:53,62:78]]*2))
+    np.testing.assert_array_equal(x[2,0], x[2,1])
+    squares = Cutouts.open(ingest(tmp_path/'b.h5', dict(g=tmp_path/'g.fits', r=tmp_path/'r.fits'), size=16, processes=1))
+    both = np.isfinite(squares[:]).all((2,3)).all(1)
+    assert both.sum() > 20 and len(np.unique(squares.catalog['id'])) == len(squares)
+    again = ingest(tmp_path/'c.h5', dict(g=tmp_path/'g.fits', r=tmp_path/'r.fits'), t, size=16, processes=2)
+    assert again.read_bytes() == out.read_bytes()
+
+def test_same_sky_twice_in_a_band(tmp_path):
+    for name,ra in (('a',150.), ('b',150.+40*0.2/3600), ('c',150.+60*0.2/3600)): fits.writeto(tmp_path/f'{name}.fits', noise(), header(ra=ra))
+    with pytest.raises(DataError, match='a.fits and .*b.fits are both band g of the same sky'): 
+        ingest(tmp_path/'x.h5', dict(g=[tmp_path/'a.fits', tmp_path/'b.fits']), size=16)
+    ingest(tmp_path/'x.h5', dict(g=[tmp_path/'a.fits', tmp_path/'c.fits']), size=16, processes=1)   # less than half in common
+    for n in (1,2): (tmp_path/f'calexp-HSC-G-{n}-4,4.fits').write_bytes((tmp_path/'a.fits').read_bytes())
+    room.find_tiles(dict(g=str(tmp_path/'calexp*')), 'hsc', hdu=0)   # two tracts show the same sky
+
 def test_light_is_kept_far_from_the_centre_of_projection(tmp_path):
     "0.9 degrees away a pixel covers 4e-4 more sky than the header's scale says"
     w = WCS(naxis=2)
@@ -283,6 +308,23 @@ def test_sentences(tmp_path):
     fails("zero point is given for band 'k'", zero_point=dict(k=25.))
     fits.writeto(tmp_path/'coarse.fits', noise(), header(ra=151., scale=0.3))
     fails('ingest them apart', tiles=dict(g=[tmp_path/'g-0.fits', tmp_path/'coarse.fits']), bands=None, catalog=None)
+
+def test_a_flipped_bit_is_told(tmp_path):
+    call = field(tmp_path, n=2)
+    for p in tmp_path.glob('?-?.fits'): fits.PrimaryHDU(*fits.getdata(p, header=True)).writeto(p, checksum=True, overwrite=True)
+    raw = bytearray((tmp_path/'r-1.fits').read_bytes())
+    raw[-9000] ^= 1
+    (tmp_path/'r-1.fits').write_bytes(raw)
+    ran = subprocess.run([*command(tmp_path/'out.h5', call)[:-1], '2'], capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stderr.count('do not have the checksum') == 1 and 'r-1.fits: its pixels' in ran.stderr, ran.stderr
+
+def test_repeated_ids_are_told(caplog):
+    t = dict(ra=[1.,2.,3.,4.], dec=[0.]*4)
+    with caplog.at_level('WARNING', 'astromask'):
+        read_catalog(Table(dict(id=[7,8,9,10], **t)))
+        assert not caplog.messages
+        assert len(read_catalog(Table(dict(id=[7,8,7,7], **t)))) == 4
+    assert "2 of 4 rows of the catalogue repeat an id of an earlier row, such as '7'" in caplog.text
 
 def test_resampling_names_its_extra(tmp_path, monkeypatch):
     call = field(tmp_path, n=1)

@@ -7,13 +7,13 @@ Docs: https://astromask.github.io/astromask/data.fetch.html.md"""
 # %% auto #0
 __all__ = ['sources', 'FileSource', 'HubSource', 'list_sources', 'fetch_hub', 'fetch']
 
-# %% ../../nbs/17_data.fetch.ipynb #4da3b53e
-import itertools, json, os, re, shutil
+# %% ../../nbs/17_data.fetch.ipynb #dd7c71ed
+import itertools, json, math, os, re, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from astropy.table import Column, Table
+from astropy.table import Column, MaskedColumn, Table
 from ..core import AstroMaskError, DataError, InputError, Unfinished, log, read_json, storage_errors, write_json
 from .cutouts import Cutouts
 from .download import FetchError, download, locked
@@ -138,22 +138,54 @@ def _choose_bands(s, wanted, image):
     if unknown: raise InputError(f'{s.repo} has no band {", ".join(unknown)}; it has {", ".join(there)}: choose among these')
     return tuple(wanted)
 
-# %% ../../nbs/17_data.fetch.ipynb #5cbf6995
-def _cells(row, image):
-    "What of a row the catalogue keeps"
-    def plain(v): return v.item() if isinstance(v, (np.generic,np.ndarray)) and np.ndim(v) == 0 else v
-    row = {k: plain(v) for k,v in row.items() if k != image}
-    return {k: v for k,v in row.items() if isinstance(v, (bool,int,float,str))}
+# %% ../../nbs/17_data.fetch.ipynb #08e4f0b1
+def _plain(v):
+    "A cell as JSON holds it; None for what a catalogue cannot hold"
+    if isinstance(v, bytes): return v.decode(errors='replace')
+    if isinstance(v, (str,bool,int,float)): return v
+    if isinstance(v, dict): return
+    try: x = np.asarray(v)
+    except ValueError: return   # lists of several lengths
+    if x.ndim == 0 and x.dtype.kind == 'S': return _plain(x.item())
+    if x.ndim == 0 and x.dtype.kind in 'biufU' or x.ndim == 1 and len(x) and x.dtype.kind in 'biuf': return x.tolist()
 
-def _catalog(rows, labels):
-    "Rows as a table; a number that is missing is NaN, a text is empty"
-    table = Table()
+def _cells(row, image):
+    "What of a row the catalogue keeps, and the names of what it cannot hold"
+    row = {k: v for k,v in row.items() if k != image and v is not None}
+    cells = {k: _plain(v) for k,v in row.items()}
+    return {k: v for k,v in cells.items() if v is not None},[k for k,v in cells.items() if v is None]
+
+def _column(values):
+    "A column of cells, where None is a missing one; or None if they are of several kinds"
+    def gone(v): return v is None or isinstance(v, float) and math.isnan(v)
+    if all(gone(v) or isinstance(v, int) for v in values) and not all(map(gone, values)):   # `datasets` gives a missing integer as NaN
+        values = [None if gone(v) else v for v in values]
+    there = [v for v in values if v is not None]
+    if any(isinstance(v, str) for v in there):
+        return Column(['' if v is None else str(v) for v in values]) if not any(isinstance(v, list) for v in there) else None
+    shapes = {np.shape(v) for v in there}
+    if len(shapes) > 1: return
+    x = np.array(there)
+    if x.dtype.kind not in 'biuf': return   # integers beyond 64 bits
+    known = np.array([v is not None for v in values])
+    out = np.full((len(values),*shapes.pop()), np.nan if x.dtype.kind == 'f' else 0, x.dtype)
+    out[known] = x
+    if known.all() or x.dtype.kind == 'f': return Column(out)
+    return MaskedColumn(out, mask=np.broadcast_to(~known.reshape(-1, *[1]*(out.ndim-1)), out.shape))
+
+def _catalog(rows, labels, left=()):
+    "Rows as a table; a missing float is NaN, a missing integer masked, a missing text empty"
+    table,left = Table(),set(left)
     for k in dict.fromkeys(k for r in rows for k in r):
-        values = [r.get(k) for r in rows]
-        if any(isinstance(v, str) for v in values): values = ['' if v is None else str(v) for v in values]
-        elif None in values: values = [np.nan if v is None else float(v) for v in values]
-        names = dict(names=list(labels)) if labels and k in ('label','ans','gz10_label') else {}
-        table[k.replace('/', '_')] = Column(values, meta=names)
+        col = _column([r.get(k) for r in rows])
+        name = k.replace('/', '_')
+        if name.lower() in ('cutouts','ivar','mask','.',''): name = f'catalog_{name}'
+        if col is None or name in table.colnames:
+            left.add(k)
+            continue
+        if labels and k in ('label','ans','gz10_label'): col.meta['names'] = list(labels)
+        table[name] = col
+    if left: log.warning(f'Columns that a cutout file cannot hold are left out: {", ".join(sorted(left))}')
     return table
 
 # %% ../../nbs/17_data.fetch.ipynb #044eb0f1
@@ -212,19 +244,21 @@ def _hub(repo):
         if lasting: raise FetchError(f'{repo} cannot be read ({why}): see its page on huggingface.co') from e
         raise Unfinished(f'{repo} has not come yet ({why}): the same command goes on after the last block of rows') from e
 
-# %% ../../nbs/17_data.fetch.ipynb #50bade68
+# %% ../../nbs/17_data.fetch.ipynb #0460155a
 def _read_block(s, block, bands, first):
     "Arrays and catalogue rows of a block"
-    images,rows = [],[]
+    images,rows,left = [],[],set()
     for i,(row,split,_) in enumerate(block, first):
         what = f'Row {i} of {s.repo}'
         images.append(_colour(row[s.image], s.rgb, bands, what) if s.rgb else _multiband(row[s.image], bands, what))
-        rows.append(_cells(row, s.image) | (dict(split=split) if len(s.splits) > 1 else {}))
+        cells,cannot = _cells(row, s.image)
+        rows.append(cells | (dict(split=split) if len(s.splits) > 1 else {}))
+        left |= set(cannot)
     shapes = {x.shape for x,_ in images}
     if len(shapes) > 1: raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
     arrays = dict(images=np.stack([x for x,_ in images]))
     if all(w is not None for _,w in images): arrays['ivar'] = np.stack([w for _,w in images])
-    return arrays,rows
+    return arrays,rows,sorted(left)
 
 def _stream(s, blocks, n, wanted, size):
     "Read on from the last block until there are n rows"
@@ -235,12 +269,12 @@ def _stream(s, blocks, n, wanted, size):
         row,split,position = block[-1]
         if s.image not in row: raise DataError(f'{s.repo} has no column {s.image!r}; it has {", ".join(row)}')
         bands = bands or _choose_bands(s, wanted, block[0][0][s.image])
-        arrays,cells = _read_block(s, block, bands, count)
+        arrays,cells,left = _read_block(s, block, bands, count)
         count += len(block)
-        blocks.add(arrays, dict(split=split, position=position(), bands=bands, count=count, rows=cells))
+        blocks.add(arrays, dict(split=split, position=position(), bands=bands, count=count, rows=cells, left=left))
         log.info(f'{s.repo}: {count} rows')
 
-# %% ../../nbs/17_data.fetch.ipynb #a18a56a1
+# %% ../../nbs/17_data.fetch.ipynb #5711a41c
 def fetch_hub(
     s,           # A `HubSource`
     path,        # The cutout file to be written
@@ -272,7 +306,7 @@ def _is_done(path, about):
 
 def _assemble(s, blocks, path, about):
     notes = list(blocks.read('note'))
-    catalog = _catalog([r for o in notes for r in o['rows']], s.labels)
+    catalog = _catalog([r for o in notes for r in o['rows']], s.labels, [k for o in notes for k in o.get('left', [])])
     with np.load(blocks.files[0]) as f: eight,ivar = f['images'].dtype == np.uint8,'ivar' in f
     Cutouts.write(path, blocks.read('images'), bands=notes[-1]['bands'], catalog=catalog, survey=s.survey, provenance=about,
                   ivar=blocks.read('ivar') if ivar else None, dtype='float16' if eight else 'float32',

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.tiles.html.md"""
 __all__ = ['tile_layouts', 'fits_damage', 'Plane', 'open_plane', 'pixel_area', 'plane_bits', 'bad_bits', 'TileLayout', 'Tile',
            'tiles_by_name', 'tiles_by_sky', 'find_tiles']
 
-# %% ../../nbs/11_data.tiles.ipynb #7e200a69
+# %% ../../nbs/11_data.tiles.ipynb #36811a08
 import gzip, math, os, re, warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -22,7 +22,8 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
-from ..core import AstroMaskError, DataError, InputError
+from ..core import AstroMaskError, DataError, InputError, log
+from .cutouts import _natural
 from ..surveys import get_survey
 
 # %% ../../nbs/11_data.tiles.ipynb #b3460e20
@@ -202,6 +203,20 @@ def bits(self:Plane)->np.ndarray: # (rows, columns), an integer type
         raise DataError(f'{self.where} cannot be a mask, since it does not hold whole numbers (but {x.dtype}): name another HDU')
     return x
 
+# %% ../../nbs/11_data.tiles.ipynb #1e875d7d
+@patch
+def check_sum(self:Plane)->bool: # False if the pixels are not those of the header
+    "Compare the pixels with the header's `DATASUM`, if it has one; warn where they differ"
+    with fits_damage(self.path), fits.open(self.path) as hdus:
+        hdu = hdus[self.hdu]
+        told = str(hdu.header.get('DATASUM', '')).strip()
+        if isinstance(hdu, fits.CompImageHDU) or not told.isdecimal(): return True
+        _check_size(hdu, self.path, self.hdu)
+        same = bool(hdu.verify_datasum())
+    if not same: log.warning(f'{self.where}: its pixels do not have the checksum of its header; the file was damaged on its way, '
+                             'or changed without a new checksum: compare it with the archive')
+    return same
+
 # %% ../../nbs/11_data.tiles.ipynb #d540be8b
 def plane_bits(
     header, # A mask's FITS header
@@ -277,14 +292,13 @@ def read_name(self:TileLayout,
         tile = g['tile'] if 'tile' in g else f'{int(g["x"]):03d}.{int(g["y"]):03d}'
         return tile,self.bands.get(g['band'].lower(), g['band'])
 
-# %% ../../nbs/11_data.tiles.ipynb #08825c04
+# %% ../../nbs/11_data.tiles.ipynb #2386b64a
 @dataclass
 class Tile:
     "A piece of sky: the file of each band that is there"
     name:str    # As the survey calls it, or after its first file
     files:dict  # band -> path
-
-def _natural(path): return [int(o) if o.isdecimal() else o for o in re.split(r'(\d+)', str(path))]
+    reference:str='' # The band whose pixel grid is kept; '' leaves that to who cuts
 
 def _fits_files(source):
     "The files of a folder (with all below it), a glob, a path, or a list of these"
@@ -321,31 +335,54 @@ def tiles_by_name(
                         'list them by band instead, as in g=FILES')
     return [Tile(k, tiles[k]) for k in sorted(tiles, key=_natural)]
 
-# %% ../../nbs/11_data.tiles.ipynb #efa9addd
+# %% ../../nbs/11_data.tiles.ipynb #24df6338
 def _stem(path): return re.sub(_FITS + '$', '', Path(path).name, flags=re.IGNORECASE)
+
+@patch
+def share_in(self:Plane,
+    other, # Another `Plane`
+)->float:  # 0 to 1
+    "How much of a plane's sky another one shows"
+    rows,columns = self.shape
+    x,y = (o.ravel() for o in np.meshgrid((np.arange(16)+.5)/16*columns-.5, (np.arange(16)+.5)/16*rows-.5))
+    p = self.to_sky(x, y)
+    x,y = other.to_pixel(p.ra.deg, p.dec.deg)
+    return float(((x > -.5) & (y > -.5) & (x < other.shape[1]-.5) & (y < other.shape[0]-.5)).mean())
+
+def _refuse_same_sky(band, planes, where, layout):
+    "Two files of a band must not show the same sky"
+    radius = max(r for _,r in where)
+    for i,j in sorted(cKDTree([v for v,_ in where]).query_pairs(radius)):
+        a,b = planes[i],planes[j]
+        named = [layout.read_name(o.path) for o in (a,b)] if layout else [None]
+        if None not in named and named[0][0] != named[1][0]: continue
+        share = max(a.share_in(b), b.share_in(a))
+        if share > 0.5:
+            raise DataError(f'{a.path} and {b.path} are both band {band} of the same sky ({share:.0%} of one is in the other): give one of them only')
 
 def tiles_by_sky(
     files,    # band -> list of FITS files
     hdu=None, # Of the images
+    layout=None, # `TileLayout` whose names tell that two files are different tiles
 )->list:      # `Tile` objects, in the order of the first band's files
     "Tiles of files that are listed by band"
     tiles,centres = [],[]
     for band,paths in files.items():
-        where = [open_plane(p, hdu).centre() for p in paths]
+        planes = [open_plane(p, hdu) for p in paths]
+        where = [p.centre() for p in planes]
+        _refuse_same_sky(band, planes, where, layout)
         near,of = cKDTree(centres).query([v for v,_ in where]) if tiles else ([np.inf]*len(paths),)*2
         for path,(vector,radius),distance,i in zip(paths, where, near, of):
-            if distance > radius/2:
+            if distance <= radius/2 and band not in tiles[i].files: tiles[i].files[band] = path
+            else:
                 tiles.append(Tile(_stem(path), {band: path}))
                 centres.append(vector)
-            elif band in tiles[i].files:
-                raise DataError(f'{tiles[i].files[band]} and {path} are both band {band} of the same sky: give one of them only')
-            else: tiles[i].files[band] = path
     names = Counter(t.name for t in tiles)
     for i,t in enumerate(tiles):
         if names[t.name] > 1: t.name = f'{t.name}-{i}'
     return tiles
 
-# %% ../../nbs/11_data.tiles.ipynb #073de729
+# %% ../../nbs/11_data.tiles.ipynb #9a033cd0
 def _by_template(source, bands):
     "band -> files, from a path with {band} in it"
     found = {}
@@ -375,7 +412,7 @@ def find_tiles(
         raise InputError(f'How the files of {source} are named is not known: name a survey ({", ".join(tile_layouts)}), or list them by band, as in g=FILES')
     asked = bands if bands is not None else tuple(listed) if listed is not None else known
     if listed is None: tiles = tiles_by_name(_fits_files(source), layout, asked)
-    else: tiles = tiles_by_sky(listed, layout.image_hdu if hdu is None else hdu)
+    else: tiles = tiles_by_sky(listed, layout.image_hdu if hdu is None else hdu, layout)
     if not tiles: raise DataError(f'{source} has no file in a band of {",".join(asked)}')
     seen = {b for t in tiles for b in t.files}
     return tiles,tuple(b for b in asked if bands is not None or b in seen),layout
