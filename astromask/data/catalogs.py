@@ -152,7 +152,7 @@ def balanced_subset(
     order = np.lexsort((ids, *uniform(seed, 0, ids, 2, 'balanced').T))
     return np.sort(np.concatenate([order[labels[order] == k][:n] for k in classes]))
 
-# %% ../../nbs/18_data.catalogs.ipynb #1a0cb389
+# %% ../../nbs/18_data.catalogs.ipynb #e461fb53
 def write_rows(
     path,            # Where the file shall be
     c,               # `Cutouts`
@@ -173,7 +173,7 @@ def write_rows(
     ivar = (np.asarray(c.ivar(p)) for p in parts) if c.has_ivar else None
     dtype = dtype or ('float16' if c.dtype in ('f2','u1','i1') else 'float32')
     return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
-                         dtype=dtype, overwrite=overwrite, unit=c.unit)
+                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance, pixel_scale=c.pixel_scale, zero_point=c.zero_point)
 
 # %% ../../nbs/18_data.catalogs.ipynb #bb034098
 def merge(
