@@ -158,7 +158,7 @@ def balanced_subset(
     order = np.lexsort((ids, *uniform(seed, 0, ids, 2, 'balanced').T))
     return np.sort(np.concatenate([order[labels[order] == k][:n] for k in classes]))
 
-# %% ../../nbs/18_data.catalogs.ipynb #4786cce2
+# %% ../../nbs/18_data.catalogs.ipynb #ecab8d51
 def _rows(rows, n, what):
     "Row numbers of a set of n, or a sentence about what they are not"
     rows = np.asarray(rows)
@@ -188,7 +188,7 @@ def write_rows(
     ivar = (np.asarray(c.ivar(p)) for p in parts) if c.has_ivar else None
     dtype = dtype or ('float16' if c.dtype in ('f2','u1','i1') else 'float32')
     return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
-                         dtype=dtype, overwrite=overwrite, unit=c.unit)
+                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance, pixel_scale=c.pixel_scale, zero_point=c.zero_point)
 
 # %% ../../nbs/18_data.catalogs.ipynb #414f2b1b
 def merge(

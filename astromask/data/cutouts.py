@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/data.cutouts.html.md"""
 # %% auto #0
 __all__ = ['cutout_paths', 'Cutouts', 'class_labels', 'redshifts', 'sample_rows', 'check_usable']
 
-# %% ../../nbs/10_data.cutouts.ipynb #849e5a5e
+# %% ../../nbs/10_data.cutouts.ipynb #34ed97a4
 import io, json, os, re, time
 from collections import Counter
 from contextlib import contextmanager
@@ -16,10 +16,11 @@ from glob import glob
 from pathlib import Path
 import h5py, numpy as np
 from astropy.table import Table, TableMergeError, vstack
+from astropy.units import UnitsError
 from fastcore.basics import patch
 from ..core import DataError, InputError, storage_errors, sync_dir
 from .formats import open_files
-from .layouts import band_names, text_of
+from .layouts import band_names, check_measures, text_of
 from ..surveys import get_survey
 
 # %% ../../nbs/10_data.cutouts.ipynb #851230a2
@@ -53,7 +54,7 @@ def _in_folder(folder):
     there = ', '.join(f'{n} {k}' for k,n in kinds.most_common())
     raise DataError(f'The folder {folder} holds files of several kinds ({there}): say which, as in {folder}/*{next(iter(kinds))}')
 
-# %% ../../nbs/10_data.cutouts.ipynb #4758bb07
+# %% ../../nbs/10_data.cutouts.ipynb #db17bac7
 class Cutouts:
     "Cutout files as one sequence of (C,H,W) images with a catalogue; made by `Cutouts.open`"
     def __init__(self,
@@ -65,7 +66,11 @@ class Cutouts:
                 a,b = getattr(first, what),getattr(p, what)
                 if a == b: continue
                 raise DataError(f'{p.path} has {what} {b}, but {first.path} has {a}: open them apart, or select with bands=')
-        self.parts,self.bands,self.shape,self.unit,self.survey = parts,first.bands,first.shape,first.unit,first.survey
+        told = {k: next((p for p in parts if getattr(p, k) not in ('',None)), first) for k in ('measured','zero_point','pixel_scale')}
+        for p in parts:
+            for o in told.values(): check_measures(o, p)
+        self.pixel_scale,self.zero_point = told['pixel_scale'].pixel_scale,told['zero_point'].zero_point    # None: no file tells
+        self.parts,self.bands,self.shape,self.unit,self.survey = parts,first.bands,first.shape,told['measured'].unit,first.survey
         self.files = tuple(f for p in parts for f in p.files)
         self.dtype = np.result_type(*{p.dtype for p in parts})
         self.has_ivar = all(p.has_ivar for p in parts)
@@ -89,6 +94,12 @@ class Cutouts:
     def __repr__(self):
         c,h,w = self.shape
         return f'Cutouts: {len(self)} of {h} x {w} pixels in {",".join(self.bands)}, from {len(self.files)} file(s)'
+    @property
+    def provenance(self):
+        "Where the data come from, as the files tell it; a list where they differ, None where none tells"
+        found = []
+        for p in self.parts: found += [p.provenance] if p.provenance not in (None,*found) else []
+        return found if len(found) > 1 else found[0] if found else None
     @property
     def nbytes(self): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
     @property
@@ -159,13 +170,59 @@ def ivar(self:Cutouts,
     w = np.ascontiguousarray(self.read(np.atleast_1d(rows), ivar=True)[1])
     return w if rows.ndim else w[0]
 
-# %% ../../nbs/10_data.cutouts.ipynb #639919d0
+# %% ../../nbs/10_data.cutouts.ipynb #9e618ce5
+def _one_list(cols, paths):
+    "Recode whole numbers, so that they mean the same class in all files; the names of the classes"
+    names = [list(c.meta.get('names', ())) for c in cols]
+    union = list(dict.fromkeys(o for some in names for o in some))
+    if all(o in ([],names[0]) for o in names) or not any(c.dtype.kind in 'iu' for c in cols): return cols,names[0] or union
+    for i,(col,own) in enumerate(zip(cols, names)):
+        if not own or col.dtype.kind not in 'iu': continue
+        x = np.ma.getdata(col)
+        seen = ~np.ma.getmaskarray(np.ma.asarray(col)) & (x >= 0)
+        if (x[seen] >= len(own)).any(): raise DataError(f'{paths[i]}: the column `{col.name}` has the class {x[seen].max()}, but names only {len(own)}')
+        new = x.astype(np.int64)
+        new[seen] = np.array([union.index(o) for o in own])[x[seen].astype(np.int64)]
+        cols[i] = _like(col, new)
+    return cols,union
+
+def _like(col, x, unit=None):
+    "A column with other values"
+    x = np.ma.array(x, mask=np.ma.getmaskarray(col)) if isinstance(col, np.ma.MaskedArray) else x
+    return type(col)(x, name=col.name, unit=unit or col.unit)
+
+def _one_unit(cols, paths):
+    "Convert columns to the unit of the first that has one"
+    at = next((i for i,c in enumerate(cols) if c.unit is not None), None)
+    for i,col in enumerate(cols):
+        if col.unit is None or col.unit == cols[at].unit or str(col.unit) == str(cols[at].unit): continue
+        try: x = col.unit.to(cols[at].unit, np.ma.getdata(col).astype(np.float64))
+        except (UnitsError,TypeError,ValueError) as e:
+            raise DataError(f'{paths[i]}: the column `{col.name}` is in {col.unit}, but in {cols[at].unit} in {paths[at]}: convert one of them') from e
+        cols[i] = _like(col, x.astype(col.dtype if col.dtype.kind == 'f' else np.float64), cols[at].unit)
+    return cols
+
+def _united(tables, paths):
+    "One table of many, in which each number means the same"
+    meant = {}
+    for k in dict.fromkeys(k for t in tables for k in t.colnames):
+        some = [i for i,t in enumerate(tables) if k in t.colnames]
+        at = [paths[i] for i in some]
+        cols,names = _one_list(_one_unit([tables[i][k] for i in some], at), at)
+        for i,col in zip(some, cols):
+            if col is not tables[i][k]: tables[i][k] = col
+        if names: meant[k] = names
+    out = vstack(tables, metadata_conflicts='silent')
+    for k,names in meant.items(): out[k].meta['names'] = names
+    return out
+
+# %% ../../nbs/10_data.cutouts.ipynb #88ce1cc5
 @patch(as_prop=True)
 def catalog(self:Cutouts)->Table: # N rows; id, ra, dec first; what a file does not have is masked
     "The objects' table, read when first asked for"
     if self._catalog is None:
         tables = [p.catalog() for p in self.parts]
-        try: self._catalog = tables[0] if len(tables) == 1 else vstack(tables, metadata_conflicts='silent')
+        try: self._catalog = tables[0] if len(tables) == 1 else _united(tables, [p.path for p in self.parts])
         except (TableMergeError, ValueError, TypeError) as e:
             raise DataError(f'The columns of {self.files[0]} do not fit those of the other files: {e}') from e
     return self._catalog

@@ -8,8 +8,8 @@ Docs: https://astromask.github.io/astromask/data.formats.html.md"""
 __all__ = ['Packed', 'ArrayLayout', 'Pasquet', 'MappedFile', 'ArrayFile', 'AstroMAE', 'TorchFile', 'Fits', 'FitsLayout',
            'FitsSet', 'file_kind', 'open_files']
 
-# %% ../../nbs/09_data.formats.ipynb #b7fcb0ea
-import os, pickletools, re, warnings, zipfile
+# %% ../../nbs/09_data.formats.ipynb #e980dbd2
+import mmap, os, pickletools, re, warnings, zipfile
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -213,10 +213,25 @@ class Fits:
         x = self.images[0].data if self.cube else np.stack([o.data for o in self.images])
         return x.astype(x.dtype.newbyteorder('='), copy=False)
 
-# %% ../../nbs/09_data.formats.ipynb #41625483
+# %% ../../nbs/09_data.formats.ipynb #3bd4461c
+_counts = re.compile(rb'(Z?NAXIS\d*|[PG]COUNT|T?FIELDS|WCSAXES\w?|[AB]P?_ORDER) *= *([+-]? *\d+)', re.I)
+
+def _check_cards(path):
+    "Refuse a FITS file whose headers count what cannot be: negative sizes, or axes and columns without end"
+    if not os.path.getsize(path): return
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as cards:
+        if cards[:6] != b'SIMPLE': raise DataError(f'{path} is no FITS file, or its beginning is damaged: get it again')
+        for m in _counts.finditer(cards):
+            key,n = m[1].decode().upper(),int(m[2].replace(b' ', b'')[:30])
+            first = cards[m.start()//80*80:m.start()].strip() in (b'',b'HIERARCH')     # not within a text
+            if first and (n < 0 or n > 999 and not re.match(r'Z?NAXIS\d|[PG]COUNT', key) or n > 20 and re.match('WCSAXES|.*_ORDER', key)):
+                raise DataError(f'{path} is damaged: its header says {key} = {n:.6g}; get the file again')
+
+# %% ../../nbs/09_data.formats.ipynb #05c89498
 @contextmanager
 def _one_fits(path):
     check_file(path)
+    with damage(path, 'read'): _check_cards(path)
     with warnings.catch_warnings(), damage(path, 'read'):
         warnings.simplefilter('ignore')
         with fits.open(path, memmap=False, lazy_load_hdus=False, ignore_missing_end=False) as hdus:

@@ -8,14 +8,14 @@ Docs: https://astromask.github.io/astromask/data.hdf5.html.md"""
 __all__ = ['take_rows', 'H5File', 'add_layout', 'AstroMaskLayout', 'MultimodalUniverse', 'UnnamedLayout', 'LegacySurvey',
            'Galaxy10DECaLS', 'Galaxy10SDSS', 'ColourImages', 'UnnamedImages']
 
-# %% ../../nbs/08_data.hdf5.ipynb #c9b66566
+# %% ../../nbs/08_data.hdf5.ipynb #2a46f274
 import copy, errno
 import h5py, numpy as np
 from contextlib import contextmanager
 from fastcore.basics import patch
 from h5py import h5a, h5d, h5g, h5l
 from ..core import DataError
-from .layouts import CutoutFile, Layout, band_names, check_file, damage, stamp, text_of, texts_of
+from .layouts import CutoutFile, Layout, band_names, check_file, check_measures, damage, json_of, stamp, text_of, texts_of
 
 # %% ../../nbs/08_data.hdf5.ipynb #f0358aa8
 def _opened(path, cache=0):
@@ -134,25 +134,29 @@ def _take(self:H5File, d, rows):
         x[gone] = np.nan
     return x
 
-# %% ../../nbs/08_data.hdf5.ipynb #5474646e
+# %% ../../nbs/08_data.hdf5.ipynb #1360c232
 def _signature(path, pixels):
-    "What two files that are read alike agree in, and the number of rows"
+    "What two files that are read alike agree in, the number of rows, and where these come from"
     with _opened(path) as f:
         root,like = h5g.open(f.id, b'/'),[]
-        if any(k.encode() not in root for k in pixels): return None,0
+        if any(k.encode() not in root for k in pixels): return None,0,None
         for k in pixels:
             _check_link(root, k.encode(), path)
             d = h5d.open(root, k.encode())
             _check_own(d, k, path)
             like.append((d.shape[1:], d.dtype, d.get_create_plist().get_nfilters()))
             if d.shape[0] != (n := d.shape[0] if k == pixels[0] else n): raise DataError(f'{path}: `{k}` has {d.shape[0]} rows, not {n}')
-        bands = None
-        if h5a.exists(root, b'bands'):
-            a = h5a.open(root, b'bands')
-            a.read(bands := np.empty(a.shape, a.dtype))
-        return (tuple(root),like,None if bands is None else texts_of(bands)),n
+        like += [_texts(o, k) for k in (b'bands',b'unit',b'units',b'pixel_scale',b'zero_point') for o in (root,h5d.open(root, pixels[0].encode()))]
+        return (tuple(root),like),n,json_of(next(iter(_texts(root, b'provenance') or ()), None))
 
-# %% ../../nbs/08_data.hdf5.ipynb #c98f1cc5
+def _texts(o, name):
+    "An attribute as a list of texts, None where there is none"
+    if not h5a.exists(o, name): return None
+    a = h5a.open(o, name)
+    a.read(out := np.empty(a.shape, a.dtype))
+    return texts_of(out)
+
+# %% ../../nbs/08_data.hdf5.ipynb #f20d75fe
 @patch
 def like(self:H5File,
     path, # Another file
@@ -175,7 +179,7 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
     now = stamp(self.path)
     with damage(self.path): found = _signature(self.path, [self.images, *self.bad])
     if found[0] != self._like or found[1] == 0: return False
-    self._n,self.stamp,self.unseen = found[1],now,False
+    self._n,self.provenance,self.stamp,self.unseen = *found[1:],now,False
     return True
 
 @patch
@@ -186,6 +190,7 @@ def see(self:H5File):
     if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
         raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} of shape {other.shape}, '
                         f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
+    check_measures(self, other)
     self.__dict__.update(other.__dict__, unseen=False)
 
 # %% ../../nbs/08_data.hdf5.ipynb #7a89747a
