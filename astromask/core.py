@@ -6,11 +6,11 @@ Docs: https://astromask.github.io/astromask/core.html.md"""
 
 # %% auto #0
 __all__ = ['log', 'AstroMaskError', 'InputError', 'DataError', 'StorageError', 'Unfinished', 'mix', 'uniform', 'shuffled',
-           'storage_errors', 'sync_dir', 'write_atomic', 'write_json', 'read_json', 'sha256_file', 'git_commit',
-           'versions', 'start_logging', 'progress', 'utc_now', 'new_run_dir', 'RunDir']
+           'storage_errors', 'sync_dir', 'write_atomic', 'try_lock', 'write_json', 'read_json', 'sha256_file',
+           'git_commit', 'versions', 'start_logging', 'progress', 'utc_now', 'new_run_dir', 'RunDir']
 
-# %% ../nbs/00_core.ipynb #ef441cc5
-import errno, hashlib, io, json, logging, os, platform, subprocess, sys, tempfile, time, warnings, zlib
+# %% ../nbs/00_core.ipynb #0b78069c
+import errno, fcntl, hashlib, io, json, logging, os, platform, socket, subprocess, sys, tempfile, time, warnings, zlib
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -91,7 +91,7 @@ def storage_errors(
         todo = 'free some space and run the same command again' if full else 'check the folder and its permissions'
         raise StorageError(f'Could not write {path}: {e.strerror or e}; {todo}') from e
 
-# %% ../nbs/00_core.ipynb #270f15b3
+# %% ../nbs/00_core.ipynb #59e1c122
 def sync_dir(
     path, # A directory
 ):
@@ -124,6 +124,26 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+def try_lock(
+    lock, # A file for this and nothing else
+):        # An open file's descriptor and '', or None and the owner's process number and host
+    "Take a file's lock, which the system lets go when all who hold the descriptor are gone"
+    with storage_errors(lock): fd = os.open(lock, os.O_RDWR|os.O_CREAT, 0o666)
+    try: fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(fd, 300, 0).decode(errors='replace')
+        os.close(fd)
+        return None,owner
+    except OSError as e: log.warning(f'{lock} cannot be locked ({e.strerror}): see that nobody else uses what is beside it')
+    try:
+        with storage_errors(lock):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f'{os.getpid()} {socket.gethostname()}'.encode(), 0)
+    except StorageError:
+        os.close(fd)
+        raise
+    return fd,''
 
 # %% ../nbs/00_core.ipynb #b99c01f2
 def _plain(o):

@@ -8,15 +8,15 @@ Docs: https://astromask.github.io/astromask/runs.html.md"""
 __all__ = ['experiment_name', 'experiments', 'find_experiment', 'Parameter', 'cast', 'read_parameters', 'check_parameters',
            'read_params_file', 'locked', 'is_done', 'continue_command', 'run_experiment']
 
-# %% ../nbs/03_runs.ipynb #bd9721aa
-import ast, difflib, fcntl, io, json, math, os, queue, re, shlex, shutil, signal, socket, sys, tempfile, threading, time
+# %% ../nbs/03_runs.ipynb #8cccebb8
+import ast, difflib, io, json, math, os, queue, re, shlex, shutil, signal, socket, sys, tempfile, threading, time
 import tokenize, yaml
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 from .core import (AstroMaskError, DataError, InputError, RunDir, StorageError, Unfinished, git_commit, log,
-                            new_run_dir, read_json, sha256_file, storage_errors, utc_now, versions, write_atomic)
+                            new_run_dir, read_json, sha256_file, try_lock, utc_now, versions, write_atomic)
 
 # %% ../nbs/03_runs.ipynb #97ec1609
 def experiment_name(
@@ -159,7 +159,7 @@ def read_params_file(
     if not isinstance(params, dict): raise InputError(f'{path} should hold lines of `name: value`')
     return params
 
-# %% ../nbs/03_runs.ipynb #38c1a5f0
+# %% ../nbs/03_runs.ipynb #459f58ac
 def _alive(owner):
     pid,host = (owner.split() + ['',''])[:2]
     if host != socket.gethostname() or not pid.isdigit(): return False
@@ -174,26 +174,13 @@ def locked(
     wait:float=15, # Seconds to wait for what a dead owner left behind
 ):
     "Own a run directory; gives the lock's file descriptor"
-    with storage_errors(run/'.lock'): fd = os.open(run/'.lock', os.O_RDWR|os.O_CREAT, 0o666)
     until = time.monotonic() + wait
-    while True:
-        try: fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(fd, 300, 0).decode(errors='replace')
-            if not _alive(owner) and time.monotonic() < until: time.sleep(0.2)
-            else:
-                os.close(fd)
-                owner = ' on '.join(owner.split())
-                raise InputError(f'{run} is in use by process {owner}: wait for it, or stop it first') from None
-            continue
-        except OSError as e: log.warning(f'{run} cannot be locked ({e.strerror}): see that no other run uses it')
-        break
-    try:
-        with storage_errors(run/'.lock'):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f'{os.getpid()} {socket.gethostname()}'.encode(), 0)
-        yield fd
-    finally: os.close(fd)
+    while (got := try_lock(run/'.lock'))[0] is None:
+        if _alive(got[1]) or time.monotonic() > until:
+            raise InputError(f'{run} is in use by process {" on ".join(got[1].split())}: wait for it, or stop it first')
+        time.sleep(0.2)
+    try: yield got[0]
+    finally: os.close(got[0])
 
 # %% ../nbs/03_runs.ipynb #eb8045e2
 _EXTENDS = ('epochs', 'max_minutes')

@@ -7,14 +7,14 @@ Docs: https://astromask.github.io/astromask/data.download.html.md"""
 # %% auto #0
 __all__ = ['FetchError', 'locked', 'download']
 
-# %% ../../nbs/17_data.download.ipynb #bbb373c6
-import fcntl, hashlib, json, os, re, shutil, socket, sys, time
+# %% ../../nbs/17_data.download.ipynb #a336bd16
+import hashlib, json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 import requests
 from urllib3.exceptions import HTTPError
 from ..core import (AstroMaskError, DataError, InputError, StorageError, Unfinished, log, read_json, storage_errors,
-                            sync_dir, utc_now, write_json)
+                            sync_dir, try_lock, utc_now, write_json)
 
 # %% ../../nbs/17_data.download.ipynb #a5c513f2
 class FetchError(AstroMaskError):
@@ -231,24 +231,11 @@ def _finish(part, path, url, checksum):
         sync_dir(path.parent)
     part.clear()
 
-# %% ../../nbs/17_data.download.ipynb #7485a1c3
+# %% ../../nbs/17_data.download.ipynb #eb4ca0f1
 def _is_file(fd, path):
     "Is the file at this path still the one we opened?"
     try: return os.stat(path).st_ino == os.fstat(fd).st_ino
     except FileNotFoundError: return False
-
-def _try_lock(lock):
-    "The lock's file descriptor, or who holds it"
-    with storage_errors(lock): fd = os.open(lock, os.O_RDWR|os.O_CREAT, 0o666)
-    try: fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
-    except BlockingIOError:
-        who = os.pread(fd, 300, 0).decode(errors='replace')
-        os.close(fd)
-        return None,who
-    except OSError as e: log.info(f'{lock} cannot be locked ({e.strerror}): see that nobody else fetches the same')
-    if _is_file(fd, lock): return fd,''
-    os.close(fd)
-    return None,''
 
 @contextmanager
 def locked(
@@ -256,14 +243,15 @@ def locked(
 ):
     "Be the only one who makes this file; wait for whoever does"
     lock,told = path.with_name(f'.{path.name}.lock'),False
-    while (got := _try_lock(lock))[0] is None:
-        if got[1] and not told: log.info(f'{path.name} is being fetched by process {got[1]}: waiting for it')
-        told = told or bool(got[1])
+    while True:
+        fd,owner = try_lock(lock)
+        if fd is not None and _is_file(fd, lock): break
+        if fd is not None: os.close(fd)
+        elif owner and not told:
+            log.info(f'{path.name} is being fetched by process {" on ".join(owner.split())}: waiting for it')
+            told = True
         time.sleep(0.2)
-    fd = got[0]
-    try:
-        with storage_errors(lock): os.pwrite(fd, f'{os.getpid()} on {socket.gethostname()}'.encode(), 0)
-        yield
+    try: yield
     finally:
         lock.unlink(missing_ok=True)
         os.close(fd)
