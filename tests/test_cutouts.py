@@ -191,3 +191,62 @@ def test_real_infrared_cutouts(tmp_path):
     for share in (0.1, 0.5, 0.99):
         (tmp_path/'short.h5').write_bytes(whole[:int(share*len(whole))])
         with pytest.raises(DataError, match='short.h5'): Cutouts.open(tmp_path/'short.h5')
+
+@pytest.mark.parametrize('pixels, words', ((np.ones((2,1,4,4), complex), 'real numbers'), (np.full((2,1,4,4), 2**40+1), 'whole numbers beyond'),
+                                           (np.full((2,1,4,4), 2**24+1, 'u4'), 'whole numbers beyond'), (np.full((2,1,4,4), 'a'), 'real numbers'), (None, 'not NoneType')))
+def test_pixels_that_cannot_be_stored(tmp_path, pixels, words):
+    with pytest.raises(InputError, match=words): Cutouts.write(tmp_path/'a.h5', pixels, 'r')
+    assert not list(tmp_path.iterdir())
+
+def test_arguments_of_other_types(tmp_path):
+    for source in (None, 3, [3], b'a.h5'):
+        with pytest.raises(InputError, match='opened by path'): Cutouts.open(source)
+    x = np.ones((2,1,4,4), 'f4')
+    for how,words in ((dict(catalog='foo'), 'Table or a dict'), (dict(dtype='foo'), 'not foo'), (dict(pixel_scale='a'), 'is a number'),
+                      (dict(catalog=dict(a=[1,2], b=[1])), 'one length')):
+        with pytest.raises(InputError, match=words): Cutouts.write(tmp_path/'a.h5', x, 'r', **how)
+    for path in ('.', None, tmp_path):
+        with pytest.raises(InputError): Cutouts.write(path, x, 'r')
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    host = __import__('socket').gethostname()
+    dead,alive = subprocess.Popen(['true']),os.getppid()
+    dead.wait()
+    for name in (f'.a.h5.{host}.{dead.pid}.1', f'.a.h5.{host}.{alive}.1', f'.a.h5.elsewhere.{dead.pid}.1', f'.b.h5.{host}.{dead.pid}.1'): (tmp_path/name).touch()
+    numbered(tmp_path/'a.h5', n=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f'.a.h5.{host}.{alive}.1', f'.a.h5.elsewhere.{dead.pid}.1', f'.b.h5.{host}.{dead.pid}.1', 'a.h5'])
+
+def test_ids_of_files_of_one_name(tmp_path):
+    for k in 'AB': numbered(tmp_path/k/'p.h5', n=2)
+    assert list(Cutouts.open([tmp_path/'A/p.h5', tmp_path/'B/p.h5']).catalog['id']) == ['A/p:0','A/p:1','B/p:0','B/p:1']
+    with pytest.warns(UserWarning, match='2 of 4'): Cutouts.open([tmp_path/'A/p.h5']*2).catalog
+
+def test_positions_of_any_name_and_unit(tmp_path):
+    from astropy.table import Table
+    t = Table(dict(RAJ2000=np.radians([10.,20]), i_dec=[1.,2], decsys=[1,2]))
+    t['RAJ2000'].unit = 'rad'
+    got = Cutouts.open(Cutouts.write(tmp_path/'a.h5', np.ones((2,1,4,4), 'f4'), 'r', catalog=t)).catalog
+    assert got.colnames == ['id','ra','dec','decsys'] and np.allclose(got['ra'], [10,20]) and list(got['dec']) == [1,2]
+    t['RAJ2000'].unit = 'm'
+    with pytest.raises(DataError, match='is in m, not in degrees'):
+        Cutouts.open(Cutouts.write(tmp_path/'a.h5', np.ones((2,1,4,4), 'f4'), 'r', catalog=t, overwrite=True)).catalog
+
+def test_names_of_classes_and_what_is_none(tmp_path):
+    from astropy.table import Column, Table
+    def part(name, codes, names): return Cutouts.write(tmp_path/name, np.ones((2,1,4,4), 'f4'), 'r', catalog=Table([Column(codes, name='class', meta=dict(names=names))]))
+    same = [part('a.h5', [0,1], ['star','galaxy']), part('b.h5', [1,1], ['star','galaxy'])]
+    assert class_labels(Cutouts.open(same).catalog)[1] == ('star','galaxy')
+    labels,names = class_labels(Cutouts.open([*same, part('c.h5', [0,1], ['qso','star'])]).catalog)
+    assert (list(labels),names) == ([0,1,1,1,2,0],('star','galaxy','qso'))
+    with pytest.raises(DataError, match='names only 2'): Cutouts.open([same[0], part('d.h5', [0,7], ['qso','star'])]).catalog
+    for odd in ([1e300,1.], np.array([2**63,1], 'u8')): assert list(class_labels(Table(dict(ans=odd)))[0]) == [-1,-1]
+    with h5py.File(tmp_path/'e.h5', 'w') as f:
+        f['cutouts'],f.attrs['bands'] = np.ones((2,1,4,4)),'r'
+        f.create_dataset('class', data=np.array([1,0], 'u1'), dtype=h5py.enum_dtype(dict(star=0, galaxy=1), 'u1'))
+    assert class_labels(Cutouts.open(tmp_path/'e.h5').catalog)[1] == ('star','galaxy')
+
+@pytest.mark.parametrize('first, second', ((dict(unit='mJy'), dict(unit='nanomaggy')), (dict(zero_point=22.5), dict(zero_point=23.9)), (dict(pixel_scale=.2), dict(pixel_scale=.4))))
+def test_measures_are_not_mixed(tmp_path, first, second):
+    a,b,silent = numbered(tmp_path/'a.h5', n=2, **first),numbered(tmp_path/'b.h5', n=2, **second),numbered(tmp_path/'c.h5', n=2)
+    with pytest.raises(DataError, match='b.h5 has .* but .*a.h5 has'): Cutouts.open([silent, a, b])
+    assert len(Cutouts.open([silent, a, a])) == 6

@@ -7,9 +7,10 @@ Docs: https://astromask.github.io/astromask/data.cutouts.html.md"""
 # %% auto #0
 __all__ = ['cutout_paths', 'Cutouts', 'class_labels', 'redshifts', 'sample_rows', 'check_usable']
 
-# %% ../../nbs/10_data.cutouts.ipynb #34ed97a4
-import io, json, os, re, time
+# %% ../../nbs/10_data.cutouts.ipynb #720f511e
+import io, json, os, re, socket, time, warnings
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import cached_property
 from glob import glob
@@ -20,16 +21,18 @@ from astropy.units import UnitsError
 from fastcore.basics import patch
 from ..core import DataError, InputError, storage_errors, sync_dir
 from .formats import open_files
-from .layouts import band_names, check_measures, text_of
+from .layouts import band_names, check_measures, file_labels, number_of, text_of
 from ..surveys import get_survey
 
-# %% ../../nbs/10_data.cutouts.ipynb #851230a2
+# %% ../../nbs/10_data.cutouts.ipynb #9b656677
 def _natural(s): return [int(o) if o.isdecimal() else o for o in re.split(r'(\d+)', str(s))]
 
 def cutout_paths(
     source, # A path, a glob, or several: a list, or with commas between them
 )->list: # Paths; those of a glob or folder sorted naturally
     "The files that are meant"
+    if not isinstance(source, (str,os.PathLike,Iterable)) or isinstance(source, (bytes,dict)):
+        raise InputError(f'Cutouts are opened by path, glob, folder or a list of these, not {type(source).__name__}')
     if not isinstance(source, (str,os.PathLike)): return [p for s in source for p in cutout_paths(s)]
     source = os.path.expanduser(os.fspath(source))
     if os.path.isdir(source): found = _in_folder(source)
@@ -216,18 +219,23 @@ def _united(tables, paths):
     for k,names in meant.items(): out[k].meta['names'] = names
     return out
 
-# %% ../../nbs/10_data.cutouts.ipynb #88ce1cc5
+# %% ../../nbs/10_data.cutouts.ipynb #37576adc
 @patch(as_prop=True)
 def catalog(self:Cutouts)->Table: # N rows; id, ra, dec first; what a file does not have is masked
     "The objects' table, read when first asked for"
     if self._catalog is None:
-        tables = [p.catalog() for p in self.parts]
+        names = file_labels(self.files)
+        ends = np.cumsum([len(p.files) for p in self.parts])
+        tables = [p.catalog(names[e-len(p.files):e]) for p,e in zip(self.parts, ends)]
         try: self._catalog = tables[0] if len(tables) == 1 else _united(tables, [p.path for p in self.parts])
         except (TableMergeError, ValueError, TypeError) as e:
             raise DataError(f'The columns of {self.files[0]} do not fit those of the other files: {e}') from e
+        ids = self._catalog['id'].tolist()
+        again = len(ids)-len(set(ids))
+        if again: warnings.warn(f'{again} of {len(ids)} cutouts of {self.files[0]} ... have the id of another: what is drawn or split by id takes them as one object')
     return self._catalog
 
-# %% ../../nbs/10_data.cutouts.ipynb #1d81c659
+# %% ../../nbs/10_data.cutouts.ipynb #d13cbf01
 class _Sink(io.FileIO):
     "A file for the HDF5 library that remembers the first failure"
     error = None
@@ -246,16 +254,29 @@ class _Sink(io.FileIO):
     def check(self):
         if self.error: raise self.error
 
+def _clear_left(folder, mine):
+    "Remove what writers of this host left that were killed"
+    for p in list(os.scandir(folder)):
+        pid = re.fullmatch(r'(\d+)\.\d+', p.name[len(mine):]) if p.name.startswith(mine) else None
+        if not pid: continue
+        try: os.kill(int(pid[1]), 0)
+        except ProcessLookupError: Path(p.path).unlink(missing_ok=True)
+        except (PermissionError,OverflowError): pass      # somebody else's, and alive
+
 @contextmanager
 def _whole_h5(path, overwrite):
     "A new HDF5 file that appears at its path when it is whole"
+    if not isinstance(path, (str,os.PathLike)) or not Path(path).name: raise InputError(f'{path!r} is not the name of a file: give one, such as cutouts.h5')
     path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.{time.time_ns()}')
+    if path.is_dir(): raise InputError(f'{path} is a folder: give the name of a file in it')
+    mine = f'.{path.name}.{socket.gethostname()}.'
+    tmp = path.with_name(f'{mine}{os.getpid()}.{time.time_ns()}')
     def free():
         if path.exists() and not overwrite: raise InputError(f'{path} exists: give another name, or overwrite=True')
     free()
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left(path.parent, mine)
         try:
             with _Sink(tmp, 'w+') as sink:
                 with h5py.File(sink, 'w') as f: yield f,sink
@@ -266,9 +287,10 @@ def _whole_h5(path, overwrite):
             sync_dir(path.parent)
         finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/10_data.cutouts.ipynb #494dbb17
+# %% ../../nbs/10_data.cutouts.ipynb #4d352a99
 def _blocks(images, k):
     "Images as arrays of about k rows"
+    if not isinstance(images, (Iterable,Cutouts)) and not hasattr(images, 'shape'): raise InputError(f'Images are an array, Cutouts or blocks of them, not {type(images).__name__}')
     if not (hasattr(images, 'shape') or isinstance(images, (Cutouts,list))): return images
     if isinstance(images, list):
         if images and np.ndim(images[0]) == 4: return images
@@ -279,6 +301,9 @@ def _cast(x, dtype, what):
     if np.ndim(x) != 4: raise InputError(f'{what} must have shape (N,C,H,W), not {np.shape(x)}')
     if np.ma.is_masked(x): x = x.astype(np.result_type(x.dtype, np.float32)).filled(np.nan)
     x = np.asarray(x)
+    if x.dtype.kind not in 'biuf': raise InputError(f'{what} are {x.dtype}: they must be real numbers')
+    if dtype.kind == 'f' and x.dtype.kind in 'iu' and x.size and max(int(x.max()), -int(x.min())) > 1<<24:
+        raise InputError(f'{what} hold whole numbers beyond 16,777,216, which {dtype} would round: scale them, or give them as float32')
     with np.errstate(over='ignore'): y = x.astype(dtype, copy=False)
     if x.dtype.kind in 'iuf' and (np.isinf(y) & np.isfinite(x)).any():
         raise InputError(f'{what} hold values up to {np.nanmax(np.abs(x)):.3g}, which {dtype} cannot: write float32')
@@ -327,10 +352,10 @@ def _write_pixels(f, sink, name, images, dtype, c):
     if d is None or not len(d): raise InputError('There are no images to write')
     return len(d)
 
-# %% ../../nbs/10_data.cutouts.ipynb #2af21be3
+# %% ../../nbs/10_data.cutouts.ipynb #54b1159a
 def _header(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
     "The attributes of our layout"
-    attrs = dict(format='astromask-1', bands=list(bands), unit=unit)
+    attrs = dict(format='astromask-1', bands=list(bands), unit=str(unit or ''))
     if survey is not None:
         attrs['survey'] = survey if isinstance(survey, str) else survey.name
         try: s = get_survey(survey)
@@ -340,7 +365,20 @@ def _header(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
     if provenance is not None: attrs['provenance'] = json.dumps(provenance, default=str)
     return attrs
 
-# %% ../../nbs/10_data.cutouts.ipynb #78f8e895
+# %% ../../nbs/10_data.cutouts.ipynb #fded7ea5
+def _columns(catalog):
+    try: return {} if catalog is None else Table(catalog, copy=False)
+    except (ValueError,TypeError) as e: raise InputError(f'The catalogue is no table of columns of one length: {e}') from e
+
+def _check_arguments(dtype, catalog, pixel_scale, zero_point):
+    try: known = dtype is not None and np.dtype(dtype) in (np.float16,np.float32)
+    except TypeError: known = False
+    if not known: raise InputError(f'Write float32 or float16, not {dtype}')
+    if not isinstance(catalog, (Table,dict,type(None))): raise InputError(f'The catalogue is a Table or a dict of columns, not {type(catalog).__name__}')
+    for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items():
+        if v is not None and number_of(v) is None: raise InputError(f'{k} is a number, not {v!r}')
+
+# %% ../../nbs/10_data.cutouts.ipynb #94b2d967
 @patch(cls_method=True)
 def write(cls:Cutouts,
     path,              # Where the file shall be
@@ -359,7 +397,7 @@ def write(cls:Cutouts,
 )->Path:               # The path
     "Write a cutout file of our own layout, whole or not at all"
     bands = band_names(bands)
-    if np.dtype(dtype) not in (np.float16,np.float32): raise InputError(f'Write float32 or float16, not {dtype}')
+    _check_arguments(dtype, catalog, pixel_scale, zero_point)
     with _whole_h5(path, overwrite) as (f,sink):
         for k,v in _header(bands, survey, unit, provenance, pixel_scale, zero_point).items(): f.attrs[k] = v
         n = _write_pixels(f, sink, 'cutouts', images, np.dtype(dtype), len(bands))
@@ -368,12 +406,12 @@ def write(cls:Cutouts,
             _write_pixels(f, sink, name, x, np.dtype(kind), len(bands))
             if f[name].shape != f['cutouts'].shape:
                 raise InputError(f'`{name}` has shape {f[name].shape}, but the images have {f["cutouts"].shape}')
-        for name,col in ({} if catalog is None else Table(catalog, copy=False)).items():
+        for name,col in _columns(catalog).items():
             if len(col) != n: raise InputError(f'The catalogue has {len(col)} rows for {n} cutouts')
             _write_column(f, name, col)
     return Path(path)
 
-# %% ../../nbs/10_data.cutouts.ipynb #3239ea2c
+# %% ../../nbs/10_data.cutouts.ipynb #80d37711
 def _codes(col):
     "Text or whole numbers as (values, known)"
     x,known = np.ma.asarray(col),~np.ma.getmaskarray(np.ma.asarray(col))
@@ -384,6 +422,7 @@ def _codes(col):
         return x,known & (x != '')
     if x.dtype.kind not in 'biuf': return None
     known &= np.isfinite(x) & (x >= 0)
+    if (x[known] >= 2**63).any(): return None
     return (np.where(known, x, 0).astype(np.int64),known) if (x[known] % 1 == 0).all() else None
 
 def class_labels(

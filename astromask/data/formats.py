@@ -270,7 +270,7 @@ class FitsSet(CutoutFile):
             if a[k] == b[k] or k == 'names' and a[k] and b[k] and {*a[k]} == {*b[k]}: continue
             raise DataError(f'{a["path"]} has {k} {a[k]}, but {b["path"]} has {b[k]}: open them apart')
 
-# %% ../../nbs/09_data.formats.ipynb #67c80930
+# %% ../../nbs/09_data.formats.ipynb #b83a8051
 class _FitsArray:
     "The n-th object's array, for n in rows"
     ndim,attrs = 4,{}
@@ -301,7 +301,7 @@ def _reading(self:FitsSet, what): yield self._arrays()
 def _list(self:FitsSet, f): return f,dict(names=self.first['names'], unit=self.first['unit'])
 
 @patch
-def _row_ids(self:FitsSet): return np.array([f'{Path(p).name.split(".fits")[0]}:0' for p in self.paths])
+def _row_ids(self:FitsSet, labels): return np.array([f'{k}:0' for k in labels])
 
 # %% ../../nbs/09_data.formats.ipynb #a00bd86f
 _own_cards = re.compile(r'SIMPLE|BITPIX|NAXIS.*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|EXT(NAME|VER|LEVEL)|CHECKSUM|DATASUM|COMMENT|HISTORY|'

@@ -70,7 +70,7 @@ def take_rows(
         else: out[to] = d[run]
     return out
 
-# %% ../../nbs/08_data.hdf5.ipynb #b551ea38
+# %% ../../nbs/08_data.hdf5.ipynb #2d3527b1
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
@@ -97,6 +97,9 @@ class H5File(CutoutFile):
         with _opened(self.path, self.cache) as f: yield f
     def _list(self, f): return _datasets(f, self.path),f.attrs
     def _is_column(self, d): return h5py.check_string_dtype(d.dtype) is not None or d.dtype.kind in 'biuf'
+    def _enum_names(self, d):
+        named = {int(v): k for k,v in (h5py.check_enum_dtype(d.dtype) or {}).items()}
+        return [named[i] for i in range(len(named))] if named and {*named} == {*range(len(named))} else None
     def _values(self, d):
         if h5py.check_string_dtype(d.dtype) is None: return d[:]
         return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)

@@ -6,10 +6,11 @@ Docs: https://astromask.github.io/astromask/data.layouts.html.md"""
 
 # %% auto #0
 __all__ = ['position_names', 'band_names', 'text_of', 'number_of', 'json_of', 'texts_of', 'channels_last', 'Layout',
-           'find_layout', 'damage', 'check_file', 'stamp', 'CutoutFile', 'check_measures']
+           'find_layout', 'damage', 'check_file', 'stamp', 'CutoutFile', 'check_measures', 'file_labels']
 
-# %% ../../nbs/07_data.layouts.ipynb #109d6e7c
+# %% ../../nbs/07_data.layouts.ipynb #d67167da
 import copy, json, os, struct, zipfile, zlib
+from collections import Counter
 from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
@@ -55,7 +56,7 @@ def texts_of(x):
     "One or many of them as a list of texts"
     return [text_of(o) for o in np.ravel(np.asarray(x, dtype=object))]
 
-# %% ../../nbs/07_data.layouts.ipynb #14ea9e29
+# %% ../../nbs/07_data.layouts.ipynb #167f5bff
 def channels_last(
     shape,  # (A,B,C) of one object
     n=None, # Number of bands, where the caller knows
@@ -63,7 +64,9 @@ def channels_last(
     "Are the channels the last axis?"
     first,last = shape[0],shape[2]
     if n is not None and (first == n) != (last == n): return last == n
-    return None if first == last else last < first
+    if shape[1] in (first,last) and first != last: return shape[1] == first     # two equal axes are (H,W)
+    few,other = sorted((first,last))
+    return None if 2*few > min(other, shape[1]) else last < first
 
 # %% ../../nbs/07_data.layouts.ipynb #be18a0c2
 class Layout:
@@ -137,7 +140,7 @@ def check_file(
     if not os.access(path, os.R_OK): raise DataError(f'{path} cannot be read: check its permissions')
     if size == 0: raise DataError(f'{path} is empty (0 bytes): the copy or download that made it failed')
 
-# %% ../../nbs/07_data.layouts.ipynb #4c0c11bb
+# %% ../../nbs/07_data.layouts.ipynb #9a06911c
 def stamp(path):
     "What changes when a file does"
     s = os.stat(path)
@@ -163,7 +166,7 @@ class CutoutFile:
     def _list(self, f): return f,{}                     # The arrays that may be used, and the file's attributes
     def _take(self, d, rows): return np.asarray(d[rows]) # Rows of an array
     def _values(self, d): return np.asarray(d)          # All of it, as a column
-    def _row_ids(self): return np.char.add(f'{Path(self.path).stem}:', np.arange(self.n).astype(str))
+    def _row_ids(self, labels): return np.char.add(f'{labels[0]}:', np.arange(self.n).astype(str))
 
     @contextmanager
     def _reading(self, what):
@@ -363,7 +366,7 @@ def _arranged(self:CutoutFile, x, at, none):
     if (at < 0).any(): out[at < 0] = none
     return out
 
-# %% ../../nbs/07_data.layouts.ipynb #601b4a89
+# %% ../../nbs/07_data.layouts.ipynb #60b5097f
 position_names = dict(      # As catalogues call them, in lower case; the first that is there counts
     ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','i_ra','alpha_j2000','alphawin_j2000','ramean','target_ra','right_ascension'),
     dec=('dec','dec_deg','dej2000','_dej2000','decj2000','dec_j2000','de_icrs','dec_icrs','decdeg','i_dec','delta_j2000','deltawin_j2000','decmean','target_dec','declination'))
@@ -383,8 +386,12 @@ def _list_columns(self:CutoutFile, found, attrs):
         own = getattr(d, 'attrs', {})
         names = [own.get('names'), attrs.get(f'{k}_names')]
         if k in ('ans','label','class'): names.append(attrs.get('class_names'))
+        names.append(self._enum_names(d))
         names = [o for o in (*names, self.layout.class_names(k, self.survey)) if o is not None]
         if names: self.names[k] = texts_of(names[0])
+
+@patch
+def _enum_names(self:CutoutFile, d): return None     # Names that its type gives to whole numbers
 
 @patch
 def _is_column(self:CutoutFile, d): return d.dtype.kind in 'biufSU'
@@ -400,7 +407,15 @@ def _column(self:CutoutFile, name, d):
     meta = {'names': self.names[name]} if name in self.names else {}
     return (MaskedColumn if isinstance(x, MaskedColumn) else Column)(x, name=name, unit=unit, meta=meta)
 
-# %% ../../nbs/07_data.layouts.ipynb #b77fae17
+# %% ../../nbs/07_data.layouts.ipynb #3fd97004
+def file_labels(
+    paths, # Files
+)->list:   # Their names without endings; with the folder's where two are equal
+    "What to call files by"
+    names = [Path(p).name.split('.fits')[0] if '.fits' in str(p) else Path(p).stem for p in paths]
+    often = Counter(names)
+    return [k if often[k] == 1 else f'{Path(p).absolute().parent.name}/{k}' for k,p in zip(names, paths)]
+
 @patch
 def _table(self:CutoutFile):
     with self._reading('read for its catalogue') as f:
@@ -408,12 +423,14 @@ def _table(self:CutoutFile):
         return Table([self._column(k, f[k]) for k in self.columns])
 
 @patch
-def catalog(self:CutoutFile)->Table: # N rows; id, ra, dec first
+def catalog(self:CutoutFile,
+    labels=None, # What its files are called in the ids of rows without one; None: by their names
+)->Table: # N rows; id, ra, dec first
     "The file's columns"
     t = self._table()
     lower = {k.lower(): k for k in reversed(t.colnames)} | {k: k for k in t.colnames}
     own = next((lower[k] for k in ('id','object_id') if k in lower and t[lower[k]].ndim == 1), None)
-    rows = self._row_ids()
+    rows = self._row_ids(labels or file_labels(self.files))
     ids = rows if own is None else np.ma.filled(np.ma.asarray(t[own]).astype(str), '')
     first = {'id': np.where(np.char.strip(ids) == '', rows, ids)}
     at = {k: next((lower[o] for o in names if o in lower and (o == k or t[lower[o]].ndim == 1 and t[lower[o]].dtype.kind in 'iuf')), None)
