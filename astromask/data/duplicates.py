@@ -116,7 +116,7 @@ def fingerprints(
     z *= (some/np.maximum(np.linalg.norm(z, axis=1), 1e-6))[:,None]
     return z
 
-# %% ../../nbs/13_data.duplicates.ipynb #6df9ce6b
+# %% ../../nbs/13_data.duplicates.ipynb #8a3f9fa3
 def _neighbourhoods(z, all_up_to=50_000, each=16):
     "Rows to be compared with one another: all in a small set, else those that have one of `each` nearest landmarks in common"
     rows = np.flatnonzero(z.any(1))
@@ -136,7 +136,7 @@ def _best(codes, values, n, each):
     keep = order[rank < each]
     return [codes[keep]],[values[keep]],np.unique(row[rank >= each])
 
-def _alike(z, near, rows=None, group=None, least=.35, each=8, block=1024):
+def _alike(z, near, rows=None, group=None, least=.35, each=3, block=1024):
     "Candidates (M,2), the best first, for `rows`: the `each` most alike in other groups with a cosine above `least`; the rows that have more"
     n,codes,values,full = len(z),[np.zeros(0, np.int64)],[np.zeros(0, np.float32)],np.zeros(len(z), bool)
     group,wanted = np.arange(n) if group is None else group,np.full(n, rows is None)
