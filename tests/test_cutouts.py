@@ -250,3 +250,12 @@ def test_measures_are_not_mixed(tmp_path, first, second):
     a,b,silent = numbered(tmp_path/'a.h5', n=2, **first),numbered(tmp_path/'b.h5', n=2, **second),numbered(tmp_path/'c.h5', n=2)
     with pytest.raises(DataError, match='b.h5 has .* but .*a.h5 has'): Cutouts.open([silent, a, b])
     assert len(Cutouts.open([silent, a, a])) == 6
+
+def test_a_flipped_bit_in_our_own_file_is_named(tmp_path):
+    from astromask.data.catalogs import merge
+    path = merge(numbered(tmp_path/'a.h5', n=200, checksum=True), tmp_path/'b.h5', checksum=True)
+    with h5py.File(path) as f: at,k = f['cutouts'].id.get_chunk_info(0).byte_offset,f['cutouts'].chunks[0]
+    whole = bytearray(path.read_bytes())
+    whole[at+1000] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match='b.h5 is damaged .*cannot be read at row 2 '): Cutouts.open(path)[[2]]

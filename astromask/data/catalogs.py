@@ -158,7 +158,7 @@ def balanced_subset(
     order = np.lexsort((ids, *uniform(seed, 0, ids, 2, 'balanced').T))
     return np.sort(np.concatenate([order[labels[order] == k][:n] for k in classes]))
 
-# %% ../../nbs/18_data.catalogs.ipynb #ecab8d51
+# %% ../../nbs/18_data.catalogs.ipynb #89fc9f7e
 def _rows(rows, n, what):
     "Row numbers of a set of n, or a sentence about what they are not"
     rows = np.asarray(rows)
@@ -177,6 +177,7 @@ def write_rows(
     dtype=None,      # float32 or float16; None: the smaller that holds the stored type exactly
     overwrite=False, # Replace a file that exists?
     block=256,       # Rows moved at once
+    checksum=False,  # As in `Cutouts.write`
 )->Path:             # The path
     "Write rows of a set of cutouts into one file"
     rows = np.arange(len(c)) if rows is None else _rows(rows, len(c), path)
@@ -188,9 +189,9 @@ def write_rows(
     ivar = (np.asarray(c.ivar(p)) for p in parts) if c.has_ivar else None
     dtype = dtype or ('float16' if c.dtype in ('f2','u1','i1') else 'float32')
     return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
-                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance, pixel_scale=c.pixel_scale, zero_point=c.zero_point)
+                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance, pixel_scale=c.pixel_scale, zero_point=c.zero_point, checksum=checksum)
 
-# %% ../../nbs/18_data.catalogs.ipynb #414f2b1b
+# %% ../../nbs/18_data.catalogs.ipynb #9db18387
 def merge(
     source,          # Paths, a glob, a folder, or `Cutouts`
     path,            # Where the file shall be
@@ -198,12 +199,13 @@ def merge(
     survey=None,     # As in `Cutouts.open`
     overwrite=False, # Replace a file that exists?
     dtype=None,      # As in `write_rows`
+    checksum=False,  # As in `Cutouts.write`
 )->Path:             # The path
     "Cutout files of any layout into one of ours, chunked to be read fast; columns are united, ids kept"
     c = source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey)
     if str(Path(path).absolute()) in {str(Path(f).absolute()) for f in c.files}:
         raise InputError(f'{path} is one of the files to be merged: give another name')
-    return write_rows(path, c, dtype=dtype, overwrite=overwrite)
+    return write_rows(path, c, dtype=dtype, overwrite=overwrite, checksum=checksum)
 
 def partition(
     source,          # Paths, a glob, a folder, or `Cutouts`
@@ -213,6 +215,7 @@ def partition(
     bands=None,      # As in `Cutouts.open`
     survey=None,     # As in `Cutouts.open`
     overwrite=False, # Replace files that exist?
+    checksum=False,  # As in `Cutouts.write`
 )->list:             # The paths
     "A set of cutouts into many files; ids are kept"
     c = source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey)
@@ -226,4 +229,4 @@ def partition(
     paths = {k: Path(folder)/f'{k}.h5' for k in parts}
     there = [p for p in paths.values() if p.exists() and not overwrite]
     if there: raise InputError(f'{there[0]} exists: give another folder, or overwrite=True')
-    return [write_rows(paths[k], c, rows, overwrite=overwrite) for k,rows in parts.items()]
+    return [write_rows(paths[k], c, rows, overwrite=overwrite, checksum=checksum) for k,rows in parts.items()]

@@ -335,8 +335,8 @@ def _write_column(f, name, col):
     if 'names' in getattr(col, 'meta', {}): attrs['names'] = list(col.meta['names'])
     for k,v in attrs.items(): d.attrs[k] = v
 
-# %% ../../nbs/10_data.cutouts.ipynb #2540f234
-def _write_pixels(f, sink, name, images, dtype, c):
+# %% ../../nbs/10_data.cutouts.ipynb #e02a1a0b
+def _write_pixels(f, sink, name, images, dtype, c, checksum=False):
     "Store images block by block, in chunks near 1 MiB; how many there were"
     d = None
     for x in _blocks(images, 256):
@@ -344,7 +344,7 @@ def _write_pixels(f, sink, name, images, dtype, c):
         if d is None:
             if x.shape[1] != c: raise InputError(f'{c} bands are named, but `{name}` has {x.shape[1]}')
             k = max(1, (1<<20)//max(1, x[0].nbytes if len(x) else 1))
-            d = f.create_dataset(name, (0,*x.shape[1:]), dtype, maxshape=(None,*x.shape[1:]), chunks=(k,*x.shape[1:]))
+            d = f.create_dataset(name, (0,*x.shape[1:]), dtype, maxshape=(None,*x.shape[1:]), chunks=(k,*x.shape[1:]), fletcher32=checksum)
         if x.shape[1:] != d.shape[1:]:
             raise InputError(f'A block of `{name}` has shape {x.shape[1:]}, but the first one has {d.shape[1:]}')
         _append(d, x)
@@ -378,7 +378,7 @@ def _check_arguments(dtype, catalog, pixel_scale, zero_point):
     for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items():
         if v is not None and number_of(v) is None: raise InputError(f'{k} is a number, not {v!r}')
 
-# %% ../../nbs/10_data.cutouts.ipynb #94b2d967
+# %% ../../nbs/10_data.cutouts.ipynb #6880f3e6
 @patch(cls_method=True)
 def write(cls:Cutouts,
     path,              # Where the file shall be
@@ -394,16 +394,17 @@ def write(cls:Cutouts,
     provenance=None,   # Where the data come from (anything that JSON holds)
     pixel_scale=None,  # Arcsec per pixel, where it is not the survey's
     zero_point=None,   # AB magnitude of one unit, where it is not the survey's
+    checksum=False,    # Sums that tell a flipped bit when its row is read?
 )->Path:               # The path
     "Write a cutout file of our own layout, whole or not at all"
     bands = band_names(bands)
     _check_arguments(dtype, catalog, pixel_scale, zero_point)
     with _whole_h5(path, overwrite) as (f,sink):
         for k,v in _header(bands, survey, unit, provenance, pixel_scale, zero_point).items(): f.attrs[k] = v
-        n = _write_pixels(f, sink, 'cutouts', images, np.dtype(dtype), len(bands))
+        n = _write_pixels(f, sink, 'cutouts', images, np.dtype(dtype), len(bands), checksum)
         for name,x,kind in (('ivar',ivar,np.float32),('mask',mask,bool)):
             if x is None: continue
-            _write_pixels(f, sink, name, x, np.dtype(kind), len(bands))
+            _write_pixels(f, sink, name, x, np.dtype(kind), len(bands), checksum)
             if f[name].shape != f['cutouts'].shape:
                 raise InputError(f'`{name}` has shape {f[name].shape}, but the images have {f["cutouts"].shape}')
         for name,col in _columns(catalog).items():

@@ -159,7 +159,7 @@ def _texts(o, name):
     a.read(out := np.empty(a.shape, a.dtype))
     return texts_of(out)
 
-# %% ../../nbs/08_data.hdf5.ipynb #f20d75fe
+# %% ../../nbs/08_data.hdf5.ipynb #dbee2ffb
 @patch
 def like(self:H5File,
     path, # Another file
@@ -167,7 +167,7 @@ def like(self:H5File,
     "Another file that is stored as this one"
     out = copy.copy(self)
     if not hasattr(self, '_like'): self._like = self._signed()[0]
-    out.path,out.files,out.unseen,out._like,out._n = str(path),(str(path),),True,self._like,None
+    out.path,out.files,out.model,out.unseen,out._like,out._n = str(path),(str(path),),self.path,True,self._like,None
     return out
 
 @patch
@@ -193,7 +193,9 @@ def see(self:H5File):
     if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
         raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} of shape {other.shape}, '
                         f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
-    check_measures(self, other)
+    first = copy.copy(self)
+    first.path = self.model
+    check_measures(first, other)
     self.__dict__.update(other.__dict__, unseen=False)
 
 # %% ../../nbs/08_data.hdf5.ipynb #7a89747a
