@@ -90,18 +90,19 @@ def fetch(name, out, n, bands):
     from astromask.data.fetch import fetch, list_sources
     click.echo(fetch(name, out, n, split_bands(bands)) if name else list_sources())
 
-# %% ../nbs/71_cli.ipynb #3f712fb9
+# %% ../nbs/71_cli.ipynb #9469cfc0
 @main.command()
 @click.argument('source', nargs=-1, required=True)
 @click.option('--out', required=True, metavar='FILE', help='The file to write (HDF5, our own layout).')
 @click.option('--bands', default='', help='The bands wanted; or all, in stored order, where the file does not tell.')
 @click.option('--survey', default='', help='The survey whose bands they are, where the file does not tell.')
 @click.option('--dtype', type=click.Choice(['float16','float32']), help='How pixels are stored; by itself the smaller that holds them exactly.')
+@click.option('--checksum', is_flag=True, help='Keep sums by which a flipped bit is noticed when its row is read.')
 @click.option('--overwrite', is_flag=True, help='Replace FILE if it is there.')
-def pack(source, out, bands, survey, dtype, overwrite):
+def pack(source, out, bands, survey, dtype, checksum, overwrite):
     "Rewrite cutout files of any layout (SOURCE: files, a folder or a quoted glob) into one that is read fast."
     from astromask.data.catalogs import merge
-    click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype))
+    click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype, checksum))
 
 # %% ../nbs/71_cli.ipynb #389df5dd
 @main.command()
