@@ -9,7 +9,7 @@ __all__ = ['read_catalog', 'Recipe', 'Job', 'plan_catalog', 'plan_grid', 'comple
            'open_layer', 'cutout_wcs', 'north_up', 'OpenTile', 'part_key', 'part_paths', 'cut_job', 'cut_in_worker',
            'choose', 'ingest']
 
-# %% ../../nbs/12_data.ingest.ipynb #3d152357
+# %% ../../nbs/12_data.ingest.ipynb #9049a404
 import hashlib, json, os, re, shutil, threading, time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -24,14 +24,12 @@ from scipy.spatial import cKDTree
 from .. import __version__
 from ..core import DataError, InputError, log, progress, storage_errors, sync_dir, write_atomic
 from .cutouts import Cutouts
-from .layouts import band_names
+from .layouts import band_names, position_names
 from .tiles import Plane, Tile, TileLayout, bad_bits, find_tiles, fits_damage, open_plane, pixel_area
 from ..runs import locked
 from ..surveys import get_survey
 
-# %% ../../nbs/12_data.ingest.ipynb #dfb9caba
-_USUAL = dict(ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','i_ra','alpha_j2000','alphawin_j2000','ramean','target_ra','right_ascension'),
-              dec=('dec','dec_deg','dej2000','_dej2000','decj2000','dec_j2000','de_icrs','dec_icrs','decdeg','i_dec','delta_j2000','deltawin_j2000','decmean','target_dec','declination'))
+# %% ../../nbs/12_data.ingest.ipynb #e4f67bd1
 _OURS = ('cutouts','ivar','mask','x','y','tile','cutout_x','cutout_y')
 
 def _table_kind(path):
@@ -47,7 +45,7 @@ def _table_kind(path):
 def _position(t, given, what, path):
     "A column of degrees as float64; unknown ones are NaN"
     names = {c.lower(): c for c in reversed(t.colnames)}
-    name = given if given in t.colnames else next((names[o] for o in ([given.lower()] if given else _USUAL[what]) if o in names), None)
+    name = given if given in t.colnames else next((names[o] for o in ([given.lower()] if given else position_names[what]) if o in names), None)
     if name is None: raise InputError(f'{path} has no column {given or what!r}: name the one that holds {what} among {", ".join(t.colnames)}')
     col = t[name]
     if col.ndim != 1 or col.dtype.kind not in 'iuf': raise InputError(f'The column {name!r} of {path} is not one number per row: give {what} in degrees')
