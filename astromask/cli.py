@@ -174,7 +174,7 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
     click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes, zero_point=_zero_point(zero_point),
                            masks=not no_masks, weights=not no_weights, **hdus, **options))
 
-# %% ../nbs/71_cli.ipynb #a815673d
+# %% ../nbs/71_cli.ipynb #1bc08fef
 def _list_experiments():
     for name,path in experiments().items(): click.echo(f'{name:<20} {path}')
 
@@ -187,11 +187,12 @@ def _list_parameters(notebook):
 @click.option('-p', 'given', nargs=2, multiple=True, metavar='KEY VALUE', help='Set a parameter; repeat for more.')
 @click.option('-f', 'file', metavar='FILE', help='A YAML file of parameters.')
 @click.option('--out', metavar='DIR', help='The run directory; a new one under runs/NAME without it.')
+@click.option('--nproc', default=1, show_default=True, type=click.IntRange(min=1), help='Processes that train together on this machine, one for each GPU.')
 @click.option('--parameters', is_flag=True, help='List the parameters of NAME.')
-def run(name, given, file, out, parameters):
+def run(name, given, file, out, nproc, parameters):
     """Run the experiment NAME (or a notebook's path), or continue it in DIR.
 
     Exit codes: 0 done, 75 stopped and to be continued by the same command, 2 bad input, 1 failed."""
     if not name: return _list_experiments()
     if parameters: return _list_parameters(find_experiment(name))
-    run_experiment(name, (read_params_file(file) if file else {}) | dict(given), out)
+    run_experiment(name, (read_params_file(file) if file else {}) | dict(given), out, nproc)

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/plots.html.md"""
 
 # %% auto #0
 __all__ = ['missing_colour', 'ColourScale', 'colour_scale', 'colour_image', 'show_cutouts', 'reconstruction_figure',
-           'history_figure', 'redshift_figure', 'neighbours_figure', 'comparison_figure']
+           'history_figure', 'progress_figure', 'redshift_figure', 'neighbours_figure', 'comparison_figure']
 
 # %% ../nbs/02_plots.ipynb #06f85a38
 from dataclasses import dataclass
@@ -151,29 +151,49 @@ def reconstruction_figure(
         line[0].set_ylabel(name, fontsize=8)
     return fig
 
-# %% ../nbs/02_plots.ipynb #92721421
+# %% ../nbs/02_plots.ipynb #22c1ca2a
 def _column(table, name):
     try: values = table[name]
     except KeyError: return None
     return np.array([np.nan if v in (None, '') or v is np.ma.masked else float(v) for v in values])
+
+def _curves(ax, table, names, label):
+    step = _column(table, 'step')
+    for name in names:
+        y = _column(table, name)
+        if y is None: continue
+        at,ok = np.arange(1, len(y)+1) if step is None else step,np.isfinite(y)
+        ax.plot(at[ok], y[ok], marker='o' if ok.sum() < 60 else None, ms=3, lw=1.2, label=name.replace('_',' '))
+    ax.set_xlabel('step' if step is not None else 'validation', fontsize=8)
+    ax.set_ylabel(label, fontsize=8)
+    ax.tick_params(labelsize=7)
+    if len(names) > 1 and ax.lines: ax.legend(fontsize=8)
 
 def history_figure(
     history, # dict of lists, or Table, with some of step, epoch, train_loss, valid_loss, lr
 ):           # Figure
     "Losses and learning rate by step"
     fig,axs = _axes(1, 2, 3., width_ratios=(3,2))
-    step = _column(history, 'step')
-    for name,ax in (('train_loss',axs[0,0]),('valid_loss',axs[0,0]),('lr',axs[0,1])):
-        y = _column(history, name)
-        if y is None: continue
-        at = np.arange(1, len(y)+1) if step is None else step
-        ok = np.isfinite(y)
-        ax.plot(at[ok], y[ok], marker='o' if ok.sum() < 60 else None, ms=3, lw=1.2, label=name.replace('_',' '))
-    for ax,label in zip(axs[0], ('loss','learning rate')):
-        ax.set_xlabel('step' if step is not None else 'validation', fontsize=8)
-        ax.set_ylabel(label, fontsize=8)
-        ax.tick_params(labelsize=7)
-    if axs[0,0].lines: axs[0,0].legend(fontsize=8)
+    _curves(axs[0,0], history, ('train_loss','valid_loss'), 'loss')
+    _curves(axs[0,1], history, ('lr',), 'learning rate')
+    return fig
+
+# %% ../nbs/02_plots.ipynb #3fde42b8
+def progress_figure(
+    history, # As for `history_figure`
+    probe,   # dict of lists, or Table: step, and some of probe_accuracy, knn_accuracy, probe_nmad, knn_nmad, rankme
+):           # Figure
+    "Losses, learning rate, and what frozen embeddings are worth, by step"
+    panels = [(history, ('train_loss','valid_loss'), 'loss'), (history, ('lr',), 'learning rate'),
+              (probe, ('probe_accuracy','knn_accuracy'), 'balanced accuracy'), (probe, ('probe_nmad','knn_nmad'), 'NMAD'),
+              (probe, ('rankme',), 'RankMe')]
+    def known(t, names): return any((y := _column(t, k)) is not None and np.isfinite(y).any() for k in names)
+    panels = [p for p in panels if known(*p[:2])] or panels[:1]
+    cols = min(3, len(panels))
+    fig,axs = _axes(-(-len(panels)//cols), cols, 2.6)
+    fig.set_size_inches(2.9*cols, 2.1*len(axs))
+    for ax,panel in zip(axs.flat, panels): _curves(ax, *panel)
+    for ax in axs.flat[len(panels):]: ax.axis('off')
     return fig
 
 # %% ../nbs/02_plots.ipynb #434c39c0

@@ -6,17 +6,17 @@ Docs: https://astromask.github.io/astromask/runs.html.md"""
 
 # %% auto #0
 __all__ = ['experiment_name', 'experiments', 'find_experiment', 'Parameter', 'cast', 'read_parameters', 'check_parameters',
-           'read_params_file', 'locked', 'is_done', 'continue_command', 'run_experiment']
+           'read_params_file', 'locked', 'is_done', 'rank_environments', 'continue_command', 'run_experiment']
 
-# %% ../nbs/03_runs.ipynb #8cccebb8
+# %% ../nbs/03_runs.ipynb #7f320f1c
 import ast, difflib, io, json, math, os, queue, re, shlex, shutil, signal, socket, sys, tempfile, threading, time
 import tokenize, yaml
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
-from .core import (AstroMaskError, DataError, InputError, RunDir, StorageError, Unfinished, git_commit, log,
-                            new_run_dir, read_json, sha256_file, try_lock, utc_now, versions, write_atomic)
+from .core import (AstroMaskError, DataError, InputError, RankLost, RunDir, StorageError, Unfinished, git_commit, log,
+                            new_run_dir, rank, read_json, sha256_file, storage_errors, try_lock, utc_now, versions, world, write_atomic)
 
 # %% ../nbs/03_runs.ipynb #97ec1609
 def experiment_name(
@@ -182,7 +182,7 @@ def locked(
     try: yield got[0]
     finally: os.close(got[0])
 
-# %% ../nbs/03_runs.ipynb #eb8045e2
+# %% ../nbs/03_runs.ipynb #9f2a4494
 _EXTENDS = ('epochs', 'max_minutes')
 
 def is_done(
@@ -194,7 +194,7 @@ def is_done(
     "Compare a run directory with what is asked for"
     def refuse(why): raise InputError(f'{run} {why}, or give --out another directory')
     if not (run/'manifest.json').exists():
-        if [n for n in os.listdir(run) if not n.startswith('.') and n not in ('STOP','params.yaml')]:
+        if [n for n in os.listdir(run) if not n.startswith('.') and n not in ('STOP','params.yaml','ranks')]:
             refuse('is not empty and not a run: empty it')
         return False
     was = read_json(run/'manifest.json', dict)
@@ -221,37 +221,44 @@ def _caught(events):
     finally:
         for s,handler in old.items(): signal.signal(s, handler)
 
-# %% ../nbs/03_runs.ipynb #bbff5407
+# %% ../nbs/03_runs.ipynb #ddc02114
 _IGNORE = '; '.join(f'__import__("signal").signal({int(s)}, lambda *a: None)' for s in _SIGNALS[1:])
 
 class _Kernel:
-    "The process that executes the notebook: where it is, and how to end it"
-    def __init__(self, lock): self.lock,self.pid,self.killed = lock,None,False
+    "The process that executes the notebook: where it is, what became of it, and how to end it"
+    def __init__(self, run, lock, rank=0, env={}):
+        self.run,self.lock,self.rank,self.env = run,lock,rank,env
+        self.output = run/(f'ranks/rank-{rank}.ipynb' if rank else 'notebook.ipynb')
+        self.pid,self.killed,self.error,self.folder = None,False,None,None
+
+    def signal(self, number):
+        if self.pid:
+            try: os.killpg(self.pid, number)
+            except ProcessLookupError: pass
 
     def kill(self):
         self.killed = True
-        if self.pid:
-            try: os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError: pass
+        self.signal(signal.SIGKILL)
 
-    def manager_class(self, folder):
+    def manager_class(self):
         from ipykernel.kernelspec import get_kernel_dict
         from jupyter_client import AsyncKernelManager
         from jupyter_client.kernelspec import KernelSpec
-        kernel,env = self,dict(IN_TEST='1', PYDEVD_DISABLE_FILE_VALIDATION='1')   # IN_TEST: nbdev_export does nothing
+        kernel,folder,fds = self,self.folder,() if self.lock is None else (self.lock,)
+        env = dict(IN_TEST='1', PYDEVD_DISABLE_FILE_VALIDATION='1', **self.env)   # IN_TEST: nbdev_export does nothing
+        first = f'{_IGNORE}; {_TRACE.format(int(signal.SIGUSR2), f"{folder}/trace")}'
         class Manager(AsyncKernelManager):
             kernel_spec = KernelSpec(**get_kernel_dict(), env=env)
             def __init__(self, **kw): super().__init__(transport='ipc', connection_file=f'{folder}/kernel.json', **kw)
             async def _async_interrupt_kernel(self): pass   # a kernel that is shut down would complain
             async def start_kernel(self, extra_arguments=(), **kw):
                 if kernel.killed: raise Unfinished('Stopped before it began')
-                await super().start_kernel(**kw, pass_fds=(kernel.lock,),
-                                           extra_arguments=[*extra_arguments, f'--IPKernelApp.exec_lines={_IGNORE}'])
+                await super().start_kernel(**kw, pass_fds=fds, extra_arguments=[*extra_arguments, f'--IPKernelApp.exec_lines={first}'])
                 kernel.pid = self.provisioner.process.pid
                 if kernel.killed: kernel.kill()
         return Manager
 
-# %% ../nbs/03_runs.ipynb #eaa6a145
+# %% ../nbs/03_runs.ipynb #7ce44a22
 class _Echo:
     def __init__(self, stream): self.stream = stream
     def write(self, text):
@@ -266,41 +273,89 @@ class _WholeFiles:
     def write(self, text, path): write_atomic(path, text)
     def pretty_path(self, path): return path
 
-def _execute(notebook, run, params, kernel):
+def _streams(kernel):
+    if not kernel.rank: return _Echo(sys.stdout),_Echo(sys.stderr)
+    kept = _Echo(open(kernel.run/f'ranks/rank-{kernel.rank}.log', 'a', buffering=1))
+    return kept,kept
+
+def _execute(notebook, params, kernel):
     import papermill
     from papermill.iorw import papermill_io
-    output = str(run/'notebook.ipynb')
+    if kernel.rank:
+        with storage_errors(kernel.run/'ranks'): (kernel.run/'ranks').mkdir(exist_ok=True)
+    output = str(kernel.output)
     papermill_io.register(output, _WholeFiles())
     plain = lambda p: str(p).replace('{', '{{').replace('}', '}}')   # papermill formats paths with the parameters
-    folder = tempfile.mkdtemp(prefix='astromask-', dir='/tmp' if len(tempfile.gettempdir()) > 60 else None)   # a socket's path is short
-    how = dict(kernel_name='python3', kernel_manager_class=kernel.manager_class(folder), language='python',
-               progress_bar=False, start_timeout=300, iopub_timeout=120,
-               stdout_file=_Echo(sys.stdout), stderr_file=_Echo(sys.stderr))
+    kernel.folder = tempfile.mkdtemp(prefix='astromask-', dir='/tmp' if len(tempfile.gettempdir()) > 60 else None)   # a socket's path is short
+    out,err = _streams(kernel)
+    how = dict(kernel_name='python3', kernel_manager_class=kernel.manager_class(), language='python',
+               progress_bar=False, start_timeout=300, iopub_timeout=120, stdout_file=out, stderr_file=err)
     try: papermill.execute_notebook(plain(notebook), plain(output), params, **how)
-    finally: shutil.rmtree(folder, ignore_errors=True)
+    finally: shutil.rmtree(kernel.folder, ignore_errors=True)
 
-# %% ../nbs/03_runs.ipynb #77deb981
-def _translate(error, run):
+# %% ../nbs/03_runs.ipynb #f1c41c27
+def _translate(error, kernel):
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError, strip_color
     if isinstance(error, PapermillExecutionError):
-        ours = {c.__name__: c for c in (AstroMaskError, InputError, DataError, StorageError, Unfinished)}
+        ours = {c.__name__: c for c in (AstroMaskError, InputError, DataError, StorageError, RankLost, Unfinished)}
         if error.ename in ours: return ours[error.ename](error.evalue)
         tail = '\n'.join(strip_color('\n'.join(error.traceback)).splitlines()[-15:]) or f'{error.ename}: {error.evalue}'
-        return AstroMaskError(f'The notebook failed:\n{tail}\nAll of it is in {run/"notebook.ipynb"}')
+        return AstroMaskError(f'The notebook failed:\n{tail}\nAll of it is in {kernel.output}')
     if isinstance(error, DeadKernelError) or 'Kernel died' in str(error):
         return AstroMaskError("The notebook's process died, as it does when memory runs out; "
                               'the same command continues from the last checkpoint')
     return error
 
-# %% ../nbs/03_runs.ipynb #7169304a
+# %% ../nbs/03_runs.ipynb #b6128a97
+def rank_environments(
+    n:int, # Processes on this machine
+)->list:   # Of each, what its environment gets
+    "What torchrun would tell processes that train together"
+    if n == 1: return [{}]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(s.getsockname()[1]), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
+    where['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS') or str(max(1, os.cpu_count()//n))
+    return [where | dict(RANK=str(k), LOCAL_RANK=str(k)) for k in range(n)]
+
+# %% ../nbs/03_runs.ipynb #5bab90a4
+_GRACE = 10.   # seconds
+
+_TRACE = '__import__("faulthandler").register({}, file=open({!r}, "w"), all_threads=False)'
+
+def _give_up(kernel):
+    "End a rank that does not end, and say where it was"
+    kernel.signal(signal.SIGUSR2)
+    time.sleep(0.5)
+    try: where = Path(kernel.folder, 'trace').read_text().split('/IPython/core/')[0].splitlines()[1:-1]
+    except OSError: where = []
+    where = [o for o in where if not re.search('/(fastai|fastcore)/', o)]
+    kernel.error = AstroMaskError('\n'.join(['It did not answer, and was ended; the same command continues from the last checkpoint. It was here, innermost first:', *where]))
+    kernel.kill()
+
+def _to_blame(ended):
+    "Of the kernels, in the order of their ends, the one whose error is the run's; None if there is none"
+    failed = [k for k in ended if k.error]
+    own = [k for k in failed if not isinstance(k.error, (RankLost,Unfinished))]
+    return next(iter([k for k in own if not k.killed] + own + [k for k in failed if isinstance(k.error, RankLost)] + failed), None)
+
+def _error_of(ended):
+    "The error of a run; None if there is none"
+    guilty = _to_blame(ended)
+    if not guilty: return None
+    several,all_say_so = max(len(ended), world()) > 1,len(ended) > 1 and len({str(k.error) for k in ended}) == 1
+    if not several or all_say_so or isinstance(guilty.error, Unfinished): return guilty.error
+    return type(guilty.error)(f'Rank {guilty.rank}: {guilty.error}')
+
+# %% ../nbs/03_runs.ipynb #db42b7b7
 def _source_commit():
     clone = Path(str(files('astromask'))).parent
     return git_commit(clone) if (clone/'nbs'/'00_core.ipynb').exists() else None   # an installed wheel has none
 
-def _begin(run, name, notebook, params, command):
+def _begin(run, name, notebook, params, command, ranks):
     sessions = read_json(run/'manifest.json').get('sessions', []) if (run/'manifest.json').exists() else []
-    here = dict(started=utc_now(), host=socket.gethostname(), pid=os.getpid(), slurm_job=os.environ.get('SLURM_JOB_ID'))
+    here = dict(started=utc_now(), host=socket.gethostname(), pid=os.getpid(), slurm_job=os.environ.get('SLURM_JOB_ID'), ranks=ranks)
     sessions += [here]
     run.clear_stop()
     write_atomic(run/'params.yaml', yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
@@ -320,64 +375,88 @@ def _end(run, error, seconds):
                      seconds=round(sum(s.get('seconds', 0) for s in sessions), 1))
     except (AstroMaskError, OSError) as e: log.warning(f'The manifest could not be brought up to date: {e}')
 
-# %% ../nbs/03_runs.ipynb #c699ba6a
+# %% ../nbs/03_runs.ipynb #56b69a7d
 def continue_command(
     name,        # The experiment's name or its notebook's path
     given:dict,  # The parameters that were given, cast
     run,         # The run directory
+    nproc:int=1, # Ranks
 )->str:          # For a shell, in any folder
     "The command that continues a run"
     words = ['astromask', 'run', str(name)]
     for k,v in given.items(): words += ['-p', k, ','.join(map(str, v)) if isinstance(v, list) else str(v)]
-    return shlex.join(words + ['--out', str(run)])
+    return shlex.join(words + ['--out', str(run)] + ['--nproc', str(nproc)]*(nproc > 1))
 
-# %% ../nbs/03_runs.ipynb #d3f07331
-def _supervise(notebook, run, params, lock, events):
-    kernel,errors,asked = _Kernel(lock),[],None
-    def work():
-        try: _execute(notebook, run, params, kernel)
-        except BaseException as e: errors.append(e)
-        finally: events.put(None)
-    threading.Thread(target=work, daemon=True).start()
-    while (number := events.get()) is not None:
-        who,asked = signal.Signals(number).name,asked or time.monotonic()
+# %% ../nbs/03_runs.ipynb #671259ae
+def _work(kernel, notebook, params, events):
+    try: _execute(notebook, params, kernel)
+    except BaseException as e: kernel.error = kernel.error or _translate(e, kernel)
+    else: kernel.error = None
+    finally: events.put(kernel)
+
+def _time_left(kernel):
+    "How long the others may go on when one has ended"
+    if kernel.error and not isinstance(kernel.error, Unfinished): return _GRACE
+    return math.inf if kernel.rank else float(os.environ.get('ASTROMASK_RANK_TIMEOUT', 300))
+
+def _supervise(kernels, notebook, params, run, events):
+    for k in kernels: threading.Thread(target=_work, args=(k, notebook, params, events), daemon=True).start()
+    ended,asked,until,now = [],None,math.inf,time.monotonic
+    while len(ended) < len(kernels):
+        try: event = events.get(timeout=max(0, until-now()) if until < math.inf else None)
+        except queue.Empty:
+            for k in set(kernels).difference(ended): _give_up(k)
+            until = math.inf
+            continue
+        if isinstance(event, _Kernel):
+            ended.append(event)
+            until = min(until, now() + _time_left(event))
+            continue
+        who,asked = signal.Signals(event).name,asked or now()
         if not run.stop_requested():
             run.request_stop(who)
             log.info(f'{who}: asked the notebook to save its state and stop; a second signal stops it at once')
-        elif number == signal.SIGINT or time.monotonic()-asked > 5: kernel.kill()
-    if not errors: return None
-    if kernel.killed: return Unfinished('Stopped at once; what the last checkpoint holds is kept')
-    return _translate(errors[0], run)
+        elif event == signal.SIGINT or now()-asked > 5:
+            for k in kernels: k.kill()
+            stopped = Unfinished('Stopped at once; what the last checkpoint holds is kept')
+            for k in set(kernels).difference(ended): k.error = stopped
+    return _error_of(ended)
 
-def _session(run, notebook, params, lock, events, command):
+def _session(kernels, notebook, run, params, events, command):
     start = time.monotonic()
-    error = _supervise(notebook, run, params, lock, events)
+    error = _supervise(kernels, notebook, params, run, events)
     if isinstance(error, Unfinished): error = Unfinished(f'{error}; continue with: {command}')
-    _end(run, error, time.monotonic()-start)
+    if rank() == 0: _end(run, error, time.monotonic()-start)
     if error: raise error
-    log.info(f'Done in {time.monotonic()-start:.0f} s: {run/"notebook.ipynb"}')
+    log.info(f'Done in {time.monotonic()-start:.0f} s: {kernels[0].output}')
 
-# %% ../nbs/03_runs.ipynb #952eb997
+# %% ../nbs/03_runs.ipynb #3b438510
+def _nothing_to_do(*what):
+    return is_done(*what) and (rank() == 0 or (time.sleep(3) or is_done(*what)))
+
 def run_experiment(
     name,          # One of `experiments()`, or the path of a notebook
     params=None,   # Name to value; strings are cast
     out=None,      # The run directory; None makes a new one under ./runs
+    nproc:int=1,   # Processes that run it together on this machine
 )->RunDir:         # The finished run; anything else is raised
     "Run an experiment notebook, or continue it"
     notebook,given = find_experiment(name),dict(params or {})
     name,spec = experiment_name(notebook),read_parameters(notebook)
     params = check_parameters(spec, given)
     if out and Path(out).is_file(): raise InputError(f'{out} is a file: give --out a directory')
+    if world() > 1 and (nproc > 1 or not out): raise InputError(f'This is one of {world()} processes that were started together: give --out, and not --nproc')
     with _caught(events := queue.SimpleQueue()):
         run = RunDir(out or new_run_dir(name))
         given = {k: params[k] for k in given}
-        command = continue_command(name if notebook in experiments().values() else notebook, given, run)
-        with locked(run) as lock:
-            if is_done(run, name, params, spec):
+        command = continue_command(name if notebook in experiments().values() else notebook, given, run, nproc)
+        with locked(run) if rank() == 0 else nullcontext() as lock:
+            if _nothing_to_do(run, name, params, spec):
                 log.info(f'{run} is done already: give more epochs to extend it, or another --out')
                 return run
-            _begin(run, name, notebook, params, command)
-            log.info(f'{name}: {run}')
+            if rank() == 0: _begin(run, name, notebook, params, command, max(nproc, world()))
+            log.info(f'{name}: {run}' + (f', {nproc} ranks' if nproc > 1 else ''))
             if 'run_dir' in spec: params |= dict(run_dir=str(run))
-            _session(run, notebook, params, lock, events, command)
+            kernels = [_Kernel(run, lock, rank() or k, env) for k,env in enumerate(rank_environments(nproc))]
+            _session(kernels, notebook, run, params, events, command)
     return run

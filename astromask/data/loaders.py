@@ -6,9 +6,9 @@ Docs: https://astromask.github.io/astromask/data.loaders.html.md"""
 
 # %% auto #0
 __all__ = ['GROUPS', 'size2d', 'fit_size', 'block_edges', 'epoch_order', 'free_memory', 'choose_home', 'Pixels', 'read_windows',
-           'keep_memory', 'wanted_rows', 'CutoutLoader', 'cutout_dls']
+           'keep_memory', 'wanted_rows', 'CutoutLoader', 'own_device', 'cutout_dls']
 
-# %% ../../nbs/16_data.loaders.ipynb #b69196f8
+# %% ../../nbs/16_data.loaders.ipynb #3df4ee02
 import ctypes, numpy as np, os, platform, psutil, time, torch
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders
@@ -17,7 +17,7 @@ from fastai.torch_core import default_device
 from fastcore.basics import patch
 from pathlib import Path
 from torch.nn import functional as F
-from ..core import InputError, log, progress, shuffled
+from ..core import InputError, local_rank, log, progress, rank, shuffled, world
 from .splits import split_rows
 
 # %% ../../nbs/16_data.loaders.ipynb #69f5514a
@@ -344,11 +344,21 @@ def __iter__(self:CutoutLoader):
         start = time.perf_counter()
     self.after_iter()
 
-# %% ../../nbs/16_data.loaders.ipynb #76c91257
+# %% ../../nbs/16_data.loaders.ipynb #b2066e76
+def own_device(
+    device=None, # Where batches shall go; None is fastai's default
+):               # A torch device
+    "Where batches of this rank go"
+    if world() > 1 and torch.cuda.is_available():
+        if local_rank() >= torch.cuda.device_count(): raise InputError(f'There are more ranks here than the {torch.cuda.device_count()} GPUs: give --nproc {torch.cuda.device_count()}')
+        torch.cuda.set_device(local_rank())
+    return default_device() if device is None else torch.device(device)
+
+# %% ../../nbs/16_data.loaders.ipynb #9885db77
 def cutout_dls(
     cutouts,          # `Cutouts`
     img_size=None,    # An int or (H,W): larger cutouts are cropped, smaller ones padded; None keeps the size
-    bs:int=64,        # Batch size
+    bs:int=64,        # Batch size (of all ranks together)
     valid=0.05,       # Share of objects that validate, or their row numbers
     split=None,       # Instead: the rows that train, those that validate, and others that are for neither (see `run_split`)
     seed:int=0,       # The run's seed: the split and the order
@@ -368,8 +378,10 @@ def cutout_dls(
         train = np.setdiff1d(np.arange(len(cutouts)), val)
     if len(both := np.intersect1d(train, val)): raise InputError(f'split has {len(both)} rows that train and validate, such as {both[0]}')
     if not len(train): raise InputError(f'All {len(cutouts)} cutouts validate and none trains: give a smaller valid=')
-    device = default_device() if device is None else torch.device(device)
+    if bs % world(): raise InputError(f'bs is {bs}: the {world()} ranks share a batch, so it must be a multiple of {world()}')
+    if len(train) < world(): raise InputError(f'{len(train)} cutouts train on {world()} ranks: start fewer')
+    device = own_device(device)
     pixels = Pixels(cutouts, img_size, memory, ivar, device)
-    common = dict(bs=bs, seed=seed, device=device, num_workers=num_workers)
+    common = dict(bs=bs//world(), rank=rank(), world=world(), seed=seed, device=device, num_workers=num_workers)
     return DataLoaders(CutoutLoader(pixels, rows=train, shuffle=True, drop_last=len(train) > bs, **common),
                        CutoutLoader(pixels, rows=val, **common), device=device)

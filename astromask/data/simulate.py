@@ -7,14 +7,14 @@ Docs: https://astromask.github.io/astromask/data.simulate.html.md"""
 # %% auto #0
 __all__ = ['simulator_version', 'measure', 'simulate_object', 'simulate_survey', 'cache_dir', 'simulated_survey']
 
-# %% ../../nbs/11_data.simulate.ipynb #864961c5
-import hashlib, json, os, tempfile
+# %% ../../nbs/11_data.simulate.ipynb #5ead3f0f
+import hashlib, json, os, tempfile, time
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 import numpy as np
-from ..core import InputError, progress, storage_errors
+from ..core import InputError, local_rank, progress, storage_errors
 from ..imaging import add_flaws, add_noise, noise_variance, photons_per_unit
 from ..objects import Scene, Simulation, add_neighbours, recipes, simulation
 from .cutouts import Cutouts
@@ -143,7 +143,7 @@ def simulate_survey(
     "Simulate a survey and write it as a cutout file"
     return _written(path, n, simulation(survey, bands, seed, size, limit, fractions), processes, overwrite, ivar)
 
-# %% ../../nbs/11_data.simulate.ipynb #d91d6918
+# %% ../../nbs/11_data.simulate.ipynb #451b7b10
 def cache_dir()->Path: # $ASTROMASK_CACHE, or ~/.cache/astromask
     "Where files are kept that can be made again"
     return Path(os.environ.get('ASTROMASK_CACHE') or Path.home()/'.cache'/'astromask')
@@ -165,4 +165,5 @@ def simulated_survey(
     key = json.dumps([simulator_version, n, asdict(sim)] + ['ivar']*bool(ivar), sort_keys=True)
     name = f'{sim.survey.name}-{n}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.h5'
     path = (Path(cache) if cache else cache_dir())/'simulated'/name
+    while local_rank() and not path.exists(): time.sleep(.2)                 # the first rank of a machine makes it
     return path if path.exists() else _written(path, n, sim, processes, True, ivar)

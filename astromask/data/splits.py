@@ -7,13 +7,13 @@ Docs: https://astromask.github.io/astromask/data.splits.html.md"""
 # %% auto #0
 __all__ = ['sky_cells', 'split_rows', 'split_hash', 'save_split', 'load_split', 'run_split']
 
-# %% ../../nbs/13_data.splits.ipynb #8301254d
+# %% ../../nbs/13_data.splits.ipynb #ec48d1a5
 import hashlib
 from pathlib import Path
 import numpy as np
 from astropy.table import Table
 from scipy.spatial import cKDTree
-from ..core import DataError, InputError, log, read_json, uniform, write_json
+from ..core import DataError, InputError, log, rank, read_json, uniform, write_json
 from .cutouts import class_labels
 from .duplicates import _on_sphere, group_rows, hash_ids, pixels_compared, positions, twin_groups
 from ..surveys import get_survey
@@ -203,7 +203,7 @@ def load_split(
         raise DataError(f'{path} names {absent} objects that are not in the data: give all of them, or partial=True')
     return tuple(np.flatnonzero(where == k) for k in range(3))
 
-# %% ../../nbs/13_data.splits.ipynb #523b8a50
+# %% ../../nbs/13_data.splits.ipynb #ac96a677
 def run_split(
     folder,           # The run's directory
     data,             # `Cutouts`, or a catalogue with `id`, `ra`, `dec`
@@ -220,5 +220,5 @@ def run_split(
         if other: raise InputError(f'{path} was made with {", ".join(other)}: ask for the same, or give another folder')
         return load_split(path, data)
     parts = split_rows(data, valid, test, seed, pixels_up_to=pixels_up_to)
-    save_split(path, data, parts, **about, compared=pixels_compared(data, pixels_up_to))
+    if rank() == 0: save_split(path, data, parts, **about, compared=pixels_compared(data, pixels_up_to))   # every rank finds the same
     return parts

@@ -1,0 +1,258 @@
+"Killed anywhere, a run ends with the same bits: real processes, real signals, and failures at every call to the system"
+import builtins, hashlib, json, os, random, shutil, signal, subprocess, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np, pytest, torch
+from fastai.callback.core import Callback
+from astromask.core import AstroMaskError, InputError, RunDir, StorageError, Unfinished
+from astromask.data.cutouts import Cutouts
+from astromask.data.loaders import cutout_dls
+from astromask.models.mae import MAE
+from astromask.models.simmim import SimMIM
+from astromask.models.weights import load_model
+from astromask.train import checkpoint
+from astromask.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint, verify
+from astromask.train.pretrain import pretrain_learner
+import logging
+
+class Zygote:
+    "The process that starts runs"
+    def __init__(self):
+        env = os.environ | dict(OMP_NUM_THREADS='1')
+        self.p = subprocess.Popen([sys.executable, Path(__file__).with_name('zygote.py')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        assert self.p.stdout.readline() == 'ready\n'
+    def start(self, **job):
+        self.p.stdin.write(json.dumps(job | dict(data=str(job['data']), out=str(job['out']))) + '\n')
+        self.p.stdin.flush()
+        return int(self._line())
+    def end(self): return int(self._line())
+    def _line(self):
+        while True:
+            line = self.p.stdout.readline().strip()
+            if line.lstrip('-').isdigit(): return line
+            assert line or self.p.poll() is None, 'the zygote died'
+    def run(self, **job):
+        self.start(**job)
+        return self.end()
+
+@pytest.fixture(scope='module')
+def zygote():
+    z = Zygote()
+    yield z
+    z.p.stdin.close()
+    z.p.wait(60)
+
+@pytest.fixture(scope='module')
+def survey(tmp_path_factory):
+    "Cutouts in two bands, some of them damaged, in a file of several blocks"
+    rng,path = np.random.default_rng(0),tmp_path_factory.mktemp('data')/'survey.h5'
+    x = rng.normal(0, 1, (120,2,32,32)).astype('float32')
+    x[3],x[5,1],x[7,:,:,20:] = np.nan,np.nan,np.nan
+    Cutouts.write(path, x, bands='gr')
+    return path
+
+def outcome(out):
+    "The weights, and the numbers of history.csv that are not times"
+    rows = [r.split(',') for r in (out/'history.csv').read_text().splitlines()]
+    timed = [rows[0].index(k) for k in ('seconds','images_per_second','stalled')]
+    return hashlib.sha256((out/'model/model.safetensors').read_bytes()).hexdigest(), [[v for i,v in enumerate(r) if i not in timed] for r in rows]
+
+VARIANTS = [dict(method='mae', workers=0, ema=.9), dict(method='mae', workers=2, memory=0, ema=.9),
+            dict(method='simmim', workers=0, memory=0, ema=.9), dict(method='simmim', workers=2, ema=.9)]
+
+@pytest.mark.parametrize('variant', VARIANTS, ids=lambda v: f'{v["method"]}-{v["workers"]}')
+def test_killed_at_random_it_ends_with_the_same_bits(zygote, survey, tmp_path, variant):
+    "SIGKILL at 13 random moments, with a save after every step, so that many fall into one: 52 kills in all"
+    job = dict(data=survey, epochs=3, **variant)
+    start = time.monotonic()
+    assert zygote.run(out=tmp_path/'whole', **job) == 0
+    seconds,rng,killed,inside = time.monotonic()-start,random.Random(str(variant)),0,0
+    out = tmp_path/'killed'
+    for _ in range(300):
+        pid = zygote.start(out=out, **job)
+        if killed < 13:
+            time.sleep(rng.uniform(.1, .5)*seconds)
+            try: os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError: pass
+        code = zygote.end()
+        killed += code == -9
+        inside += code == -9 and any((out/'checkpoints').glob('.writing-*'))
+        if code == 0:
+            if killed >= 13: break
+            shutil.rmtree(out)                                   # it was faster than the kills: once more from the beginning
+    assert code == 0 and killed >= 13
+    assert outcome(out) == outcome(tmp_path/'whole')
+    assert not any((out/'checkpoints').glob('.writing-*'))
+    print(f'{killed} kills, {inside} of them while saving')
+
+def new_learner(survey, out, method='mae', **kw):
+    torch.manual_seed(0)
+    c = Cutouts.open(survey)
+    m = dict(mae=MAE, simmim=SimMIM)[method].preset('tiny', bands=c.bands)
+    learn = pretrain_learner(cutout_dls(c, 32, bs=16, valid=.2, device='cpu'), m, out, **kw)
+    learn.remove_cb(learn.figures)                             # not what is tested, and slow
+    learn.figures = SimpleNamespace(draw=lambda: None)
+    return learn
+
+class At(Callback):
+    "Do something after some step"
+    order = 65
+    def __init__(self, step, do): self.at,self.do = step,do
+    def after_batch(self):
+        if self.training and self.learn.step == self.at: self.do()
+
+@pytest.mark.parametrize('method,kw', [('mae', dict(ema=.9)), ('simmim', {}), ('mae', dict(amp='bf16', accumulate=2)), ('mae', dict(amp='fp16', ema=.5))],
+                         ids=lambda o: '-'.join(map(str, o)) if isinstance(o, dict) else o)
+def test_stopped_at_every_step(survey, tmp_path, method, kw):
+    "Whatever the step, inside an epoch and at its end: the same weights, losses and optimizer"
+    whole = new_learner(survey, tmp_path/'whole', method, **kw)
+    whole.fit(2)
+    tensors = whole.state()[0]
+    for step in range(1, whole.step+1):
+        out = tmp_path/f'stop{step}'
+        learn = new_learner(survey, out, method, **kw)
+        learn.add_cb(At(step, lambda: learn.out.request_stop()))
+        with pytest.raises(Unfinished, match=f'step {step}'): learn.fit(2)
+        learn.out.clear_stop()
+        again = new_learner(survey, out, method, **kw)
+        again.fit(2)
+        assert outcome(out) == outcome(tmp_path/'whole')
+        ours = again.state()[0]
+        assert ours.keys() == tensors.keys() and all(torch.equal(ours[k], tensors[k]) for k in tensors if not k.startswith('random'))
+
+def test_signals_set_a_flag(zygote, survey, tmp_path):
+    "SIGTERM, SIGUSR1 and Ctrl-C, alone and in a storm: the step is finished, one valid checkpoint more, code 75, and on it goes"
+    job = dict(data=survey, epochs=40)
+    assert zygote.run(out=tmp_path/'whole', **job) == 0
+    for k,storm in enumerate(((signal.SIGTERM,), (signal.SIGUSR1,), (signal.SIGINT,), 3*(signal.SIGUSR1,)+(signal.SIGTERM,))):
+        out = tmp_path/f'run{k}'
+        pid = zygote.start(out=out, **job)
+        while not any(checkpoints(out/'checkpoints')): time.sleep(.01)
+        for number in storm: os.kill(pid, number)
+        assert zygote.end() == 75
+        for path in checkpoints(out/'checkpoints'): verify(path)
+        assert zygote.run(out=out, **job) == 0
+        assert outcome(out) == outcome(tmp_path/'whole')
+
+def _calls(monkeypatch, fail_at):
+    "Count calls that change the disk, and let one of them fail"
+    seen = [0]
+    def guard(f):
+        def g(*args, **kw):
+            seen[0] += 1
+            if seen[0] == fail_at: raise OSError(5, 'Input/output error')
+            return f(*args, **kw)
+        return g
+    for module,names in ((os, ('open','write','fsync','replace','rename','mkdir','close')),):
+        for name in names: monkeypatch.setattr(module, name, guard(getattr(module, name)))
+    monkeypatch.setattr(builtins, 'open', guard(builtins.open))
+    return seen
+
+def test_a_failure_at_any_system_call(tmp_path, monkeypatch):
+    "Each call in turn fails: the old checkpoint or the new one is whole, and the next save works"
+    w = {k: torch.full((100,), float(k)) for k in (1,2,3)}
+    n = 1
+    while True:
+        folder = tmp_path/str(n)
+        save_checkpoint(folder, 1, dict(w=w[1]), dict(at=1), keep=1)
+        with monkeypatch.context() as patch:
+            seen = _calls(patch, n)
+            try: save_checkpoint(folder, 2, dict(w=w[2]), dict(at=2), keep=1)
+            except (AstroMaskError, OSError) as e: error = e
+            else: error = None
+        tensors,state,path = newest_checkpoint(folder)
+        assert (tensors['w'] == w[state['at']]).all() and state['at'] in (1,2)
+        assert error is None or isinstance(error, StorageError), repr(error)
+        save_checkpoint(folder, 3, dict(w=w[3]), dict(at=3), keep=1)
+        assert newest_checkpoint(folder)[1] == dict(at=3) and not list(folder.glob('.writing*'))
+        if seen[0] < n: break
+        n += 1
+    assert n > 10
+
+def test_what_stays(tmp_path):
+    "The newest, the best, and what was loaded; a damaged one is neither"
+    def save(step, **kw): return save_checkpoint(tmp_path, step, dict(w=torch.zeros(3)), dict(score={3: .1}.get(step, 1.)), keep=1, **kw)
+    first = save(1)
+    for step in (2,3,4,5): save(step, loaded=first)
+    assert [int(p.name[5:]) for p in checkpoints(tmp_path)] == [5,3,1]
+    (tmp_path/'step-000000005'/'tensors.safetensors').write_bytes(b'')
+    assert newest_checkpoint(tmp_path)[2].name == 'step-000000003'
+    assert save(5, loaded=first).name == 'step-000000005' and verify(tmp_path/'step-000000005') is None   # a damaged one of the same step is replaced
+
+def test_a_failed_save_is_tried_again_and_ends_the_run(survey, tmp_path, monkeypatch, caplog):
+    fails = []
+    def save(*args, **kw):
+        fails.append(len(fails))
+        if len(fails) in (2,3) or len(fails) > 8: raise StorageError('/disk is full')
+        return save_checkpoint(*args, **kw)
+    monkeypatch.setattr('astromask.train.callbacks.save_checkpoint', save)
+    learn = new_learner(survey, tmp_path/'run', save_minutes=0)
+    learn.checkpoints.wait = 0
+    with pytest.raises(StorageError, match='full'): learn.fit(20)
+    assert len(fails) == 8+5 and newest_checkpoint(tmp_path/'run'/'checkpoints')[1]['step'] == 8
+
+def test_no_room_is_said_before_training(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9, 10**9-10**5, 10**5))
+    learn = new_learner(survey, tmp_path/'run')
+    with pytest.raises(StorageError, match='free'): learn.fit(1)
+    assert learn.step == 0
+
+def test_another_task_is_refused_with_the_difference(survey, tmp_path):
+    new_learner(survey, tmp_path/'run').fit(1)
+    x = Cutouts.open(survey)[:]
+    other = Cutouts.write(tmp_path/'other.h5', x+1, bands='gr')
+    same = Cutouts.write(tmp_path/'elsewhere.h5', x, bands='gr', catalog=dict(id=Cutouts.open(survey).catalog['id']))
+    for kw,says in ((dict(lr=.1), 'lr'), (dict(amp='bf16'), 'amp'), (dict(ema=.9), 'ema'), (dict(schedule='constant'), 'schedule')):
+        with pytest.raises(InputError, match=f'begun with {says} .*now it is'): new_learner(survey, tmp_path/'run', **kw).fit(2)
+    with pytest.raises(InputError, match='begun with (data|scaling)'): new_learner(other, tmp_path/'run').fit(2)
+    c = Cutouts.open(survey)
+    m = MAE.preset('tiny', bands='gr', embed_dim=64)
+    with pytest.raises(InputError, match="the model's embed_dim 32, and now it is 64"): pretrain_learner(cutout_dls(c, 32, bs=16, valid=.2, device='cpu'), m, tmp_path/'run').fit(2)
+    new_learner(same, tmp_path/'run').fit(2)                                 # the same objects in another file
+
+@pytest.mark.parametrize('parts', (2, 4))
+def test_parts_of_a_batch_make_the_same_step(survey, tmp_path, parts):
+    "Also where parts have unequal numbers of targets"
+    whole,cut = new_learner(survey, tmp_path/'a'),new_learner(survey, tmp_path/'b', accumulate=parts)
+    for learn in (whole,cut): learn.fit(1)
+    for (k,a),(_,b) in zip(whole.model.named_parameters(), cut.model.named_parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5, msg=k)
+    assert abs(whole.history.rows[0]['train_loss']-cut.history.rows[0]['train_loss']) < 1e-5
+
+def test_objects_without_a_finite_loss_are_named(survey, tmp_path, monkeypatch, caplog):
+    "Float32's end in one object: its steps are left out, it is named, and nothing is destroyed"
+    x = Cutouts.open(survey)[:]
+    path = Cutouts.write(tmp_path/'wild.h5', x, bands='gr')
+    learn = new_learner(path, tmp_path/'run')
+    row = int(learn.dls.train.rows[5])
+    forward = learn.forward
+    def broken(x, *rest): return (lambda o: o._replace(loss=torch.where((x.nan_to_num().sum((1,2,3)) == mark).any(), torch.nan, o.loss)))(forward(x, *rest))
+    kept = learn.dls.train.dataset.kept[0]
+    kept[row] = 12345.
+    mark = kept[row].sum()
+    learn.forward = broken
+    logging.getLogger('astromask').propagate = True
+    with caplog.at_level('WARNING', 'astromask'): learn.fit(2)
+    assert f'wild:{row}' in caplog.text and '1 object(s) (' in caplog.text
+    assert int(learn.safe_step.lost) == 2 and all(p.isfinite().all() for p in learn.model.parameters())
+    hopeless = new_learner(path, tmp_path/'hopeless')
+    hopeless.safe_step.patience = 3
+    hopeless.dls.train.dataset.kept[0][:] = 12345.
+    mark = hopeless.dls.train.dataset.kept[0][0].sum()
+    forward,hopeless.forward = hopeless.forward,broken
+    with pytest.raises(AstroMaskError, match=r'5 steps in a row|6 steps in a row'): hopeless.fit(3)
+
+def test_a_mean_of_the_weights(survey, tmp_path):
+    "Against its definition, step by step; the model that is left is the mean"
+    learn,seen = new_learner(survey, tmp_path/'run', ema=.8),[]
+    class Watch(Callback):
+        order = 90
+        def before_fit(self): seen.append(self.model.norm.weight.detach().clone())
+        def after_step(self): seen.append(self.model.norm.weight.detach().clone())
+    learn.add_cb(Watch())
+    learn.fit(2)
+    mean = seen[0]
+    for t,w in enumerate(seen[1:]): mean = mean + (1-min(.8, (1+t)/(10+t)))*(w-mean)
+    torch.testing.assert_close(learn.average.mean['norm.weight'], mean)
+    torch.testing.assert_close(load_model(tmp_path/'run').norm.weight, mean)
+    assert not torch.equal(learn.model.norm.weight, mean)

@@ -1,0 +1,319 @@
+"What watches a run changes nothing in it, cannot stop it, and survives restarts"
+import hashlib, json, logging, os, re, socket, subprocess, sys, textwrap, time
+import numpy as np, pytest, torch
+from fastai.callback.core import Callback
+from astromask.core import RunDir, StorageError, Unfinished
+from astromask.data.cutouts import Cutouts
+from astromask.data.loaders import cutout_dls
+from astromask.models.mae import MAE
+from astromask.models.simmim import SimMIM
+from astromask.train import watch
+from astromask.train.pretrain import pretrain_learner
+from astromask.train.watch import Bar, OnlineProbe, WandB, probe_question, rankme
+
+BAD_KEY = dict(WANDB_API_KEY='0123456789'*4, WANDB_BASE_URL='http://127.0.0.1:9')
+
+class NoProbe(OnlineProbe):
+    "In the probe's place, asking nothing"
+    name = 'online_probe'
+    def before_fit(self): pass
+    def after_batch(self): pass
+    def measure(self): pass
+
+class NoWandB(WandB):
+    def before_fit(self): pass
+
+@pytest.fixture(scope='module')
+def survey(tmp_path_factory):
+    "Blobs, round or long, near or far; some damaged"
+    rng,n = np.random.default_rng(0),160
+    y,x = np.mgrid[:32,:32]-15.5
+    long,z = rng.integers(0, 2, n),rng.uniform(.05, .5, n)
+    width,ratio = 1.5/z,np.where(long, .3, 1.)
+    blobs = np.exp(-.5*((x/width[:,None,None])**2 + (y/(width*ratio)[:,None,None])**2))
+    images = (blobs[:,None]*np.array([1,2])[:,None,None] + rng.normal(0, .05, (n,2,32,32))).astype('float32')
+    images[3],images[5,1],images[7,:,:,20:] = np.nan,np.nan,np.nan
+    path = tmp_path_factory.mktemp('data')/'blobs.h5'
+    catalog = dict(id=[f'b{i}' for i in range(n)], ra=rng.uniform(0, 360, n), dec=rng.uniform(-60, 60, n), label=long, redshift=z)
+    Cutouts.write(path, images, bands=('g','r'), catalog=catalog)
+    bare = path.with_name('bare.h5')
+    Cutouts.write(bare, images, bands=('g','r'))
+    return path
+
+def learner(survey, run, *cbs, model=MAE, **kw):
+    "A learner that these callbacks watch, and no others"
+    torch.manual_seed(0)
+    run = RunDir(run)
+    dls = cutout_dls(Cutouts.open(survey), 32, bs=64, valid=.1, device='cpu')
+    learn = pretrain_learner(dls, model.preset('tiny', img_size=32, bands=('g','r')), run, **kw)
+    made = [cb if isinstance(cb, Callback) else cb(run) for cb in cbs]
+    for kind,none in ((OnlineProbe, NoProbe), (WandB, NoWandB), (Bar, lambda run: Bar(show=False))):
+        learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, kind)])
+        if not any(isinstance(cb, kind) for cb in made): made.append(none(run))
+    learn.add_cbs(made)
+    return learn
+
+def often(run): return OnlineProbe(run, minutes=0, share=float('inf'))
+
+def weights(learn):
+    "sha256 of the weights and the optimizer's state"
+    tensors,_ = learn.state()
+    return hashlib.sha256(b''.join(v.detach().contiguous().numpy().tobytes() for _,v in sorted(tensors.items()))).hexdigest()
+
+def singular(e):
+    "RankMe from the covariance's eigenvalues, as an independent reference"
+    values = np.linalg.eigvalsh(e.T.astype(np.float64) @ e).clip(0)
+    p = values**.5/(values**.5).sum()
+    return np.exp(-np.sum(p[p > 0]*np.log(p[p > 0])))
+
+@pytest.mark.parametrize('seed', range(4))
+def test_rankme_against_another_way(seed):
+    rng = np.random.default_rng(seed)
+    e = rng.normal(size=(300,24)) @ rng.normal(size=(24,24)) + seed
+    assert np.isclose(rankme(e), singular(e), rtol=1e-6) and np.isclose(rankme(7*e[::-1]), rankme(e))
+
+@pytest.mark.parametrize('model', [MAE, SimMIM])
+def test_watching_changes_no_bit(survey, tmp_path, model, monkeypatch):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    plain = learner(survey, tmp_path/'plain', model=model)
+    plain.fit(2)
+    bare,before = torch.get_rng_state(),np.random.get_state()[1].copy()
+    watched = learner(survey, tmp_path/'watched', often, WandB, Bar(show=True), model=model)
+    watched.fit(2)
+    watched.wandb.finish()
+    assert weights(watched) == weights(plain)
+    assert [r['train_loss'] for r in watched.history.rows] == [r['train_loss'] for r in plain.history.rows]
+    assert (torch.get_rng_state() == bare).all() and (np.random.get_state()[1] == before).all()
+    assert len(watched.online_probe.rows) == watched.step+1
+
+class Mode(Callback):
+    "Is the model as the loop left it, after the probe?"
+    order,run_valid,modes = OnlineProbe.order+1,False,()
+    def after_batch(self): self.modes = (*self.modes, self.model.training)
+
+def test_modes_are_restored(survey, tmp_path):
+    learn = learner(survey, tmp_path/'run', often, Mode())
+    learn.fit(1)
+    assert len(learn.mode.modes) == learn.step and all(learn.mode.modes)
+
+def test_probes_know_blobs(survey, tmp_path):
+    learn = learner(survey, tmp_path/'run', often)
+    learn.fit(1)
+    row = learn.online_probe.rows[-1]
+    assert row['probe_accuracy'] > .7 and row['knn_accuracy'] > .6 and 0 < row['probe_nmad'] < .2 and row['rankme'] > 2
+    assert (tmp_path/'run/figures/progress.png').exists()
+
+def test_without_labels_there_is_rankme(survey, tmp_path):
+    learn = learner(survey.with_name('bare.h5'), tmp_path/'run', often)
+    learn.fit(1)
+    row = learn.online_probe.rows[-1]
+    assert np.isnan([row[k] for k in watch.ANSWERS]).all() and row['rankme'] > 1
+
+def test_a_restart_keeps_the_rows(survey, tmp_path):
+    learn = learner(survey, tmp_path/'run', often)
+    learn.fit(1)
+    done = learn.online_probe.rows
+    lost = done + [done[-1] | dict(step=done[-1]['step']+1)]      # of a step that no checkpoint has
+    watch.write_rows(tmp_path/'run/probe.csv', lost)
+    learn = learner(survey, tmp_path/'run', often)
+    learn.fit(2)
+    steps = [r['step'] for r in watch.read_rows(tmp_path/'run/probe.csv')]
+    assert steps == list(range(learn.step+1)) and str(learn.online_probe.rows[:len(done)]) == str(done)
+
+def test_a_damaged_table_is_begun_anew(survey, tmp_path, caplog):
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run/probe.csv').write_text('step,rankme\n1,what\n')
+    learn = learner(survey, tmp_path/'run', OnlineProbe)
+    learn.fit(1)
+    assert 'damaged' in caplog.text and learn.online_probe.rows[0]['step'] == 0
+
+def test_the_question_is_the_same_in_any_order(survey):
+    t = Cutouts.open(survey).catalog
+    def sides(t):
+        q = probe_question(t)
+        return {str(t['id'][q.rows[i]]) for i in q.train}
+    assert sides(t) == sides(t[::-1])
+
+def test_collapse_is_loud(survey, tmp_path, caplog):
+    learn = learner(survey, tmp_path/'run', often)
+    learn.online_probe.embeddings = lambda: np.ones((160,8), np.float32)
+    learn.fit(1)
+    assert 'HAVE COLLAPSED' in caplog.text
+
+def test_a_full_disk_costs_the_files_only(survey, tmp_path, caplog, monkeypatch):
+    def full(*a): raise StorageError('the disk is full')
+    monkeypatch.setattr(watch, 'write_rows', full)
+    learn = learner(survey, tmp_path/'run', often)
+    learn.fit(1)
+    assert 'the disk is full' in caplog.text and len(learn.online_probe.rows) == learn.step+1
+
+def test_other_ranks_do_not_watch(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, 'rank_distrib', lambda: 1)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    learn = learner(survey, tmp_path/'run', often, WandB, Bar(show=True))
+    learn.fit(1)
+    assert not learn.online_probe.rows and learn.wandb.process is None and learn.bar.line is None
+    assert not (tmp_path/'run/probe.csv').exists() and not (tmp_path/'run/wandb.json').exists()
+
+def test_a_slow_probe_is_asked_less_often(survey, tmp_path):
+    learn = learner(survey, tmp_path/'run', OnlineProbe)
+    learn.online_probe.minutes,learn.online_probe.share = 0,1e-9
+    learn.fit(1)
+    assert [r['step'] for r in learn.online_probe.rows][:1] == [0] and len(learn.online_probe.rows) <= 2
+
+# Weights & Biases
+
+def _parts(data, at=7, block=2**15):
+    "The records of a file in LevelDB's log format, which wandb's is"
+    part = b''
+    while at+7 <= len(data):
+        if (left := block - at%block) < 7: at += left
+        n,kind = int.from_bytes(data[at+4:at+6], 'little'),data[at+6]
+        part,at = part+data[at+7:at+7+n],at+7+n
+        if kind in (1,4): yield part; part = b''
+
+def records(run):
+    "What the newest offline run tells: (rows by step, id)"
+    from wandb.proto import wandb_internal_pb2 as pb
+    newest = sorted((run/'wandb').glob('offline-run-*'))[-1]
+    data,rows = next(iter(newest.glob('run-*.wandb'))).read_bytes(),{}
+    for o in _parts(data):
+        record = pb.Record()
+        record.ParseFromString(o)
+        if record.WhichOneof('record_type') == 'history':
+            rows[record.history.step.num] = {('/'.join(i.nested_key) or i.key): json.loads(i.value_json) for i in record.history.item}
+    return rows,newest.name.split('-')[-1]
+
+def test_offline_with_one_id_over_restarts(survey, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    run,ids = RunDir(tmp_path/'run'),[]
+    for epochs in (1,2):
+        learn = learner(survey, run.path, OnlineProbe, WandB)
+        learn.fit(epochs)
+        run.metrics(pretrain=dict(valid_loss=.5))
+        learn.wandb.finish()
+        rows,name = records(run.path)
+        ids.append(name)
+        last = learn.history.rows[-1]
+        assert rows[last['step']]['train_loss'] == pytest.approx(last['train_loss']) and 'rankme' in rows[0] and len(learn.history.rows) == epochs
+        assert {'progress','metrics'} <= {k.split('/')[0] for row in rows.values() for k in row}
+        time.sleep(1)                                          # directories are named by the second
+    assert len(set(ids)) == 1 == len({json.loads((run/'wandb.json').read_text())['id'], *ids})
+    assert 'W&B' not in caplog.text and len(list((run/'wandb').glob('offline-run-*'))) == 2
+
+def watched(survey, run, seconds=30, **kw):
+    "A run that W&B was to follow: its weights, and how long the fit and the farewell took"
+    learn = learner(survey, run, WandB)
+    start = time.monotonic()
+    learn.fit(1)
+    fitted = time.monotonic()
+    learn.wandb.finish(seconds)
+    time.sleep(.2)                                             # for the thread that listens
+    return weights(learn), fitted-start, time.monotonic()-fitted
+
+@pytest.fixture(scope='module')
+def unwatched(survey, tmp_path_factory):
+    learn = learner(survey, tmp_path_factory.mktemp('unwatched'))
+    learn.fit(1)
+    return weights(learn)
+
+def warnings(caplog): return [r.message for r in caplog.records if 'W&B' in r.message]
+
+def test_no_network_and_a_bad_key(survey, tmp_path, monkeypatch, caplog, unwatched):
+    monkeypatch.delenv('WANDB_MODE')
+    for k,v in BAD_KEY.items(): monkeypatch.setenv(k, v)
+    found,_,_ = watched(survey, tmp_path/'run', 90)
+    assert found == unwatched and len(warnings(caplog)) == 1 and 'offline' in warnings(caplog)[0]
+    assert len(records(tmp_path/'run')[0]) > 0
+
+FAKES = dict(missing='raise ImportError("No module named wandb")', broken='def __getattr__(name): raise RuntimeError("it broke\\nagain")',
+             crashing='import os\nos._exit(11)', hanging='import time\ntime.sleep(100)')
+
+@pytest.mark.parametrize('kind', FAKES)
+def test_a_wandb_that_fails(survey, tmp_path, monkeypatch, caplog, unwatched, kind):
+    (tmp_path/'fake').mkdir()
+    (tmp_path/'fake/wandb.py').write_text(FAKES[kind])
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path/'fake'), os.pathsep)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    found,_,farewell = watched(survey, tmp_path/'run', 2 if kind == 'hanging' else 30)
+    assert found == unwatched and len(warnings(caplog)) == 1 and farewell < 20
+
+def test_a_place_that_cannot_be_written(survey, tmp_path, monkeypatch, caplog, unwatched):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run/wandb').touch()                             # permissions would not stop root
+    assert watched(survey, tmp_path/'run')[0] == unwatched and len(warnings(caplog)) == 1
+
+def test_a_server_that_never_answers(survey, tmp_path, monkeypatch, caplog, unwatched):
+    monkeypatch.delenv('WANDB_MODE')
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        monkeypatch.setenv('WANDB_API_KEY', BAD_KEY['WANDB_API_KEY'])
+        monkeypatch.setenv('WANDB_BASE_URL', f'http://127.0.0.1:{server.getsockname()[1]}')
+        found,_,farewell = watched(survey, tmp_path/'run', 3)
+    assert found == unwatched and farewell < 10 and len(warnings(caplog)) == 1
+
+def test_a_full_disk_for_wandb(survey, tmp_path, monkeypatch, caplog, unwatched):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    home = tmp_path/'run/wandb'
+    home.mkdir(parents=True)
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16k', 'tmpfs', home], capture_output=True).returncode:
+        pytest.skip('mounting a small file system needs root')
+    try:
+        found,_,farewell = watched(survey, tmp_path/'run', 20)
+        assert found == unwatched and farewell < 30 and len(warnings(caplog)) <= 1
+    finally: subprocess.run(['umount', '-l', home])
+
+def test_a_damaged_id(survey, tmp_path, monkeypatch, caplog, unwatched):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run/wandb.json').write_text('{')
+    assert watched(survey, tmp_path/'run')[0] == unwatched and len(warnings(caplog)) == 1
+
+def test_disabled_starts_nothing(survey, tmp_path, caplog):
+    learn = learner(survey, tmp_path/'run', WandB)             # conftest says WANDB_MODE=disabled
+    learn.fit(1)
+    assert learn.wandb.process is None and not (tmp_path/'run/wandb.json').exists()
+
+def test_a_run_that_is_killed_leaves_no_follower(tmp_path):
+    run,code = RunDir(tmp_path/'run'),'''
+        import sys, time
+        from types import SimpleNamespace
+        from astromask.core import RunDir
+        from astromask.train.watch import WandB
+        cb = WandB(RunDir(sys.argv[1]), config={})
+        cb.start()
+        print(cb.process.pid, flush=True)
+        time.sleep(100)'''
+    env = os.environ | dict(WANDB_MODE='offline')
+    process = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code), run.path], stdout=subprocess.PIPE, text=True, env=env)
+    follower = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic()+60
+    def there():
+        try: return open(f'/proc/{follower}/stat').read().split()[2] != 'Z'
+        except FileNotFoundError: return False
+    while there() and time.monotonic() < deadline: time.sleep(.2)
+    assert not there()
+
+# A bar
+
+def test_the_bar_shows_the_steps(survey, tmp_path, capsys, caplog):
+    learn = learner(survey, tmp_path/'run', Bar(show=True))
+    learn.history.every = 0
+    learn.fit(2)
+    shown = capsys.readouterr().err
+    assert re.search(rf'training: 100%.* {learn.step}/{learn.step} ', shown) and 'loss=' in shown
+    assert learn.history.every == 0 and not [r for r in caplog.records if r.message.startswith('step ')]
+
+def test_a_bar_of_minutes(survey, tmp_path, capsys):
+    learn = learner(survey, tmp_path/'run', Bar(show=True), max_minutes=.05)
+    learn.fit(1)
+    assert '3/3' in capsys.readouterr().err
+
+def test_no_bar_where_nobody_looks(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', type('Terminal', (), dict(isatty=lambda self: True))())
+    for key in ('IN_TEST','JPY_SESSION_NAME','VSCODE_PID','COLAB_RELEASE_TAG'): monkeypatch.delenv(key, raising=False)
+    assert watch.someone_looks()
+    monkeypatch.setenv('IN_TEST', '1')
+    assert not watch.someone_looks()
