@@ -303,7 +303,7 @@ def _list(self:FitsSet, f): return f,dict(names=self.first['names'], unit=self.f
 @patch
 def _row_ids(self:FitsSet, labels): return np.array([f'{k}:0' for k in labels])
 
-# %% ../../nbs/09_data.formats.ipynb #a00bd86f
+# %% ../../nbs/09_data.formats.ipynb #11518b75
 _own_cards = re.compile(r'SIMPLE|BITPIX|NAXIS.*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|EXT(NAME|VER|LEVEL)|CHECKSUM|DATASUM|COMMENT|HISTORY|'
                         r'WCS.*|CR(VAL|PIX|OTA|DER)\d|C(TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|PV\d_.*|L(ON|AT)POLE|RADE.*|EQUINOX|Z(IMAGE|TILE|CMP|NAME|VAL|BIT|NAX|SIM|EXT|PC|GC|QUANT|DITH|BLANK).*|'
                         r'BANDS?\d*|FILT(ER)?S?\d*|END|TTYPE.*|TFORM.*|TFIELDS|^$')
@@ -312,13 +312,14 @@ def _cards_of(hdus, f):
     "What the headers say of the object"
     out = {}
     for h in (hdus[0].header, f.images[0].header):
-        out |= {k.lower(): h[k] for k in h if not _own_cards.fullmatch(k) and isinstance(h[k], (str,bool,int,float))}
+        cards = {c.keyword: c.value for c in list(h.cards)[::-1] if not _own_cards.fullmatch(c.keyword)}     # h['?'] would be a search
+        out |= {k.lower(): v for k,v in cards.items() if isinstance(v, (str,bool,int,float))}
     if not all(type(out.get(k)) in (int,float) for k in ('ra','dec')): out |= dict(zip(('ra','dec'), _middle(f.images[0].header, f.shape)))
     return out
 
 def _middle(h, shape):
     "RA and Dec of the middle of an image, NaN without a WCS"
-    if any(re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and h[k] not in range(21) for k in h): return np.nan,np.nan  # they crash the library
+    if any(re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and v not in range(21) for k,v in ((c.keyword, c.value) for c in h.cards)): return np.nan,np.nan  # they crash the library
     try:
         w = WCS(h, naxis=2)
         return [float(o) for o in w.all_pix2world((shape[2]-1)/2, (shape[1]-1)/2, 0)] if w.has_celestial else (np.nan,np.nan)

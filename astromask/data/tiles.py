@@ -217,13 +217,13 @@ def check_sum(self:Plane)->bool: # False if the pixels are not those of the head
                              'or changed without a new checksum: compare it with the archive')
     return same
 
-# %% ../../nbs/11_data.tiles.ipynb #d540be8b
+# %% ../../nbs/11_data.tiles.ipynb #ab7343e2
 def plane_bits(
     header, # A mask's FITS header
 )->dict:    # Name -> number of the bit
     "The names of a mask's bits"
-    named = {k[3:]: header[k] for k in header if k.startswith('MP_')}
-    named |= {str(header[k]).strip(): k[5:] for k in header if k.startswith('MBIT_')}
+    named = {c.keyword[3:]: c.value for c in header.cards if c.keyword.startswith('MP_')}
+    named |= {str(c.value).strip(): c.keyword[5:] for c in header.cards if c.keyword.startswith('MBIT_')}
     return {k: int(v) for k,v in named.items() if str(v).isdecimal() and int(v) < 64}
 
 def bad_bits(
