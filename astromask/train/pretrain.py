@@ -215,7 +215,7 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     self.step,self.epochs_done,self.batch,self.earlier = (state[k] for k in ('step','epochs_done','batch','seconds'))
     self.history.rows,self.history.sums,self.checkpoints.loaded = state['history'],state['sums'],path
 
-# %% ../../nbs/42_train.pretrain.ipynb #a2d04b55
+# %% ../../nbs/42_train.pretrain.ipynb #08a00d42
 @contextmanager
 def deterministic(
     on:bool=True, # Else nothing is done
@@ -275,7 +275,7 @@ def _fit(self:PretrainLearner, n_epoch):
     self.checkpoints.save()
     self.finish()
     self.figures.draw()
-    self.online_probe.measure()
+    if hasattr(self, 'online_probe'): self.online_probe.measure()
     wait()
 
 # %% ../../nbs/42_train.pretrain.ipynb #7807286a
