@@ -227,7 +227,7 @@ def redshift_figure(
     a.text(.03, .97, '\n'.join(shown + [f'{len(t)} objects']), transform=a.transAxes, va='top', fontsize=8)
     return fig
 
-# %% ../nbs/02_plots.ipynb #ae101cc4
+# %% ../nbs/02_plots.ipynb #f59aa04f
 def neighbours_figure(
     query_images,     # (q,C,H,W)
     neighbour_images, # (q,k,C,H,W), the most similar first
@@ -257,7 +257,7 @@ def comparison_figure(
     colours = [f'C{i}' for i in range(len(names))]
     bars = ax.barh(names, high, xerr=np.nan_to_num(error), color=colours, height=.6, capsize=3)
     ax.bar_label(bars, [f'{v:.3f}' + (f' ± {e:.3f}' if e else '') for v,e in pairs], fontsize=8, padding=4)
-    ax.margins(x=.3)
+    ax.margins(x=.45)                       # room for the numbers
     ax.invert_yaxis()
     ax.set_xlabel(label, fontsize=8)
     ax.tick_params(labelsize=8)

@@ -228,7 +228,7 @@ def test_positions_of_any_name_and_unit(tmp_path):
     got = Cutouts.open(Cutouts.write(tmp_path/'a.h5', np.ones((2,1,4,4), 'f4'), 'r', catalog=t)).catalog
     assert got.colnames == ['id','ra','dec','decsys'] and np.allclose(got['ra'], [10,20]) and list(got['dec']) == [1,2]
     t['RAJ2000'].unit = 'm'
-    with pytest.raises(DataError, match='is in m, not in degrees'):
+    with pytest.raises(DataError, match='is in m, which is no angle'):
         Cutouts.open(Cutouts.write(tmp_path/'a.h5', np.ones((2,1,4,4), 'f4'), 'r', catalog=t, overwrite=True)).catalog
 
 def test_names_of_classes_and_what_is_none(tmp_path):

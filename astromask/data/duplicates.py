@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.duplicates.html.md"""
 __all__ = ['hash_ids', 'hash_images', 'thumbnails', 'fingerprints', 'agreement', 'near_pairs', 'pixel_twins', 'positions',
            'sky_twins', 'group_rows', 'pixels_compared', 'twin_groups']
 
-# %% ../../nbs/13_data.duplicates.ipynb #b6aafc86
+# %% ../../nbs/13_data.duplicates.ipynb #ce6c48f1
 import hashlib, warnings
 from functools import lru_cache
 import numpy as np
@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from ..core import InputError, log, progress, uniform
 from .cutouts import Cutouts
+from .layouts import degrees
 
 # %% ../../nbs/13_data.duplicates.ipynb #f4c2471c
 def _hash(b): return int.from_bytes(hashlib.blake2b(b, digest_size=8).digest(), 'little', signed=True)
@@ -266,18 +267,7 @@ def pixel_twins(
         pairs,score = np.concatenate([pairs,more]),np.concatenate([score,s])
     return Table(dict(row=rows[pairs[:,0]], other=rows[pairs[:,1]], agreement=score))
 
-# %% ../../nbs/13_data.duplicates.ipynb #90bb9dfd
-def _degrees(col, name):
-    "float64 degrees of a column, NaN where unknown"
-    col = Table(dict(x=col))['x']                                  # any sequence, Column or Quantity
-    x,unit = np.ma.asarray(getattr(col, 'value', col)),str(col.unit or 'deg')
-    if x.ndim != 1 or x.dtype.kind not in 'iuf':
-        raise InputError(f'The column {name!r} is {x.dtype} and not one number for each row: give it in degrees')
-    x = np.ma.filled(x.astype(np.float64), np.nan)
-    if unit == 'deg': return x
-    try: return (x*col.unit).to_value('deg')
-    except Exception as e: raise InputError(f'The column {name!r} is in {unit}, which is no angle: give it in degrees') from e
-
+# %% ../../nbs/13_data.duplicates.ipynb #bf7fa8e6
 def positions(
     t,    # Catalogue with `ra` and `dec`, in capitals or not
     what='The catalogue', # Its name in a message
@@ -285,7 +275,7 @@ def positions(
     "Positions in degrees"
     names = {str(k).lower(): k for k in reversed(list(t.keys()))}
     if not {'ra','dec'} <= set(names): raise InputError(f'{what} has no columns ra and dec; it has {", ".join(map(str, t.keys()))}')
-    ra,dec = (_degrees(t[names[k]], names[k]) for k in ('ra','dec'))
+    ra,dec = (degrees(t[names[k]], f'The column {names[k]!r}') for k in ('ra','dec'))
     zero = (ra == 0) & (dec == 0)
     unknown = ~(np.isfinite(ra) & (np.abs(dec) <= 90)) | zero & (zero.sum() > 1)
     return np.where(unknown, np.nan, ra),np.where(unknown, np.nan, dec)

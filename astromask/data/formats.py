@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/data.formats.html.md"""
 
 # %% auto #0
 __all__ = ['Packed', 'ArrayLayout', 'Pasquet', 'MappedFile', 'ArrayFile', 'AstroMAE', 'TorchFile', 'Fits', 'FitsLayout',
-           'FitsSet', 'file_kind', 'open_files']
+           'FitsSet', 'impossible_wcs', 'file_kind', 'open_files']
 
 # %% ../../nbs/09_data.formats.ipynb #e980dbd2
 import mmap, os, pickletools, re, warnings, zipfile
@@ -303,7 +303,7 @@ def _list(self:FitsSet, f): return f,dict(names=self.first['names'], unit=self.f
 @patch
 def _row_ids(self:FitsSet, labels): return np.array([f'{k}:0' for k in labels])
 
-# %% ../../nbs/09_data.formats.ipynb #11518b75
+# %% ../../nbs/09_data.formats.ipynb #7cd11e60
 _own_cards = re.compile(r'SIMPLE|BITPIX|NAXIS.*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|EXT(NAME|VER|LEVEL)|CHECKSUM|DATASUM|COMMENT|HISTORY|'
                         r'WCS.*|CR(VAL|PIX|OTA|DER)\d|C(TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|PV\d_.*|L(ON|AT)POLE|RADE.*|EQUINOX|Z(IMAGE|TILE|CMP|NAME|VAL|BIT|NAX|SIM|EXT|PC|GC|QUANT|DITH|BLANK).*|'
                         r'BANDS?\d*|FILT(ER)?S?\d*|END|TTYPE.*|TFORM.*|TFIELDS|^$')
@@ -317,9 +317,16 @@ def _cards_of(hdus, f):
     if not all(type(out.get(k)) in (int,float) for k in ('ra','dec')): out |= dict(zip(('ra','dec'), _middle(f.images[0].header, f.shape)))
     return out
 
+def impossible_wcs(
+    h, # A FITS header
+):     # Such as 'WCSAXES = 100000000', or None
+    "What the WCS library would trust in a header, and crash or take all memory"
+    cards = ((c.keyword, c.value) for c in h.cards)
+    return next((f'{k} = {v}' for k,v in cards if re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and v not in range(21)), None)
+
 def _middle(h, shape):
     "RA and Dec of the middle of an image, NaN without a WCS"
-    if any(re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and v not in range(21) for k,v in ((c.keyword, c.value) for c in h.cards)): return np.nan,np.nan  # they crash the library
+    if impossible_wcs(h): return np.nan,np.nan
     try:
         w = WCS(h, naxis=2)
         return [float(o) for o in w.all_pix2world((shape[2]-1)/2, (shape[1]-1)/2, 0)] if w.has_celestial else (np.nan,np.nan)

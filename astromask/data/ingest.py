@@ -9,7 +9,7 @@ __all__ = ['read_catalog', 'Recipe', 'Job', 'plan_catalog', 'plan_grid', 'comple
            'open_layer', 'cutout_wcs', 'north_up', 'OpenTile', 'part_key', 'part_paths', 'cut_job', 'cut_in_worker',
            'choose', 'ingest']
 
-# %% ../../nbs/12_data.ingest.ipynb #9049a404
+# %% ../../nbs/12_data.ingest.ipynb #b40f3cab
 import hashlib, json, os, re, shutil, threading, time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -24,12 +24,12 @@ from scipy.spatial import cKDTree
 from .. import __version__
 from ..core import DataError, InputError, log, progress, storage_errors, sync_dir, write_atomic
 from .cutouts import Cutouts
-from .layouts import band_names, position_names
+from .layouts import band_names, degrees, position_names
 from .tiles import Plane, Tile, TileLayout, bad_bits, find_tiles, fits_damage, open_plane, pixel_area
 from ..runs import locked
 from ..surveys import get_survey
 
-# %% ../../nbs/12_data.ingest.ipynb #e4f67bd1
+# %% ../../nbs/12_data.ingest.ipynb #80931d12
 _OURS = ('cutouts','ivar','mask','x','y','tile','cutout_x','cutout_y')
 
 def _table_kind(path):
@@ -47,12 +47,7 @@ def _position(t, given, what, path):
     names = {c.lower(): c for c in reversed(t.colnames)}
     name = given if given in t.colnames else next((names[o] for o in ([given.lower()] if given else position_names[what]) if o in names), None)
     if name is None: raise InputError(f'{path} has no column {given or what!r}: name the one that holds {what} among {", ".join(t.colnames)}')
-    col = t[name]
-    if col.ndim != 1 or col.dtype.kind not in 'iuf': raise InputError(f'The column {name!r} of {path} is not one number per row: give {what} in degrees')
-    x = np.ma.filled(np.ma.asarray(col).astype(np.float64), np.nan)
-    if col.unit is not None and str(col.unit) not in ('deg',''):
-        try: x = (x*col.unit).to_value('deg')
-        except Exception as e: raise InputError(f'The column {name!r} of {path} is in {col.unit}, not in degrees') from e
+    x = degrees(t[name], f'The column {name!r} of {path}')
     wrong = np.flatnonzero(np.abs(x) > (90 if what == 'dec' else 360))
     if len(wrong): raise DataError(f'Row {wrong[0]} of {path} has {name} = {x[wrong[0]]:g}, which is no {what} in degrees')
     return name,x

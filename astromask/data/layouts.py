@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/data.layouts.html.md"""
 
 # %% auto #0
 __all__ = ['position_names', 'band_names', 'text_of', 'number_of', 'json_of', 'texts_of', 'channels_last', 'Layout',
-           'find_layout', 'damage', 'check_file', 'stamp', 'CutoutFile', 'check_measures', 'file_labels']
+           'find_layout', 'damage', 'check_file', 'stamp', 'CutoutFile', 'check_measures', 'degrees', 'file_labels']
 
 # %% ../../nbs/07_data.layouts.ipynb #d67167da
 import copy, json, os, struct, zipfile, zlib
@@ -407,7 +407,22 @@ def _column(self:CutoutFile, name, d):
     meta = {'names': self.names[name]} if name in self.names else {}
     return (MaskedColumn if isinstance(x, MaskedColumn) else Column)(x, name=name, unit=unit, meta=meta)
 
-# %% ../../nbs/07_data.layouts.ipynb #3fd97004
+# %% ../../nbs/07_data.layouts.ipynb #5955dfee
+def degrees(
+    x,        # (N,) numbers: any sequence, Column or Quantity; degrees where it names no unit
+    what:str, # What they are, for the message
+)->np.ndarray: # (N,) float64, NaN where masked
+    "Angles in degrees"
+    x = Table(dict(x=x))['x']
+    values,unit = np.ma.asarray(getattr(x, 'value', x)),x.unit
+    if values.ndim != 1 or values.dtype.kind not in 'iuf':
+        raise DataError(f'{what} is {values.dtype} of shape {values.shape}, and not one number for each object: give it in degrees')
+    values = np.ma.filled(values.astype(np.float64), np.nan)
+    if unit in (None,u.deg) or str(unit).lower() in ('','degree','degrees'): return values
+    try: return unit.to(u.deg, values)
+    except (u.UnitsError,TypeError,ValueError) as e: raise DataError(f'{what} is in {unit}, which is no angle: give it in degrees') from e
+
+# %% ../../nbs/07_data.layouts.ipynb #d0c60d00
 def file_labels(
     paths, # Files
 )->list:   # Their names without endings; with the folder's where two are equal
@@ -435,19 +450,8 @@ def catalog(self:CutoutFile,
     first = {'id': np.where(np.char.strip(ids) == '', rows, ids)}
     at = {k: next((lower[o] for o in names if o in lower and (o == k or t[lower[o]].ndim == 1 and t[lower[o]].dtype.kind in 'iuf')), None)
           for k,names in position_names.items()}
-    for k in ('ra','dec'): first[k] = self._degrees(k, np.full(self.n, np.nan) if at[k] is None else t[at[k]])
+    for k in ('ra','dec'): first[k] = Column(np.full(self.n, np.nan) if at[k] is None else degrees(t[at[k]], f'{self.path}: the column `{at[k]}`'), unit='deg')
     out = Table(first)
     for k in t.colnames:
         if k not in ('id', at['ra'], at['dec']): out[k] = t[k]
     return out
-
-@patch
-def _degrees(self:CutoutFile, name, x):
-    if np.ndim(x) != 1 or x.dtype.kind not in 'iuf':
-        raise DataError(f'{self.path}: the column `{name}` is not one number for each object')
-    degrees = np.ma.filled(np.ma.asarray(x, dtype=np.float64), np.nan)
-    unit = getattr(x, 'unit', None)
-    if unit is not None and not str(unit).lower().startswith('deg'):
-        try: degrees = unit.to(u.deg, degrees)
-        except (u.UnitsError,TypeError,ValueError) as e: raise DataError(f'{self.path}: the column `{name}` is in {unit}, not in degrees') from e
-    return Column(degrees, unit='deg')

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.loaders.html.md"""
 __all__ = ['GROUPS', 'size2d', 'fit_size', 'block_edges', 'epoch_order', 'free_memory', 'choose_home', 'Pixels', 'read_windows',
            'keep_memory', 'wanted_rows', 'CutoutLoader', 'own_device', 'cutout_dls']
 
-# %% ../../nbs/16_data.loaders.ipynb #3df4ee02
+# %% ../../nbs/16_data.loaders.ipynb #b17f4b40
 import ctypes, numpy as np, os, platform, psutil, time, torch
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from torch.nn import functional as F
 from ..core import InputError, local_rank, log, progress, rank, shuffled, world
+from .cutouts import row_numbers
 from .splits import split_rows
 
 # %% ../../nbs/16_data.loaders.ipynb #69f5514a
@@ -251,14 +252,14 @@ def keep_memory():
         if libc.mallopt(-3, limit): break
     libc.mallopt(-1, 2**31-1)                                # M_TRIM_THRESHOLD
 
-# %% ../../nbs/16_data.loaders.ipynb #6bdcbe81
+# %% ../../nbs/16_data.loaders.ipynb #dac55e36
 def wanted_rows(
     n:int,       # Rows there are
-    rows=None,   # Numbers (negative ones count from the end), a slice, or a mask; None is all
+    rows=None,   # As `Cutouts` takes them; None is all
     name='rows', # What they are called, for the message
 )->np.ndarray:   # int64, in the order given
     "Row numbers, however they are given"
-    try: return np.arange(n)[slice(None) if rows is None else rows if isinstance(rows, slice) else np.asarray(rows, *(() if len(rows) else (np.int64,)))]
+    try: return np.atleast_1d(row_numbers(slice(None) if rows is None else rows, n))
     except (IndexError,TypeError,ValueError) as e: raise InputError(f'{name}= must name rows between 0 and {n-1}: {e}') from None
 
 # %% ../../nbs/16_data.loaders.ipynb #db60336e

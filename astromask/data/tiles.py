@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.tiles.html.md"""
 __all__ = ['tile_layouts', 'fits_damage', 'Plane', 'open_plane', 'pixel_area', 'plane_bits', 'bad_bits', 'TileLayout', 'Tile',
            'tiles_by_name', 'tiles_by_sky', 'find_tiles']
 
-# %% ../../nbs/11_data.tiles.ipynb #36811a08
+# %% ../../nbs/11_data.tiles.ipynb #4ce5e3c6
 import gzip, math, os, re, warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from fastcore.basics import patch
 from scipy.spatial import cKDTree
 from ..core import AstroMaskError, DataError, InputError, log
 from .cutouts import _natural
+from .formats import impossible_wcs
 from ..surveys import get_survey
 
 # %% ../../nbs/11_data.tiles.ipynb #b3460e20
@@ -86,7 +87,7 @@ def _find_hdu(hdus, hdu, path):
     if not _plane_shape(hdus[found[0]]): raise DataError(f'HDU {hdu} of {path} is not a two-dimensional image: {there}')
     return found[0]
 
-# %% ../../nbs/11_data.tiles.ipynb #0cdd9e8b
+# %% ../../nbs/11_data.tiles.ipynb #52a9364d
 @dataclass
 class Plane:
     "One image of a FITS file: its header at hand, its pixels on demand"
@@ -103,9 +104,7 @@ class Plane:
 def _sky(hdu, hdus, path, i):
     "The WCS of an image and its frame"
     h = hdu.header
-    for k in h:   # the WCS library trusts these two, and crashes or takes all memory
-        if (k.startswith('WCSAXES') or re.fullmatch('[AB]P?_ORDER', k)) and int(h[k]) > 20:
-            raise DataError(f'HDU {i} of {path} has an impossible {k} of {h[k]}: get the file again')
+    if wrong := impossible_wcs(h): raise DataError(f'HDU {i} of {path} has an impossible {wrong}: get the file again')
     w = WCS(h, hdus, naxis=2)
     if not w.has_celestial:
         raise DataError(f'HDU {i} of {path} has no WCS that gives right ascension and declination: name another HDU, or solve its astrometry')
