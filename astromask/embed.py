@@ -27,12 +27,13 @@ def evaluating(
     finally:
         for part,mode in modes: part.training = mode
 
-# %% ../nbs/30_embed.ipynb #4a88ecd8
+# %% ../nbs/30_embed.ipynb #e3fdd826
 def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
     c,                  # `Cutouts`
     bs:int=256,         # Cutouts in a block
     pool:str='mean',    # How patch tokens become one vector: mean | cls | max | attn
+    views:int=None,     # Orientations that a vector is the mean of: 1, 2, 4 or 8; None: the model's own number
     progress:bool=True, # Show how far we are?
 )->Table:               # The catalogue's columns and `embedding` (N,D) float32, in c's order
     "Embed every cutout of a file"
@@ -43,8 +44,8 @@ def embed_cutouts(
         for i in show_progress(starts, 'embedding', unit='block') if progress else starts:
             x = torch.from_numpy(fit_size(c[i:i+bs], m.img_size)).to(device)
             coords = torch.from_numpy(sky[i:i+bs]).to(device) if m.sky_token else None
-            blocks.append(m.embed(x, bands=c.bands, coords=coords, pool=pool).float().cpu().numpy())
+            blocks.append(m.embed(x, bands=c.bands, coords=coords, pool=pool, views=views).float().cpu().numpy())
     table = c.catalog.copy()
     table['embedding'] = np.concatenate(blocks)
-    table.meta |= dict(model=type(m).__name__, bands=list(c.bands), pool=pool)
+    table.meta |= dict(model=type(m).__name__, bands=list(c.bands), pool=pool, views=m.views if views is None else views)
     return table

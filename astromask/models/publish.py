@@ -160,7 +160,7 @@ m = timm.create_model('local-dir:FOLDER', pretrained=True)    # or 'hf-hub:OWNER
 embedding = m(x)    # x: (B,C,H,W), scaled, without NaN; the mean of the patch tokens
 ```'''
 
-# %% ../../nbs/26_models.publish.ipynb #1449ccce
+# %% ../../nbs/26_models.publish.ipynb #0c2cef44
 def _same(a, b, eps=1e-5):
     "Equal to eps, relative to the largest value, with NaN in the same places"
     a,b = (torch.as_tensor(o).detach() for o in (a,b))
@@ -186,7 +186,7 @@ def _check_timm(m, folder):
     "Does timm's model give what ours gives?"
     import timm
     theirs,ours = timm.create_model(f'local-dir:{folder}', pretrained=True).eval(), _alone(m)
-    ours.scaling = None
+    ours.scaling,ours.views = None,1
     x = torch.randn(2, len(m.bands), *m.img_size, generator=torch.Generator().manual_seed(0))
     wanted = ours.encode(x)
     tokens = theirs.forward_features(x).flatten(1, -2)[:,-wanted.shape[1]:]

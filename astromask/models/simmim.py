@@ -267,7 +267,7 @@ def reconstruct(self:SimMIM,
         pred = torch.where(self.hidden_patches(also), again, pred)
     return self.fill_in(x, pred, shown)
 
-# %% ../../nbs/23_models.simmim.ipynb #efb9e93a
+# %% ../../nbs/23_models.simmim.ipynb #3f52ad1f
 def _vit(img_size, patch_size, embed_dim, depth, num_heads, **kw):
     return dict(img_size=img_size, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads, **kw)
 
@@ -275,7 +275,7 @@ _survey = dict(mask_in='pixels', per_band=True, mask_ratio=(0,0.9))
 
 SimMIM.presets = dict(
     tiny  = _vit(32, 8, 32, 2, 4, **_survey),
-    small = _vit(64, 8, 192, 4, 6, **_survey),
+    small = _vit(64, 8, 192, 4, 6, views=8, **_survey),
     vit_s = _vit(64, 8, 384, 12, 6, **_survey),
     hsc   = _vit(64, 8, 768, 12, 12, norm_pix_loss=True, bands=('g','i','r','y','z'), **_survey),
     simmim_vit_b  = _vit(224, 16, 768, 12, 12, encoder='beit', mask_unit=32),

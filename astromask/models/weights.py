@@ -23,7 +23,7 @@ from .encoder import sincos_positions
 from .mae import MAE
 from .simmim import SimMIM
 
-# %% ../../nbs/25_models.weights.ipynb #4063034b
+# %% ../../nbs/25_models.weights.ipynb #33d0f1a3
 MODELS = {'MAE': MAE, 'SimMIM': SimMIM}
 FORMAT = 'astromask-model-1'
 
@@ -35,7 +35,7 @@ def save_model(
     "Write model.safetensors and config.json"
     tensors = {k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
     scaling = None if m.scaling is None else m.scaling.config()
-    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio') if k in m.config}     # they may have been set since
+    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views') if k in m.config}     # they may have been set since
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
     write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source))
 
