@@ -41,7 +41,7 @@ def train(data, out, epochs, valid, method='mae', bs=16, stop_at=None, bad_at=No
     m = dict(mae=MAE, simmim=SimMIM)[method].preset('tiny', bands=c.bands)
     learn = pretrain_learner(dls, m, out, clip=1e9, **kw)
     learn.remove_cbs([learn.figures, learn.online_probe])                 # not what is tested, and slow
-    learn.figures = learn.online_probe = SimpleNamespace(draw=lambda: None, measure=lambda: None)
+    learn.figures = learn.online_probe = SimpleNamespace(try_to_draw=lambda: None, ask=lambda: None)
     learn.add_cb(record := Record(Path(out).parent))
     last = rank() == world()-1                                            # what happens to one rank
     if stop_at and last: learn.add_cb(At(stop_at, lambda: setattr(learn.stop, 'asked', True)))

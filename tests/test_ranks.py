@@ -118,7 +118,7 @@ c = Cutouts.open(data)
 learn = pretrain_learner(cutout_dls(c, 32, bs=16, valid=.2, device='cpu'), MAE.preset('tiny', bands=c.bands), run_dir, save_minutes=0)
 learn.add_cb(Fail())
 learn.remove_cbs([learn.figures, learn.online_probe])
-learn.figures = learn.online_probe = SimpleNamespace(draw=lambda: None, measure=lambda: None)
+learn.figures = learn.online_probe = SimpleNamespace(try_to_draw=lambda: None, ask=lambda: None)
 learn.fit(2)"""]
 
 @pytest.fixture

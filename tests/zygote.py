@@ -20,7 +20,7 @@ def train(data, out, epochs, method='mae', workers=1, memory=None, **kw):
     m = dict(mae=MAE, simmim=SimMIM)[method].preset('tiny', bands=c.bands)
     learn = pretrain_learner(dls, m, out, save_minutes=0, **kw)
     learn.remove_cb(learn.figures)                             # not what is tested, and slow
-    learn.figures = SimpleNamespace(draw=lambda: None)
+    learn.figures = SimpleNamespace(try_to_draw=lambda: None)
     learn.fit(epochs)
 
 def run(job):

@@ -7,14 +7,14 @@ Docs: https://astromask.github.io/astromask/train.checkpoint.html.md"""
 # %% auto #0
 __all__ = ['save_checkpoint', 'checkpoints', 'check_space', 'verify', 'prune', 'load_checkpoint', 'newest_checkpoint']
 
-# %% ../../nbs/40_train.checkpoint.ipynb #4c79bf5e
-import math, shutil, torch
+# %% ../../nbs/40_train.checkpoint.ipynb #84d3fad4
+import hashlib, json, math, re, shutil, torch
 from pathlib import Path
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from ..core import (AstroMaskError, DataError, StorageError, log, read_json, sha256_file, storage_errors,
                             sync_dir, write_atomic, write_json)
 
-# %% ../../nbs/40_train.checkpoint.ipynb #5942c190
+# %% ../../nbs/40_train.checkpoint.ipynb #cf7c391e
 def save_checkpoint(
     folder,       # Where checkpoints are kept
     step:int,     # Steps done: names it, and newer means more
@@ -25,33 +25,48 @@ def save_checkpoint(
 )->Path:          # Its directory
     "Write a checkpoint, read it back, put it in place, and remove those that are too old"
     folder = Path(folder)
-    path,tmp = folder/f'step-{step:09d}', folder/f'.writing-{step:09d}'
-    if _whole(path): return path                                            # the same step has the same bits
+    there,path = _of_step(folder, step)
+    if there and _same(there, state): return there
     data = tensor_bytes({k: v.detach().cpu().contiguous() for k,v in tensors.items()})
     check_space(folder, len(data))
+    tmp = folder/f'.writing-{path.name}'
     with storage_errors(path):
         for left in folder.glob('.writing-*'): shutil.rmtree(left)          # of a process that was killed
         tmp.mkdir()
         write_atomic(tmp/'tensors.safetensors', data)
         write_json(tmp/'state.json', state)
-        write_json(tmp/'sums.json', {name: sha256_file(tmp/name) for name in ('tensors.safetensors','state.json')})
-        verify(tmp, data)
+        write_json(tmp/'sums.json', {'tensors.safetensors': hashlib.sha256(data).hexdigest(), 'state.json': sha256_file(tmp/'state.json')})
+        if not _whole(tmp): raise StorageError(f'{path} did not come back as it was written; check the disk')
         if path.exists(): shutil.rmtree(path)                               # damaged
         tmp.rename(path)
         sync_dir(folder)
-    prune(folder, keep, loaded)
+    prune(folder, path, keep, loaded)
     return path
+
+def _of_step(folder, step):
+    "The newest whole checkpoint of a step, or None; and the name of the next"
+    there = [p for p in checkpoints(folder) if _number(p)[0] == step and _whole(p)]
+    again = 1 + _number(there[0])[1] if there else 0
+    return (there[0] if there else None), folder/(f'step-{step:09d}' + (f'.{again}' if again else ''))
+
+def _same(path, state): # the same step has the same tensors; what else there is may have grown (the history at an epoch's end)
+    def told(s): return {k: v for k,v in s.items() if k != 'seconds'}
+    return told(read_json(path/'state.json', dict)) == told(json.loads(json.dumps(state, default=str)))
 
 def _whole(path):
     try: return path.exists() and verify(path) is None
     except (AstroMaskError, OSError, ValueError): return False
 
-# %% ../../nbs/40_train.checkpoint.ipynb #3f2c21b8
+# %% ../../nbs/40_train.checkpoint.ipynb #27707e4c
 def checkpoints(
     folder, # Where checkpoints are kept
 )->list:    # Directories, newest first
     "All checkpoints, whether valid or not"
-    return sorted(Path(folder).glob('step-*'), reverse=True)
+    return sorted((p for p in Path(folder).glob('step-*') if _number(p)), key=_number, reverse=True)
+
+def _number(path): # 'step-000000120.1' -> (120, 1): the second that was saved at step 120
+    name = re.fullmatch(r'step-(\d+)(?:\.(\d+))?', path.name)
+    return name and (int(name[1]), int(name[2] or 0))
 
 def check_space(
     folder,     # Where a file shall go
@@ -59,39 +74,41 @@ def check_space(
 ):
     "Refuse to begin a file that the disk has no room for"
     with storage_errors(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        if not Path(folder).exists():
+            Path(folder).mkdir(parents=True)
+            sync_dir(Path(folder).parent)
         free = shutil.disk_usage(folder).free
     if free < 1.1*size + 2**16:
         raise StorageError(f'{folder} has {free/2**20:.1f} MiB free and a checkpoint needs {size/2**20:.1f} MiB; '
                            'free some space and run the same command again')
 
 def verify(
-    path,      # A checkpoint's directory
-    data=None, # The bytes its tensors should be, where they are at hand
+    path, # A checkpoint's directory
 ):
     "Raise DataError unless every file is there and has its sum"
     sums = read_json(path/'sums.json', dict)
     for name in ('tensors.safetensors','state.json'):
         if not (path/name).is_file() or sha256_file(path/name) != sums.get(name): raise DataError(f'{path/name} is missing or damaged')
-    if data is not None and (path/'tensors.safetensors').read_bytes() != data:
-        raise StorageError(f'{path} did not come back as it was written; check the disk')
 
-# %% ../../nbs/40_train.checkpoint.ipynb #696599d2
+# %% ../../nbs/40_train.checkpoint.ipynb #26f13f83
 def _score(path):
     try: return read_json(path/'state.json', dict).get('score')
     except (AstroMaskError, OSError, ValueError): return None
 
 def prune(
     folder,      # Where checkpoints are kept
+    newest,      # The one that was just saved; of any that say they are newer, those that are damaged go
     keep:int,    # How many of the newest stay
     loaded=None, # A path that stays
 ):
     "Remove checkpoints that are neither new nor the best nor needed"
     found = checkpoints(folder)
+    newer = [p for p in found if _number(p) > _number(newest)]
+    found = [p for p in found if p not in newer]
     scores = {p: s for p in found if isinstance(s := _score(p), (int,float)) and math.isfinite(s)}
-    stay = {*found[:max(1, keep)], *([min(scores, key=scores.get)] if scores else []), *([Path(loaded)] if loaded else [])}
-    for old in found:
-        if old not in stay: shutil.rmtree(old, ignore_errors=True)
+    stay = {*found[:max(1, keep)], *([min(scores, key=scores.get)] if scores else [])}
+    for old in [p for p in found if p not in stay] + [p for p in newer if not _whole(p)]:
+        if not (loaded and old.resolve() == Path(loaded).resolve()): shutil.rmtree(old, ignore_errors=True)
 
 # %% ../../nbs/40_train.checkpoint.ipynb #c190eab9
 def load_checkpoint(

@@ -9,8 +9,8 @@ __all__ = ['HALVES', 'METHODS', 'decay_groups', 'depth_of', 'scaled_lr', 'Pretra
            'deterministic', 'plain_errors', 'check_task', 'as_augment', 'sky_positions', 'pretrain_learner',
            'pretraining_model', 'model_from_weights']
 
-# %% ../../nbs/42_train.pretrain.ipynb #e9fedc19
-import hashlib, numpy as np, os, random, re, time, torch
+# %% ../../nbs/42_train.pretrain.ipynb #0c4822ce
+import hashlib, math, numpy as np, os, random, re, time, torch
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from fastai.callback.core import CancelEpochException, CancelStepException
@@ -19,7 +19,7 @@ from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import InputError, RunDir, Unfinished, log, rank, read_json, world
+from ..core import InputError, RunDir, Unfinished, log, rank, read_json, storage_errors, try_lock, world
 from ..data.augment import Augment
 from ..data.layouts import band_names
 from ..data.loaders import size2d
@@ -65,7 +65,7 @@ def scaled_lr(
     "The linear rule (Goyal et al. 2017), with a limit"
     return min(base*bs/256, most)
 
-# %% ../../nbs/42_train.pretrain.ipynb #624c22e0
+# %% ../../nbs/42_train.pretrain.ipynb #a739ab57
 class PretrainLearner(Learner):
     "A Learner that continues where its run directory left off; made by `pretrain_learner`"
     def start(self, run, seed, max_minutes, parts=1, half=None, runner=None, recipe=()):
@@ -73,7 +73,8 @@ class PretrainLearner(Learner):
         self.out,self.seed,self.max_minutes,self.parts,self.half,self.recipe = run,seed,max_minutes,parts,half,dict(recipe)
         self.step = self.batch = self.epochs_done = 0
         self.earlier,self.began,self.n_total = 0.,None,1
-        self.runner = runner or self.model                            # compiled, or the model itself
+        self.runner = self.model if runner is None else runner        # compiled, or the model itself
+        self.torn = False                                             # is the last step half done, or the model another's mean?
         self.parallel,self.clock = parallel(self.model, self.runner),0.
         return self
 
@@ -87,6 +88,10 @@ class PretrainLearner(Learner):
     def progress(self):
         if self.max_minutes: return min(1., self.seconds()/(60*self.max_minutes))
         return (self.step+0.5)/(self.n_total*len(self.dls.train))        # of the step that is being taken
+
+    def averaged(self):
+        "A context in which the model has the mean of its weights, where one is kept: what is judged is what is kept"
+        return self.average.swapped() if hasattr(self, 'average') else nullcontext()
 
     def forward(self, *xb):
         "The model, in the precision of the run"
@@ -130,7 +135,7 @@ def _do_one_batch(self:PretrainLearner):
     self.opt.zero_grad()
     self.step,self.batch = self.step+1,self.batch+1
 
-# %% ../../nbs/42_train.pretrain.ipynb #185dc154
+# %% ../../nbs/42_train.pretrain.ipynb #28c33422
 def fingerprint(
     cutouts,  # `Cutouts`
     n:int=16, # Objects whose pixels are looked at, spread over the set
@@ -145,12 +150,13 @@ def fingerprint(
 def task(self:PretrainLearner)->dict: # What must be the same when a run is continued
     "What is trained on what"
     train,m,augment = self.dls.train,self.model,self.pretext.augment
+    split = [len(dl.rows) for dl in (train, self.dls.valid)],hashlib.sha256(np.sort(np.asarray(train.rows, np.int64)).tobytes()).hexdigest()[:16]
     return dict(model=m.config, scaling=m.scaling.config(), seed=self.seed, batch_size=train.bs*train.world,
                 augment=getattr(augment, 'name', getattr(augment, '__name__', type(augment).__name__)),
                 band_dropout=self.pretext.band_dropout, ivar=train.dataset.ivar,
-                objects=[len(dl.rows) for dl in (train, self.dls.valid)], data=self.data, **self.recipe)
+                objects=split[0], data=self.data, split=split[1], **self.recipe)
 
-# %% ../../nbs/42_train.pretrain.ipynb #fff1f10d
+# %% ../../nbs/42_train.pretrain.ipynb #0a361523
 def _generators(device):
     "The states of all generators of random numbers"
     kind,keys,*rest = np.random.get_state()
@@ -174,11 +180,11 @@ def state(self:PretrainLearner)->tuple: # (tensors, the rest)
     if hasattr(self, 'average'): tensors |= {f'mean.{k}': v for k,v in self.average.mean.items()}
     if step.scale is not None: tensors |= {'scale.scale': step.scale, 'scale.good': step.good}
     sums = [float(o) for o in self.history.sums] if self.batch else [0.,0.]
-    rows = self.history.rows
-    return tensors, dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(), history=rows, sums=sums,
+    rows,counts = self.history.rows,[int(o) for o in (step.bad, step.skipped, step.lost)]
+    return tensors, dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(), history=rows, sums=sums, counts=counts,
                          task=self.task(), world=world(), random=generators, lr=self.schedule.now, score=rows[-1]['valid_loss'] if rows else None)
 
-# %% ../../nbs/42_train.pretrain.ipynb #fcf260b4
+# %% ../../nbs/42_train.pretrain.ipynb #0992ca25
 def _same_scaling(a, b): # processors differ in the last bit of a fit
     return a.keys() == b.keys() and all(len(a[k]) == len(b[k]) and np.allclose(a[k], b[k], rtol=1e-4) for k in a if k != 'kind')
 
@@ -213,18 +219,19 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     if scale := of('scale'): self.safe_step.scale,self.safe_step.good = scale['scale'],scale['good']
     if 'random' in state: _set_generators(of('random'), state['random'], self.dls.device)
     self.step,self.epochs_done,self.batch,self.earlier = (state[k] for k in ('step','epochs_done','batch','seconds'))
-    self.history.rows,self.history.sums,self.checkpoints.loaded = state['history'],state['sums'],path
+    self.history.rows = [{k: math.nan if v is None else v for k,v in row.items()} for row in state['history']]     # JSON has no NaN
+    self.history.sums,self.checkpoints.loaded = state['sums'],path
+    self.safe_step.bad,self.safe_step.skipped,self.safe_step.lost = (torch.tensor(float(n), device=self.dls.device) for n in state.get('counts', (0,0,0)))
+    self.safe_step.told = int(self.safe_step.lost)
 
-# %% ../../nbs/42_train.pretrain.ipynb #08a00d42
+# %% ../../nbs/42_train.pretrain.ipynb #68e7334d
 @contextmanager
 def deterministic(
     on:bool=True, # Else nothing is done
 ):
     "Ask PyTorch for operations whose bits do not depend on chance, while this lasts"
     was = torch.are_deterministic_algorithms_enabled(),torch.is_deterministic_algorithms_warn_only_enabled()
-    if on:
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-        torch.use_deterministic_algorithms(True)
+    if on: torch.use_deterministic_algorithms(True)
     try: yield
     finally: torch.use_deterministic_algorithms(was[0], warn_only=was[1])
 
@@ -239,17 +246,22 @@ def plain_errors():
 @patch
 def finish(self:PretrainLearner):
     "Write the model"
-    if rank(): return
-    with self.average.swapped() if hasattr(self, 'average') else nullcontext(): save_model(self.model, self.out/'model')
+    if hasattr(self, 'average') and self.average.mean:
+        self.average.take()
+        self.average.own,self.torn = None,True                   # the model keeps the mean; to go on, its own weights are in the checkpoint
+    if rank() == 0: save_model(self.model, self.out/'model')
 
 @patch
 def resume(self:PretrainLearner):
     "Take back the newest checkpoint, if it is newer than what we have: on all ranks the one that rank 0 finds"
     saved = newest_checkpoint(self.out/'checkpoints') if rank() == 0 else None
     path = shared(str(saved[2]) if saved else '')
-    if not path: return
+    if not path:
+        if self.torn: raise InputError(f'{self.out} holds no checkpoint, and this learner was broken off in the middle of a step: make a new one')
+        return
     saved = saved or (*load_checkpoint(path),Path(path))
-    if saved[1]['step'] > self.step: self.restore(*saved)
+    if saved[1]['step'] > self.step or self.torn: self.restore(*saved)
+    self.torn = False
     self.agree()
 
 @patch
@@ -259,23 +271,37 @@ def fit(self:PretrainLearner,
     "Train until n_epoch epochs are done, or the clock has run out"
     if n_epoch < 1: raise InputError(f'epochs is {n_epoch}: train for one or more')
     if not self.opt: self.create_opt()
-    with rank_errors(), plain_errors(): self._fit(n_epoch)
+    self.opt.zero_grad()                                     # of a step that was broken off
+    with rank_errors(), plain_errors(), _owned(self.out/'checkpoints'): self._fit(n_epoch)
+
+@contextmanager
+def _owned(folder):
+    "Nobody else may write there, meanwhile"
+    if rank() == 0:
+        with storage_errors(folder): folder.mkdir(parents=True, exist_ok=True)
+        lock,owner = try_lock(folder/'.lock')
+        if lock is None: raise InputError(f'{folder} is in use by process {" on ".join(owner.split())}: wait for it, or use another run directory')
+    try: yield
+    finally:
+        if rank() == 0: os.close(lock)
 
 @patch
 def _fit(self:PretrainLearner, n_epoch):
+    self.began = None
     self.resume()
     self.n_total = n_epoch
     if self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch:
         log.info(f'{self.out}: {self.epochs_done} epochs are done; there is nothing left to train')
         return self.finish()                                 # a run may have died just before it came to this
     self.began = self.history.last = self.figures.last = time.monotonic()
+    self.torn = True                                         # until it ends as it should
     with deterministic(self.recipe.get('deterministic', False)), self.stop.listening(): Learner.fit(self, 10**9 if self.max_minutes else n_epoch)
-    self.earlier,self.began = self.seconds(),None
+    self.torn,self.earlier,self.began = False,self.seconds(),None
     if self.stop.left: raise Unfinished(f'{self.out} was asked to stop and is saved at step {self.step}')
     self.checkpoints.save()
+    self.figures.try_to_draw()
+    if hasattr(self, 'online_probe'): self.online_probe.ask()
     self.finish()
-    self.figures.draw()
-    if hasattr(self, 'online_probe'): self.online_probe.measure()
     wait()
 
 # %% ../../nbs/42_train.pretrain.ipynb #7807286a
@@ -311,7 +337,7 @@ def sky_positions(
     if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
-# %% ../../nbs/42_train.pretrain.ipynb #b6e15db3
+# %% ../../nbs/42_train.pretrain.ipynb #6be15d36
 HALVES = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def pretrain_learner(
@@ -334,7 +360,7 @@ def pretrain_learner(
     accumulate:int=1,         # Parts of a batch whose gradients are added up: less memory, the same step
     ema:float=0.,             # Decay of a running mean of the weights, which the model then gets (0.999, say); 0: none
     compile:bool=False,       # Compile the model (torch.compile): minutes at first, faster steps on a GPU
-    deterministic:bool=False, # Only operations whose bits do not depend on chance (on a GPU slower)
+    deterministic:bool=False, # Only operations whose bits do not depend on chance (on a GPU slower, and to be asked for before it is first used)
 )->PretrainLearner:
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
     for name,v in dict(lr=lr, max_minutes=max_minutes).items():
@@ -346,6 +372,7 @@ def pretrain_learner(
     augment = as_augment(augment, dls.train.dataset.ivar)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
     seed = dls.train.seed
+    if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # before the process first multiplies matrices on a GPU
     if m.scaling is None: m.scaling = fit_scaling(dls.train.dataset.cutouts, seed=seed, kind=scaling)
     m.to(dls.device)
     join(dls.device)

@@ -31,7 +31,7 @@ def rank_errors():
 
 def _gist(e): return str(e).splitlines()[0].split('] ')[-1].split('. ')[0][:200]
 
-# %% ../../nbs/40_train.ranks.ipynb #9ad26fa6
+# %% ../../nbs/40_train.ranks.ipynb #d9f61458
 _groups = {}
 
 def join(
@@ -45,9 +45,10 @@ def join(
     with rank_errors():
         if not dist.is_initialized(): dist.init_process_group('nccl' if gpu else 'gloo', timeout=timedelta(seconds=max(60, 1.25*patience())), **gpu)
         _groups['cpu'] = dist.new_group(backend='gloo', timeout=timedelta(seconds=patience()))
+        _groups['slow'] = dist.new_group(backend='gloo', timeout=timedelta(seconds=12*patience()))
     if gpu: _groups['cuda'] = dist.group.WORLD
 
-# %% ../../nbs/40_train.ranks.ipynb #d2b7f16b
+# %% ../../nbs/40_train.ranks.ipynb #66c59a7a
 def summed(
     x, # A tensor
 ):     # The same on all ranks
@@ -55,10 +56,10 @@ def summed(
     if world() > 1: dist.all_reduce(x, group=_groups[x.device.type])
     return x
 
-def _reduced(numbers, how):
+def _reduced(numbers, how, group='cpu'):
     if world() == 1: return numbers
     x = torch.tensor([float(o) for o in numbers], dtype=torch.float64)
-    dist.all_reduce(x, how, group=_groups['cpu'])
+    dist.all_reduce(x, how, group=_groups[group])
     return tuple(x.tolist())
 
 def totals(*numbers): # Their sums over the ranks
@@ -69,7 +70,7 @@ def largest(*numbers): # The largest that a rank has, of each
     "The maxima of numbers over the ranks"
     return _reduced(numbers, dist.ReduceOp.MAX)
 
-# %% ../../nbs/40_train.ranks.ipynb #ac4fe97d
+# %% ../../nbs/40_train.ranks.ipynb #0a219569
 def shared(
     what, # Anything that JSON knows
 ):        # As rank 0 has it
@@ -81,9 +82,11 @@ def shared(
     dist.broadcast(x, 0, group=_groups['cpu'])
     return json.loads(x.numpy().tobytes())
 
-def wait():
-    "Go on when all ranks are here"
-    totals(0)
+def wait(
+    x=0., # A number to tell the others
+):        # The largest that a rank has told
+    "Go on when all ranks are here; what one of them does alone (saving, drawing, asking) may take twelve times as long as a step"
+    return _reduced([x], dist.ReduceOp.MAX, 'slow')[0]
 
 # %% ../../nbs/40_train.ranks.ipynb #cfeffc19
 def parallel(

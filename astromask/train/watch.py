@@ -8,22 +8,23 @@ Docs: https://astromask.github.io/astromask/train.watch.html.md"""
 __all__ = ['ANSWERS', 'rankme', 'Question', 'probe_question', 'knn_predict', 'probe_answers', 'read_rows', 'write_rows',
            'OnlineProbe', 'WandB', 'someone_looks', 'Bar']
 
-# %% ../../nbs/41_train.watch.ipynb #fb9c0dd5
+# %% ../../nbs/41_train.watch.ipynb #022f54ab
 import atexit, csv, io, math, numpy as np, os, signal, subprocess, sys, threading, time, torch, uuid
 from contextlib import ExitStack
 from fastai.callback.core import Callback
-from fastai.torch_core import get_model, rank_distrib
+from fastai.torch_core import get_model
 from fastcore.basics import patch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-from ..core import AstroMaskError, DataError, RunDir, StorageError, log, read_json, write_atomic, write_json
+from ..core import AstroMaskError, DataError, RunDir, StorageError, log, rank, read_json, write_atomic, write_json
 from ..data.cutouts import class_labels, redshifts
 from ..data.splits import split_rows
 from ..embed import evaluating
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.probe import choose_classes, class_probe, galaxies, redshift_probe, usable_rows
 from ..plots import progress_figure
+from .ranks import wait
 
 # %% ../../nbs/41_train.watch.ipynb #b3f60987
 def rankme(
@@ -128,7 +129,7 @@ def write_rows(
     writer.writerows(rows)
     write_atomic(path, text.getvalue())
 
-# %% ../../nbs/41_train.watch.ipynb #cfef4292
+# %% ../../nbs/41_train.watch.ipynb #9d162361
 class OnlineProbe(Callback):
     "Every few minutes, ask frozen embeddings for classes and redshifts, and draw the progress"
     order,run_valid = 74,False
@@ -140,14 +141,25 @@ class OnlineProbe(Callback):
     ): self.run_dir,self.minutes,self.n,self.share,self.rows,self.question,self.taken = run,minutes,n,share,[],None,0.
 
     def before_fit(self):
-        if rank_distrib(): return
-        self.last,path = time.monotonic(),self.run_dir/'probe.csv'
-        self.rows = [r for r in self.rows or read_rows(path) if r['step'] <= self.learn.step]   # later ones will come again
-        if not self.rows: self.measure()
+        path,self.last = self.run_dir/'probe.csv',self.learn.seconds()
+        if rank() == 0: self.rows = [r for r in self.rows or read_rows(path) if r['step'] <= self.learn.step]   # later ones will come again
+        if wait(not self.rows and rank() == 0): self.ask()
 
     def after_batch(self):
-        if rank_distrib(): return
-        if time.monotonic()-self.last > max(60*self.minutes, self.taken/self.share): self.measure()
+        if self.learn.seconds()-self.last > max(60*self.minutes, self.taken/self.share): self.ask()
+
+    def ask(self):
+        "Ask now, on rank 0, while the others wait; no answer is worth a run"
+        try: self.measure()
+        except Exception as e: log.warning(f'The probe was left out: {type(e).__name__}: {e}')
+        self.taken,self.last = wait(self.taken),self.learn.seconds()
+
+    def ask_about(self):
+        "The question, among objects that train or validate: those held out for tests stay unseen"
+        train,valid = self.learn.dls.train,self.learn.dls.valid
+        rows = np.union1d(train.rows, valid.rows)
+        q = probe_question(train.dataset.cutouts.catalog[rows], self.n)
+        return q._replace(rows=rows[q.rows])
 
     def embeddings(self, bs=128):
         "Of the question's objects"
@@ -159,20 +171,19 @@ class OnlineProbe(Callback):
         rows = self.question.rows
         with evaluating(m): return np.concatenate([one(rows[i:i+bs]).float().cpu().numpy() for i in range(0, len(rows), bs)])
 
-# %% ../../nbs/41_train.watch.ipynb #1b1b0ca6
+# %% ../../nbs/41_train.watch.ipynb #9266e36b
 @patch
 def measure(self:OnlineProbe)->dict: # The row of this step
     "Ask now, unless this step has an answer"
-    if rank_distrib() or self.rows and self.rows[-1]['step'] == self.learn.step: return self.rows[-1] if self.rows else {}
-    if self.question is None: self.question = probe_question(self.learn.dls.train.dataset.cutouts.catalog, self.n)
+    if rank() or self.rows and self.rows[-1]['step'] == self.learn.step: return self.rows[-1] if self.rows else {}
+    if self.question is None: self.question = self.ask_about()
     start = time.monotonic()
-    e = self.embeddings()
+    with self.learn.averaged(): e = self.embeddings()
     row = dict(step=self.learn.step, seconds=round(self.learn.seconds(), 3), **probe_answers(e, self.question), rankme=rankme(e))
     self.rows.append(row | dict(seconds_taken=round(time.monotonic()-start, 3)))
     self.say()
     self.draw()
-    self.last = time.monotonic()
-    self.taken = self.last-start
+    self.taken = time.monotonic()-start
     return self.rows[-1]
 
 @patch
@@ -200,7 +211,7 @@ def say(self:OnlineProbe):
     elif max(r['rankme'] for r in self.rows[-2:]) < 2 and len(self.rows) > 1:
         log.warning(f'THE EMBEDDINGS HAVE COLLAPSED: RankMe is {row["rankme"]:.2f} at step {row["step"]}; lower the learning rate (lr) or raise mask_ratio')
 
-# %% ../../nbs/41_train.watch.ipynb #33f5be05
+# %% ../../nbs/41_train.watch.ipynb #c2834dc7
 class WandB(Callback):
     "Show the run in Weights & Biases, by a process of its own: offline unless someone is logged in"
     name,order = 'wandb',90
@@ -212,7 +223,7 @@ class WandB(Callback):
     ): self.run_dir,self.config,self.project,self.every,self.process = run,config,project,every,None
 
     def before_fit(self):
-        if rank_distrib() or os.environ.get('WANDB_MODE') == 'disabled': return
+        if rank() or os.environ.get('WANDB_MODE') == 'disabled': return
         if self.process is None or self.process.poll() is not None: self.start()
 
     def facts(self):
@@ -253,7 +264,7 @@ def finish(self:WandB,
         try: os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError: pass
 
-# %% ../../nbs/41_train.watch.ipynb #987dca3b
+# %% ../../nbs/41_train.watch.ipynb #e0badf1a
 def someone_looks()->bool:
     "Is there a terminal, or a notebook that someone has opened?"
     if os.environ.get('IN_TEST'): return False           # papermill, by `astromask run`; notebooks under test
@@ -270,7 +281,7 @@ class Bar(Callback):
     def place(self): return min(round(self.learn.seconds()), self.line.total) if self.learn.max_minutes else self.learn.step
 
     def before_fit(self):
-        if not self.show or rank_distrib(): return
+        if not self.show or rank(): return
         self.after_fit()                                 # of a fit that was broken off
         from tqdm.auto import tqdm
         from tqdm.contrib.logging import logging_redirect_tqdm
