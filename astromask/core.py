@@ -361,3 +361,12 @@ def stop_requested(self:RunDir)->bool: # Has someone asked?
 def clear_stop(self:RunDir):
     "Forget an old request to stop"
     (self.path/'STOP').unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #62069b3f
+@patch
+def check_writable(self:RunDir,
+    *folders, # Folders in it that are written to, too, if they are there
+):
+    "Refuse to begin where nothing could be kept"
+    for folder in (self.path, *(self.path/o for o in folders if (self.path/o).exists())):
+        with storage_errors(folder), tempfile.TemporaryFile(dir=folder): pass

@@ -1,11 +1,11 @@
 "The real pretraining experiment as users run it: whole, stopped, killed, refused, out of space"
 import concurrent.futures, hashlib, json, os, signal, subprocess, time
 import h5py, numpy as np, pytest
-from astromask.core import StorageError
+from astromask.core import StorageError, write_json
 from astromask.data.cutouts import Cutouts
 from astromask.models.weights import load_model
 from astromask.train.checkpoint import newest_checkpoint, save_checkpoint
-from toys import astromask
+from toys import astromask, bind_child
 
 FILES = ['notebook.ipynb', 'params.yaml', 'manifest.json', 'metrics.json', 'history.csv', 'figures/history.png',
          'figures/reconstruction.png', 'checkpoints', 'model/model.safetensors', 'model/config.json', 'model/README.md']
@@ -90,6 +90,22 @@ def test_bad_input_is_one_sentence_and_code_2(tmp_path):
     for case,(code,err,says) in zip(CASES, answers):
         assert code == 2 and says in err, (case, code, err)
         assert 'Traceback' not in err and len(err.splitlines()) == 1 and err.startswith('astromask: '), (case, err)
+
+@pytest.mark.parametrize('closed', ['.','checkpoints'])
+def test_a_directory_that_cannot_be_written_ends_the_run_at_its_start(survey, tmp_path, closed):
+    "The whole of it, or the checkpoints' folder of a run that was killed early"
+    out = tmp_path/'run'
+    (out/closed).mkdir(parents=True)
+    if closed == 'checkpoints':
+        write_json(out/'manifest.json', dict(experiment='pretrain', state='running', sessions=[]))
+        (out/'params.yaml').write_text(f'data: {survey}\npreset: tiny\nbs: 16\nepochs: 3\n')
+    (out/closed).chmod(0o555)
+    if not subprocess.run(['touch', out/closed/'x'], preexec_fn=bind_child, capture_output=True).returncode: pytest.skip('permissions do not bind root here')
+    done = astromask(*arguments(survey, out), preexec_fn=bind_child)
+    (out/closed).chmod(0o755)
+    assert done.returncode == 1 and done.stderr.startswith(f'astromask: Could not write {out/closed}'), done.stderr
+    assert 'check the folder and its permissions' in done.stderr and len(done.stderr.splitlines()) == 1
+    assert 'epoch 1' not in done.stdout and not (out/'history.csv').exists()
 
 @pytest.fixture
 def small_disk(tmp_path):
