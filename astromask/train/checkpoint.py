@@ -49,7 +49,7 @@ def _whole(path):
     try: return path.exists() and verify(path) is None
     except (AstroMaskError, OSError, ValueError): return False
 
-# %% ../../nbs/40_train.checkpoint.ipynb #b741750b
+# %% ../../nbs/40_train.checkpoint.ipynb #f7e4cc92
 def checkpoints(
     folder, # Where checkpoints are kept
 )->list:    # Directories, newest first
@@ -77,7 +77,7 @@ def check_format(
 )->dict:       # The same
     "Refuse what is not written as this version writes it"
     if sums.get('format', 1) == FORMAT: return sums
-    raise LaterFormat(f'{path} has format {sums["format"]}, and this AstroMASK reads format {FORMAT}: continue the run with the AstroMASK that '
+    raise LaterFormat(f'{path} has format {sums["format"]!r}, and this AstroMASK reads format {FORMAT}: continue the run with the AstroMASK that '
                       'wrote it, or a later one, or use another run directory')
 
 def verify(
