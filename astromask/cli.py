@@ -174,7 +174,7 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
     click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes, zero_point=_zero_point(zero_point),
                            masks=not no_masks, weights=not no_weights, **hdus, **options))
 
-# %% ../nbs/71_cli.ipynb #1bc08fef
+# %% ../nbs/71_cli.ipynb #800c9584
 def _list_experiments():
     for name,path in experiments().items(): click.echo(f'{name:<20} {path}')
 
@@ -192,7 +192,7 @@ def _list_parameters(notebook):
 def run(name, given, file, out, nproc, parameters):
     """Run the experiment NAME (or a notebook's path), or continue it in DIR.
 
-    Exit codes: 0 done, 75 stopped and to be continued by the same command, 2 bad input, 1 failed."""
+    Exit codes: 0 done (or to be started again by SLURM), 75 stopped and to be continued by the same command, 2 bad input, 1 failed."""
     if not name: return _list_experiments()
     if parameters: return _list_parameters(find_experiment(name))
     run_experiment(name, (read_params_file(file) if file else {}) | dict(given), out, nproc)

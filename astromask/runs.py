@@ -6,16 +6,17 @@ Docs: https://astromask.github.io/astromask/runs.html.md"""
 
 # %% auto #0
 __all__ = ['experiment_name', 'experiments', 'find_experiment', 'Parameter', 'cast', 'read_parameters', 'check_parameters',
-           'read_params_file', 'locked', 'is_done', 'rank_environments', 'continue_command', 'run_experiment']
+           'read_params_file', 'locked', 'is_done', 'slurm_job', 'requeue', 'rank_environments', 'continue_command',
+           'run_experiment']
 
-# %% ../nbs/03_runs.ipynb #7f320f1c
-import ast, difflib, io, json, math, os, queue, re, shlex, shutil, signal, socket, sys, tempfile, threading, time
+# %% ../nbs/03_runs.ipynb #f589bfdb
+import ast, difflib, io, json, math, os, queue, re, shlex, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 import tokenize, yaml
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
-from .core import (AstroMaskError, DataError, InputError, RankLost, RunDir, StorageError, Unfinished, git_commit, log,
+from .core import (AstroMaskError, DataError, InputError, RankLost, Requeued, RunDir, StorageError, Unfinished, git_commit, log,
                             new_run_dir, rank, read_json, sha256_file, storage_errors, try_lock, utc_now, versions, world, write_atomic)
 
 # %% ../nbs/03_runs.ipynb #97ec1609
@@ -221,6 +222,26 @@ def _caught(events):
     finally:
         for s,handler in old.items(): signal.signal(s, handler)
 
+# %% ../nbs/03_runs.ipynb #f8ecc88a
+def slurm_job(
+    env=os.environ, # Environment variables
+)->str:             # Such as '12', or '12_3' in an array; '' outside SLURM
+    "How SLURM calls the job that this process is part of"
+    if 'SLURM_ARRAY_TASK_ID' in env: return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env.get('SLURM_JOB_ID', '')
+
+def requeue(
+    job:str, # Of `slurm_job`
+)->bool:     # Will it?
+    "Ask SLURM to start a job again, and say so if it will not"
+    try: r = subprocess.run(['scontrol', 'requeue', job], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as e: why = e
+    else:
+        if r.returncode in (0, -signal.SIGTERM): return True     # SLURM ends the job's processes, and this one is among them
+        why = r.stderr.strip() or f'scontrol ended with code {r.returncode}'
+    log.warning(f'SLURM does not start job {job} again: {why}')
+    return False
+
 # %% ../nbs/03_runs.ipynb #ddc02114
 _IGNORE = '; '.join(f'__import__("signal").signal({int(s)}, lambda *a: None)' for s in _SIGNALS[1:])
 
@@ -387,7 +408,7 @@ def continue_command(
     for k,v in given.items(): words += ['-p', k, ','.join(map(str, v)) if isinstance(v, list) else str(v)]
     return shlex.join(words + ['--out', str(run)] + ['--nproc', str(nproc)]*(nproc > 1))
 
-# %% ../nbs/03_runs.ipynb #671259ae
+# %% ../nbs/03_runs.ipynb #fe327aa3
 def _work(kernel, notebook, params, events):
     try: _execute(notebook, params, kernel)
     except BaseException as e: kernel.error = kernel.error or _translate(e, kernel)
@@ -401,7 +422,7 @@ def _time_left(kernel):
 
 def _supervise(kernels, notebook, params, run, events):
     for k in kernels: threading.Thread(target=_work, args=(k, notebook, params, events), daemon=True).start()
-    ended,asked,until,now = [],None,math.inf,time.monotonic
+    ended,asked,first,until,now = [],None,None,math.inf,time.monotonic
     while len(ended) < len(kernels):
         try: event = events.get(timeout=max(0, until-now()) if until < math.inf else None)
         except queue.Empty:
@@ -412,7 +433,7 @@ def _supervise(kernels, notebook, params, run, events):
             ended.append(event)
             until = min(until, now() + _time_left(event))
             continue
-        who,asked = signal.Signals(event).name,asked or now()
+        who,asked,first = signal.Signals(event).name,asked or now(),first or event
         if not run.stop_requested():
             run.request_stop(who)
             log.info(f'{who}: asked the notebook to save its state and stop; a second signal stops it at once')
@@ -420,17 +441,19 @@ def _supervise(kernels, notebook, params, run, events):
             for k in kernels: k.kill()
             stopped = Unfinished('Stopped at once; what the last checkpoint holds is kept')
             for k in set(kernels).difference(ended): k.error = stopped
-    return _error_of(ended)
+    return _error_of(ended),first == signal.SIGUSR1 and not any(k.killed for k in kernels)
 
 def _session(kernels, notebook, run, params, events, command):
     start = time.monotonic()
-    error = _supervise(kernels, notebook, params, run, events)
+    error,time_ends = _supervise(kernels, notebook, params, run, events)
     if isinstance(error, Unfinished): error = Unfinished(f'{error}; continue with: {command}')
     if rank() == 0: _end(run, error, time.monotonic()-start)
+    if time_ends and isinstance(error, Unfinished) and rank() == 0 and (job := slurm_job()) and requeue(job):
+        raise Requeued(f'SLURM starts job {job} again, which continues {run}')
     if error: raise error
     log.info(f'Done in {time.monotonic()-start:.0f} s: {kernels[0].output}')
 
-# %% ../nbs/03_runs.ipynb #3b438510
+# %% ../nbs/03_runs.ipynb #408f8308
 def _nothing_to_do(*what):
     return is_done(*what) and (rank() == 0 or (time.sleep(3) or is_done(*what)))
 
@@ -439,7 +462,7 @@ def run_experiment(
     params=None,   # Name to value; strings are cast
     out=None,      # The run directory; None makes a new one under ./runs
     nproc:int=1,   # Processes that run it together on this machine
-)->RunDir:         # The finished run; anything else is raised
+)->RunDir:         # The finished run; anything else is raised, `Requeued` too
     "Run an experiment notebook, or continue it"
     notebook,given = find_experiment(name),dict(params or {})
     name,spec = experiment_name(notebook),read_parameters(notebook)

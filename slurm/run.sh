@@ -4,11 +4,13 @@
 #   sbatch --time=4:00:00 --gpus=1 slurm/run.sh pretrain -f slurm/params/pretrain.yaml -p data survey.h5 --out runs/one
 #
 # What follows the script's name goes to `astromask run`. Without --out the run directory is named after the job.
-# Two minutes before its time is over, or on scancel, the run saves its state and ends with code 75: submit the same
-# line again, with --out, and it goes on. The command is found in $ASTROMASK_VENV, on PATH, or in ./.venv.
+# Two minutes before its time is over, the run saves its state and has the job requeued, until it is done. On scancel, or
+# where SLURM does not requeue (--no-requeue), it saves its state and ends with code 75: submit the same line again, with
+# --out, and it goes on. The command is found in $ASTROMASK_VENV, on PATH, or in ./.venv.
 #SBATCH --job-name=astromask
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
+#SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 
 [ $# -gt 0 ] || { echo 'usage: sbatch [sbatch options] slurm/run.sh NAME [astromask run options]' >&2; exit 2; }

@@ -7,6 +7,8 @@ os.environ |= dict(MPLBACKEND='Agg', WANDB_MODE='disabled', HF_HUB_OFFLINE='1', 
                    ASTROMASK_CACHE=f'{scratch}/cache')
 os.environ.setdefault('OMP_NUM_THREADS', '1') # small models gain nothing from more, and threads that wait for each other lose much
 
+for name in ('SLURM_JOB_ID','SLURM_ARRAY_TASK_ID'): os.environ.pop(name, None)    # or a test would requeue the job that it runs in
+
 signal.signal(signal.SIGHUP, signal.SIG_DFL)    # under nohup it is ignored, and the commands we start would inherit that
 
 def pytest_addoption(parser):

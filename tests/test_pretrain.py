@@ -1,11 +1,11 @@
 "The real pretraining experiment as users run it: whole, stopped, killed, refused, out of space"
-import concurrent.futures, hashlib, json, os, signal, subprocess, time
-import h5py, numpy as np, pytest
-from astromask.core import StorageError
+import concurrent.futures, hashlib, json, os, random, signal, subprocess, time
+import h5py, numpy as np, psutil, pytest
+from astromask.core import StorageError, write_json
 from astromask.data.cutouts import Cutouts
 from astromask.models.weights import load_model
-from astromask.train.checkpoint import newest_checkpoint, save_checkpoint
-from toys import astromask
+from astromask.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
+from toys import astromask, bind_child
 
 FILES = ['notebook.ipynb', 'params.yaml', 'manifest.json', 'metrics.json', 'history.csv', 'figures/history.png',
          'figures/reconstruction.png', 'checkpoints', 'model/model.safetensors', 'model/config.json', 'model/README.md']
@@ -19,18 +19,21 @@ def survey(tmp_path_factory):
     Cutouts.write(path, x, bands=('g','r','z'))
     return path
 
-def arguments(survey, out, epochs=3): return ['run', 'pretrain', '-p', 'data', survey, '-p', 'preset', 'tiny', '-p', 'bs', 16,
-                                              '-p', 'epochs', epochs, '--out', out]
+def arguments(survey, out, epochs=3, **more):
+    given = dict(data=survey, preset='tiny', bs=16, epochs=epochs) | more
+    return ['run', 'pretrain', *(o for k,v in given.items() for o in ('-p', k, v)), '--out', out]
+
+LONG = dict(epochs=24, ema=.9, save_minutes=0)         # a checkpoint after each of its 120 steps
 
 def outcome(out):
-    "What must be the same: the weights, and the losses of history.csv"
+    "What must be the same: the weights, and the numbers of history.csv that are not times"
     rows = (out/'history.csv').read_text().splitlines()
-    return hashlib.sha256((out/'model/model.safetensors').read_bytes()).hexdigest(), [r.split(',')[:4] for r in rows]
+    return hashlib.sha256((out/'model/model.safetensors').read_bytes()).hexdigest(), [r.split(',')[:5] for r in rows]
 
 @pytest.fixture(scope='module')
 def whole(survey, tmp_path_factory):
     out = tmp_path_factory.mktemp('runs')/'whole'
-    done = astromask(*arguments(survey, out, 40))
+    done = astromask(*arguments(survey, out, **LONG))
     assert done.returncode == 0, done.stderr
     return out
 
@@ -38,23 +41,44 @@ def test_a_run_leaves_every_file(whole, survey):
     assert [f for f in FILES if not (whole/f).exists()] == []
     manifest = json.loads((whole/'manifest.json').read_text())
     assert manifest['state'] == 'done' and manifest['data'][0]['sha256'] == hashlib.sha256(survey.read_bytes()).hexdigest()
-    assert json.loads((whole/'metrics.json').read_text())['pretrain']['epochs'] == 40
+    assert json.loads((whole/'metrics.json').read_text())['pretrain']['epochs'] == LONG['epochs']
     assert load_model(whole).bands == ('g','r','z')
     split = json.loads((whole/'split.json').read_text())['hash']
     assert json.loads((whole/'metrics.json').read_text())['split'] == manifest['split'] == split and split in (whole/'model'/'README.md').read_text()
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
-def test_stopped_or_killed_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
-    out,command = tmp_path/'run', arguments(survey, tmp_path/'run', 40)
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_stopped_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
+    out,command = tmp_path/'run', arguments(survey, tmp_path/'run', **LONG)
     process = astromask(*command, wait=False)
     deadline = time.monotonic() + 120
     while not (out/'history.csv').exists() and process.poll() is None and time.monotonic() < deadline: time.sleep(.02)
     process.send_signal(number)
     _,err = process.communicate(timeout=240)
-    state = json.loads((out/'manifest.json').read_text())['state']
-    if number != signal.SIGKILL: assert (process.returncode, state) == (75, 'unfinished') and 'astromask run' in err
+    assert (process.returncode, json.loads((out/'manifest.json').read_text())['state']) == (75, 'unfinished') and 'astromask run' in err
     assert astromask(*command).returncode == 0
     assert outcome(out) == outcome(whole)
+
+def test_killed_three_times_with_all_its_children_it_ends_with_the_same_bits(whole, survey, tmp_path):
+    "SIGKILL to runner, kernel and workers, at random moments after a checkpoint of their own"
+    out,command,rng = tmp_path/'run',arguments(survey, tmp_path/'run', **LONG),random.Random(0)
+    def newest(): return int(found[0].name[5:]) if (found := checkpoints(out/'checkpoints')) else 0
+    steps = [0]
+    for _ in range(3):
+        process = astromask(*command, wait=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while newest() <= steps[-1] and process.poll() is None and time.monotonic() < deadline: time.sleep(.01)
+        time.sleep(rng.uniform(0, .5))
+        tree = [*psutil.Process(process.pid).children(recursive=True), process]
+        for p in tree: p.kill()
+        assert process.wait(60) == -signal.SIGKILL and len(tree) > 1
+        psutil.wait_procs(tree[:-1], 60)
+        steps.append(newest())
+        assert json.loads((out/'manifest.json').read_text())['state'] == 'running' and not (out/'model').exists()
+    done = astromask(*command)
+    assert done.returncode == 0 and 'Continuing from' in done.stdout, done.stderr
+    assert outcome(out) == outcome(whole)
+    assert sorted(set(steps)) == steps and steps[-1] < 120
+    print('killed after steps', steps[1:])
 
 def test_the_clock_stops_a_run(survey, tmp_path):
     done = astromask(*arguments(survey, tmp_path/'run', 1), '-p', 'max_minutes', 0.1)
@@ -90,6 +114,22 @@ def test_bad_input_is_one_sentence_and_code_2(tmp_path):
     for case,(code,err,says) in zip(CASES, answers):
         assert code == 2 and says in err, (case, code, err)
         assert 'Traceback' not in err and len(err.splitlines()) == 1 and err.startswith('astromask: '), (case, err)
+
+@pytest.mark.parametrize('closed', ['.','checkpoints'])
+def test_a_directory_that_cannot_be_written_ends_the_run_at_its_start(survey, tmp_path, closed):
+    "The whole of it, or the checkpoints' folder of a run that was killed early"
+    out = tmp_path/'run'
+    (out/closed).mkdir(parents=True)
+    if closed == 'checkpoints':
+        write_json(out/'manifest.json', dict(experiment='pretrain', state='running', sessions=[]))
+        (out/'params.yaml').write_text(f'data: {survey}\npreset: tiny\nbs: 16\nepochs: 3\n')
+    (out/closed).chmod(0o555)
+    if not subprocess.run(['touch', out/closed/'x'], preexec_fn=bind_child, capture_output=True).returncode: pytest.skip('permissions do not bind root here')
+    done = astromask(*arguments(survey, out), preexec_fn=bind_child)
+    (out/closed).chmod(0o755)
+    assert done.returncode == 1 and done.stderr.startswith(f'astromask: Could not write {out/closed}'), done.stderr
+    assert 'check the folder and its permissions' in done.stderr and len(done.stderr.splitlines()) == 1
+    assert 'epoch 1' not in done.stdout and not (out/'history.csv').exists()
 
 @pytest.fixture
 def small_disk(tmp_path):

@@ -7,7 +7,7 @@ from astromask.data.cutouts import Cutouts
 from astromask.models.weights import load_model
 from astromask.runs import rank_environments
 from astromask.train.checkpoint import checkpoints, newest_checkpoint, verify
-from toys import astromask
+from toys import astromask, training
 
 class Ranks:
     "The process that starts them"
@@ -95,37 +95,8 @@ def test_the_rank_with_the_bad_objects_names_them(ranks, survey, tmp_path):
 
 # ---- as users start them
 
-CELLS = ["""data: 'path' = ''       # Cutouts
-run_dir: 'path' = ''""", """import os, time, torch
-from types import SimpleNamespace
-from fastai.callback.core import Callback
-from astromask.core import rank, start_logging
-from astromask.data.cutouts import Cutouts
-from astromask.data.loaders import cutout_dls
-from astromask.models.mae import MAE
-from astromask.train.pretrain import pretrain_learner
-
-def fail(how):
-    if how == 'raise': raise ValueError('told to fail')
-    if how == 'exit': os._exit(9)
-    if how == 'hang': time.sleep(600)
-
-class Fail(Callback):
-    def before_batch(self):
-        if self.learn.step == 4 and rank() == 1: fail(os.environ.get('FAIL'))""", """start_logging()
-torch.manual_seed(0)
-c = Cutouts.open(data)
-learn = pretrain_learner(cutout_dls(c, 32, bs=16, valid=.2, device='cpu'), MAE.preset('tiny', bands=c.bands), run_dir, save_minutes=0)
-learn.add_cb(Fail())
-learn.remove_cbs([learn.figures, learn.online_probe])
-learn.figures = learn.online_probe = SimpleNamespace(try_to_draw=lambda: None, ask=lambda: None)
-learn.fit(2)"""]
-
 @pytest.fixture
-def notebook(tmp_path):
-    cells = [dict(cell_type='code', id=f'c{i}', outputs=[], execution_count=None, source=s, metadata=dict(tags=[] if i else ['parameters'])) for i,s in enumerate(CELLS)]
-    (tmp_path/'90_small.ipynb').write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
-    return tmp_path/'90_small.ipynb'
+def notebook(tmp_path): return training(tmp_path)
 
 def manifest(out): return read_json(out/'manifest.json')
 

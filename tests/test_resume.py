@@ -13,6 +13,7 @@ from astromask.models.weights import load_model
 from astromask.train import checkpoint
 from astromask.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint, verify
 from astromask.train.pretrain import pretrain_learner
+from toys import bound
 import logging
 
 class Zygote:
@@ -204,6 +205,22 @@ def test_no_room_is_said_before_training(survey, tmp_path, monkeypatch):
     learn = new_learner(survey, tmp_path/'run')
     with pytest.raises(StorageError, match='free'): learn.fit(1)
     assert learn.step == 0
+
+@pytest.mark.parametrize('closed', ['.','checkpoints','model'])
+def test_a_directory_that_cannot_be_written_is_said_before_training(survey, tmp_path, closed):
+    out = tmp_path/'run'
+    learn = new_learner(survey, out)
+    (out/closed).mkdir(exist_ok=True)
+    (out/closed).chmod(0o555)
+    with bound():
+        try: (out/closed/'x').touch()
+        except PermissionError: pass
+        else: pytest.skip('permissions do not bind root here')
+        with pytest.raises(StorageError, match=f'^Could not write {(out/closed).resolve()}: Permission denied; check the folder and its permissions$'): learn.fit(1)
+    assert learn.step == 0 and not (out/'history.csv').exists() and not list(out.rglob('*.safetensors'))
+    (out/closed).chmod(0o755)
+    learn.fit(1)
+    assert load_model(out).bands == ('g','r')
 
 def test_another_task_is_refused_with_the_difference(survey, tmp_path):
     new_learner(survey, tmp_path/'run').fit(1)

@@ -1,11 +1,13 @@
 "Experiment notebooks as runs: what reads badly in a notebook, such as signals, killed processes and full disks."
 import json, os, pty, resource, shlex, signal, time
 from pathlib import Path
-import pytest, yaml
+import numpy as np, pytest, yaml
 from hypothesis import given, settings, strategies as st
 from astromask.core import InputError, RunDir, read_json
+from astromask.data.cutouts import Cutouts
 from astromask.runs import Parameter, cast, check_parameters, is_done, read_parameters, read_params_file
-from toys import COMMAND, STARTED, astromask, toy
+from astromask.train.checkpoint import checkpoints, verify
+from toys import COMMAND, STARTED, astromask, toy, training
 
 @pytest.fixture
 def nb(tmp_path):
@@ -96,6 +98,77 @@ def test_a_signal_before_the_kernel_is_up(nb, tmp_path):
     p.send_signal(signal.SIGTERM)
     assert p.wait(120) == 75 and epochs(tmp_path/'out') == 0
     assert astromask('run', nb, '--out', tmp_path/'out').returncode == 0 and epochs(tmp_path/'out') == 2
+
+# ---- SIGUSR1 in a SLURM job: its time is nearly over
+
+@pytest.fixture
+def slurm(tmp_path):
+    "A scontrol that records how it was called, and what the manifest said then; environments of jobs"
+    (tmp_path/'bin').mkdir()
+    (tmp_path/'bin'/'scontrol').write_text(f"""#!/bin/sh
+echo "$@" >> {tmp_path}/calls
+grep '"state": "' {tmp_path}/out/manifest.json | tail -1 >> {tmp_path}/states
+[ -z "$END" ] || kill -TERM $PPID
+[ -z "$REFUSE" ] || {{ echo "$REFUSE" >&2; exit 1; }}
+""")
+    (tmp_path/'bin'/'scontrol').chmod(0o755)
+    calls = tmp_path/'calls'
+    def job(number, **env): return os.environ | dict(PATH=f'{tmp_path}/bin:{os.environ["PATH"]}', SLURM_JOB_ID=str(number), PYTHONUNBUFFERED='1') | env
+    return job,lambda: calls.read_text().splitlines() if calls.exists() else []
+
+LONG = '-p','epochs',40,'-p','seconds',0.1,'--out'
+
+def stopped(command, env, out, *numbers):
+    "Its exit code and what it printed, when it was sent signals on the way"
+    p = astromask(*command, wait=False, env=env)
+    wait_for(lambda: epochs(out) >= 1)
+    for number in numbers: p.send_signal(number)
+    stdout,stderr = p.communicate(timeout=120)
+    assert 'Traceback' not in stderr and manifest(out)['state'] == 'unfinished' and 1 <= epochs(out) < 40, stderr
+    return p.returncode,stdout+stderr
+
+def test_a_job_whose_time_ends_is_requeued_and_goes_on(nb, tmp_path, slurm):
+    "Once, after everything was written; SLURM's SIGTERM that follows changes nothing"
+    (env,calls),out = slurm,tmp_path/'out'
+    command,job = ('run', nb, *LONG, out),env(14, END='1', SLURM_ARRAY_JOB_ID='12', SLURM_ARRAY_TASK_ID='3')
+    code,says = stopped(command, job, out, signal.SIGUSR1, signal.SIGUSR1)
+    assert code == 0 and calls() == ['requeue 12_3'] and 'SLURM starts job 12_3 again' in says, says
+    assert 'unfinished' in (tmp_path/'states').read_text()
+    done = epochs(out)
+    r = astromask(*command, env=job)
+    assert r.returncode == 0 and manifest(out)['state'] == 'done' and epochs(out) == 40 and f'epoch {done}\n' not in r.stdout
+    assert len(calls()) == 1
+
+def test_a_requeued_training_is_saved_at_a_step(tmp_path, slurm):
+    (env,calls),out = slurm,tmp_path/'out'
+    Cutouts.write(tmp_path/'survey.h5', np.random.default_rng(0).normal(size=(120,2,32,32)).astype('float32'), bands='gr')
+    command = ('run', training(tmp_path), '-p', 'data', tmp_path/'survey.h5', '-p', 'epochs', 12, '--out', out)
+    p = astromask(*command, wait=False, env=env(14))
+    wait_for(lambda: len(checkpoints(out/'checkpoints')))
+    p.send_signal(signal.SIGUSR1)
+    stdout,stderr = p.communicate(timeout=120)
+    assert p.returncode == 0 and calls() == ['requeue 14'] and manifest(out)['state'] == 'unfinished', stderr
+    newest = checkpoints(out/'checkpoints')[0]
+    verify(newest)
+    assert f'is saved at step {int(newest.name[5:])};' in manifest(out)['error'] and not (out/'model').exists()
+    r = astromask(*command, env=env(14))
+    assert r.returncode == 0 and f'Continuing from {newest}' in r.stdout, r.stdout+r.stderr
+    assert len((out/'history.csv').read_text().splitlines()) == 13 and (out/'model'/'model.safetensors').exists() and len(calls()) == 1
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_job_that_is_cancelled_is_not_requeued(nb, tmp_path, slurm, number):
+    (env,calls),out = slurm,tmp_path/'out'
+    code,says = stopped(('run', nb, *LONG, out), env(14), out, number)
+    assert code == 75 and calls() == [] and 'continue with' in says
+
+@pytest.mark.parametrize('why', ['Requested operation is presently disabled', 'No such file or directory'])
+def test_a_job_that_cannot_be_requeued_says_why(nb, tmp_path, slurm, why):
+    "It was submitted with --no-requeue, say; or there is no scontrol"
+    (env,calls),out = slurm,tmp_path/'out'
+    here = env(14, REFUSE=why) if 'disabled' in why else env(14, PATH=str(tmp_path))
+    code,says = stopped(('run', nb, *LONG, out), here, out, signal.SIGUSR1)
+    assert code == 75 and f'SLURM does not start job 14 again: ' in says and why in says and 'continue with' in says, says
+    assert calls() == ['requeue 14']*('disabled' in why)
 
 def test_a_second_signal_does_not_ask(nb, tmp_path):
     out = tmp_path/'out'

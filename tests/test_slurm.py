@@ -71,7 +71,7 @@ class Cluster:
     def __call__(self, *command, cwd=None):
         how = dict(env=self.env, cwd=cwd, capture_output=True, text=True, check=True, timeout=120)
         return subprocess.run([*map(str, command)], **how).stdout.strip()
-    def submit(self, cwd, *args): return self('sbatch', '--parsable', '--time=10', SCRIPT, *args, cwd=cwd)
+    def submit(self, cwd, *args, options=()): return self('sbatch', '--parsable', '--time=10', *options, SCRIPT, *args, cwd=cwd)
     def ended(self, job, seconds=240):
         "Wait for a job; its state and exit code"
         alive = ('PENDING','CONFIGURING','RUNNING','COMPLETING')
@@ -89,14 +89,35 @@ def test_a_job_runs_an_experiment(cluster, tmp_path):
     assert m['state'] == 'done' and m['sessions'][0]['slurm_job'] == job and counting(out) == 3
     assert {'notebook.ipynb','params.yaml','manifest.json','metrics.json'} <= set(os.listdir(out))
 
-def test_a_warned_job_ends_with_75_and_the_next_one_finishes(cluster, tmp_path):
+def test_a_warned_job_is_requeued_and_finishes(cluster, tmp_path):
+    "The same job, in two starts"
+    out = tmp_path/'out'
+    job = cluster.submit(tmp_path, toy(tmp_path), '-p', 'epochs', 20, '-p', 'seconds', 0.25, '--out', 'out')
+    wait_for(lambda: counting(out))
+    cluster('scancel', '--signal=USR1', '--batch', job)
+    assert cluster.ended(job) == ('COMPLETED', 0), (tmp_path/f'astromask-{job}.out').read_text()
+    log = (tmp_path/f'astromask-{job}.out').read_text()
+    assert f'SLURM starts job {job} again' in log and log.count('epoch 1\n') == 1 and counting(out) == 20, log
+    assert [(s['slurm_job'],s['state']) for s in manifest(out)['sessions']] == [(job,'unfinished'), (job,'done')]
+    assert 'Restarts=1 ' in cluster('scontrol', 'show', 'job', job, '-o')
+
+def test_a_warned_task_of_an_array_is_requeued(cluster, tmp_path):
+    args = toy(tmp_path),'-p','epochs',20,'-p','seconds',0.25
+    job = cluster.submit(tmp_path, *args, options=['--array=3-4'])
+    where = lambda: list((tmp_path/'runs').glob('*/*/metrics.json'))
+    wait_for(lambda: len(where()) == 2)
+    cluster('scancel', '--signal=USR1', '--batch', f'{job}_3')
+    for task in ('3','4'): assert cluster.ended(f'{job}_{task}') == ('COMPLETED', 0), [f.read_text() for f in tmp_path.glob('*.out')]
+    assert sorted(len(manifest(f.parent)['sessions']) for f in where()) == [1,2] and [counting(f.parent) for f in where()] == [20,20]
+
+def test_a_warned_job_that_may_not_be_requeued_ends_with_75_and_the_next_one_finishes(cluster, tmp_path):
     out = tmp_path/'out'
     args = tmp_path,toy(tmp_path),'-p','epochs',40,'-p','seconds',0.25,'--out','out'
-    job = cluster.submit(*args)
+    job = cluster.submit(*args, options=['--no-requeue'])
     wait_for(lambda: counting(out))
     cluster('scancel', '--signal=USR1', '--batch', job)
     assert cluster.ended(job) == ('FAILED', 75), (tmp_path/f'astromask-{job}.out').read_text()
-    assert manifest(out)['state'] == 'unfinished'
+    assert manifest(out)['state'] == 'unfinished' and 'Requested operation is presently disabled' in (tmp_path/f'astromask-{job}.out').read_text()
     again = cluster.submit(*args)
     assert cluster.ended(again) == ('COMPLETED', 0), (tmp_path/f'astromask-{again}.out').read_text()
     assert counting(out) == 40 and 'epoch 1\n' not in (tmp_path/f'astromask-{again}.out').read_text()

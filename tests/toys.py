@@ -1,5 +1,6 @@
-"A small experiment for tests: it counts epochs, keeps them in metrics.json, stops when asked, and fails when told to."
-import json, os, subprocess, sys
+"Small experiments for tests: one counts epochs, keeps them in metrics.json, stops when asked, and fails when told to; one trains."
+import ctypes, json, os, subprocess, sys
+from contextlib import contextmanager
 from pathlib import Path
 
 COMMAND = str(Path(sys.executable).with_name('astromask'))
@@ -28,15 +29,46 @@ for epoch in range(first, epochs):
     run.metrics(epochs=epoch+1)
     print('epoch', epoch+1)"""
 
+TRAINING = ["""data: 'path' = ''       # Cutouts
+epochs: int = 2         # Passes
+run_dir: 'path' = ''""", """import os, time, torch
+from types import SimpleNamespace
+from fastai.callback.core import Callback
+from astromask.core import rank, start_logging
+from astromask.data.cutouts import Cutouts
+from astromask.data.loaders import cutout_dls
+from astromask.models.mae import MAE
+from astromask.train.pretrain import pretrain_learner
+
+def fail(how):
+    if how == 'raise': raise ValueError('told to fail')
+    if how == 'exit': os._exit(9)
+    if how == 'hang': time.sleep(600)
+
+class Fail(Callback):
+    def before_batch(self):
+        if self.learn.step == 4 and rank() == 1: fail(os.environ.get('FAIL'))""", """start_logging()
+torch.manual_seed(0)
+c = Cutouts.open(data)
+learn = pretrain_learner(cutout_dls(c, 32, bs=16, valid=.2, device='cpu'), MAE.preset('tiny', bands=c.bands), run_dir, save_minutes=0)
+learn.add_cb(Fail())
+learn.remove_cbs([learn.figures, learn.online_probe])
+learn.figures = learn.online_probe = SimpleNamespace(try_to_draw=lambda: None, ask=lambda: None)
+learn.fit(epochs)"""]
+
+def write(path, *cells):
+    "A notebook, whose first cell holds its parameters"
+    def cell(i, source): return dict(cell_type='code', id=f'c{i}', outputs=[], execution_count=None, source=source, metadata=dict(tags=[] if i else ['parameters']))
+    path.write_text(json.dumps(dict(cells=[cell(*o) for o in enumerate(cells)], metadata={}, nbformat=4, nbformat_minor=5)))
+    return path
+
 def toy(folder):
     "Write the experiment into a folder; gives its path"
-    def cell(source, *tags):
-        made = dict(cell_type='code', id=f'c{len(tags)}', outputs=[], execution_count=None)
-        return made | dict(source=source, metadata=dict(tags=tags))
-    cells = [cell(PARAMETERS, 'parameters'), cell(LOOP)]
-    path = Path(folder)/'90_toy.ipynb'
-    path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
-    return path
+    return write(Path(folder)/'90_toy.ipynb', PARAMETERS, LOOP)
+
+def training(folder):
+    "The same for one that trains a tiny model, and saves after every step; one of two ranks fails as FAIL tells it"
+    return write(Path(folder)/'90_small.ipynb', *TRAINING)
 
 def astromask(*args, wait=True, **kw):
     "The command in a process of its own: its CompletedProcess, or the process if it is not waited for"
@@ -46,3 +78,21 @@ def astromask(*args, wait=True, **kw):
     if wait: return subprocess.run(command, **dict(timeout=240) | kw)
     STARTED.append(subprocess.Popen(command, **kw))
     return STARTED[-1]
+
+# ---- root may write where permissions forbid it (CAP_DAC_OVERRIDE), unless it does without
+
+def bind_child():
+    "For preexec_fn: permissions bind the program that is started, root's too"
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+@contextmanager
+def bound():
+    "While this lasts, permissions bind this thread"
+    libc,header,sets = ctypes.CDLL(None),(ctypes.c_uint32*2)(0x20080522, 0),(ctypes.c_uint32*6)()
+    libc.capget(header, sets)
+    was,sets[0] = sets[0],sets[0] & ~2
+    libc.capset(header, sets)
+    try: yield
+    finally:
+        sets[0] = was
+        libc.capset(header, sets)
