@@ -183,7 +183,7 @@ def locked(
     try: yield got[0]
     finally: os.close(got[0])
 
-# %% ../nbs/03_runs.ipynb #9f2a4494
+# %% ../nbs/03_runs.ipynb #62512d86
 _EXTENDS = ('epochs', 'max_minutes')
 
 def is_done(
@@ -195,7 +195,7 @@ def is_done(
     "Compare a run directory with what is asked for"
     def refuse(why): raise InputError(f'{run} {why}, or give --out another directory')
     if not (run/'manifest.json').exists():
-        if [n for n in os.listdir(run) if not n.startswith('.') and n not in ('STOP','params.yaml','ranks')]:
+        if [n for n in os.listdir(run) if not n.startswith('.') and n not in ('STOP','params.yaml','ranks','manifest.json')]:
             refuse('is not empty and not a run: empty it')
         return False
     was = read_json(run/'manifest.json', dict)
@@ -328,7 +328,9 @@ def _translate(error, kernel):
                               'the same command continues from the last checkpoint')
     return error
 
-# %% ../nbs/03_runs.ipynb #b6128a97
+# %% ../nbs/03_runs.ipynb #b94037be
+def _own_cpus(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()   # SLURM may give fewer than there are
+
 def rank_environments(
     n:int, # Processes on this machine
 )->list:   # Of each, what its environment gets
@@ -337,7 +339,7 @@ def rank_environments(
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(s.getsockname()[1]), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
-    where['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS') or str(max(1, os.cpu_count()//n))
+    where['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS') or str(max(1, _own_cpus()//n))
     return [where | dict(RANK=str(k), LOCAL_RANK=str(k)) for k in range(n)]
 
 # %% ../nbs/03_runs.ipynb #5bab90a4
@@ -408,7 +410,7 @@ def continue_command(
     for k,v in given.items(): words += ['-p', k, ','.join(map(str, v)) if isinstance(v, list) else str(v)]
     return shlex.join(words + ['--out', str(run)] + ['--nproc', str(nproc)]*(nproc > 1))
 
-# %% ../nbs/03_runs.ipynb #fe327aa3
+# %% ../nbs/03_runs.ipynb #aed69f53
 def _work(kernel, notebook, params, events):
     try: _execute(notebook, params, kernel)
     except BaseException as e: kernel.error = kernel.error or _translate(e, kernel)
@@ -419,6 +421,14 @@ def _time_left(kernel):
     "How long the others may go on when one has ended"
     if kernel.error and not isinstance(kernel.error, Unfinished): return _GRACE
     return math.inf if kernel.rank else float(os.environ.get('ASTROMASK_RANK_TIMEOUT', 300))
+
+def _ask(run, kernels, who):
+    "Request a stop: by the STOP file, or where none can be written by a signal"
+    try: run.request_stop(who)
+    except StorageError as e:
+        log.warning(f'{e}; the notebook gets a signal instead')
+        for k in kernels: k.signal(signal.SIGUSR1)
+    log.info(f'{who}: asked the notebook to save its state and stop; a second signal stops it at once')
 
 def _supervise(kernels, notebook, params, run, events):
     for k in kernels: threading.Thread(target=_work, args=(k, notebook, params, events), daemon=True).start()
@@ -433,10 +443,9 @@ def _supervise(kernels, notebook, params, run, events):
             ended.append(event)
             until = min(until, now() + _time_left(event))
             continue
-        who,asked,first = signal.Signals(event).name,asked or now(),first or event
-        if not run.stop_requested():
-            run.request_stop(who)
-            log.info(f'{who}: asked the notebook to save its state and stop; a second signal stops it at once')
+        if asked is None:
+            asked,first = now(),event
+            _ask(run, kernels, signal.Signals(event).name)
         elif event == signal.SIGINT or now()-asked > 5:
             for k in kernels: k.kill()
             stopped = Unfinished('Stopped at once; what the last checkpoint holds is kept')

@@ -345,14 +345,16 @@ def __iter__(self:CutoutLoader):
         start = time.perf_counter()
     self.after_iter()
 
-# %% ../../nbs/16_data.loaders.ipynb #b2066e76
+# %% ../../nbs/16_data.loaders.ipynb #9625e364
 def own_device(
     device=None, # Where batches shall go; None is fastai's default
 ):               # A torch device
     "Where batches of this rank go"
     if world() > 1 and torch.cuda.is_available():
-        if local_rank() >= torch.cuda.device_count(): raise InputError(f'There are more ranks here than the {torch.cuda.device_count()} GPUs: give --nproc {torch.cuda.device_count()}')
-        torch.cuda.set_device(local_rank())
+        n = torch.cuda.device_count()
+        own = n == 1 and os.environ.get('SLURM_LOCALID') == str(local_rank())          # srun --gpus-per-task=1 shows each task its own
+        if local_rank() >= n and not own: raise InputError(f'There are more ranks here than the {n} GPUs: give --nproc {n}')
+        torch.cuda.set_device(0 if own else local_rank())
     return default_device() if device is None else torch.device(device)
 
 # %% ../../nbs/16_data.loaders.ipynb #9885db77
