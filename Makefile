@@ -1,5 +1,5 @@
 # make demo    simulate a survey (or DATA=file.h5), pretrain on it, evaluate, print the numbers
-# make test    run the tests: every notebook, and tests/
+# make test    run the tests: every notebook, and tests/ (test-slow: those that kill and restart processes many times)
 # make docs    build the site into _docs/
 # make readme  write README.md from nbs/index.ipynb
 # make clean   remove what make made, but not runs/
@@ -12,13 +12,16 @@ OUT      =
 SEED     = 0
 BIN      = .venv/bin
 
-.PHONY: demo test docs readme env clean
+.PHONY: demo test test-slow docs readme env clean
 
 demo: env
 	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
 
 test: env
 	$(BIN)/python -m pytest -q tests
+
+test-slow: env
+	$(BIN)/python -m pytest -q -m slow tests
 
 docs: env
 	$(BIN)/python tools/docs.py

@@ -58,6 +58,7 @@ def test_stopped_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
     assert astromask(*command).returncode == 0
     assert outcome(out) == outcome(whole)
 
+@pytest.mark.slow
 def test_killed_three_times_with_all_its_children_it_ends_with_the_same_bits(whole, survey, tmp_path):
     "SIGKILL to runner, kernel and workers, at random moments after a checkpoint of their own"
     out,command,rng = tmp_path/'run',arguments(survey, tmp_path/'run', **LONG),random.Random(0)

@@ -100,6 +100,7 @@ def notebook(tmp_path): return training(tmp_path)
 
 def manifest(out): return read_json(out/'manifest.json')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how,says', [('raise', 'ValueError: told to fail'), ('exit', "The notebook's process died"), ('hang', 'in fail\n')])
 def test_a_rank_that_is_lost(notebook, survey, tmp_path, how, says):
     out,limit = tmp_path/'out',6
@@ -120,6 +121,7 @@ def test_a_rank_that_is_lost(notebook, survey, tmp_path, how, says):
         assert astromask(*command[:-2]).returncode == 0
         assert (out/'model').exists() and manifest(out)['state'] == 'done' and [s['ranks'] for s in manifest(out)['sessions']] == [2,1]
 
+@pytest.mark.slow
 def test_under_torchrun(notebook, survey, tmp_path):
     out = tmp_path/'out'
     torchrun = [Path(sys.executable).with_name('torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python',
@@ -130,6 +132,7 @@ def test_under_torchrun(notebook, survey, tmp_path):
     assert manifest(out)['sessions'][0]['ranks'] == 2 and len(manifest(out)['sessions']) == 1
     assert load_model(out).bands == ('g','r') and 'epoch 2' in (out/'ranks'/'rank-1.log').read_text()
 
+@pytest.mark.slow
 def test_pretraining_on_two_ranks(survey, tmp_path):
     "Stopped by a signal, and continued by the same command"
     out = tmp_path/'out'

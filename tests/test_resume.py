@@ -63,6 +63,7 @@ inside_a_save = []
 VARIANTS = [dict(method='mae', workers=0, ema=.9), dict(method='mae', workers=2, memory=0, ema=.9),
             dict(method='simmim', workers=0, memory=0, ema=.9), dict(method='simmim', workers=2, ema=.9)]
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', VARIANTS, ids=lambda v: f'{v["method"]}-{v["workers"]}')
 def test_killed_at_random_it_ends_with_the_same_bits(zygote, survey, tmp_path, variant):
     "SIGKILL at 13 random moments, with a save after every step, so that many fall into one: 52 kills in all"
@@ -88,6 +89,7 @@ def test_killed_at_random_it_ends_with_the_same_bits(zygote, survey, tmp_path, v
     assert not any((out/'checkpoints').glob('.writing-*'))
     inside_a_save.append(inside)
 
+@pytest.mark.slow
 def test_some_were_killed_inside_a_save():
     "Or the test before proves less than it says"
     if len(inside_a_save) < len(VARIANTS): pytest.skip('runs after all kills')
@@ -110,7 +112,10 @@ class At(Callback):
     def after_batch(self):
         if self.training and self.learn.step == self.at: self.do()
 
-@pytest.mark.parametrize('method,kw', [('mae', dict(ema=.9)), ('simmim', {}), ('mae', dict(amp='bf16', accumulate=2)), ('mae', dict(amp='fp16', ema=.5))],
+slowly = pytest.mark.slow
+
+@pytest.mark.parametrize('method,kw', [('mae', dict(ema=.9)), pytest.param('simmim', {}, marks=slowly), pytest.param('mae', dict(amp='bf16', accumulate=2), marks=slowly),
+                                       pytest.param('mae', dict(amp='fp16', ema=.5), marks=slowly)],
                          ids=lambda o: '-'.join(map(str, o)) if isinstance(o, dict) else o)
 def test_stopped_at_every_step(survey, tmp_path, method, kw):
     "Whatever the step, inside an epoch and at its end: the same weights, losses and optimizer"

@@ -139,6 +139,7 @@ def test_a_job_whose_time_ends_is_requeued_and_goes_on(nb, tmp_path, slurm):
     assert r.returncode == 0 and manifest(out)['state'] == 'done' and epochs(out) == 40 and f'epoch {done}\n' not in r.stdout
     assert len(calls()) == 1
 
+@pytest.mark.slow
 def test_a_requeued_training_is_saved_at_a_step(tmp_path, slurm):
     (env,calls),out = slurm,tmp_path/'out'
     Cutouts.write(tmp_path/'survey.h5', np.random.default_rng(0).normal(size=(120,2,32,32)).astype('float32'), bands='gr')

@@ -89,6 +89,7 @@ def test_a_job_runs_an_experiment(cluster, tmp_path):
     assert m['state'] == 'done' and m['sessions'][0]['slurm_job'] == job and counting(out) == 3
     assert {'notebook.ipynb','params.yaml','manifest.json','metrics.json'} <= set(os.listdir(out))
 
+@pytest.mark.slow
 def test_a_warned_job_is_requeued_and_finishes(cluster, tmp_path):
     "The same job, in two starts"
     out = tmp_path/'out'
@@ -101,6 +102,7 @@ def test_a_warned_job_is_requeued_and_finishes(cluster, tmp_path):
     assert [(s['slurm_job'],s['state']) for s in manifest(out)['sessions']] == [(job,'unfinished'), (job,'done')]
     assert 'Restarts=1 ' in cluster('scontrol', 'show', 'job', job, '-o')
 
+@pytest.mark.slow
 def test_a_warned_task_of_an_array_is_requeued(cluster, tmp_path):
     args = toy(tmp_path),'-p','epochs',20,'-p','seconds',0.25
     job = cluster.submit(tmp_path, *args, options=['--array=3-4'])

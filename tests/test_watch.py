@@ -148,7 +148,7 @@ def test_a_full_disk_costs_the_files_only(survey, tmp_path, caplog, monkeypatch)
     assert 'the disk is full' in caplog.text and len(learn.online_probe.rows) == learn.step+1
 
 def test_other_ranks_do_not_watch(survey, tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, 'rank_distrib', lambda: 1)
+    monkeypatch.setattr(watch, 'rank', lambda: 1)
     monkeypatch.setenv('WANDB_MODE', 'offline')
     learn = learner(survey, tmp_path/'run', often, WandB, Bar(show=True))
     learn.fit(1)
