@@ -1,4 +1,4 @@
-"""Cutouts in, an encoder out: the recipe, a run that can be killed and goes on, and what minutes of patience buy.
+"""Cutouts in, an encoder out, by a run that can be killed and goes on.
 
 Docs: https://astromask.github.io/astromask/train.pretrain.html.md"""
 
