@@ -129,7 +129,7 @@ def write_rows(
     writer.writerows(rows)
     write_atomic(path, text.getvalue())
 
-# %% ../../nbs/41_train.watch.ipynb #9d162361
+# %% ../../nbs/41_train.watch.ipynb #b618a492
 class OnlineProbe(Callback):
     "Every few minutes, ask frozen embeddings for classes and redshifts, and draw the progress"
     order,run_valid = 74,False
@@ -167,7 +167,7 @@ class OnlineProbe(Callback):
         m,pixels,coords = get_model(learn.model),learn.dls.train.dataset,learn.pretext.coords
         def one(rows):
             x = pixels[rows][0] if pixels.ivar else pixels[rows]
-            return m.embed(x.to(device), coords=None if coords is None else coords[torch.from_numpy(rows).to(device)])
+            return m.embed(x.to(device), coords=None if coords is None else coords[torch.from_numpy(rows).to(device)], views=1)
         rows = self.question.rows
         with evaluating(m): return np.concatenate([one(rows[i:i+bs]).float().cpu().numpy() for i in range(0, len(rows), bs)])
 
