@@ -328,18 +328,18 @@ def test_a_compiled_model_trains_and_resumes(survey, tmp_path, monkeypatch):
     plain.fit(2)
     assert abs(plain.history.rows[-1]['valid_loss'] - whole.history.rows[-1]['valid_loss']) < 1e-4
 
-@pytest.mark.parametrize('event', ('before_backward', 'before_step', 'after_step', 'after_batch'))
-def test_broken_off_inside_a_step(survey, tmp_path, event):
+@pytest.mark.parametrize('event,step', [('before_backward',4), ('before_step',4), ('after_step',4), ('after_batch',4), ('before_validate',6)])
+def test_broken_off_inside_a_step(survey, tmp_path, event, step):
     "The same learner goes on from its checkpoint, not from what the broken step left"
     new_learner(survey, tmp_path/'whole', ema=.9).fit(2)
     learn = new_learner(survey, tmp_path/'run', ema=.9, save_minutes=0)
-    learn.add_cb(broken := Do(event, 4, lambda: raise_(ZeroDivisionError('broken'))))
+    learn.add_cb(broken := Do(event, step, lambda: raise_(ZeroDivisionError('broken'))))
     with pytest.raises(ZeroDivisionError): learn.fit(2)
     learn.remove_cb(broken)
     learn.fit(2)
     assert outcome(tmp_path/'run') == outcome(tmp_path/'whole')
     fresh = new_learner(survey, tmp_path/'fresh')
-    fresh.add_cb(Do(event, 4, lambda: raise_(ZeroDivisionError('broken'))))
+    fresh.add_cb(Do(event, step, lambda: raise_(ZeroDivisionError('broken'))))
     with pytest.raises(ZeroDivisionError): fresh.fit(2)
     with pytest.raises(InputError, match='holds no checkpoint'): fresh.fit(2)
 

@@ -184,7 +184,7 @@ def state(self:PretrainLearner)->tuple: # (tensors, the rest)
     return tensors, dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(), history=rows, sums=sums, counts=counts,
                          task=self.task(), world=world(), random=generators, lr=self.schedule.now, score=rows[-1]['valid_loss'] if rows else None)
 
-# %% ../../nbs/42_train.pretrain.ipynb #0992ca25
+# %% ../../nbs/42_train.pretrain.ipynb #e2663f3d
 def _same_scaling(a, b): # processors differ in the last bit of a fit
     return a.keys() == b.keys() and all(len(a[k]) == len(b[k]) and np.allclose(a[k], b[k], rtol=1e-4) for k in a if k != 'kind')
 
@@ -215,7 +215,7 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     for k,v in of('opt').items(): old.setdefault(int(k.split('.')[0]), {})[k.split('.', 1)[1]] = v
     opt.load_state_dict(dict(state=old, param_groups=opt.state_dict()['param_groups']))
     self.schedule.now = state.get('lr', self.lr)
-    if mean := of('mean'): self.average.mean = {k: v.to(self.dls.device) for k,v in mean.items()}
+    if mean := of('mean'): self.average.mean,self.average.own = {k: v.to(self.dls.device) for k,v in mean.items()},None
     if scale := of('scale'): self.safe_step.scale,self.safe_step.good = scale['scale'],scale['good']
     if 'random' in state: _set_generators(of('random'), state['random'], self.dls.device)
     self.step,self.epochs_done,self.batch,self.earlier = (state[k] for k in ('step','epochs_done','batch','seconds'))
