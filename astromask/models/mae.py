@@ -374,14 +374,14 @@ def reconstruct(self:MAE,
         pred = torch.where(also[...,None], again, pred)
     return self.fill_in(x, pred, valid & ~mask[...,None])
 
-# %% ../../nbs/22_models.mae.ipynb #56d93d99
+# %% ../../nbs/22_models.mae.ipynb #36dca28f
 def _sizes(img_size, patch_size, encoder, decoder, **kw):
     names = ('embed_dim','depth','num_heads'), ('decoder_embed_dim','decoder_depth','decoder_num_heads')
     return dict(img_size=img_size, patch_size=patch_size, **dict(zip(names[0],encoder)), **dict(zip(names[1],decoder)), **kw)
 
 PRESETS = dict(
     tiny     = _sizes(32,  8,  (32,2,4),     (32,1,4)),
-    small    = _sizes(64,  8,  (192,4,6),    (128,1,4),  norm_pix_loss=False, views=8),
+    small    = _sizes(64,  8,  (192,4,6),    (128,1,4),  norm_pix_loss=False, mask_ratio=0.85, views=8),
     vit_s    = _sizes(64,  8,  (384,12,6),   (256,4,8)),
     vit_b    = _sizes(224, 16, (768,12,12),  (512,8,16)),
     vit_l    = _sizes(224, 16, (1024,24,16), (512,8,16)),
