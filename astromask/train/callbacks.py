@@ -296,7 +296,7 @@ def write(self:History):
     try: self.run_dir.write('history.csv', text.getvalue())
     except StorageError as e: log.error(f'{e}. Training goes on; the rows are kept for the next time')
 
-# %% ../../nbs/41_train.callbacks.ipynb #189ebd54
+# %% ../../nbs/41_train.callbacks.ipynb #64abf102
 class Checkpoints(Callback):
     "Save the learner's state every few minutes"
     order = 70
@@ -307,13 +307,11 @@ class Checkpoints(Callback):
         tries:int=5,          # Failures in a row that end the run
         wait:float=30.,       # Seconds until a failed one is tried again
     ):
-        self.run_dir,self.folder,self.minutes,self.keep,self.tries,self.wait = run,run/'checkpoints',minutes,keep,tries,wait
+        self.folder,self.minutes,self.keep,self.tries,self.wait = run/'checkpoints',minutes,keep,tries,wait
         self.due,self.failed,self.loaded = math.inf,0,None
 
     def before_fit(self):
-        if rank() == 0:
-            self.run_dir.check_writable('checkpoints', 'model', 'figures')
-            check_space(self.folder, 2*sum(t.nbytes for t in self.model.state_dict().values())*(3+hasattr(self.learn, 'average')))
+        if rank() == 0: check_space(self.folder, 2*sum(t.nbytes for t in self.model.state_dict().values())*(3+hasattr(self.learn, 'average')))
         self.due = self.learn.seconds() + 60*self.minutes          # by the clock that all ranks share
 
     def after_batch(self):

@@ -107,7 +107,7 @@ class PretrainLearner(Learner):
         super()._do_epoch()
         self.epochs_done,self.batch = self.epoch+1,0
 
-# %% ../../nbs/42_train.pretrain.ipynb #e14da923
+# %% ../../nbs/42_train.pretrain.ipynb #5dd91f34
 def in_parts(
     xb,  # What a model is given: tensors of B rows, and None
     n,   # How many parts
@@ -120,6 +120,7 @@ def in_parts(
 
 @patch
 def _do_one_batch(self:PretrainLearner):
+    self.torn = True                                         # until the fit ends as it should
     parts = in_parts(self.xb, self.parts) if self.training else [self.xb]
     for k,self.xb in enumerate(parts, 1):
         if world() > 1: self.parallel.require_backward_grad_sync = k == len(parts)      # ranks meet in the last one
@@ -224,7 +225,7 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     self.safe_step.bad,self.safe_step.skipped,self.safe_step.lost = (torch.tensor(float(n), device=self.dls.device) for n in state.get('counts', (0,0,0)))
     self.safe_step.told = int(self.safe_step.lost)
 
-# %% ../../nbs/42_train.pretrain.ipynb #68e7334d
+# %% ../../nbs/42_train.pretrain.ipynb #49e45bd3
 @contextmanager
 def deterministic(
     on:bool=True, # Else nothing is done
@@ -272,12 +273,14 @@ def fit(self:PretrainLearner,
     if n_epoch < 1: raise InputError(f'epochs is {n_epoch}: train for one or more')
     if not self.opt: self.create_opt()
     self.opt.zero_grad()                                     # of a step that was broken off
-    with rank_errors(), plain_errors(), _owned(self.out/'checkpoints'): self._fit(n_epoch)
+    with rank_errors(), plain_errors(), _owned(self.out): self._fit(n_epoch)
 
 @contextmanager
-def _owned(folder):
-    "Nobody else may write there, meanwhile"
+def _owned(run):
+    "A run directory that can be written, and by nobody else meanwhile"
+    folder = run/'checkpoints'
     if rank() == 0:
+        run.check_writable('checkpoints', 'model', 'figures')
         with storage_errors(folder): folder.mkdir(parents=True, exist_ok=True)
         lock,owner = try_lock(folder/'.lock')
         if lock is None: raise InputError(f'{folder} is in use by process {" on ".join(owner.split())}: wait for it, or use another run directory')
@@ -294,7 +297,6 @@ def _fit(self:PretrainLearner, n_epoch):
         log.info(f'{self.out}: {self.epochs_done} epochs are done; there is nothing left to train')
         return self.finish()                                 # a run may have died just before it came to this
     self.began = self.history.last = self.figures.last = time.monotonic()
-    self.torn = True                                         # until it ends as it should
     with deterministic(self.recipe.get('deterministic', False)), self.stop.listening(): Learner.fit(self, 10**9 if self.max_minutes else n_epoch)
     self.torn,self.earlier,self.began = False,self.seconds(),None
     if self.stop.left: raise Unfinished(f'{self.out} was asked to stop and is saved at step {self.step}')
