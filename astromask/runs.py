@@ -328,18 +328,17 @@ def _translate(error, kernel):
                               'the same command continues from the last checkpoint')
     return error
 
-# %% ../nbs/03_runs.ipynb #b94037be
-def _own_cpus(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()   # SLURM may give fewer than there are
-
+# %% ../nbs/03_runs.ipynb #a97dc3ee
 def rank_environments(
     n:int, # Processes on this machine
 )->list:   # Of each, what its environment gets
     "What torchrun would tell processes that train together"
     if n == 1: return [{}]
+    from joblib import cpu_count                             # those that are ours: SLURM may give fewer than there are
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(s.getsockname()[1]), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
-    where['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS') or str(max(1, _own_cpus()//n))
+    where['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS') or str(max(1, cpu_count()//n))
     return [where | dict(RANK=str(k), LOCAL_RANK=str(k)) for k in range(n)]
 
 # %% ../nbs/03_runs.ipynb #5bab90a4
