@@ -9,7 +9,7 @@ __all__ = ['HALVES', 'METHODS', 'decay_groups', 'depth_of', 'scaled_lr', 'Pretra
            'deterministic', 'plain_errors', 'check_task', 'as_augment', 'sky_positions', 'pretrain_learner',
            'pretraining_model', 'model_from_weights']
 
-# %% ../../nbs/42_train.pretrain.ipynb #0c4822ce
+# %% ../../nbs/42_train.pretrain.ipynb #8ca220e3
 import hashlib, math, numpy as np, os, random, re, time, torch
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -24,6 +24,7 @@ from ..data.augment import Augment
 from ..data.layouts import band_names
 from ..data.loaders import size2d
 from ..data.scaling import fit_scaling, scaling_from_config
+from ..data.splits import split_hash
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, save_model, with_bands
@@ -136,7 +137,7 @@ def _do_one_batch(self:PretrainLearner):
     self.opt.zero_grad()
     self.step,self.batch = self.step+1,self.batch+1
 
-# %% ../../nbs/42_train.pretrain.ipynb #28c33422
+# %% ../../nbs/42_train.pretrain.ipynb #22453aeb
 def fingerprint(
     cutouts,  # `Cutouts`
     n:int=16, # Objects whose pixels are looked at, spread over the set
@@ -151,11 +152,10 @@ def fingerprint(
 def task(self:PretrainLearner)->dict: # What must be the same when a run is continued
     "What is trained on what"
     train,m,augment = self.dls.train,self.model,self.pretext.augment
-    split = [len(dl.rows) for dl in (train, self.dls.valid)],hashlib.sha256(np.sort(np.asarray(train.rows, np.int64)).tobytes()).hexdigest()[:16]
     return dict(model=m.config, scaling=m.scaling.config(), seed=self.seed, batch_size=train.bs*train.world,
                 augment=getattr(augment, 'name', getattr(augment, '__name__', type(augment).__name__)),
                 band_dropout=self.pretext.band_dropout, ivar=train.dataset.ivar,
-                objects=split[0], data=self.data, split=split[1], **self.recipe)
+                objects=[len(dl.rows) for dl in (train, self.dls.valid)], **self.data, **self.recipe)
 
 # %% ../../nbs/42_train.pretrain.ipynb #0a361523
 def _generators(device):
@@ -339,7 +339,7 @@ def sky_positions(
     if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
-# %% ../../nbs/42_train.pretrain.ipynb #6be15d36
+# %% ../../nbs/42_train.pretrain.ipynb #4408aa95
 HALVES = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def pretrain_learner(
@@ -389,7 +389,7 @@ def pretrain_learner(
     recipe = dict(lr=learn.lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip, amp=amp, accumulate=accumulate, ema=ema,
                   deterministic=deterministic)
     learn.start(run, seed, max_minutes, accumulate, HALVES[amp], torch.compile(m) if compile else None, recipe)
-    learn.data = fingerprint(dls.train.dataset.cutouts)
+    learn.data = dict(data=fingerprint(dls.train.dataset.cutouts), split=split_hash(dls.train.dataset.cutouts, [dl.rows for dl in (dls.train, dls.valid)]))
     learn.add_cb(Schedule(learn.lr, warmup, schedule, learn.progress))
     return learn
 
