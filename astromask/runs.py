@@ -160,7 +160,7 @@ def read_params_file(
     if not isinstance(params, dict): raise InputError(f'{path} should hold lines of `name: value`')
     return params
 
-# %% ../nbs/03_runs.ipynb #459f58ac
+# %% ../nbs/03_runs.ipynb #1aae7f66
 def _alive(owner):
     pid,host = (owner.split() + ['',''])[:2]
     if host != socket.gethostname() or not pid.isdigit(): return False
@@ -171,7 +171,7 @@ def _alive(owner):
 
 @contextmanager
 def locked(
-    run,           # A `RunDir`
+    run,           # A `RunDir`, or a folder in one
     wait:float=15, # Seconds to wait for what a dead owner left behind
 ):
     "Own a run directory; gives the lock's file descriptor"

@@ -9,7 +9,7 @@ __all__ = ['HALVES', 'METHODS', 'decay_groups', 'depth_of', 'scaled_lr', 'Pretra
            'deterministic', 'plain_errors', 'check_task', 'as_augment', 'sky_positions', 'pretrain_learner',
            'pretraining_model', 'model_from_weights']
 
-# %% ../../nbs/42_train.pretrain.ipynb #8ca220e3
+# %% ../../nbs/42_train.pretrain.ipynb #c56e65db
 import hashlib, math, numpy as np, os, random, re, time, torch
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -19,7 +19,7 @@ from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import InputError, RunDir, Unfinished, log, rank, read_json, storage_errors, try_lock, world
+from ..core import InputError, RunDir, Unfinished, log, rank, read_json, storage_errors, world
 from ..data.augment import Augment
 from ..data.layouts import band_names
 from ..data.loaders import size2d
@@ -28,6 +28,7 @@ from ..data.splits import split_hash
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, save_model, with_bands
+from ..runs import locked
 from .callbacks import Average, Checkpoints, Figures, History, Pretext, SafeStep, Schedule, Stop, pretext_loss
 from .checkpoint import load_checkpoint, newest_checkpoint
 from .ranks import join, largest, parallel, rank_errors, shared, wait
@@ -225,7 +226,7 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     self.safe_step.bad,self.safe_step.skipped,self.safe_step.lost = (torch.tensor(float(n), device=self.dls.device) for n in state.get('counts', (0,0,0)))
     self.safe_step.told = int(self.safe_step.lost)
 
-# %% ../../nbs/42_train.pretrain.ipynb #49e45bd3
+# %% ../../nbs/42_train.pretrain.ipynb #77941af8
 @contextmanager
 def deterministic(
     on:bool=True, # Else nothing is done
@@ -278,15 +279,11 @@ def fit(self:PretrainLearner,
 @contextmanager
 def _owned(run):
     "A run directory that can be written, and by nobody else meanwhile"
-    folder = run/'checkpoints'
-    if rank() == 0:
+    if rank(): yield
+    else:
         run.check_writable('checkpoints', 'model', 'figures')
-        with storage_errors(folder): folder.mkdir(parents=True, exist_ok=True)
-        lock,owner = try_lock(folder/'.lock')
-        if lock is None: raise InputError(f'{folder} is in use by process {" on ".join(owner.split())}: wait for it, or use another run directory')
-    try: yield
-    finally:
-        if rank() == 0: os.close(lock)
+        with storage_errors(run): (run/'checkpoints').mkdir(exist_ok=True)
+        with locked(run/'checkpoints'): yield
 
 @patch
 def _fit(self:PretrainLearner, n_epoch):
