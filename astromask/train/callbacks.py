@@ -296,7 +296,7 @@ def write(self:History):
     try: self.run_dir.write('history.csv', text.getvalue())
     except StorageError as e: log.error(f'{e}. Training goes on; the rows are kept for the next time')
 
-# %% ../../nbs/41_train.callbacks.ipynb #64abf102
+# %% ../../nbs/41_train.callbacks.ipynb #15b03077
 class Checkpoints(Callback):
     "Save the learner's state every few minutes"
     order = 70
@@ -317,8 +317,9 @@ class Checkpoints(Callback):
     def after_batch(self):
         if self.training and self.learn.seconds() > self.due: self.try_to_save()
 
-    def try_to_save(self):
-        "Save now, or later; rank 0 does it, and the others wait"
+    def try_to_save(self, pause=None):
+        "Save now, or after a pause; rank 0 does it, and the others wait"
+        pause = self.wait if pause is None else pause
         error = None
         try:
             if rank() == 0: save_checkpoint(self.folder, self.learn.step, *self.learn.state(), keep=self.keep, loaded=self.loaded)
@@ -328,16 +329,16 @@ class Checkpoints(Callback):
             return
         self.failed += 1
         if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
-        self.due = self.learn.seconds() + self.wait
-        if error: log.error(f'{error}. Training goes on, and the next try is in {self.wait:.0f} s ({self.failed} of {self.tries} failed)')
+        self.due = self.learn.seconds() + pause
+        if error: log.error(f'{error}. The next try is in {pause:.0f} s ({self.failed} of {self.tries} failed)')
 
     def save(self):
         "Save now; there is no later"
-        self.failed = 0
+        self.failed,pause = 0,min(self.wait, 3.)
         while True:
-            self.try_to_save()
+            self.try_to_save(pause)
             if not self.failed: return
-            time.sleep(min(self.wait, 3.))
+            time.sleep(pause)
 
 # %% ../../nbs/41_train.callbacks.ipynb #262d35dd
 _STOPS = signal.SIGINT,signal.SIGTERM,signal.SIGUSR1
@@ -381,7 +382,7 @@ class Stop(Callback):
         self.learn.agree()
         if self.learn.time_is_up(): raise CancelFitException()
 
-# %% ../../nbs/41_train.callbacks.ipynb #51fb733e
+# %% ../../nbs/41_train.callbacks.ipynb #ca7b2726
 class Figures(Callback):
     "Redraw the reconstruction and the history every few minutes and at the end"
     order = 75
@@ -411,5 +412,4 @@ class Figures(Callback):
         figure = reconstruction_figure(*shown, bands=m.bands)
         self.run_dir.savefig(figure, 'reconstruction')
         self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
-        self.last = time.monotonic()
         return figure
