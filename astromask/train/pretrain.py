@@ -67,7 +67,7 @@ def scaled_lr(
     "The linear rule (Goyal et al. 2017), with a limit"
     return min(base*bs/256, most)
 
-# %% ../../nbs/42_train.pretrain.ipynb #a739ab57
+# %% ../../nbs/42_train.pretrain.ipynb #5e1157c1
 class PretrainLearner(Learner):
     "A Learner that continues where its run directory left off; made by `pretrain_learner`"
     def start(self, run, seed, max_minutes, parts=1, half=None, runner=None, recipe=()):
@@ -76,7 +76,7 @@ class PretrainLearner(Learner):
         self.step = self.batch = self.epochs_done = 0
         self.earlier,self.began,self.n_total = 0.,None,1
         self.runner = self.model if runner is None else runner        # compiled, or the model itself
-        self.torn = False                                             # is the last step half done, or the model another's mean?
+        self.torn = False                                             # is a step half done, or has the model the mean for weights? Then a fit begins at a checkpoint
         self.parallel,self.clock = parallel(self.model, self.runner),0.
         return self
 
