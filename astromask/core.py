@@ -99,7 +99,7 @@ def storage_errors(
         todo = 'free some space and run the same command again' if full else 'check the folder and its permissions'
         raise StorageError(f'Could not write {path}: {e.strerror or e}; {todo}') from e
 
-# %% ../nbs/00_core.ipynb #59e1c122
+# %% ../nbs/00_core.ipynb #270f15b3
 def sync_dir(
     path, # A directory
 ):
@@ -133,6 +133,7 @@ def _umask():
     os.umask(mask)
     return mask
 
+# %% ../nbs/00_core.ipynb #97cad2b6
 def try_lock(
     lock, # A file for this and nothing else
 ):        # An open file's descriptor and '', or None and the owner's process number and host

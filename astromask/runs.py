@@ -409,7 +409,7 @@ def continue_command(
     for k,v in given.items(): words += ['-p', k, ','.join(map(str, v)) if isinstance(v, list) else str(v)]
     return shlex.join(words + ['--out', str(run)] + ['--nproc', str(nproc)]*(nproc > 1))
 
-# %% ../nbs/03_runs.ipynb #aed69f53
+# %% ../nbs/03_runs.ipynb #6b30a396
 def _work(kernel, notebook, params, events):
     try: _execute(notebook, params, kernel)
     except BaseException as e: kernel.error = kernel.error or _translate(e, kernel)
@@ -429,6 +429,7 @@ def _ask(run, kernels, who):
         for k in kernels: k.signal(signal.SIGUSR1)
     log.info(f'{who}: asked the notebook to save its state and stop; a second signal stops it at once')
 
+# %% ../nbs/03_runs.ipynb #f7068c6b
 def _supervise(kernels, notebook, params, run, events):
     for k in kernels: threading.Thread(target=_work, args=(k, notebook, params, events), daemon=True).start()
     ended,asked,first,until,now = [],None,None,math.inf,time.monotonic
@@ -451,6 +452,7 @@ def _supervise(kernels, notebook, params, run, events):
             for k in set(kernels).difference(ended): k.error = stopped
     return _error_of(ended),first == signal.SIGUSR1 and not any(k.killed for k in kernels)
 
+# %% ../nbs/03_runs.ipynb #28a274d3
 def _session(kernels, notebook, run, params, events, command):
     start = time.monotonic()
     error,time_ends = _supervise(kernels, notebook, params, run, events)

@@ -239,7 +239,7 @@ def catalog(self:Cutouts)->Table: # N rows; id, ra, dec first; what a file does 
         if again: warnings.warn(f'{again} of {len(ids)} cutouts of {self.files[0]} ... have the id of another: what is drawn or split by id takes them as one object')
     return self._catalog
 
-# %% ../../nbs/10_data.cutouts.ipynb #d13cbf01
+# %% ../../nbs/10_data.cutouts.ipynb #ef1e13f5
 class _Sink(io.FileIO):
     "A file for the HDF5 library that remembers the first failure"
     error = None
@@ -267,6 +267,7 @@ def _clear_left(folder, mine):
         except ProcessLookupError: Path(p.path).unlink(missing_ok=True)
         except (PermissionError,OverflowError): pass      # somebody else's, and alive
 
+# %% ../../nbs/10_data.cutouts.ipynb #a74044b9
 @contextmanager
 def _whole_h5(path, overwrite):
     "A new HDF5 file that appears at its path when it is whole"

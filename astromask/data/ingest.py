@@ -193,7 +193,7 @@ def plan_grid(
         n += len(x)
     return jobs,Table(dict(id=ids, ra=np.concatenate([j.ra for j in jobs]), dec=np.concatenate([j.dec for j in jobs])))
 
-# %% ../../nbs/12_data.ingest.ipynb #da00c384
+# %% ../../nbs/12_data.ingest.ipynb #a05dcd2d
 class _BandFiles:
     "All files of a band, to be found by position"
     def __init__(self, found, band):
@@ -225,6 +225,7 @@ class _BandFiles:
             which[todo[better]],best[todo[better]] = i,d[better]
         return which,best
 
+# %% ../../nbs/12_data.ingest.ipynb #5831b993
 def complete(
     jobs,   # `Job` objects
     found,  # Pairs of `Tile` and the `Plane` of each of its bands
@@ -590,7 +591,7 @@ def _finish(out, parts, jobs, catalog, recipe, overwrite, min_bands, min_valid, 
         sync_dir(out.parent)
     return len(chosen)
 
-# %% ../../nbs/12_data.ingest.ipynb #1ab18c4e
+# %% ../../nbs/12_data.ingest.ipynb #21e65a43
 def _recipe(tiles, bands, layout, survey, size, zero_point, pixel_scale, masks, weights):
     "The recipe, with the zero point of the cutouts settled"
     known = get_survey(survey) if survey is not None else None
@@ -608,6 +609,7 @@ def _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale):
                           ('min_bands',min_bands,min_bands <= len(bands) if bands else True)):
         if not ok: raise InputError(f'{what} = {value} makes no sense here')
 
+# %% ../../nbs/12_data.ingest.ipynb #0688059a
 def _tile_planes(tile, recipe):
     "Where each file of a tile is on the sky; those on the reference band's grid are its plane"
     first,planes = open_plane(tile.files[recipe.reference_of(tile)], recipe.layout.image_hdu),{}
@@ -618,6 +620,7 @@ def _tile_planes(tile, recipe):
     first.header = first.primary = None
     return planes
 
+# %% ../../nbs/12_data.ingest.ipynb #ede71eb5
 def _plan(tiles, recipe, table, overlap):
     "Jobs, the catalogue, the recipe with a zero point, and what the file says of its pixels"
     first,band = tiles[0],recipe.reference_of(tiles[0])
