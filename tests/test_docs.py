@@ -1,5 +1,5 @@
 "The site: every notebook has a page with its text and figures, and an entry in the sidebar; no link is broken"
-import json, re, subprocess, sys
+import ast, json, re, subprocess, sys
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -32,6 +32,16 @@ def site(tmp_path_factory):
     ran = subprocess.run([sys.executable, root/'tools/docs.py', '--out', out], cwd=root, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return out,ran.stderr
+
+@pytest.mark.parametrize('nb', notebooks, ids=page_name)
+def test_imports_stand_alone(nb):
+    "nbdev runs every cell with an import when it builds the site: one that also trains or simulates would do so there"
+    for k,c in enumerate(json.loads(nb.read_text())['cells']):
+        source = ''.join(c['source'])
+        if c['cell_type'] != 'code' or re.search(r'^#\| (export|eval: false)', source, re.M): continue
+        body = ast.parse(re.sub(r'^[%!].*$', '', source, flags=re.M)).body
+        if not any(isinstance(n, (ast.Import,ast.ImportFrom)) for top in body for n in ast.walk(top)): continue
+        assert all(isinstance(n, (ast.Import,ast.ImportFrom,ast.FunctionDef,ast.ClassDef)) for n in body), f'{nb.name}, cell {k}: give the imports a cell of their own'
 
 def test_no_broken_links(site):
     broken = [line for line in site[1].splitlines() if 'broken link' in line]
