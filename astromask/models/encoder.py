@@ -356,17 +356,26 @@ def load_state_dict(self:BandEncoder,
     if any(k.startswith('attn_pool.') for k in tensors): self.make_attn_pool()
     return nn.Module.load_state_dict(self, tensors, *args, **kwargs)
 
-# %% ../../nbs/21_models.encoder.ipynb #95654548
-_pools = ('mean','cls','max','attn')
+# %% ../../nbs/21_models.encoder.ipynb #0b32d840
+_pools = ('mean','central','max','cls','attn')
+
+@patch
+def central(self:BandEncoder)->torch.Tensor: # (L,) bool
+    "Which tokens stand for the middle of the image"
+    row,col = ((torch.arange(n)-(n-1)/2).abs() < 1.5 for n in (side//self.stride for side in self.img_size))
+    return (row[:,None] & col).flatten().to(self.fill.device)
 
 @patch
 def pool(self:BandEncoder,
     out,  # (B,n+L,D) tokens
     seen, # (B,L,1) bool: which patches were observed
-    pool, # mean | cls | max | attn
+    pool, # mean | central | max | cls | attn
 ):
     "(B,n+L,D) tokens and (B,L,1) which of them saw something -> (B,D)"
     patches = out[:,-seen.shape[1]:]
+    if pool == 'central':
+        middle = self.central()[:,None]
+        pool,seen = 'mean',torch.where((seen & middle).any(1, keepdim=True), seen & middle, middle)
     if pool == 'mean': return torch.where(seen, patches, 0).sum(1) / seen.sum(1).clamp(min=1)
     if pool == 'max': return torch.where(seen | ~seen.any(1, keepdim=True), patches, -torch.inf).amax(1)
     if pool == 'cls': return out[:,0]
@@ -378,7 +387,7 @@ def pool(self:BandEncoder,
 def embed_one(self:BandEncoder,
     x,      # (B,C,H,W) pixels in survey units, NaN where missing
     coords, # (B,2) sky positions, or None
-    pool,   # mean | cls | max | attn
+    pool,   # mean | central | max | cls | attn
 ):          # (B,D)
     "The embedding of images as they are turned"
     values,valid = self.pixels(x)
@@ -392,7 +401,7 @@ def embed(self:BandEncoder,
     x,                # (B,C,H,W) pixels in survey units, NaN where missing
     bands=None,       # Names of x's channels; None: the model's own
     coords=None,      # (B,2) right ascension and declination in degrees, where the model has a sky token
-    pool:str='mean',  # mean, max or attn over observed patches, or cls, the class token
+    pool:str='mean',  # mean, max or attn over observed patches, central (the mean of those in the middle), or cls, the class token
     views:int=None,   # Orientations to average over; None: the model's own number
 ):                    # (B,D); NaN for an object without a valid pixel
     "One vector for each object"
