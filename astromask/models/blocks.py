@@ -78,7 +78,7 @@ def attention(
     else: out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1,2).flatten(2)
 
-# %% ../../nbs/20_models.blocks.ipynb #8488f04f
+# %% ../../nbs/20_models.blocks.ipynb #aa523b75
 class Mlp(nn.Module):
     "Two linear maps, GELU between them"
     def __init__(self,
@@ -111,21 +111,24 @@ class Block(nn.Module):
         self.norm2,self.mlp = nn.LayerNorm(dim, eps=norm_eps),Mlp(dim, int(dim*mlp_ratio))
 
     def forward(self,
-        x,        # (B,N,D)
-        ids=None, # (B,K) positions of the tokens that are wanted; None: all
-    ):            # (B,N,D) or (B,K,D)
+        x,          # (B,N,D)
+        ids=None,   # (B,K) positions of the tokens that are wanted; None: all
+        paths=None, # (B,2) factors of what attention and MLP add (stochastic depth); None: ones
+    ):              # (B,N,D) or (B,K,D)
         "Tokens look at each other, then an MLP"
         weights = tuple(self.parameters())
-        if ids is None and x.shape[1] <= few_tokens and on_cpu(x) and torch.is_grad_enabled() and all(w.requires_grad for w in weights):
+        if ids is None and paths is None and x.shape[1] <= few_tokens and on_cpu(x) and torch.is_grad_enabled() and all(w.requires_grad for w in weights):
             return _Block.apply(x, self.attn.num_heads, self.norm1.eps, *weights)
-        return self.finish(x, self.attn.qkv(self.norm1(x)), ids)
+        return self.finish(x, self.attn.qkv(self.norm1(x)), ids, paths)
 
-    def finish(self, x, qkv, ids=None):
+    def finish(self, x, qkv, ids=None, paths=None):
         "What follows the queries, keys and values; for the wanted tokens only"
         q,k,v = qkv.unflatten(-1, (3,-1)).unbind(-2)
         if ids is not None: x,q = (t.gather(1, ids[...,None].expand(-1,-1,t.shape[-1])) for t in (x,q))
-        x = x + self.attn.proj(attention(q, k, v, self.attn.num_heads))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.thin(self.attn.proj(attention(q, k, v, self.attn.num_heads)), paths, 0)
+        return x + self.thin(self.mlp(self.norm2(x)), paths, 1)
+
+    def thin(self, x, paths, i): return x if paths is None else x*paths[:,i,None,None]
 
 # %% ../../nbs/20_models.blocks.ipynb #51405454
 _aten = torch.ops.aten

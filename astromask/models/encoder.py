@@ -282,7 +282,7 @@ def tokens(self:BandEncoder,
     positions = self.pos_embed[:,1:]
     return x + (positions if ids is None else take(positions.expand(x.shape[0],-1,-1), ids))
 
-# %% ../../nbs/21_models.encoder.ipynb #a10f44f5
+# %% ../../nbs/21_models.encoder.ipynb #8277005c
 @patch
 def prefix(self:BandEncoder,
     B,           # Objects
@@ -309,10 +309,11 @@ def run_block(self:BandEncoder,
 def attend(self:BandEncoder,
     tokens,      # (B,K,D) patch tokens
     coords=None, # (B,2) right ascension and declination, where the model has a sky token; NaN where unknown
+    paths=None,  # (B,depth,2) factors of what the two branches of each block add (stochastic depth); None: all ones
 ):               # (B,n+K,D): the class token, the sky token where there is one, then the patches
     "Run the blocks over all tokens"
     x = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1)
-    for block in self.blocks: x = self.run_block(block, x)
+    for i,block in enumerate(self.blocks): x = self.run_block(block, x, *(() if paths is None else (None, paths[:,i])))
     return self.norm(x)
 
 # %% ../../nbs/21_models.encoder.ipynb #9c10d673
@@ -356,7 +357,7 @@ def load_state_dict(self:BandEncoder,
     if any(k.startswith('attn_pool.') for k in tensors): self.make_attn_pool()
     return nn.Module.load_state_dict(self, tensors, *args, **kwargs)
 
-# %% ../../nbs/21_models.encoder.ipynb #0b32d840
+# %% ../../nbs/21_models.encoder.ipynb #9cc8a879
 _pools = ('mean','central','max','cls','attn')
 
 @patch
@@ -385,16 +386,17 @@ def pool(self:BandEncoder,
 
 @patch
 def embed_one(self:BandEncoder,
-    x,      # (B,C,H,W) pixels in survey units, NaN where missing
-    coords, # (B,2) sky positions, or None
-    pool,   # mean | central | max | cls | attn
-):          # (B,D)
+    x,          # (B,C,H,W) pixels in survey units, NaN where missing
+    coords,     # (B,2) sky positions, or None
+    pool,       # mean | central | max | cls | attn
+    paths=None, # As `attend` takes them
+):              # (B,D), and (B,1) bool: has the object a valid pixel?
     "The embedding of images as they are turned"
     values,valid = self.pixels(x)
     seen = self.observed(valid)
-    pooled = self.pool(self.attend(self.tokens(values, valid), coords), seen, pool)
+    pooled = self.pool(self.attend(self.tokens(values, valid), coords, paths), seen, pool)
     if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
-    return torch.where(seen.any(1), pooled, torch.nan)
+    return pooled,seen.any(1)
 
 @patch
 def embed(self:BandEncoder,
@@ -408,7 +410,8 @@ def embed(self:BandEncoder,
     if pool not in _pools: raise InputError(f'pool is {pool!r}; it must be one of {", ".join(_pools)}')
     if pool == 'cls' and self.cls_token is None: raise InputError("This encoder has no class token: use pool='mean'")
     turned = orientations(self.place_bands(x, bands), self.views if views is None else check_views(views))
-    return torch.stack([self.embed_one(o, coords, pool) for o in turned]).mean(0)
+    found = [self.embed_one(o, coords, pool) for o in turned]
+    return torch.where(found[0][1], torch.stack([o for o,_ in found]).mean(0), torch.nan)
 
 # %% ../../nbs/21_models.encoder.ipynb #d8ff391a
 @patch

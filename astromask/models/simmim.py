@@ -101,7 +101,7 @@ def build_beit(self:SimMIM,
                     window_size=None if shared_bias else self.grid)
     self.blocks = nn.ModuleList([block() for _ in range(depth)])
 
-# %% ../../nbs/23_models.simmim.ipynb #441a8549
+# %% ../../nbs/23_models.simmim.ipynb #cd3b4e01
 def make_swin(
     name,        # timm's name
     img_size,    # Pixels: an int, or (H,W)
@@ -135,9 +135,11 @@ def take_swin(self:SimMIM,
 def attend(self:SimMIM,
     tokens,      # (B,K,D) patch tokens
     coords=None, # (B,2) right ascension and declination, where the model has a sky token; NaN where unknown
+    paths=None,  # As `BandEncoder.attend` takes them; for encoder='vit' only
 ):               # (B,n+L,D) tokens, after the class token (and the sky token) if there is one
     "Run the encoder over all tokens"
-    if self.encoder == 'vit': return BandEncoder.attend(self, tokens, coords)
+    if self.encoder == 'vit': return BandEncoder.attend(self, tokens, coords, paths)
+    if paths is not None: raise InputError(f'The blocks of a {self.encoder} cannot be dropped at random: do without drop_path')
     if self.encoder == 'beit':
         x,bias = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1),self.rel_pos_bias() if self.rel_pos_bias else None
         for block in self.blocks: x = self.run_block(block, x, bias)

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/models.weights.html.md"""
 __all__ = ['MODELS', 'FORMAT', 'save_model', 'model_from_config', 'load_model', 'untrained', 'Checkpoint', 'read_checkpoint',
            'load_mae_checkpoint', 'load_simmim_checkpoint', 'load_timm_vit', 'with_bands']
 
-# %% ../../nbs/25_models.weights.ipynb #f9889a41
+# %% ../../nbs/25_models.weights.ipynb #2c5409b0
 import copy, hashlib, math, numpy as np, re, torch, warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -20,15 +20,16 @@ from ..data.layouts import band_names
 from ..data.loaders import size2d
 from ..data.scaling import scaling_from_config
 from .encoder import sincos_positions
+from .heads import ENCODERS, Predictor
 from .mae import MAE
 from .simmim import SimMIM
 
-# %% ../../nbs/25_models.weights.ipynb #33d0f1a3
-MODELS = {'MAE': MAE, 'SimMIM': SimMIM}
+# %% ../../nbs/25_models.weights.ipynb #e089f53c
+MODELS = ENCODERS | {'Predictor': Predictor}
 FORMAT = 'astromask-model-1'
 
 def save_model(
-    m,       # A masked image model
+    m,       # A masked image model, an encoder, or a `Predictor`
     path,    # The directory; made if need be
     **facts, # What else config.json shall say, such as the data's hash
 ):
@@ -39,6 +40,11 @@ def save_model(
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
     write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source))
 
+def _largest(o): # number in a description
+    if isinstance(o, dict): o = list(o.values())
+    if isinstance(o, list): return max(map(_largest, o), default=0)
+    return o if isinstance(o, int) else 0
+
 def model_from_config(
     config:dict,   # What `save_model` wrote to config.json
     where='config',# The file it came from, for messages
@@ -48,7 +54,7 @@ def model_from_config(
         kind = {k: config.get(k) for k in ('format','model')} if isinstance(config, dict) else type(config).__name__
         raise DataError(f'{where} does not describe a model of this version of astromask ({kind})')
     try:
-        if any(isinstance(v, int) and v > 1<<14 for v in config['config'].values()): raise ValueError('it describes a model larger than any machine holds')
+        if _largest(config['config']) > 1<<14: raise ValueError('it describes a model larger than any machine holds')
         m = MODELS[config['model']](**config['config'])
         m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
         for v in (m.scaling.config() if m.scaling is not None else {}).values():
