@@ -240,7 +240,7 @@ def sample_hidden(self:MAE,
     order = torch.where(observed, noise, -1).gather(1, hidden).argsort(dim=1, descending=True, stable=True)
     return hidden.gather(1, order[:,:max(1, round(self.predict_ratio*M))])
 
-# %% ../../nbs/22_models.mae.ipynb #4791179d
+# %% ../../nbs/22_models.mae.ipynb #17d4649f
 @patch
 def weights(self:BandEncoder,
     ivar,       # (B,C',H,W) inverse variances of survey pixels
@@ -286,7 +286,7 @@ def forward(self:MAE,
     if self.predict_ratio < 1:
         hidden = self.sample_hidden(hidden, generator, valid.any(-1))
         mask = torch.zeros_like(mask).scatter(1, hidden, True)
-    latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords)
+    latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords, ids=visible)
     pred = self.decode(latent, visible, hidden)
     if ivar is not None: ivar = take(self.weights(ivar, x, bands), hidden)
     loss,n = self.compare(pred, take(values, hidden), take(valid, hidden), ivar)
@@ -310,7 +310,7 @@ def interpolate_statistics(self:BandEncoder,
     with torch.autocast(values.device.type, enabled=False):
         return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
 
-# %% ../../nbs/22_models.mae.ipynb #15661f8a
+# %% ../../nbs/22_models.mae.ipynb #eec66201
 @patch
 def usual_noise(self:BandEncoder,
     B, # Objects
@@ -346,7 +346,7 @@ def predict_patches(self:MAE,
 ):
     "Scaled pixels of hidden patches (B,L,P), without a look at them"
     visible,hidden = split_tokens(mask, keep)
-    latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords)
+    latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords, ids=visible)
     pred = put(self.decode(latent, visible, hidden).to(values.dtype), hidden, torch.zeros_like(values))
     if not self.norm_pix_loss: return pred
     mean,var = self.interpolate_statistics(values, valid, ~mask)
