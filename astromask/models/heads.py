@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/models.heads.html.md"""
 __all__ = ['ENCODERS', 'HEADS', 'encoder_only', 'encoder_config', 'encoder_from_config', 'catalog_magnitudes', 'Predictor',
            'dense', 'linear_head', 'mlp_head', 'attentive_head', 'TokensAndPixels', 'astromae_head']
 
-# %% ../../nbs/28_models.heads.ipynb #2a84e78e
+# %% ../../nbs/28_models.heads.ipynb #dfa711c8
 import copy, numpy as np, torch
 from functools import partial
 from torch import nn
@@ -18,7 +18,7 @@ from ..core import InputError
 from .answers import answer_from_config, mean_prediction
 from .encoder import BandEncoder, check_views, orientations
 from .mae import MAE
-from .networks import CNN, Columns, Inception, Magnitudes
+from .networks import CNN, Columns, Inception, Magnitudes, PixelNet
 from .simmim import SimMIM
 
 # %% ../../nbs/28_models.heads.ipynb #0f1cff9b
@@ -192,7 +192,7 @@ def astromae_head(p):
 
 HEADS = dict(linear=linear_head, mlp=mlp_head, attentive=attentive_head, astromae=astromae_head)
 
-# %% ../../nbs/28_models.heads.ipynb #c41b545a
+# %% ../../nbs/28_models.heads.ipynb #3b37e475
 @patch
 def see(self:Predictor,
     x,           # (B,C',H,W) pixels in survey units, NaN where missing
@@ -202,13 +202,12 @@ def see(self:Predictor,
 ):               # (B,D) or (B,L,D), and (B,1) or (B,L) bool: what saw something
     "What the encoder sees"
     e = self.encoder
-    if not isinstance(e, BandEncoder):
-        seen = x.isfinite().flatten(1).any(1, keepdim=True)
-        return torch.where(seen, e.embed(x, bands=bands, views=1), 0),seen
+    if isinstance(e, PixelNet):
+        values,seen = e.pixels(x, bands)
+        return e.features(values),seen[:,None]
     if self.kind != 'attentive':
         x = e.place_bands(x, bands)
         pooled,seen = e.embed_one(x, coords, self.pool, paths)
-        pooled = torch.where(seen, pooled, 0)
         if self.kind == 'astromae': pooled = torch.cat([pooled, (x if e.scaling is None else e.scaling(x)).flatten(1)], 1)
         return pooled,seen
     values,valid = e.pixels(x, bands)
@@ -229,12 +228,12 @@ def weigh(self:Predictor,
 @patch
 def look(self:Predictor, features, seen):
     "The image's branch"
-    if self.kind != 'attentive': return self.branches['image'](features)
+    if self.kind != 'attentive': return torch.where(seen, self.branches['image'](features), 0)
     there = seen.any(1, keepdim=True)
     pooled = self.branches['image'](features, attn_mask=(seen | ~there)[:,None,None])
     return torch.where(there, pooled, 0)
 
-# %% ../../nbs/28_models.heads.ipynb #e5afe486
+# %% ../../nbs/28_models.heads.ipynb #2b9c70c4
 @patch
 def measured(self:Predictor,
     mags, # (B,M), or None
@@ -256,9 +255,10 @@ def forward(self:Predictor,
     bands=None,  # Names of x's channels; None: the model's own
     coords=None, # (B,2) right ascension and declination in degrees, where the model has a sky token
     paths=None,  # As `see` takes them
+    seen=None,   # If given, x is what `see` gave, and this is what it gave with it
 ):               # (B,n_out) what the answer reads
     "Images and magnitudes to the head's numbers"
-    features = (None,None) if self.encoder is None else self.see(x, bands, coords, paths)
+    features = (None,None) if self.encoder is None else (x,seen) if seen is not None else self.see(x, bands, coords, paths)
     return self.weigh(*features, self.measured(mags, len(mags if x is None else x)))
 
 # %% ../../nbs/28_models.heads.ipynb #38cbc33e

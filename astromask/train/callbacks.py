@@ -229,7 +229,7 @@ class Average(Callback):
         finally:
             if not already: self.give_back()
 
-# %% ../../nbs/41_train.callbacks.ipynb #32f60bc6
+# %% ../../nbs/41_train.callbacks.ipynb #56e1fb25
 class History(Callback):
     "Losses, learning rate and speed: a row in history.csv per validation, a line in the log in between"
     order = 60
@@ -255,11 +255,11 @@ class History(Callback):
 
     def after_epoch(self):
         self.sums_valid = totals(*self.sums_valid)
-        row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=_mean(self.sums), valid_loss=_mean(self.sums_valid),
+        row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=_mean(self.sums), valid_loss=_mean(self.sums_valid), **self.learn.judged(),
                    lr=self.learn.schedule.now, seconds=round(self.learn.seconds(), 3),
                    images_per_second=round(self.seen/(self.ended-self.epoch_began), 1), stalled=round(self.stalled(self.ended), 4))
         self.rows.append(row)
-        if not float(self.sums[1]) and not int(self.learn.safe_step.lost): raise InputError('No hidden patch has a valid pixel, so there is nothing to learn: give a smaller img_size')
+        if not float(self.sums[1]) and not int(self.learn.safe_step.lost): raise InputError(self.learn.nothing)
         self.learn.safe_step.check()
         self.write()
         log.info(f"epoch {row['epoch']}: train {row['train_loss']:.4f}, valid {row['valid_loss']:.4f}, "

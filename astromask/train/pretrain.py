@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/train.pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['HALVES', 'METHODS', 'decay_groups', 'depth_of', 'scaled_lr', 'PretrainLearner', 'in_parts', 'fingerprint',
-           'deterministic', 'plain_errors', 'check_task', 'as_augment', 'sky_positions', 'pretrain_learner',
-           'pretraining_model', 'model_from_weights']
+           'deterministic', 'plain_errors', 'check_task', 'as_augment', 'sky_positions', 'check_recipe', 'make_learner',
+           'pretrain_learner', 'pretraining_model', 'model_from_weights']
 
 # %% ../../nbs/42_train.pretrain.ipynb #c56e65db
 import hashlib, math, numpy as np, os, random, re, time, torch
@@ -34,7 +34,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint
 from .ranks import join, largest, parallel, rank_errors, shared, wait
 from .watch import Bar, OnlineProbe, WandB
 
-# %% ../../nbs/42_train.pretrain.ipynb #6c1cc4a0
+# %% ../../nbs/42_train.pretrain.ipynb #02a4adbf
 _undecayed = ('cls_token','mask_token','fill','pos_embed','latent','relative_position_bias_table')
 
 def decay_groups(
@@ -56,6 +56,7 @@ def depth_of(
     name:str, # Of a parameter
 ):            # 0 for what comes before the blocks, 1 for the first; None for what comes after
     "How deep in the encoder a parameter is (BEiT's rule, Bao et al. 2022)"
+    name = name.removeprefix('encoder.')
     if block := re.match(r'(?:blocks|layers)\.(\d+)\.', name): return int(block[1])+1
     return 0 if name.split('.')[0] in ('patch_embed','cls_token','pos_embed','fill','mask_token','sky_embed','rel_pos_bias') else None
 
@@ -67,9 +68,10 @@ def scaled_lr(
     "The linear rule (Goyal et al. 2017), with a limit"
     return min(base*bs/256, most)
 
-# %% ../../nbs/42_train.pretrain.ipynb #5e1157c1
+# %% ../../nbs/42_train.pretrain.ipynb #37a2a98b
 class PretrainLearner(Learner):
     "A Learner that continues where its run directory left off; made by `pretrain_learner`"
+    nothing = 'No hidden patch has a valid pixel, so there is nothing to learn: give a smaller img_size'
     def start(self, run, seed, max_minutes, parts=1, half=None, runner=None, recipe=()):
         "Begin counting"
         self.out,self.seed,self.max_minutes,self.parts,self.half,self.recipe = run,seed,max_minutes,parts,half,dict(recipe)
@@ -90,6 +92,9 @@ class PretrainLearner(Learner):
     def progress(self):
         if self.max_minutes: return min(1., self.seconds()/(60*self.max_minutes))
         return (self.step+0.5)/(self.n_total*len(self.dls.train))        # of the step that is being taken
+    def is_done(self, n_epoch): return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
+    def judged(self): return {}                                          # what else than the loss validation has measured, for history.csv
+    def score(self, row): return row['valid_loss']                       # of an epoch; less is better
 
     def averaged(self):
         "A context in which the model has the mean of its weights, where one is kept: what is judged is what is kept"
@@ -138,7 +143,7 @@ def _do_one_batch(self:PretrainLearner):
     self.opt.zero_grad()
     self.step,self.batch = self.step+1,self.batch+1
 
-# %% ../../nbs/42_train.pretrain.ipynb #22453aeb
+# %% ../../nbs/42_train.pretrain.ipynb #7360fd2c
 def fingerprint(
     cutouts,  # `Cutouts`
     n:int=16, # Objects whose pixels are looked at, spread over the set
@@ -153,12 +158,12 @@ def fingerprint(
 def task(self:PretrainLearner)->dict: # What must be the same when a run is continued
     "What is trained on what"
     train,m,augment = self.dls.train,self.model,self.pretext.augment
-    return dict(model=m.config, scaling=m.scaling.config(), seed=self.seed, batch_size=train.bs*train.world,
+    return dict(model=m.config, scaling=None if m.scaling is None else m.scaling.config(), seed=self.seed, batch_size=train.bs*train.world,
                 augment=getattr(augment, 'name', getattr(augment, '__name__', type(augment).__name__)),
                 band_dropout=self.pretext.band_dropout, ivar=train.dataset.ivar,
                 objects=[len(dl.rows) for dl in (train, self.dls.valid)], **self.data, **self.recipe)
 
-# %% ../../nbs/42_train.pretrain.ipynb #0a361523
+# %% ../../nbs/42_train.pretrain.ipynb #05e93bea
 def _generators(device):
     "The states of all generators of random numbers"
     kind,keys,*rest = np.random.get_state()
@@ -184,10 +189,11 @@ def state(self:PretrainLearner)->tuple: # (tensors, the rest)
     sums = [float(o) for o in self.history.sums] if self.batch else [0.,0.]
     rows,counts = self.history.rows,[int(o) for o in (step.bad, step.skipped, step.lost)]
     return tensors, dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(), history=rows, sums=sums, counts=counts,
-                         task=self.task(), world=world(), random=generators, lr=self.schedule.now, score=rows[-1]['valid_loss'] if rows else None)
+                         task=self.task(), world=world(), random=generators, lr=self.schedule.now, score=self.score(rows[-1]) if rows else None)
 
-# %% ../../nbs/42_train.pretrain.ipynb #e2663f3d
+# %% ../../nbs/42_train.pretrain.ipynb #17de7541
 def _same_scaling(a, b): # processors differ in the last bit of a fit
+    if a is None or b is None: return a is b
     return a.keys() == b.keys() and all(len(a[k]) == len(b[k]) and np.allclose(a[k], b[k], rtol=1e-4) for k in a if k != 'kind')
 
 @patch
@@ -212,7 +218,7 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     self.check_same(state['task'])
     def of(kind): return {k.split('.', 1)[1]: v for k,v in tensors.items() if k.startswith(kind+'.')}
     self.model.load_state_dict(of('model'))
-    self.model.scaling = scaling_from_config(state['task']['scaling']).to(self.dls.device)
+    if state['task']['scaling'] is not None: self.model.scaling = scaling_from_config(state['task']['scaling']).to(self.dls.device)
     opt,old = self.opt.opt,{}
     for k,v in of('opt').items(): old.setdefault(int(k.split('.')[0]), {})[k.split('.', 1)[1]] = v
     opt.load_state_dict(dict(state=old, param_groups=opt.state_dict()['param_groups']))
@@ -226,7 +232,7 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     self.safe_step.bad,self.safe_step.skipped,self.safe_step.lost = (torch.tensor(float(n), device=self.dls.device) for n in state.get('counts', (0,0,0)))
     self.safe_step.told = int(self.safe_step.lost)
 
-# %% ../../nbs/42_train.pretrain.ipynb #77941af8
+# %% ../../nbs/42_train.pretrain.ipynb #4890710d
 @contextmanager
 def deterministic(
     on:bool=True, # Else nothing is done
@@ -246,11 +252,16 @@ def plain_errors():
         raise
 
 @patch
+def settle(self:PretrainLearner):
+    "Give the model the weights that are kept, where these are not its own; to go on, its own are in the checkpoint"
+    if not hasattr(self, 'average') or not self.average.mean: return
+    self.average.take()
+    self.average.own,self.torn = None,True
+
+@patch
 def finish(self:PretrainLearner):
     "Write the model"
-    if hasattr(self, 'average') and self.average.mean:
-        self.average.take()
-        self.average.own,self.torn = None,True                   # the model keeps the mean; to go on, its own weights are in the checkpoint
+    self.settle()
     if rank() == 0: save_model(self.model, self.out/'model')
 
 @patch
@@ -290,7 +301,7 @@ def _fit(self:PretrainLearner, n_epoch):
     self.began = None
     self.resume()
     self.n_total = n_epoch
-    if self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch:
+    if self.is_done(n_epoch):
         log.info(f'{self.out}: {self.epochs_done} epochs are done; there is nothing left to train')
         return self.finish()                                 # a run may have died just before it came to this
     self.began = self.history.last = self.figures.last = time.monotonic()
@@ -336,9 +347,52 @@ def sky_positions(
     if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
-# %% ../../nbs/42_train.pretrain.ipynb #4408aa95
+# %% ../../nbs/42_train.pretrain.ipynb #4b957d50
 HALVES = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
+def check_recipe(
+    recipe:dict,       # lr, amp, accumulate, ema, ...
+    max_minutes:float, # Of the run
+    bs:int,            # Objects in a batch of this rank
+):
+    "Refuse numbers that no run can have"
+    lr,amp,ema,accumulate = (recipe[k] for k in ('lr','amp','ema','accumulate'))
+    for name,v in dict(lr=lr, max_minutes=max_minutes).items():
+        if not 0 <= v < float('inf'): raise InputError(f'{name} is {v}: it must be 0 or more')
+    if amp not in HALVES: raise InputError(f'amp is {amp!r}; it must be bf16, fp16, or empty')
+    if not 0 <= ema < 1: raise InputError(f'ema is {ema}: it must be 0 or more, and less than 1')
+    if accumulate < 1 or bs % accumulate: raise InputError(f'accumulate is {accumulate}: it must divide the batch of {bs}')
+
+def make_learner(
+    cls,                   # `PretrainLearner`, or what is made from it
+    dls,                   # From `cutout_dls`
+    m,                     # A model
+    run:RunDir,            # Where everything is kept
+    opt,                   # Makes an optimizer of torch from parameter groups
+    groups,                # Makes parameter groups from a model
+    cbs:list,              # The callbacks that make the task what it is
+    recipe:dict,           # lr, warmup, schedule, clip, amp, accumulate, ema, deterministic, and what else must stay the same
+    max_minutes:float=0.,  # Of the run; 0: it has a number of epochs
+    save_minutes:float=10.,# Between checkpoints
+    wandb:bool=False,      # Show the run in Weights & Biases
+    compile:bool=False,    # Compile the model
+):                         # A learner of that class
+    "A learner with everything that any training has"
+    r = recipe
+    if r['deterministic']: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # before the process first multiplies matrices on a GPU
+    m.to(dls.device)
+    join(dls.device)
+    cbs = [*cbs, SafeStep(r['clip'] or math.inf, parts=r['accumulate'], scale=2.**16 if r['amp'] == 'fp16' else 0.), History(run),
+           Checkpoints(run, save_minutes), Stop(run), Bar(), *([Average(r['ema'])] if r['ema'] else []), *([WandB(run)] if wandb else [])]
+    learn = cls(dls, m, pretext_loss, lr=r['lr'], cbs=cbs, wd=None, opt_func=partial(OptimWrapper, opt=opt), splitter=groups)
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Recorder, ProgressCallback))])
+    learn.start(run, dls.train.seed, max_minutes, r['accumulate'], HALVES[r['amp']], torch.compile(m) if compile else None, r)
+    cutouts = dls.train.dataset.cutouts
+    learn.data = dict(data=fingerprint(cutouts), split=split_hash(cutouts, [dl.rows for dl in (dls.train, dls.valid)]))
+    learn.add_cb(Schedule(learn.lr, r['warmup'], r['schedule'], learn.progress))
+    return learn
+
+# %% ../../nbs/42_train.pretrain.ipynb #7657d59c
 def pretrain_learner(
     dls,                      # From `cutout_dls`
     m,                        # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
@@ -347,7 +401,7 @@ def pretrain_learner(
     weight_decay:float=0.05,  # Of matrices
     warmup:float=0.1,         # Share of the run in which the learning rate rises
     schedule:str='cosine',    # cosine | constant: the learning rate after that
-    clip:float=1.,            # Largest norm of the gradient
+    clip:float=1.,            # Largest norm of the gradient; 0: any
     max_minutes:float=0.,     # If more than 0, train that long instead of a number of epochs, summed over restarts
     augment='dihedral',       # What is done to training images on the device: words for `Augment`, or a function (x, seed, epoch, ids) -> x; '' for nothing
     save_minutes:float=10.,   # Between checkpoints
@@ -362,33 +416,20 @@ def pretrain_learner(
     deterministic:bool=False, # Only operations whose bits do not depend on chance (on a GPU slower, and to be asked for before it is first used)
 )->PretrainLearner:
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
-    for name,v in dict(lr=lr, max_minutes=max_minutes).items():
-        if not 0 <= v < float('inf'): raise InputError(f'{name} is {v}: it must be 0 or more')
-    if amp not in HALVES: raise InputError(f'amp is {amp!r}; it must be bf16, fp16, or empty')
-    if not 0 <= ema < 1: raise InputError(f'ema is {ema}: it must be 0 or more, and less than 1')
-    if accumulate < 1 or dls.train.bs % accumulate: raise InputError(f'accumulate is {accumulate}: it must divide the batch of {dls.train.bs}')
-    check_task(m, dls.train.dataset.cutouts, band_dropout)
+    cutouts,seed = dls.train.dataset.cutouts,dls.train.seed
+    recipe = dict(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip, amp=amp, accumulate=accumulate, ema=ema,
+                  deterministic=deterministic)
+    check_recipe(recipe, max_minutes, dls.train.bs)
+    recipe['lr'] = lr or scaled_lr(dls.train.bs*world())
+    check_task(m, cutouts, band_dropout)
     augment = as_augment(augment, dls.train.dataset.ivar)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
-    seed = dls.train.seed
-    if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # before the process first multiplies matrices on a GPU
-    if m.scaling is None: m.scaling = fit_scaling(dls.train.dataset.cutouts, seed=seed, kind=scaling)
-    m.to(dls.device)
-    join(dls.device)
-    coords = sky_positions(dls.train.dataset.cutouts, dls.device) if m.sky_token else None
-    cbs = [Pretext(seed, augment, band_dropout, coords), SafeStep(clip, parts=accumulate, scale=2.**16 if amp == 'fp16' else 0.),
-           History(run), Checkpoints(run, save_minutes), Figures(run), Stop(run), OnlineProbe(run, probe_minutes), Bar(),
-           *([Average(ema)] if ema else []), *([WandB(run)] if wandb else [])]
-    learn = PretrainLearner(dls, m, pretext_loss, lr=lr or scaled_lr(dls.train.bs*world()), cbs=cbs, wd=None,
-                            opt_func=partial(OptimWrapper, opt=partial(torch.optim.AdamW, betas=(0.9,0.95), fused=True)),
-                            splitter=partial(decay_groups, weight_decay=weight_decay))
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Recorder, ProgressCallback))])
-    recipe = dict(lr=learn.lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip, amp=amp, accumulate=accumulate, ema=ema,
-                  deterministic=deterministic)
-    learn.start(run, seed, max_minutes, accumulate, HALVES[amp], torch.compile(m) if compile else None, recipe)
-    learn.data = dict(data=fingerprint(dls.train.dataset.cutouts), split=split_hash(dls.train.dataset.cutouts, [dl.rows for dl in (dls.train, dls.valid)]))
-    learn.add_cb(Schedule(learn.lr, warmup, schedule, learn.progress))
-    return learn
+    if m.scaling is None: m.scaling = fit_scaling(cutouts, seed=seed, kind=scaling)
+    coords = sky_positions(cutouts, dls.device) if m.sky_token else None
+    cbs = [Pretext(seed, augment, band_dropout, coords), Figures(run), OnlineProbe(run, probe_minutes)]
+    opt = partial(torch.optim.AdamW, betas=(0.9,0.95), fused=True)
+    return make_learner(PretrainLearner, dls, m, run, opt, partial(decay_groups, weight_decay=weight_decay), cbs, recipe,
+                        max_minutes, save_minutes, wandb, compile)
 
 # %% ../../nbs/42_train.pretrain.ipynb #0bc548d1
 METHODS = {'mae': MAE, 'simmim': SimMIM}
