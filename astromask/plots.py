@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/plots.html.md"""
 
 # %% auto #0
 __all__ = ['missing_colour', 'ColourScale', 'colour_scale', 'colour_image', 'show_cutouts', 'reconstruction_figure',
-           'history_figure', 'progress_figure', 'redshift_figure', 'neighbours_figure', 'comparison_figure']
+           'history_figure', 'progress_figure', 'neighbours_figure', 'comparison_figure']
 
 # %% ../nbs/02_plots.ipynb #06f85a38
 from dataclasses import dataclass
@@ -194,37 +194,6 @@ def progress_figure(
     fig.set_size_inches(2.9*cols, 2.1*len(axs))
     for ax,panel in zip(axs.flat, panels): _curves(ax, *panel)
     for ax in axs.flat[len(panels):]: ax.axis('off')
-    return fig
-
-# %% ../nbs/02_plots.ipynb #434c39c0
-def redshift_figure(
-    z_true,       # (N,) spectroscopic or true redshifts
-    z_pred,       # (N,)
-    metrics=None, # Numbers to write into the figure, such as redshift_metrics gives
-):                # Figure
-    "Predicted against true redshifts, and the residuals"
-    t,p = np.asarray(z_true, float), np.asarray(z_pred, float)
-    ok = np.isfinite(t) & np.isfinite(p)
-    t,p = t[ok], p[ok]
-    fig,axs = _axes(2, 1, 4., sharex=True, height_ratios=(3,1))
-    fig.set_size_inches(3.6, 4.5)
-    (a,),(b,) = axs
-    high = 1.05*max(np.percentile(t, 99.5), np.percentile(p, 99.5)) if len(t) else 1.
-    line = np.array([0, high])
-    dots = dict(s=max(1., min(8., 4000/max(len(t), 1))), alpha=.5, lw=0)
-    a.scatter(t, p, **dots)
-    b.scatter(t, (p-t)/(1+t), **dots)
-    for off,style in ((0,'-'),(.15,':'),(-.15,':')):
-        a.plot(line, line+off*(1+line), 'k', ls=style, lw=.8)
-        b.axhline(off, color='k', ls=style, lw=.8)
-    a.set(xlim=line, ylim=line)
-    b.set(ylim=(-.25,.25))
-    for ax,label in ((a,'predicted redshift'),(b,'$\\Delta z/(1+z)$')): ax.set_ylabel(label, fontsize=8)
-    b.set_xlabel('true redshift', fontsize=8)
-    for ax in (a,b): ax.tick_params(labelsize=7)
-    names = dict(nmad='NMAD', bias='bias', outlier_fraction='outliers')
-    shown = [f'{name} {metrics[key]:.4f}' for key,name in names.items() if metrics and key in metrics]
-    a.text(.03, .97, '\n'.join(shown + [f'{len(t)} objects']), transform=a.transAxes, va='top', fontsize=8)
     return fig
 
 # %% ../nbs/02_plots.ipynb #f59aa04f
