@@ -6,16 +6,20 @@ Docs: https://astromask.github.io/astromask/train.finetune.html.md"""
 
 # %% auto #0
 __all__ = ['OPTIONS', 'RECIPES', 'LARS', 'recipe_options', 'Judged', 'target_weight', 'Lesson', 'drop_paths', 'beta_quantiles',
-           'rectangles', 'freeze', 'Frozen', 'Judge', 'Best', 'Curves', 'FinetuneLearner', 'class_balance',
-           'lesson_tables', 'begin', 'finetune_learner', 'encoder_hash', 'check_options', 'predict_cutouts']
+           'rectangles', 'freeze', 'Frozen', 'can_be_kept', 'Kept', 'kept_bytes', 'NoPixels', 'TableOnly', 'Judge',
+           'Best', 'Curves', 'FinetuneLearner', 'class_balance', 'lesson_tables', 'begin', 'finetune_learner',
+           'encoder_hash', 'check_options', 'predict_cutouts']
 
-# %% ../../nbs/43_train.finetune.ipynb #67cf0351
-import copy, hashlib, math, numpy as np, torch
+# %% ../../nbs/43_train.finetune.ipynb #0d4d2fed
+import hashlib, math, numpy as np, torch
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import NamedTuple
 from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch
 from ..core import InputError, RunDir, log, progress as show_progress, uniform, world
+from ..data.augment import dihedral_bits, turn
 from ..data.loaders import fit_size, wanted_rows
 from ..data.scaling import fit_scaling
 from ..embed import evaluating
@@ -58,7 +62,7 @@ class LARS(torch.optim.Optimizer):
         mean.copy_(new)
         p.sub_(g['lr']*(new if skip is None else torch.where(skip > 0, 0, new)))
 
-# %% ../../nbs/43_train.finetune.ipynb #94b7eebf
+# %% ../../nbs/43_train.finetune.ipynb #91613887
 OPTIONS = dict(
     lr=0.,             # Highest learning rate; 0: base_lr*bs/256
     base_lr=1e-3,      # Highest learning rate for a batch of 256
@@ -85,8 +89,8 @@ OPTIONS = dict(
 )
 
 RECIPES = dict(
-    probe     = dict(frozen='encoder', optimizer='lars', lr=6.4, weight_decay=0., clip=0., augment=''),
-    attentive = dict(frozen='encoder', base_lr=4e-3, augment=''),
+    probe     = dict(frozen='encoder', optimizer='lars', lr=6.4, weight_decay=0., clip=0.),
+    attentive = dict(frozen='encoder', base_lr=4e-3),
     finetune  = dict(base_lr=4e-3, layer_decay=0.75, drop_path=0.1, smoothing=0.1),
     mae       = dict(base_lr=5e-4, layer_decay=0.65, warmup=0.05, clip=0., drop_path=0.1, mixup=0.8, cutmix=1., smoothing=0.1, balanced=False),
     scratch   = dict(base_lr=4e-3, drop_path=0.1, smoothing=0.1),
@@ -122,7 +126,7 @@ def target_weight(
     if getattr(answer, 'weights', None): w = (1. if w is None else w)*(each.float() @ torch.tensor(answer.weights, device=y.device))
     return (known.float() if w is None else torch.where(known, w, 0)).sum()
 
-# %% ../../nbs/43_train.finetune.ipynb #00898b67
+# %% ../../nbs/43_train.finetune.ipynb #71c1796f
 class Lesson(Pretext):
     "Turn every object of a batch, mix it with another, and give it its target"
     name = 'pretext'
@@ -135,7 +139,7 @@ class Lesson(Pretext):
         augment=None,  # (x, seed, epoch, ids) -> x
     ):
         super().__init__(seed, augment, options['band_dropout'], tables.get('coords'))
-        self.tables,self.answer,self.o = tables,answer,options
+        self.tables,self.answer,self.o,self.kept = tables,answer,options,None
         self.rates = torch.linspace(0, options['drop_path'], depth, device=tables['y'].device) if options['drop_path'] else None
         self.quantiles = {k: beta_quantiles(options[k]).to(tables['y'].device) for k in ('mixup','cutmix') if options[k]}
 
@@ -144,6 +148,9 @@ class Lesson(Pretext):
     def task(self, planes, rows, epoch, training=True):
         "What the model is given"
         x,(y,w,mags,coords),paths = planes[0],self.look_up(rows),None
+        if self.kept is not None:
+            if training and self.o['smoothing']: y,w = self.shares(y, w)
+            return x,mags,None,None,y,w,*self.kept.of(rows, dihedral_bits(self.seed, epoch, rows) if training else None)
         if training:
             x = self.change([x], rows, epoch)[0]
             if self.o['smoothing'] or self.quantiles: y,w = self.shares(y, w)
@@ -205,7 +212,7 @@ def mix(self:Lesson, x, y, w, mags, rows, epoch):
     y = (w1[:,None]*y + w2[:,None]*y.flip(0))/(w1+w2).clamp(min=1e-12)[:,None]
     return x,y,w1+w2,mags
 
-# %% ../../nbs/43_train.finetune.ipynb #e7a91424
+# %% ../../nbs/43_train.finetune.ipynb #395ac495
 def freeze(
     p,         # A `Predictor`
     frozen='', # encoder, a number of blocks from below, or ''
@@ -232,8 +239,86 @@ class Frozen(Callback):
     def __init__(self,
         parts:list, # Of `freeze`
     ): self.parts = parts
+    def before_fit(self): self.learn.before_training()
     def before_train(self):
         for m in self.parts: m.eval()
+
+# %% ../../nbs/43_train.finetune.ipynb #4fb4e624
+def can_be_kept(
+    o:dict,  # Of `recipe_options`
+    p,       # A `Predictor`
+    augment, # What is done to training images
+)->bool:
+    "Does the encoder see the same in every epoch, up to the orientation?"
+    moves = o['mixup'] or o['cutmix'] or o['band_dropout'] or getattr(augment, 'name', None) not in ('','dihedral')
+    return p.encoder is not None and o['frozen'] == 'encoder' and not moves
+
+class Kept:
+    "What a frozen encoder sees in some objects, in all orientations that are needed"
+    def __init__(self,
+        p,             # A `Predictor`
+        pixels,        # `Pixels`
+        rows,          # (n,) row numbers, ascending
+        coords=None,   # (N,2) sky positions by row, on the device
+        turned=True,   # In all orientations?
+        bs:int=256,    # Objects at a time
+    ):
+        square = p.img_size[0] == p.img_size[1]
+        self.codes = torch.tensor([[k>>i & 1 for i in range(3)] for k in range((8 if square else 4) if turned else 1)], dtype=torch.bool, device=p.device)
+        self.rows,self.tables,todo = torch.from_numpy(rows).to(p.device),None,[(k,i) for k in range(len(self.codes)) for i in range(0, len(rows), bs)]
+        with evaluating(p):
+            for k,i in todo:
+                mine = self.rows[i:i+bs]
+                x = pixels[rows[i:i+bs]]
+                x = turn((x[0] if pixels.ivar else x).to(p.device), self.codes[k].expand(len(mine), 3))
+                found = p.see(x, coords=None if coords is None else coords[mine])
+                if self.tables is None: self.tables = self.room(found, len(rows))
+                for t,v in zip(self.tables, found): t[k,i:i+bs] = v
+
+    def room(self, found, n):
+        with torch.inference_mode(False): return [v.new_empty((len(self.codes), n, *v.shape[1:])) for v in found]
+
+    def of(self, rows, bits=None):
+        "(features, seen) of some rows, turned as bits say"
+        place,code = torch.searchsorted(self.rows, rows),torch.zeros_like(rows)
+        if bits is not None and len(self.codes) > 1:
+            for i in range(len(self.codes).bit_length()-1): code = code + (bits[:,i].long() << i)
+        return [t[code,place] for t in self.tables]
+
+def kept_bytes(
+    p,          # A `Predictor`
+    n:int,      # Objects
+    turned=True,# In all orientations?
+)->int:
+    "Room that `Kept` takes, about"
+    e = p.encoder
+    one = p.width*(1 if p.kind != 'attentive' else e.n_patches) + (len(e.bands)*e.img_size[0]*e.img_size[1] if p.kind == 'astromae' else 0)
+    return 4*one*n*(8 if turned else 1)
+
+# %% ../../nbs/43_train.finetune.ipynb #679d2839
+class NoPixels:
+    "What a loader delivers where only the rows are wanted, in the same order as with pixels"
+    def __init__(self,
+        pixels, # `Pixels`
+    ):
+        self.cutouts,self.edges,self.window,self.ivar = pixels.cutouts,pixels.edges,pixels.window,pixels.ivar
+        self.kept = [torch.empty(len(pixels), 0)]
+    def __len__(self): return len(self.kept[0])
+    def __getitem__(self, rows): return torch.empty(len(rows), 0)
+    def finish(self, found, device=None): return tuple(x.to(device) for x in found)
+
+class TableOnly:
+    "A catalogue without images, where `Cutouts` are expected"
+    bands,shape,dtype,files,chunk_rows = (),(1,1,1),np.dtype('float32'),('the table',),1
+    def __init__(self,
+        catalog, # Table with a column id
+    ):
+        if 'id' not in catalog.colnames: raise InputError('The table has no column id, by which its objects are known: add one')
+        self.catalog = catalog
+        self.parts = [SimpleNamespace(n=len(catalog), chunk=1)]
+    def __len__(self): return len(self.catalog)
+    def __getitem__(self, rows): return np.full((len(np.arange(len(self))[rows]),1,1,1), np.nan, np.float32)
+    def read(self, rows): return self[rows]
 
 # %% ../../nbs/43_train.finetune.ipynb #89fa280c
 class Judge(Callback):
@@ -277,14 +362,14 @@ class Curves(Figures):
         "Draw now, on rank 0"
         if not rank() and self.learn.history.rows: self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
 
-# %% ../../nbs/43_train.finetune.ipynb #bb52e469
+# %% ../../nbs/43_train.finetune.ipynb #21b0ca1a
 class FinetuneLearner(PretrainLearner):
     "A learner that teaches a `Predictor`; made by `finetune_learner`"
     nothing = 'No object that trains has a known answer, so there is nothing to learn'
 
-    def forward(self, x, mags, coords, paths, y, w, seen=None):
+    def forward(self, x, mags, coords, paths, y, w, features=None, seen=None):
         "The head's numbers and their loss"
-        out = super().forward(x, mags, None, coords, paths, seen).float()
+        out = super().forward(x if features is None else features, mags, None, coords, paths, seen).float()
         answer = self.model.answer
         return Judged(answer.loss(out, y, w), out, target_weight(answer, y, w)*out.shape[1])
 
@@ -305,6 +390,25 @@ class FinetuneLearner(PretrainLearner):
     def score(self, row):
         if 'balanced_accuracy' not in row: return row['valid_loss']
         return -row['balanced_accuracy'] + 1e-6*min(row['valid_loss'], 1e3)
+
+    def before_training(self):
+        "Let the frozen encoder look at all objects, once"
+        if not self.keep or self.pretext.kept is not None: return
+        rows = np.union1d(self.dls.train.rows, self.dls.valid.rows)
+        turned = getattr(self.pretext.augment, 'name', '') == 'dihedral'
+        if kept_bytes(self.model, len(rows), turned) > 1<<30: return
+        self.pretext.kept = Kept(self.model, self.pixels, rows, self.pretext.coords, turned)
+        self.read_rows_only()
+
+    def read_rows_only(self):
+        for dl in (self.dls.train, self.dls.valid): dl.dataset = NoPixels(self.pixels)
+
+    def _fit(self, n_epoch):
+        self.pixels = self.dls.train.dataset
+        if self.model.encoder is None or self.pretext.kept is not None: self.read_rows_only()
+        try: super()._fit(n_epoch)
+        finally:
+            for dl in (self.dls.train, self.dls.valid): dl.dataset = self.pixels        # others may use the loaders, too
 
     def moving(self):
         "Weights and buffers that training may change"
@@ -411,7 +515,7 @@ def begin(
     if 'mags' in tables: p.branches['magnitudes'].fit(tables['mags'][rows].cpu())
     p.begun.fill_(True)
 
-# %% ../../nbs/43_train.finetune.ipynb #13bcd142
+# %% ../../nbs/43_train.finetune.ipynb #6d016f91
 def finetune_learner(
     dls,               # From `cutout_dls`
     p,                 # A `Predictor`; it is taught in place
@@ -442,10 +546,11 @@ def finetune_learner(
     groups = partial(decay_groups, weight_decay=o['weight_decay'], layer_decay=o['layer_decay'])
     told = {k: v for k,v in o.items() if k not in ('augment','band_dropout','patience')}
     learn = make_learner(FinetuneLearner, dls, p, run, opt, groups, cbs, told, max_minutes, save_minutes, wandb)
+    learn.keep = can_be_kept(o, p, augment)
     learn.question = dict(answers=_hash(*tables.values()), encoder=encoder_hash(p, recipe))
     return learn
 
-# %% ../../nbs/43_train.finetune.ipynb #b42df577
+# %% ../../nbs/43_train.finetune.ipynb #7407bdac
 def encoder_hash(
     p,          # A `Predictor`
     recipe:str, # Of its training
@@ -466,7 +571,7 @@ def check_options(
         if o[k] < 0: raise InputError(f'{k} is {o[k]}: it must be 0 or more')
     if not isinstance(p.answer, Classes): o.update(smoothing=0., balanced=False)
     if (o['mixup'] or o['cutmix']) and not isinstance(p.answer, Classes): raise InputError('mixup and cutmix are for classes: set both to 0')
-    if not isinstance(p.encoder, BandEncoder) or p.encoder.blocks is None: o['drop_path'] = 0.
+    if o['frozen'] == 'encoder' or not hasattr(p.encoder, 'blocks'): o['drop_path'] = 0.
 
 # %% ../../nbs/43_train.finetune.ipynb #e48abfa5
 def predict_cutouts(
