@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/tasks.predict.html.md"""
 # %% auto #0
 __all__ = ['Rows', 'Block', 'prediction_columns', 'Task', 'prediction', 'embedding', 'table_facts', 'read_table', 'arrow_table',
            'write_table', 'model_hash', 'data_hash', 'parse_shard', 'shard_path', 'block_starts', 'is_made',
-           'pick_device', 'table_of', 'join_shards']
+           'pick_device', 'table_of', 'join_shards', 'report_text']
 
 # %% ../../nbs/52_tasks.predict.ipynb #5b852024
 import errno, hashlib, json, numpy as np, os, platform, resource, socket, sys, time, torch
@@ -397,7 +397,7 @@ def _computed_table(task, rows, path, starts, bs, facts, device, progress):
     write_json(Path(path).with_suffix('.json'), report)
     return report
 
-# %% ../../nbs/52_tasks.predict.ipynb #d232548b
+# %% ../../nbs/52_tasks.predict.ipynb #f32402bc
 def table_of(
     task:Task,         # Of `prediction` or `embedding`
     files,             # Paths, globs, folders
@@ -413,6 +413,7 @@ def table_of(
 )->dict:               # The report, which is also written beside the table; {} where nothing was left to do
     "Compute a table over any number of files, or one shard of it, or join the shards"
     path = shard_path(out, *shard)
+    if merge and shard[1] > 1: raise InputError('Shards are computed or joined: give --shard or --merge, and not both')
     if bs < 1: raise InputError(f'bs is {bs}: a block has at least one object')
     rows = Rows(files, task.m, bands, survey)
     starts = block_starts(len(rows), bs, *shard)
@@ -455,3 +456,14 @@ def _joined_report(reports):
     alike = {k: reports[0][k] for k in ('verb','batch_size')} | {k: ', '.join(sorted({str(r[k]) for r in reports})) for k in ('device','device_name','host')}
     return total | dict(seconds=seconds, shards=len(reports), compute_seconds=sum(r['seconds'] for r in reports), **rate, began=began, ended=ended,
                         peak_memory_bytes=max(r['peak_memory_bytes'] for r in reports), **alike)
+
+# %% ../../nbs/52_tasks.predict.ipynb #1c55f704
+def report_text(
+    out,        # The table
+    report:dict,# Of `table_of`
+)->str:
+    "A report in a line"
+    bits,gib = report['throughput_bps'],report['peak_memory_bytes']/2**30
+    shards = f' in {report["shards"]} shards' if 'shards' in report else ''
+    return (f'{out}: {report["objects"]} objects in {report["seconds"]:.1f} s{shards} on {report["device"]} ({report["device_name"]}), '
+            f'{report["objects_per_second"]:.1f} objects/s, {bits/1e9:.3g} Gbit/s, {1000*report["seconds_per_batch"]:.0f} ms a batch, {gib:.2f} GiB of memory at most')
