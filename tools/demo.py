@@ -38,9 +38,9 @@ def table(numbers):
     metrics = {k: v for k,v in numbers.items() if isinstance(v, dict)}
     gains = {k: f'{v["gain"]:+.4f} ± {v["gain_error"]:.4f}' for k,v in metrics.items() if 'gain' in v}
     methods = list(dict.fromkeys(m for v in metrics.values() for m in v if not m.startswith('gain')))
-    yield f'{"":24}', *(f'{k.replace("_"," "):>26}' for k in metrics)
-    for m in methods: yield f'{m:24}', *(f'{v[m]:26.4f}' if v.get(m) is not None else ' '*26 for v in metrics.values())
-    yield f'{"pretrained - random":24}', *(f'{gains.get(k, ""):>26}' for k in metrics)
+    yield f'{"":26}', *(f'{k.replace("_"," "):>26}' for k in metrics)
+    for m in methods: yield f'{m:26}', *(f'{v[m]:26.4f}' if v.get(m) is not None else ' '*26 for v in metrics.values())
+    yield f'{"pretrained - random probe":26}', *(f'{gains.get(k, ""):>26}' for k in metrics)
 
 def main():
     o = options()

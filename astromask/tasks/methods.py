@@ -7,8 +7,8 @@ Docs: https://astromask.github.io/astromask/tasks.methods.html.md"""
 # %% auto #0
 __all__ = ['ENCODERS', 'FROZEN', 'TAUGHT', 'ALONE', 'QUICK', 'METRIC', 'NEXT', 'LOWER', 'Task', 'validation_score', 'fold_parts',
            'linear_probe', 'nearest_neighbours', 'chance', 'forest', 'batch_size', 'network', 'method_names',
-           'run_method', 'run_methods', 'judge', 'mean_and_error', 'score_table', 'measured_against', 'gain_table',
-           'each_once', 'object_properties']
+           'run_method', 'run_methods', 'judge', 'mean_and_error', 'score_table', 'metric_table', 'measured_against',
+           'gain_table', 'each_once', 'object_properties']
 
 # %% ../../nbs/50_tasks.methods.ipynb #44167e6a
 import copy, io, shutil, tempfile, numpy as np, torch
@@ -168,7 +168,7 @@ def _vote(task, y, train):
 
 def _shares(task, rows): return np.bincount(task.y[rows], minlength=len(task.names))/len(rows)
 
-# %% ../../nbs/50_tasks.methods.ipynb #a0b6ee6c
+# %% ../../nbs/50_tasks.methods.ipynb #d223fb43
 def chance(
     task,  # `Task`
     train, # Rows
@@ -184,7 +184,7 @@ def forest(
     valid, # Rows on which the size of leaves is chosen
     test,  # Rows
     seed:int=0,    # Of the forest
-    trees:int=200, # In the forest
+    trees:int=100, # In the forest
 ):         # (n,K) probabilities where classes are equally common, or (n,) redshifts
     "A random forest on measured magnitudes, colours and sizes"
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -369,6 +369,19 @@ def _four_digits(t):
     for k in t.colnames:
         if t[k].dtype.kind == 'f': t[k].info.format = '.4f'
     return t
+
+# %% ../../nbs/50_tasks.methods.ipynb #e48ada11
+def metric_table(
+    task,    # `Task`
+    results, # Of `run_methods`
+    parts,   # (train, valid, test) for each seed
+)->Table:    # method, and the mean over seeds of each metric
+    "All that is measured of each method"
+    rows = []
+    for name,found in results.items():
+        each = [judge(task, r, p[2]) for r,p in zip(found, parts, strict=True)]
+        rows.append(dict(method=name) | {k: float(np.mean([e[k] for e in each])) for k in each[0] if not k.startswith('n_') and k != 'n'})
+    return _four_digits(Table(rows=rows))
 
 # %% ../../nbs/50_tasks.methods.ipynb #113adea4
 NEXT = {'pretrained probe': ['forest'], 'pretrained attentive': ['pretrained probe'], 'pretrained finetune': ['pretrained probe','cnn']}
