@@ -156,7 +156,7 @@ class _Density(_Redshift):
         pdf = normalise_pdf(pdf, grid)
         return dict(z=pdf_median(pdf, grid), pdf=pdf)
 
-# %% ../../nbs/27_models.answers.ipynb #7d7e71da
+# %% ../../nbs/27_models.answers.ipynb #37733793
 class Bins(_Density):
     "A density: softmax over bins of redshift"
     def __init__(self,
@@ -164,6 +164,7 @@ class Bins(_Density):
         low:float=0.,  # First edge
         high:float=1., # Last edge
         edges=None,    # (n+1,) increasing redshifts instead of the three above
+        loss:str='crps', # crps, or ce: cross-entropy of the true bin
     ):
         if edges is None:
             if n < 2 or not -1 < low < high: raise InputError(f'{n} bins from {low} to {high}: give at least 2, from low to a higher redshift')
@@ -171,10 +172,11 @@ class Bins(_Density):
         self.edges = torch.as_tensor(edges, dtype=torch.float64)
         if self.edges.ndim != 1 or len(self.edges) < 3 or not (_steps(self.edges) > 0).all() or self.edges[0] <= -1:
             raise InputError('edges must be three or more increasing redshifts')
-        self.n_out = len(self.edges)-1
+        self.n_out,self.loss_name = len(self.edges)-1,str(loss).lower()
+        if self.loss_name not in ('crps','ce'): raise InputError(f'loss is {loss!r}; it must be crps or ce')
         self.grid = torch.cat([self.edges[:1], (self.edges[1:]+self.edges[:-1])/2, self.edges[-1:]])
 
-    def config(self): return dict(answer='Bins', edges=self.edges.tolist())
+    def config(self): return dict(answer='Bins', edges=self.edges.tolist(), loss=self.loss_name)
 
     def bin(self, z):
         "The bin of each redshift"
@@ -186,16 +188,19 @@ class Bins(_Density):
         counts = torch.bincount(self.bin(y[y.isfinite()]), minlength=self.n_out) + 1/self.n_out
         return (counts/counts.sum()).log().float()
 
-# %% ../../nbs/27_models.answers.ipynb #e79cfa4e
+# %% ../../nbs/27_models.answers.ipynb #87b39ed2
 @patch
 def loss(self:Bins,
     out,         # (B,n) what the head gives
     y,           # (B,) redshifts, NaN where unknown
     weight=None, # (B,) weights of the objects
 ):               # A scalar
-    "Cross-entropy of the true bin"
+    "The ranked probability score, or the cross-entropy of the true bin"
     _,known = self.log_target(out, y)
-    return _mean(F.cross_entropy(out, self.bin(torch.where(known, y.to(out.device), 0)), reduction='none'), known, weight)
+    place = self.bin(torch.where(known, y.to(out.device), 0))
+    if self.loss_name == 'ce': return _mean(F.cross_entropy(out, place, reduction='none'), known, weight)
+    reached = torch.arange(self.n_out, device=out.device) >= place[:,None]
+    return _mean((out.softmax(1).cumsum(1)-reached.to(out.dtype)).square().sum(1), known, weight)
 
 @patch
 def predict(self:Bins,
