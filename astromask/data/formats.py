@@ -144,7 +144,7 @@ def _tensors(path):
         raise DataError(f'{path} holds no TensorDataset of plain tensors')
     return [(t.float() if t.dtype == torch.bfloat16 else t).detach().numpy() for t in found]
 
-# %% ../../nbs/09_data.formats.ipynb #3794e5c9
+# %% ../../nbs/09_data.formats.ipynb #d5ffaa34
 class AstroMAE(Layout):
     name,what = 'SDSS AstroMAE','a TensorDataset of `image` (N,5,H,W) or (N,H,W,5), `magnitude` (N,5), `redshift` (N): bands u,g,r,i,z'
     images,last = 'image',None
@@ -160,7 +160,8 @@ class TorchFile(MappedFile):
             if x.ndim == 2 and x.shape[1] == 1: x = x[:,0]
             name = {(2,'f'): 'magnitude', (1,'f'): 'redshift'}.get((x.ndim, x.dtype.kind), f'tensor {i+1}')
             found[name if name not in found else f'tensor {i+1}'] = x
-        return found
+        mags = found.get('magnitude', image)
+        return found | ({f'mag_{b}': mags[:,i] for i,b in enumerate('ugriz')} if mags.shape[1:] == (5,) else {})
 
 # %% ../../nbs/09_data.formats.ipynb #28a0e0c4
 def _names_in(h, c):
