@@ -105,13 +105,13 @@ def pack(source, out, bands, survey, dtype, checksum, overwrite):
     from astromask.data.catalogs import merge
     click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype, checksum))
 
-# %% ../nbs/71_cli.ipynb #ba787d2f
+# %% ../nbs/71_cli.ipynb #ab1bbd48
 def _tables(f):
     "What predict and embed have in common"
     options = [click.argument('model', metavar='MODEL'), click.argument('file', nargs=-1, required=True),
         click.option('--out', required=True, metavar='TABLE', help='The table to write: .parquet or .fits; its report goes beside it (.json).'),
         click.option('--shard', default='', metavar='I/N', help='Part I of N (from 1), in a table of its own; N alone takes I from SLURM_ARRAY_TASK_ID.'),
-        click.option('--merge', default=0, metavar='N', type=click.IntRange(min=1), help='Join the N shards that are there into TABLE.'),
+        click.option('--merge', default=0, metavar='N', type=click.IntRange(min=0), help='Join the N shards that are there into TABLE.'),
         click.option('--bs', default=256, show_default=True, type=click.IntRange(min=1), help='Objects in a block.'),
         click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.'),
         click.option('--views', type=int, help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
@@ -124,7 +124,7 @@ def _tables(f):
 def _write_table(task, file, shard, bands, survey, **options):
     from astromask.tasks.predict import parse_shard, report_text, table_of
     report = table_of(task, list(file), shard=parse_shard(shard), bands=split_bands(bands), survey=survey or None, **options)
-    if report: click.echo(report_text(options['out'], report))
+    if report: click.echo(report_text(report))
 
 # %% ../nbs/71_cli.ipynb #3c657e9b
 @main.command()

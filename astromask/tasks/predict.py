@@ -9,7 +9,7 @@ __all__ = ['Rows', 'Block', 'prediction_columns', 'Task', 'prediction', 'embeddi
            'write_table', 'model_hash', 'data_hash', 'parse_shard', 'shard_path', 'block_starts', 'is_made',
            'pick_device', 'table_of', 'join_shards', 'report_text']
 
-# %% ../../nbs/52_tasks.predict.ipynb #5b852024
+# %% ../../nbs/52_tasks.predict.ipynb #d8a3b50c
 import errno, hashlib, json, numpy as np, os, platform, resource, socket, sys, time, torch
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from astropy.table import Table
 from fastcore.basics import patch
 from safetensors.torch import save as tensor_bytes
 from ..core import DataError, InputError, log, progress as show_progress, read_json, storage_errors, sync_dir, versions, write_json
-from ..data.cutouts import _clear_left, cutout_paths
+from ..data.cutouts import _clear_left, cutout_paths, redshifts
 from ..data.formats import open_files
 from ..data.layouts import band_names, check_measures, file_labels
 from ..data.loaders import fit_size
@@ -62,7 +62,7 @@ class Rows:
         if not found: raise InputError(f'{p.path} has none of the bands {", ".join(wanted)}; it has {", ".join(p.bands)}')
         return p.select(found)
 
-# %% ../../nbs/52_tasks.predict.ipynb #d6a06cd0
+# %% ../../nbs/52_tasks.predict.ipynb #98743078
 @patch
 def check_bands(self:Rows):
     "Refuse bands that the model does not know, and say which it will miss"
@@ -86,16 +86,19 @@ def catalog(self:Rows,
         t = self.parts[k].catalog(self.labels[first:first+len(self.parts[k].files)])
         lacking = tuple(c for c in self.magnitudes if c not in t.colnames)
         if lacking and lacking != self.lacking: log.warning(f'{self.parts[k].path} has no column {", ".join(lacking)}: they count as missing')
-        self.held,self.lacking = (k,t[['id','ra','dec',*(c for c in self.magnitudes if c in t.colnames)]]),lacking
+        z,t = redshifts(t),t[['id','ra','dec',*(c for c in self.magnitudes if c in t.colnames)]]
+        t['known redshift'] = z
+        self.held,self.lacking = (k,t),lacking
     return self.held[1]
 
-# %% ../../nbs/52_tasks.predict.ipynb #f29b5333
+# %% ../../nbs/52_tasks.predict.ipynb #e7551c0a
 class Block(NamedTuple):
     "Some rows"
     x: np.ndarray      # (B,C,H,W) float32 in the model's bands, NaN where missing; None for a model without images
     mags: np.ndarray   # (B,M) float32; None for a model without magnitudes
     sky: np.ndarray    # (B,2) float64: right ascension and declination
     ids: np.ndarray    # (B,) str
+    z: np.ndarray      # (B,) redshifts that the catalogue knows, else NaN
 
 @patch
 def read(self:Rows,
@@ -113,7 +116,7 @@ def read(self:Rows,
             x = np.full((len(rows),len(self.bands),*self.img_size), np.nan, np.float32)
             x[:,[self.bands.index(b) for b in p.bands]] = fit_size(p.read(rows), self.img_size)
         mags = catalog_magnitudes(t, self.magnitudes) if self.magnitudes else None
-        blocks.append(Block(x, mags, np.stack([t['ra'],t['dec']], 1), np.asarray(t['id']).astype(str)))
+        blocks.append(Block(x, mags, np.stack([t['ra'],t['dec']], 1), np.asarray(t['id']).astype(str), np.asarray(t['known redshift'])))
     return blocks[0] if len(blocks) == 1 else Block(*(None if v[0] is None else np.concatenate(v) for v in zip(*blocks)))
 
 # %% ../../nbs/52_tasks.predict.ipynb #63493d6c
@@ -167,7 +170,7 @@ def embedding(
     def columns(x, mags, coords): return dict(embedding=m.embed(x, coords=coords, pool=pool, views=views).float().cpu().numpy())
     return Task('embed', m, columns, dict(views=views, pool=pool), {})
 
-# %% ../../nbs/52_tasks.predict.ipynb #42150fe0
+# %% ../../nbs/52_tasks.predict.ipynb #c76c913a
 def _arrow(v):
     import pyarrow as pa
     if v.ndim == 2: return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(v).ravel()), v.shape[1])
@@ -186,7 +189,7 @@ def table_facts(
     import pyarrow as pa, pyarrow.parquet as pq
     from astropy.io import fits
     try:
-        if Path(path).suffix == '.fits': return json.loads(fits.getheader(path, 1)['ASTROMASK'])
+        if Path(path).suffix == '.fits': return json.loads(fits.getheader(path, 1)['ASTROMSK'])
         return json.loads(pq.read_schema(path).metadata[b'astromask'])
     except (OSError, pa.ArrowException, TypeError, LookupError, ValueError) as e:
         raise DataError(f'{path} is damaged, or no table that astromask made ({type(e).__name__})') from None
@@ -209,7 +212,7 @@ def read_table(
     t.meta = facts
     return t
 
-# %% ../../nbs/52_tasks.predict.ipynb #29d55924
+# %% ../../nbs/52_tasks.predict.ipynb #50a82e68
 def arrow_table(
     columns:dict, # Name to (B,) or (B,n) array
 ):                # pyarrow Table
@@ -225,7 +228,7 @@ def _to_fits(source, path):
     for k in t.colnames:
         if t[k].dtype.kind == 'U': t[k] = np.char.encode(np.asarray(t[k]), 'utf-8')
     hdu = fits.table_to_hdu(t)
-    hdu.header['ASTROMASK'] = facts
+    hdu.header['ASTROMSK'] = facts
     with open(path, 'wb') as f:
         hdu.writeto(f)
         os.fsync(f.fileno())
@@ -355,7 +358,7 @@ def _ahead(read, starts):
             waiting = coming
         if waiting is not None: yield waiting.result()
 
-# %% ../../nbs/52_tasks.predict.ipynb #bb2ddb07
+# %% ../../nbs/52_tasks.predict.ipynb #1b79bc32
 def _computed(task, device, block):
     "The columns of a block"
     m = task.m
@@ -363,22 +366,23 @@ def _computed(task, device, block):
     coords = torch.from_numpy(block.sky.astype(np.float32)).to(device) if m.sky_token else None
     try: found = task.columns(x, mags, coords)
     except torch.OutOfMemoryError: raise InputError(f'Blocks of {len(block.ids)} objects do not fit into the memory of {device}: give a smaller --bs') from None
-    return dict(id=block.ids, ra=block.sky[:,0], dec=block.sky[:,1]) | found
+    known = dict(redshift=block.z) if 'z' in found else {}
+    return dict(id=block.ids, ra=block.sky[:,0], dec=block.sky[:,1]) | known | found
 
 def _example(task, rows, device):
     "The columns of a block of one empty object: their names and types; and the device is warm"
     x = np.full((1, len(rows.bands), *rows.img_size), np.nan, np.float32) if rows.bands else None
     mags = np.full((1, len(rows.magnitudes)), np.nan, np.float32) if rows.magnitudes else None
-    return _computed(task, device, Block(x, mags, np.full((1,2), np.nan), np.array(['x'])))
+    return _computed(task, device, Block(x, mags, np.full((1,2), np.nan), np.array(['x']), np.full(1, np.nan)))
 
-# %% ../../nbs/52_tasks.predict.ipynb #6de4224b
-def _report(task, device, bs, n, blocks, bits, began, seconds):
+# %% ../../nbs/52_tasks.predict.ipynb #eb5ce678
+def _report(task, path, device, bs, n, blocks, bits, began, seconds):
     "Plain numbers"
     cuda = device.type == 'cuda'
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
     rate = dict(objects_per_second=n/seconds, throughput_bps=bits/seconds, seconds_per_batch=seconds/max(blocks, 1))
     where = dict(device=str(device), device_name=torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(), threads=torch.get_num_threads(), host=socket.gethostname())
-    return dict(verb=task.verb, objects=n, seconds=seconds, **rate, batches=blocks, batch_size=bs, bits=bits, peak_memory_bytes=peak,
+    return dict(verb=task.verb, table=str(path), objects=n, seconds=seconds, **rate, batches=blocks, batch_size=bs, bits=bits, peak_memory_bytes=peak,
                 peak_device_memory_bytes=torch.cuda.max_memory_allocated(device) if cuda else None, began=began, ended=began+seconds, **where)
 
 def _computed_table(task, rows, path, starts, bs, facts, device, progress):
@@ -393,7 +397,7 @@ def _computed_table(task, rows, path, starts, bs, facts, device, progress):
         schema,began,clock = arrow_table(_example(task, rows, device)).schema,time.time(),time.perf_counter()
         write_table(path, schema, tables(), facts)
     n,bits = np.sum(sizes, axis=0, dtype=np.int64) if sizes else (0,0)
-    report = _report(task, device, bs, int(n), len(starts), int(bits), began, time.perf_counter()-clock)
+    report = _report(task, path, device, bs, int(n), len(starts), int(bits), began, time.perf_counter()-clock)
     write_json(Path(path).with_suffix('.json'), report)
     return report
 
@@ -426,7 +430,7 @@ def table_of(
     if merge: return join_shards(out, merge, facts)
     return _computed_table(task, rows, path, starts, bs, facts, pick_device(device), progress)
 
-# %% ../../nbs/52_tasks.predict.ipynb #b31e1854
+# %% ../../nbs/52_tasks.predict.ipynb #a3e88115
 def join_shards(
     out,       # The whole table
     n:int,     # Shards
@@ -443,27 +447,26 @@ def join_shards(
         is_made(p, {k: facts[k] for k in ('verb','settings','bs','model','data')} | dict(rows=[s.start, min(s.stop, N), N]))
     batches = (b for p in paths for b in pq.ParquetFile(p).iter_batches(1<<14))
     write_table(out, pq.read_schema(paths[0]).remove_metadata(), (pa.Table.from_batches([b]) for b in batches), facts)
-    report = _joined_report([read_json(p.with_suffix('.json'), dict) for p in paths])
+    report = _joined_report(out, [read_json(p.with_suffix('.json'), dict) for p in paths])
     write_json(Path(out).with_suffix('.json'), report)
     return report
 
-def _joined_report(reports):
+def _joined_report(out, reports):
     "The numbers of shards, of which some may have run side by side"
     total = {k: sum(r[k] for r in reports) for k in ('objects','batches','bits')}
     began,ended = min(r['began'] for r in reports),max(r['ended'] for r in reports)
     seconds = ended-began
     rate = dict(objects_per_second=total['objects']/seconds, throughput_bps=total['bits']/seconds, seconds_per_batch=sum(r['seconds'] for r in reports)/total['batches'])
     alike = {k: reports[0][k] for k in ('verb','batch_size')} | {k: ', '.join(sorted({str(r[k]) for r in reports})) for k in ('device','device_name','host')}
-    return total | dict(seconds=seconds, shards=len(reports), compute_seconds=sum(r['seconds'] for r in reports), **rate, began=began, ended=ended,
+    return total | dict(table=str(out), seconds=seconds, shards=len(reports), compute_seconds=sum(r['seconds'] for r in reports), **rate, began=began, ended=ended,
                         peak_memory_bytes=max(r['peak_memory_bytes'] for r in reports), **alike)
 
-# %% ../../nbs/52_tasks.predict.ipynb #1c55f704
+# %% ../../nbs/52_tasks.predict.ipynb #1da8f3a6
 def report_text(
-    out,        # The table
-    report:dict,# Of `table_of`
+    report:dict, # Of `table_of`
 )->str:
     "A report in a line"
     bits,gib = report['throughput_bps'],report['peak_memory_bytes']/2**30
     shards = f' in {report["shards"]} shards' if 'shards' in report else ''
-    return (f'{out}: {report["objects"]} objects in {report["seconds"]:.1f} s{shards} on {report["device"]} ({report["device_name"]}), '
+    return (f'{report["table"]}: {report["objects"]} objects in {report["seconds"]:.1f} s{shards} on {report["device"]} ({report["device_name"]}), '
             f'{report["objects_per_second"]:.1f} objects/s, {bits/1e9:.3g} Gbit/s, {1000*report["seconds_per_batch"]:.0f} ms a batch, {gib:.2f} GiB of memory at most')
