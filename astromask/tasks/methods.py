@@ -7,8 +7,8 @@ Docs: https://astromask.github.io/astromask/tasks.methods.html.md"""
 # %% auto #0
 __all__ = ['ENCODERS', 'FROZEN', 'TAUGHT', 'ALONE', 'QUICK', 'METRIC', 'NEXT', 'LOWER', 'Task', 'validation_score', 'fold_parts',
            'linear_probe', 'nearest_neighbours', 'chance', 'forest', 'batch_size', 'network', 'method_names',
-           'run_method', 'run_methods', 'judge', 'mean_and_error', 'score_table', 'metric_table', 'measured_against',
-           'gain_table', 'each_once', 'object_properties']
+           'run_method', 'kept_answers', 'run_methods', 'judge', 'mean_and_error', 'score_table', 'metric_table',
+           'measured_against', 'gain_table', 'each_once', 'object_properties']
 
 # %% ../../nbs/50_tasks.methods.ipynb #44167e6a
 import copy, io, shutil, tempfile, numpy as np, torch
@@ -280,8 +280,11 @@ def run_method(
     p = q if name == 'chance' else q*_shares(task, train)
     return dict(prediction=q.argmax(1), probability=p/p.sum(1, keepdims=True))
 
-# %% ../../nbs/50_tasks.methods.ipynb #4d2a33a7
-def _kept(path, f):
+# %% ../../nbs/50_tasks.methods.ipynb #33443961
+def kept_answers(
+    path,    # Where the result is, or shall be; None: nowhere
+    f,       # Makes it
+)->dict:     # As `run_method` gives it
     "A result from a file, or made and written there"
     if path is None: return f()
     if path.exists():
@@ -307,7 +310,7 @@ def run_methods(
             if run is not None and run.stop_requested(): raise Unfinished(f'Stopped before {name} of seed {seed+i}')
             stem = f'{task.kind}-{name.replace(" ", "-")}-{seed+i}'
             path = None if run is None else run/'answers'/f'{stem}.npz'
-            results[name].append(_kept(path, lambda: run_method(name, task, *part, seed=seed+i, run=run, **training)))
+            results[name].append(kept_answers(path, lambda: run_method(name, task, *part, seed=seed+i, run=run, **training)))
         log.info(f'{task.kind}: {len(names)} methods, {i+1} of {len(parts)} seeds')
     return results
 
