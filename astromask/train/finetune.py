@@ -479,7 +479,7 @@ def class_balance(
     weight = counts.sum()/(counts.clamp(min=1)*(counts > 0).sum().clamp(min=1))
     return torch.where(y >= 0, weight.float()[y.clamp(min=0)], 0)
 
-# %% ../../nbs/43_train.finetune.ipynb #cc2b864b
+# %% ../../nbs/43_train.finetune.ipynb #43025548
 def lesson_tables(
     dls,        # From `cutout_dls`
     p,          # A `Predictor`
@@ -510,12 +510,13 @@ def begin(
 ):
     "Before a head has learned anything, let it start from what the training targets look like"
     if p.begun: return
+    if 'weights' in tables: rows = rows[tables['weights'][rows] > 0]
     y = tables['y'][rows].cpu()
     if not (balanced and isinstance(p.answer, Classes)): p.head[-1].bias.copy_(p.answer.init_bias(y))
     if 'mags' in tables: p.branches['magnitudes'].fit(tables['mags'][rows].cpu())
     p.begun.fill_(True)
 
-# %% ../../nbs/43_train.finetune.ipynb #6d016f91
+# %% ../../nbs/43_train.finetune.ipynb #af8557d6
 def finetune_learner(
     dls,               # From `cutout_dls`
     p,                 # A `Predictor`; it is taught in place
@@ -547,7 +548,8 @@ def finetune_learner(
     told = {k: v for k,v in o.items() if k not in ('augment','band_dropout','patience')}
     learn = make_learner(FinetuneLearner, dls, p, run, opt, groups, cbs, told, max_minutes, save_minutes, wandb)
     learn.keep = can_be_kept(o, p, augment)
-    learn.question = dict(answers=_hash(*tables.values()), encoder=encoder_hash(p, recipe))
+    used = torch.from_numpy(np.union1d(dls.train.rows, dls.valid.rows)).to(dls.device)
+    learn.question = dict(answers=_hash(*(t[used] for t in tables.values())), encoder=encoder_hash(p, recipe))
     return learn
 
 # %% ../../nbs/43_train.finetune.ipynb #7407bdac

@@ -1,0 +1,364 @@
+"Fine-tuning: what is frozen stays, steps are the papers', and a run that was stopped or died ends with the same bits"
+import copy, math, re, numpy as np, pytest, torch
+from fastai.callback.core import Callback
+from astropy.table import Table
+from astromask.core import InputError, RunDir, Unfinished
+from astromask.data.cutouts import Cutouts
+from astromask.data.loaders import cutout_dls
+from astromask.models.answers import Bins, Classes, Mixture, Point
+from astromask.models.heads import Predictor
+from astromask.models.mae import MAE
+from astromask.models.networks import CNN
+from astromask.models.simmim import SimMIM
+from astromask.models.weights import load_model
+from astromask.train import finetune
+from astromask.train.finetune import LARS, RECIPES, TableOnly, finetune_learner, freeze, predict_cutouts, recipe_options
+
+N = 96
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Noisy blobs of two sizes, some pixels, bands, magnitudes and answers missing"
+    rng = np.random.default_rng(0)
+    y,grid = rng.integers(0, 3, N),np.mgrid[-16:16,-16:16]
+    x = np.exp(-(grid**2).sum(0)/(2*(2+3*y[:,None,None])**2))[:,None]*np.array([1.,.5])[:,None,None] + rng.normal(0, .1, (N,2,32,32))
+    x[3],x[5,1],x[7,:,:9] = np.nan,np.nan,np.nan
+    t = Table(dict(id=[f'o{i}' for i in range(N)], mag_g=20.+y+rng.normal(0, .3, N), mag_r=rng.normal(19, 1, N)))
+    t['mag_g'][3::7],t['mag_r'][3] = np.nan,np.nan
+    path = tmp_path_factory.mktemp('data')/'toy.h5'
+    Cutouts.write(path, x.astype(np.float32), bands=('g','r'), catalog=t)
+    labels = np.where(np.arange(N)%11 == 0, -1, y)
+    return Cutouts.open(path), labels, np.where(labels < 0, np.nan, .1+.3*y+rng.normal(0, .02, N))
+
+def encoder(kind='mae'):
+    torch.manual_seed(1)
+    if kind == 'cnn': return CNN(('g','r'), 32, 'resnet10t')
+    return MAE.preset('tiny', bands=('g','r'), **(dict(block='vitae') if kind == 'vitae' else {}))
+
+def learner(data, out, recipe='finetune', m=None, answer=None, y=None, head='linear', bs=16, more={}, **kw):
+    c,labels,_ = data
+    p = Predictor(encoder() if m is None else m, answer or Classes(['a','b','c']), head, **more)
+    return finetune_learner(cutout_dls(c, 32, bs=bs, valid=.25, device='cpu'), p, labels if y is None else y, out, recipe=recipe, **kw)
+
+def saved(out): return load_model(out).state_dict()
+def same(a, b): assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def losses(out): return [row.split(',')[:5] for row in (out/'history.csv').read_text().splitlines()]
+
+class At(Callback):
+    "Do something at a step"
+    order = 66
+    def __init__(self, step, f): self.at,self.f = step,f
+    def after_batch(self):
+        if self.training and self.learn.step == self.at: self.f(self.learn)
+
+# what is frozen
+
+@pytest.mark.parametrize('kind,frozen', [('mae','encoder'), ('vitae','encoder'), ('cnn','encoder'), ('vitae',1), ('mae',2)])
+def test_frozen_parts_and_their_buffers_stay(data, tmp_path, kind, frozen):
+    learn = learner(data, tmp_path/'run', m=encoder(kind), frozen=frozen, band_dropout=.1)       # so that nothing is kept
+    p = learn.model
+    def still(k): return frozen == 'encoder' or re.match(r'patch_embed|cls_token|fill|pos_embed', k) or any(k.startswith(f'blocks.{i}.') for i in range(frozen))
+    before = {k: v.clone() for k,v in p.encoder.state_dict().items()}
+    learn.fit(2)
+    after = learn.model.encoder.state_dict()
+    for k,v in before.items(): assert torch.equal(v, after[k]) == bool(still(k)), k
+    buffers = [k for k,_ in p.encoder.named_buffers() if 'running' in k]
+    assert bool(buffers) == (kind != 'mae')
+
+def test_thawed_buffers_move(data, tmp_path):
+    learn = learner(data, tmp_path/'run', m=encoder('cnn'), recipe='cnn')
+    before = {k: v.clone() for k,v in learn.model.named_buffers() if 'running' in k}
+    learn.fit(1)
+    assert before and all(not torch.equal(v, dict(learn.model.named_buffers())[k]) for k,v in before.items())
+
+def test_freezing_again_thaws(data):
+    p = Predictor(encoder(), Classes('ab'))
+    freeze(p, 'encoder')
+    assert {k.split('.')[0] for k,v in p.named_parameters() if v.requires_grad} == {'head'}
+    freeze(p, '')
+    assert all(v.requires_grad for v in p.parameters())
+    with pytest.raises(InputError, match="frozen is 3; it must be 'encoder', a number of this encoder's 2 blocks"): freeze(p, 3)
+
+@pytest.mark.parametrize('recipe,head', [('probe','linear'), ('attentive','attentive'), ('probe','astromae')])
+def test_kept_features_are_those_that_are_computed_in_every_step(data, tmp_path, monkeypatch, recipe, head):
+    more = dict(magnitudes=('mag_g','mag_r'))
+    kept = learner(data, tmp_path/'kept', recipe, head=head, more=more)
+    kept.fit(2)
+    assert kept.pretext.kept is not None and kept.dls.train.dataset is kept.pixels
+    monkeypatch.setattr(finetune, 'kept_bytes', lambda *a: 1<<40)
+    other = learner(data, tmp_path/'other', recipe, head=head, more=more)
+    other.fit(2)
+    assert other.pretext.kept is None
+    a,b = saved(tmp_path/'kept'),saved(tmp_path/'other')
+    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+    assert any(not torch.equal(v, learner(data, tmp_path/'x', recipe, head=head, more=more).model.state_dict()[k]) for k,v in a.items())
+
+# the learning rate
+
+class Rates(Callback):
+    order = 40
+    def __init__(self): self.seen = []
+    def before_step(self): self.seen.append([g['lr'] for g in self.opt.opt.param_groups])
+
+def rates(learn):
+    watch = Rates()
+    learn.add_cb(watch)
+    learn.fit(1)
+    return watch.seen
+
+def test_the_first_step_has_the_learning_rate_that_was_asked_for(data, tmp_path):
+    seen = rates(learner(data, tmp_path/'a', lr=3e-4, warmup=0, layer_decay=1.))
+    assert set(seen[0]) == {3e-4} and all(v < 3e-4 for v in seen[1])
+    seen = rates(learner(data, tmp_path/'b', lr=3e-4, warmup=0, layer_decay=.5))
+    assert max(seen[0]) == 3e-4 and min(seen[0]) == 3e-4*.5**3
+    seen = rates(learner(data, tmp_path/'c', base_lr=1e-2, warmup=0, schedule='constant', layer_decay=1.))
+    assert all(set(o) == {1e-2*16/256} for o in seen)
+    seen = rates(learner(data, tmp_path/'d', lr=1., warmup=.5, layer_decay=1., recipe='probe'))
+    assert np.allclose([o[0] for o in seen[:2]], [.25,.75])                                     # 4 steps: 1/8 and 3/8 of the run, over a half
+
+def mae_rule(name, n_blocks):
+    "get_layer_id_for_vit of the MAE paper's code"
+    if name in ('cls_token','pos_embed') or name.startswith('patch_embed'): return 0
+    return int(name.split('.')[1])+1 if name.startswith('blocks') else n_blocks+1
+
+def test_layer_decay_is_the_papers(data, tmp_path):
+    m = MAE.preset('tiny', bands=('g','r'), depth=5, positions='learned')
+    learn = learner(data, tmp_path/'run', 'mae', m, more=dict(norm='layer'), lr=1e-3, warmup=0)
+    seen = rates(learn)[0]
+    group = {id(p): (lr,g['weight_decay']) for lr,g in zip(seen, learn.opt.opt.param_groups) for p in g['params']}
+    names = dict(learn.model.named_parameters())
+    assert len(group) == len(names)
+    for k,p in names.items():
+        k = k.removeprefix('encoder.')
+        depth = 0 if k == 'fill' else mae_rule(k, 5)                   # ours: what stands for missing pixels
+        assert math.isclose(group[id(p)][0], 1e-3*.65**(6-depth), rel_tol=1e-9), k
+        assert group[id(p)][1] == (0. if p.ndim == 1 or k in ('cls_token','pos_embed','fill') else .05), k
+
+# steps
+
+def test_lars_is_plain_numpy(rng=np.random.default_rng(0)):
+    w,b = rng.normal(size=(4,6)),rng.normal(size=5)
+    W,B = (torch.nn.Parameter(torch.tensor(o)) for o in (w,b))
+    opt = LARS([dict(params=[W], weight_decay=.1), dict(params=[B], weight_decay=.1)], lr=.5)
+    mw = mb = 0
+    for _ in range(5):
+        gw,gb = rng.normal(size=w.shape),rng.normal(size=b.shape)
+        W.grad,B.grad = torch.tensor(gw),torch.tensor(gb)
+        opt.step()
+        d = gw + .1*w
+        mw = .9*mw + .001*np.sqrt((w**2).sum())/np.sqrt((d**2).sum())*d
+        mb = .9*mb + gb
+        w,b = w - .5*mw, b - .5*mb
+    assert np.allclose(W.detach(), w, rtol=1e-12) and np.allclose(B.detach(), b, rtol=1e-12)
+
+def test_lars_moves_from_zero_and_skips(rng=np.random.default_rng(0)):
+    W = torch.nn.Parameter(torch.zeros(2,3))
+    opt = LARS([W], lr=1.)
+    W.grad = torch.ones(2,3)
+    opt.step()
+    assert (W == -1).all()
+    state = {k: v.clone() for k,v in opt.state[W].items()}
+    opt.found_inf,W.grad = torch.ones(()),torch.full((2,3), torch.inf)
+    opt.step()
+    assert (W == -1).all() and torch.equal(opt.state[W]['mu'], state['mu'])
+
+def mixed(x, y, w, mags, u, lam, cut_lam, both):
+    "Mixup and CutMix, object by object"
+    H,W = x.shape[2:]
+    out = [o.copy() for o in (x,y,w,mags)]
+    for i in range(len(x)):
+        j,cut = len(x)-1-i,u[i,1] < .5 if both else cut_lam is not None
+        a,b = x[i],x[j]
+        if cut:
+            r = np.sqrt(np.float32(1)-cut_lam[i])
+            h,v = int(np.float32(H)*r)//2,int(np.float32(W)*r)//2
+            cy,cx = int(u[i,2]*H),int(u[i,3]*W)
+            y1,y2,x1,x2 = max(cy-h, 0),min(cy+h, H),max(cx-v, 0),min(cx+v, W)
+            out[0][i][:,y1:y2,x1:x2] = b[:,y1:y2,x1:x2]
+            s = 1-(y2-y1)*(x2-x1)/(H*W)
+        else:
+            s = lam[i]
+            out[0][i] = s*a + (1-s)*b
+        out[3][i] = s*mags[i] + (1-s)*mags[j]
+        out[2][i] = s*w[i] + (1-s)*w[j]
+        out[1][i] = (s*w[i]*y[i] + (1-s)*w[j]*y[j])/max(out[2][i], 1e-12)
+    return out
+
+@pytest.mark.parametrize('mixup,cutmix', [(.8,1.), (.8,0), (0,1.)])
+def test_mixing_equals_numpy(data, tmp_path, mixup, cutmix):
+    from scipy.stats import beta
+    from astromask.core import uniform
+    learn = learner(data, tmp_path/'run', 'mae', mixup=mixup, cutmix=cutmix, more=dict(magnitudes=('mag_g','mag_r')), augment='', smoothing=.1, balanced=True)
+    lesson,rows = learn.pretext,torch.arange(40, 60)
+    x = torch.from_numpy(data[0][rows.numpy()])
+    found = lesson.task([x], rows, 3)
+    y,w,mags,_ = lesson.look_up(rows)
+    shares = np.eye(3)[y.clamp(min=0)]*.9 + .1/3
+    u = uniform(lesson.seed, 3, rows.numpy(), 4, 'mix')
+    q = {a: beta.ppf((np.arange(4096)+.5)/4096, a, a).astype(np.float32)[(u[:,0]*4096).astype(int)] for a in (mixup,cutmix) if a}
+    known = (y >= 0).numpy()
+    expected = mixed(x.numpy(), shares*known[:,None], (w.numpy()*known), mags.numpy(), u, q.get(mixup), q.get(cutmix), len(q) == 2)
+    for a,b in zip((found[0],found[4],found[5],found[1]), expected): assert np.allclose(a.numpy(), b, atol=1e-6, equal_nan=True)
+    assert not np.allclose(found[0].numpy(), x.numpy(), equal_nan=True)
+    assert torch.equal(lesson.task([x], rows, 3, training=False)[0].nan_to_num(), x.nan_to_num())
+
+def test_shares_have_the_distribution_that_was_asked_for():
+    q = finetune.beta_quantiles(.8).numpy()
+    assert abs(q.mean()-.5) < 1e-3 and abs(q.var()-1/(4*(2*.8+1))) < 1e-3
+
+def test_a_batch_in_parts_is_the_batch(data, tmp_path):
+    kw = dict(drop_path=0, mixup=.5, smoothing=.1, more=dict(magnitudes=('mag_g','mag_r')))
+    for parts in (1,2,4): learner(data, tmp_path/str(parts), accumulate=parts, **kw).fit(2)
+    a = saved(tmp_path/'1')
+    for parts in ('2','4'): assert all(torch.allclose(v, saved(tmp_path/parts)[k], atol=2e-5) for k,v in a.items())
+
+def test_stochastic_depth_leaves_validation_alone(data, tmp_path):
+    learn = learner(data, tmp_path/'run', drop_path=.5)
+    rows = torch.arange(8)
+    x = torch.from_numpy(data[0][rows.numpy()])
+    assert learn.pretext.task([x], rows, 0)[3].shape == (8,2,2) and learn.pretext.task([x], rows, 0, training=False)[3] is None
+    with pytest.raises(InputError, match='drop_path'): learner(data, tmp_path/'swin', drop_path=.5, m=SimMIM(32, bands=('g','r'), encoder='beit', embed_dim=32, depth=2, num_heads=4)).fit(1)
+
+# stopped, killed, continued
+
+HARD = dict(recipe='mae', base_lr=1e-2, ema=.9, patience=9, more=dict(norm='layer', magnitudes=('mag_g','mag_r')), save_minutes=0)
+CASES = dict(mae=HARD, cnn=dict(recipe='cnn', m='cnn'), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
+             blocks=dict(frozen=1, answer='mixture', head='mlp', more=dict(magnitudes='mag_g')))
+
+def case(data, out, name):
+    kw = dict(CASES[name])
+    if 'm' in kw: kw['m'] = encoder(kw['m'])
+    if 'answer' in kw: kw |= dict(answer=Mixture(2, 0, 2), y=data[2])
+    return learner(data, out, **kw)
+
+@pytest.mark.parametrize('name', CASES)
+def test_stopped_in_the_middle_ends_with_the_same_bits(data, tmp_path, name):
+    case(data, tmp_path/'whole', name).fit(3)
+    learn = case(data, tmp_path/'stopped', name)
+    learn.add_cb(At(6, lambda l: l.out.request_stop('test')))
+    with pytest.raises(Unfinished): learn.fit(3)
+    learn = case(data, tmp_path/'stopped', name)
+    learn.fit(3)
+    assert learn.step == 12
+    same(saved(tmp_path/'whole'), saved(tmp_path/'stopped'))
+    assert losses(tmp_path/'whole') == losses(tmp_path/'stopped')
+
+def test_died_in_the_middle_ends_with_the_same_bits(data, tmp_path):
+    case(data, tmp_path/'whole', 'mae').fit(3)
+    learn = case(data, tmp_path/'died', 'mae')
+    def die(learn): raise KeyboardInterrupt
+    learn.add_cb(At(7, die))
+    with pytest.raises(KeyboardInterrupt): learn.fit(3)
+    again = case(data, tmp_path/'died', 'mae')
+    again.fit(3)
+    same(saved(tmp_path/'whole'), saved(tmp_path/'died'))
+    assert losses(tmp_path/'whole') == losses(tmp_path/'died')
+
+def test_another_task_is_refused(data, tmp_path):
+    learner(data, tmp_path/'run').fit(1)
+    c,labels,_ = data
+    other = labels.copy()
+    other[np.flatnonzero(labels == 1)] = 2
+    with pytest.raises(InputError, match='was begun with answers'): learner(data, tmp_path/'run', y=other).fit(2)
+    torch.manual_seed(5)
+    with pytest.raises(InputError, match='was begun with encoder'): learner(data, tmp_path/'run', m=MAE.preset('tiny', bands=('g','r'))).fit(2)
+    with pytest.raises(InputError, match='was begun with layer_decay'): learner(data, tmp_path/'run', layer_decay=.9).fit(2)
+    with pytest.raises(InputError, match="the model's head linear, and now it is mlp"): learner(data, tmp_path/'run', head='mlp').fit(2)
+
+# the best epoch
+
+def scripted(learn, scores):
+    "Let validation say what a test wants"
+    learn.score = lambda row: scores[row['epoch']-1]
+    kept = {}
+    class Copy(Callback):
+        order = 61
+        def after_epoch(self): kept[self.epoch+1] = {k: v.clone() for k,v in self.model.state_dict().items()}
+    learn.add_cb(Copy())
+    return kept
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(data, tmp_path):
+    learn = learner(data, tmp_path/'run', 'cnn', encoder('cnn'), patience=2)
+    kept = scripted(learn, [3,1,2,1,0,0])
+    learn.fit(6)
+    assert learn.epochs_done == 4                          # the fourth is not better than the second
+    same(saved(tmp_path/'run'), kept[2])
+    same(learn.model.state_dict(), kept[2])
+    again = learner(data, tmp_path/'run', 'cnn', encoder('cnn'), patience=2)
+    scripted(again, [3,1,2,1,0,0])
+    again.fit(6)
+    assert again.step == learn.step
+    same(saved(tmp_path/'run'), kept[2])
+
+def test_an_epoch_without_a_number_is_never_the_best(data, tmp_path):
+    learn = learner(data, tmp_path/'run', 'scratch')
+    kept = scripted(learn, [math.nan,2,math.nan])
+    learn.fit(3)
+    same(saved(tmp_path/'run'), kept[2])
+
+def test_what_is_for_tests_is_never_looked_at(data, tmp_path):
+    c,labels,_ = data
+    train,valid,test = np.arange(60),np.arange(60, 80),np.arange(80, N)
+    def run(out, y):
+        p = Predictor(encoder(), Classes(['a','b','c']), magnitudes=('mag_g','mag_r'))
+        finetune_learner(cutout_dls(c, 32, bs=16, split=(train,valid,test), device='cpu'), p, y, out).fit(2)
+        return saved(out)
+    other = labels.copy()
+    other[test] = 2-labels[test].clip(0)
+    same(run(tmp_path/'a', labels), run(tmp_path/'b', other))
+
+# missing things
+
+@pytest.mark.parametrize('answer,head', [(Classes(['a','b','c']),'attentive'), (Bins(20, 0, 1.5),'mlp'), (Mixture(3, 0, 1.5),'linear'), (Point(),'astromae')])
+def test_missing_pixels_magnitudes_and_answers_do_no_harm(data, tmp_path, answer, head):
+    learn = learner(data, tmp_path/'run', answer=answer, y=data[1] if isinstance(answer, Classes) else data[2], head=head,
+                    more=dict(magnitudes=('mag_g','mag_r')), band_dropout=.3, bs=32)
+    learn.fit(2)
+    assert all(v.isfinite().all() for v in learn.model.state_dict().values()) and int(learn.safe_step.lost) == 0
+    found = predict_cutouts(learn.model, data[0], progress=False)
+    for v in found.values(): assert np.isnan(v[3]).all() and np.isfinite(np.delete(v, 3, axis=0)).all()      # nothing is known of the third
+
+def test_objects_without_weight_do_not_count(data, tmp_path):
+    c,labels,_ = data
+    w = np.where(np.arange(N)%3 == 0, 0., 1.)
+    wrong = np.where(w == 0, 2-labels.clip(0), labels)
+    for name,y in dict(a=labels, b=wrong).items(): learner(data, tmp_path/name, y=y, weights=w, balanced=False, smoothing=0).fit(1)
+    a,b = saved(tmp_path/'a'),saved(tmp_path/'b')
+    assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
+
+def test_without_any_answer_nothing_is_begun(data, tmp_path):
+    with pytest.raises(InputError, match='No object that trains has a known answer'): learner(data, tmp_path/'run', y=np.full(N, -1))
+    with pytest.raises(InputError, match='y names class 3, and the answer has 3'): learner(data, tmp_path/'run', y=np.full(N, 3))
+    with pytest.raises(InputError, match='one row for each cutout'): learner(data, tmp_path/'run', y=np.zeros(5))
+    with pytest.raises(InputError, match='mixup and cutmix are for classes'): learner(data, tmp_path/'run', 'mae', answer=Point(), y=data[2])
+    with pytest.raises(InputError, match='looks at no magnitudes'): learner(data, tmp_path/'run', magnitudes=np.zeros((N,2)))
+    with pytest.raises(InputError, match='weights must be 0 or more'): learner(data, tmp_path/'run', weights=-np.ones(N))
+    with pytest.raises(InputError, match='recipe is'): recipe_options('slow')
+    assert set(RECIPES) == {'probe','attentive','finetune','mae','scratch','cnn'}
+
+# asking
+
+def test_predictions_by_name_in_order_and_averaged(data, tmp_path):
+    c,labels,_ = data
+    p = Predictor(encoder(), Classes(['a','b','c']), magnitudes=('mag_g','mag_r')).eval()
+    whole,rows = predict_cutouts(p, c, progress=False)['probability'],np.array([50,2,2,9])
+    assert np.allclose(predict_cutouts(p, c, rows, progress=False)['probability'], whole[rows], atol=1e-6)
+    assert np.allclose(predict_cutouts(p, c, bs=7, progress=False)['probability'], whole, atol=1e-6, equal_nan=True)
+    x = torch.from_numpy(c[:4])
+    turned = [p.predict(o, views=1)['probability'] for o in (x, x.flip(-1,-2))]
+    assert torch.allclose(p.predict(x, views=2)['probability'], sum(turned)/2, atol=1e-6, equal_nan=True)
+    with pytest.raises(InputError, match="does not know band 'z'"): p.predict(x, bands=('g','z'))
+
+def test_a_catalogue_alone_teaches(data, tmp_path):
+    t = Table(dict(id=[f'o{i}' for i in range(300)], a=np.linspace(0, 1, 300), b=np.random.default_rng(0).normal(size=300)))
+    z = np.asarray(t['a'])**2
+    t['b'][::5] = np.nan
+    c,p = TableOnly(t),Predictor(None, Point(), 'mlp', magnitudes=('a','b'))
+    learn = finetune_learner(cutout_dls(c, split=(np.arange(0, 300, 2),np.arange(1, 300, 2)), bs=32, device='cpu'), p, z, tmp_path/'run')
+    learn.fit(30)
+    assert learn.history.rows[-1]['nmad'] < .05 and np.abs(predict_cutouts(p, c, progress=False)['z']-z).mean() < .05
+
+def test_half_precision_and_the_clock(data, tmp_path):
+    learn = learner(data, tmp_path/'run', amp='bf16', max_minutes=.02)
+    learn.fit(1)
+    assert learn.seconds() >= 1.2 and all(v.isfinite().all() for v in saved(tmp_path/'run').values())
