@@ -1,5 +1,5 @@
 # make demo    simulate a survey (or DATA=file.h5), pretrain on it, evaluate, print the numbers
-# make test    run the tests: every notebook, and tests/ (test-slow: those that kill and restart processes many times)
+# make test    run the tests, two files at a time (JOBS=8 for more): every notebook, and tests/ (test-slow: those that kill and restart processes many times)
 # make docs    build the site into _docs/
 # make readme  write README.md from nbs/index.ipynb
 # make clean   remove what make made, but not runs/
@@ -10,6 +10,7 @@ DATA     =
 MINUTES  = 5
 OUT      =
 SEED     = 0
+JOBS     = 2
 BIN      = .venv/bin
 
 .PHONY: demo test test-slow docs readme env clean
@@ -18,7 +19,7 @@ demo: env
 	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
 
 test: env
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
 
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow tests
