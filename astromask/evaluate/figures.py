@@ -207,7 +207,7 @@ def redshift_figure(
     a.text(.03, .97, '\n'.join(shown + [f'{len(t)} objects']), transform=a.transAxes, va='top', fontsize=8)
     return fig
 
-# %% ../../nbs/34_evaluate.figures.ipynb #1ae3fe19
+# %% ../../nbs/34_evaluate.figures.ipynb #0549c069
 def pit_figure(
     pit,         # PITs; NaN are left out. Or a dict of them by name
     bins:int=20, # Bars
@@ -220,7 +220,7 @@ def pit_figure(
         p = np.asarray(p, float)
         p = p[np.isfinite(p)]
         n = len(p)
-        ax.hist(p, bins, (0, 1), color='C0', alpha=.6)
+        ax.hist(p, bins, range=(0, 1), color='C0', alpha=.6)
         if n:
             ax.fill_between([0, 1], *binom.ppf([.025, .975], n, 1/bins), color='k', alpha=.15, lw=0)
             ax.axhline(n/bins, color='k', lw=.8)

@@ -215,7 +215,7 @@ def pdf_metrics(
     values |= {f'coverage_{name}{100*r["level"]:.0f}': r[kind] for kind,name in (('central', ''), ('hpd', 'hpd_')) for r in levels}
     return {k: float(v) for k,v in values.items()} | numbers | dict(n_outside=int(((z < grid[0]) | (z > grid[-1])).sum()))
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #e600158e
+# %% ../../nbs/33_evaluate.pdfs.ipynb #bf00b65f
 def _probit(p):
     from scipy.special import ndtri
     return ndtri(np.clip(p, 1e-12, 1-1e-12))
@@ -230,7 +230,8 @@ def _bend(x, y, v):
     return curve(inside) + (v-inside)*slope, slope
 
 def _knots(p, k):
-    levels = (np.arange(k)+.5)/max(k, 1)
+    if not k: return np.zeros(0), np.zeros(0)
+    levels = (np.arange(k)+.5)/k
     x,first = np.unique(_probit(np.quantile(p, levels)), return_index=True)
     return x, _probit(levels[first])
 
