@@ -1,0 +1,148 @@
+"AstroMAE's parts in their published sizes, what is frozen stays, answers at the edges, and the experiment on a table"
+import json
+import numpy as np, pytest, torch
+from astropy.table import Table
+from toys import astromask
+from astromask.core import InputError
+from astromask.data.cutouts import Cutouts
+from astromask.data.loaders import cutout_dls
+from astromask.models.answers import Bins, Classes, Mixture, Point
+from astromask.models.heads import Predictor
+from astromask.models.mae import MAE
+from astromask.models.networks import CNN, Inception
+from astromask.models.weights import load_model, save_model
+from astromask.tasks.redshift import Calibration, asinh_magnitudes, photometry_table, redshift_answer, redshift_numbers, redshift_targets, teach_redshift
+from astromask.train.finetune import TableOnly, finetune_learner, predict_cutouts
+
+MAGS = [f'mag_{b}' for b in 'ugriz']
+
+
+def count(*parts): return sum(p.numel() for m in parts for p in m.parameters())
+
+@pytest.mark.parametrize('encoder,head,mags,total,trained', [
+    (lambda: MAE.preset('astromae'), 'astromae', MAGS, 15.80, 10.40),
+    (lambda: MAE.preset('astromae', block='vitae'), 'astromae', MAGS, 47.68, 10.40),
+    (lambda: Inception('ugriz'), 'astromae', MAGS, 7.82, 7.82),
+    (lambda: Inception('ugriz'), 'linear', (), 1.448, 1.448)])
+def test_astromae_has_the_published_sizes(encoder, head, mags, total, trained):
+    p = Predictor(encoder(), Point(), head=head, magnitudes=mags)
+    assert count(p)/1e6 == pytest.approx(total, abs=5e-3 if total > 5 else 5e-4)
+    own = count(p.branches, p.head) + (0 if isinstance(p.encoder, MAE) else count(p.encoder))
+    assert own/1e6 == pytest.approx(trained, abs=5e-3 if total > 5 else 5e-4)
+
+
+@pytest.fixture
+def survey(tmp_path):
+    rng = np.random.default_rng(0)
+    z = rng.uniform(.1, .5, 48)
+    x = rng.normal(size=(48,3,16,16)) + z[:,None,None,None]*10
+    x[3] = x[5,1] = x[7,:,2:4] = np.nan
+    mags = {f'mag_{b}': np.where(rng.random(48) < .2, np.nan, 20+z) for b in 'gri'}
+    Cutouts.write(tmp_path/'c.h5', x.astype(np.float32), 'gri', Table(dict(redshift=z) | mags))
+    return Cutouts.open(tmp_path/'c.h5'),z
+
+
+@pytest.mark.parametrize('block', ['vit','vitae'])
+def test_what_is_frozen_does_not_move(survey, tmp_path, block):
+    c,z = survey
+    p = Predictor(MAE.preset('tiny', bands='gri', img_size=16, block=block), Mixture(3), head='astromae', magnitudes=['mag_g','mag_r'])
+    before = {k: v.clone() for k,v in p.encoder.state_dict().items()}
+    mean = p.branches['image'].pixels.net[2].branches[0][1].running_mean.clone()
+    learn = finetune_learner(cutout_dls(c, 16, bs=16, split=(np.arange(32), np.arange(32, 48))), p, z, tmp_path/'run', frozen='encoder', lr=1e-3)
+    learn.fit(2)
+    for k,v in p.encoder.state_dict().items(): assert torch.equal(v, before[k]), k
+    assert any('running_mean' in k for k in before) == (block == 'vitae')
+    assert (p.branches['image'].pixels.net[2].branches[0][1].running_mean != mean).any()
+    assert all(v.isfinite().all() for v in p.state_dict().values() if v.is_floating_point())
+    save_model(p, tmp_path/'model')
+    found,again = (predict_cutouts(m, c, progress=False) for m in (p, load_model(tmp_path/'model')))
+    assert all(np.array_equal(found[k], again[k], equal_nan=True) for k in found) and np.isfinite(found['z'][5])
+
+
+@pytest.mark.parametrize('encoder', [lambda: CNN('gri', 16), lambda: Inception('gri', 16)])
+def test_convolutions_take_missing_pixels(encoder):
+    net,x = encoder(),torch.randn(4,3,16,16)
+    x[0,1] = x[1,:,:9] = x[2] = torch.nan
+    x.requires_grad_()
+    found = net.embed(x)
+    assert found.isfinite().all(1).tolist() == [True,True,False,True]
+    found[[0,1,3]].square().sum().backward()
+    assert x.grad.isfinite().all() and (x.grad[x.isnan()] == 0).all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_the_order_of_patches_means_nothing_to_a_normal_cell():
+    "a masked grid with nothing hidden is the grid; hidden patches' content cannot leak"
+    m = MAE.preset('tiny', bands='gri', img_size=32, block='vitae').eval()
+    x = torch.randn(2,3,32,32)
+    mask = torch.zeros(2, m.n_patches, dtype=torch.bool)
+    mask[0,::2] = mask[1,1::2] = True
+    y = x.clone()
+    from astromask.models.masking import patchify, unpatchify
+    hidden = patchify(y, m.patch_size)
+    hidden[mask] = 99.
+    a,b = (m(o, mask=mask).pred for o in (x, unpatchify(hidden, m.patch_size, m.img_size)))
+    assert torch.equal(a, b)
+
+
+def test_answers_at_the_edges():
+    for answer in (Bins(10, 0, 1), Mixture(3, 0, 1), Point(scale=.1)):
+        with pytest.raises(InputError, match='No redshift|nothing'):
+            answer.init_bias(torch.full((3,), torch.nan)) if not isinstance(answer, Bins) else redshift_answer('bins', np.array([np.nan]))
+        out = 50*torch.randn(64, answer.n_out)                      # far from anything trained
+        found = answer.predict(out)
+        assert all(v.isfinite().all() for v in found.values())
+        if 'pdf' in found: assert torch.trapezoid(found['pdf'].double(), answer.grid).sub(1).abs().max() < 1e-4
+        assert answer.loss(out, torch.tensor([.2, torch.nan]*32)).isfinite()
+    outside = Bins(10, 0, 1).loss(torch.zeros(2, 10), torch.tensor([-.5, 7.]))
+    assert outside.isfinite()
+    bins,z = Bins(20, 0, 1),torch.rand(5000)                        # a PDF through the bins has the bins' shares
+    pdf = bins.predict(bins.init_bias(z)[None])['pdf'][0].double()
+    share = float(((z >= bins.edges[5]) & (z < bins.edges[10])).double().mean())
+    assert float(torch.trapezoid(torch.where((bins.grid >= bins.edges[5]) & (bins.grid < bins.edges[10]), pdf, 0), bins.grid)) == pytest.approx(share, abs=.02)
+    with pytest.raises(InputError): Classes(['one'])
+
+
+def test_photometry_is_read_or_refused(tmp_path):
+    t = Table(dict(id=[1,2,3], ra=[0.,1.,2.], dec=[0.,1.,2.], f1=[1.,-99.,-.2], f1_err=[.1,-99.,.1], zspec=[.1,.2,.3]))
+    t.write(tmp_path/'t.csv')
+    found = photometry_table(tmp_path/'t.csv')
+    assert np.isfinite(found['mag_f1']).tolist() == [True,False,True]
+    with pytest.raises(InputError, match='neither fluxes'): photometry_table(t['id','ra','dec','zspec'])
+    assert all(np.isnan(v).all() for v in asinh_magnitudes([np.nan], [-1.]))
+    z,w = redshift_targets(Table(dict(id=['a'], redshift=[np.nan])), error='')
+    assert np.isnan(z).all() and w is None
+
+
+def survey_table(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    z = rng.uniform(.1, 1, n)
+    flux = {f'f{i}': (1+i)*np.exp(-z*(3-i)) + rng.normal(0, .02, n) for i in range(3)}
+    return Table(dict(id=np.arange(n), ra=rng.uniform(0, 90, n), dec=rng.uniform(-60, 60, n), zspec=z, zspec_err=rng.uniform(0, .01, n))
+                 | flux | {k+'_err': np.full(n, .02) for k in flux})
+
+
+def test_calibration_holds_on_new_objects(tmp_path):
+    c = TableOnly(photometry_table(survey_table(1600)))
+    z,w = redshift_targets(c.catalog, error='zspec_err')
+    parts = np.split(np.random.default_rng(0).permutation(1600), [800, 1200])
+    parts = [np.sort(r) for r in parts]
+    p = teach_redshift(c, z, parts, redshift_answer('bins', z[parts[0]]), tmp_path, magnitudes=['mag_f0','mag_f1','mag_f2'], weights=w, epochs=12)
+    grid,(held,asked) = p.answer.grid.numpy(),[predict_cutouts(p, c, r, progress=False) for r in parts[1:]]
+    found = redshift_numbers(z[parts[2]], Calibration(.8).fit(held, z[parts[1]], grid)(asked), grid)
+    assert abs(found['conformal_coverage']-.8) < .06 and found['pit_ks_p'] > 1e-3 and found['nmad'] < .05
+    point = Calibration(.8).fit(dict(z=held['z']), z[parts[1]])(dict(z=asked['z']))
+    assert abs(np.mean((point['low'] <= z[parts[2]]) & (z[parts[2]] <= point['high'])) - .8) < .06
+
+
+def test_the_experiment_takes_a_table(tmp_path):
+    survey_table().write(tmp_path/'t.csv')
+    done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', 'answers', 'mixture', '-p', 'error', 'zspec_err', '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0, done.stdout+done.stderr
+    numbers = json.loads((tmp_path/'out/metrics.json').read_text())
+    assert numbers['best'] == 'magnitudes mixture' and {r['looks_at'] for r in numbers['records']} == {'magnitudes','forest on magnitudes'}
+    pdfs,m = Table.read(tmp_path/'out/pdfs.parquet'),load_model(tmp_path/'out')
+    assert len(pdfs) == numbers['objects']['test'] and np.allclose(np.trapezoid(pdfs['pdf'], pdfs.meta['grid']), 1, atol=1e-4)
+    assert m.predict(None, torch.full((1,len(m.magnitudes)), 22.))['z'].isfinite().all()
+    qp = pytest.importorskip('qp')
+    assert qp.read(str(tmp_path/'out/pdfs.hdf5')).npdf == len(pdfs)
