@@ -280,7 +280,9 @@ def test_pdfs_at_the_edges():
 
 
 def test_recalibration():
-    grid,pdf,z = pdfs(4000, narrow=.5)
+    rng,grid = np.random.default_rng(0), np.linspace(0, 2, 251)
+    z,s = rng.uniform(.5, 1.5, 4000), rng.uniform(.03, .08, 4000)
+    pdf = np.exp(-((grid-(z+s*rng.normal(size=4000))[:,None])/(.5*s[:,None]))**2/2)
     p,valid = pit(grid, pdf, z), np.arange(4000) < 2000
     r = Recalibration().fit(p[valid])
     assert stats.kstest(p[~valid], 'uniform').pvalue < 1e-10 and stats.kstest(r(p[~valid]), 'uniform').pvalue > .01
@@ -288,8 +290,7 @@ def test_recalibration():
     assert (np.diff(r(line)) >= 0).all() and r(0.) == 0 and r(1.) == 1
     mended = r.pdf(grid, pdf)
     close(np.trapezoid(mended, grid, axis=1), 1)
-    print(np.quantile(abs(pit(grid, mended, z)-r(p)), [.5, .9, .99, 1]))
-    assert np.quantile(abs(pit(grid, mended, z)-r(p)), .9) < .02 and pit_uniformity(pit(grid, mended, z)[~valid])['ks_p'] > .01
+    assert abs(pit(grid, mended, z)-r(p)).max() < .02 and pit_uniformity(pit(grid, mended, z)[~valid])['ks_p'] > .01
     before,after = (pdf_metrics(grid, x[~valid], z[~valid]) for x in (pdf, mended))
     assert after['crps'] < before['crps'] and after['log_likelihood'] > before['log_likelihood']
     again = Recalibration(**r.config())
