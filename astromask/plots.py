@@ -151,7 +151,7 @@ def reconstruction_figure(
         line[0].set_ylabel(name, fontsize=8)
     return fig
 
-# %% ../nbs/02_plots.ipynb #22c1ca2a
+# %% ../nbs/02_plots.ipynb #e0dc93bc
 def _column(table, name):
     try: values = table[name]
     except KeyError: return None
@@ -170,12 +170,13 @@ def _curves(ax, table, names, label):
     if len(names) > 1 and ax.lines: ax.legend(fontsize=8)
 
 def history_figure(
-    history, # dict of lists, or Table, with some of step, epoch, train_loss, valid_loss, lr
+    history, # dict of lists, or Table, with some of step, epoch, train_loss, valid_loss, balanced_accuracy, nmad, lr
 ):           # Figure
-    "Losses and learning rate by step"
-    fig,axs = _axes(1, 2, 3., width_ratios=(3,2))
+    "Losses, what else validation measured, and learning rate by step"
+    measured = [(k,label) for k,label in (('balanced_accuracy','balanced accuracy'), ('nmad','NMAD')) if _column(history, k) is not None]
+    fig,axs = _axes(1, 2+len(measured), 3., width_ratios=(3,*[2]*(1+len(measured))))
     _curves(axs[0,0], history, ('train_loss','valid_loss'), 'loss')
-    _curves(axs[0,1], history, ('lr',), 'learning rate')
+    for ax,(k,label) in zip(axs[0,1:], (*measured, ('lr','learning rate'))): _curves(ax, history, (k,), label)
     return fig
 
 # %% ../nbs/02_plots.ipynb #3fde42b8
