@@ -120,7 +120,7 @@ def check(self:Predictor):
     if self.kind == 'attentive' and not is_vit: raise InputError('An attentive head looks at patches, and here are none: use head=linear or mlp')
     if self.norm == 'layer' and not is_vit: raise InputError('norm=layer takes the place of the last norm of a transformer, and here is none: leave it out')
 
-# %% ../../nbs/28_models.heads.ipynb #e3ebf7b4
+# %% ../../nbs/28_models.heads.ipynb #0b66af58
 def dense(
     n_in:int,   # Numbers that come in
     hidden,     # Widths of hidden layers
@@ -146,6 +146,7 @@ def _pooled_norm(p):
     if p.norm == 'layer': p.encoder.norm,p.encoder.fc_norm = nn.Identity(),nn.LayerNorm(p.width, eps=p.encoder.norm_eps)
     return nn.Identity()
 
+# %% ../../nbs/28_models.heads.ipynb #b81cc485
 def linear_head(p):
     "One linear map"
     branches,n = _branches(p, _pooled_norm(p))
@@ -164,6 +165,7 @@ def attentive_head(p):
     branches,n = _branches(p, pool)
     return branches,dense(n, [], p.answer.n_out, p.head_std)
 
+# %% ../../nbs/28_models.heads.ipynb #febaa9b8
 class TokensAndPixels(nn.Module):
     "AstroMAE's two branches of the image: the mean of the encoder's tokens, and an Inception network on the pixels"
     def __init__(self,

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/train.finetune.html.md"""
 
 # %% auto #0
 __all__ = ['OPTIONS', 'RECIPES', 'LARS', 'recipe_options', 'Judged', 'target_weight', 'Lesson', 'drop_paths', 'beta_quantiles',
-           'rectangles', 'freeze', 'Frozen', 'can_be_kept', 'Kept', 'kept_bytes', 'NoPixels', 'TableOnly', 'Judge',
+           'rectangles', 'freeze', 'Frozen', 'can_be_kept', 'kept_bytes', 'Kept', 'NoPixels', 'TableOnly', 'Judge',
            'Best', 'Curves', 'FinetuneLearner', 'class_balance', 'lesson_tables', 'begin', 'finetune_learner',
            'encoder_hash', 'check_options', 'predict_cutouts']
 
@@ -62,7 +62,7 @@ class LARS(torch.optim.Optimizer):
         mean.copy_(new)
         p.sub_(g['lr']*(new if skip is None else torch.where(skip > 0, 0, new)))
 
-# %% ../../nbs/43_train.finetune.ipynb #91613887
+# %% ../../nbs/43_train.finetune.ipynb #82ea8dd7
 OPTIONS = dict(
     lr=0.,             # Highest learning rate; 0: base_lr*bs/256
     base_lr=1e-3,      # Highest learning rate for a batch of 256
@@ -88,6 +88,7 @@ OPTIONS = dict(
     deterministic=False, # Only operations whose bits do not depend on chance
 )
 
+# %% ../../nbs/43_train.finetune.ipynb #0e97e1b7
 RECIPES = dict(
     probe     = dict(frozen='encoder', optimizer='lars', lr=6.4, weight_decay=0., clip=0.),
     attentive = dict(frozen='encoder', base_lr=4e-3),
@@ -243,7 +244,7 @@ class Frozen(Callback):
     def before_train(self):
         for m in self.parts: m.eval()
 
-# %% ../../nbs/43_train.finetune.ipynb #4fb4e624
+# %% ../../nbs/43_train.finetune.ipynb #d7c053de
 def can_be_kept(
     o:dict,  # Of `recipe_options`
     p,       # A `Predictor`
@@ -253,6 +254,17 @@ def can_be_kept(
     moves = o['mixup'] or o['cutmix'] or o['band_dropout'] or getattr(augment, 'name', None) not in ('','dihedral')
     return p.encoder is not None and o['frozen'] == 'encoder' and not moves
 
+def kept_bytes(
+    p,          # A `Predictor`
+    n:int,      # Objects
+    turned=True,# In all orientations?
+)->int:
+    "Room that `Kept` takes, about"
+    e = p.encoder
+    one = p.width*(1 if p.kind != 'attentive' else e.n_patches) + (len(e.bands)*e.img_size[0]*e.img_size[1] if p.kind == 'astromae' else 0)
+    return 4*one*n*(8 if turned else 1)
+
+# %% ../../nbs/43_train.finetune.ipynb #dfd3bcd0
 class Kept:
     "What a frozen encoder sees in some objects, in all orientations that are needed"
     def __init__(self,
@@ -285,17 +297,7 @@ class Kept:
             for i in range(len(self.codes).bit_length()-1): code = code + (bits[:,i].long() << i)
         return [t[code,place] for t in self.tables]
 
-def kept_bytes(
-    p,          # A `Predictor`
-    n:int,      # Objects
-    turned=True,# In all orientations?
-)->int:
-    "Room that `Kept` takes, about"
-    e = p.encoder
-    one = p.width*(1 if p.kind != 'attentive' else e.n_patches) + (len(e.bands)*e.img_size[0]*e.img_size[1] if p.kind == 'astromae' else 0)
-    return 4*one*n*(8 if turned else 1)
-
-# %% ../../nbs/43_train.finetune.ipynb #679d2839
+# %% ../../nbs/43_train.finetune.ipynb #1e433649
 class NoPixels:
     "What a loader delivers where only the rows are wanted, in the same order as with pixels"
     def __init__(self,
@@ -307,6 +309,7 @@ class NoPixels:
     def __getitem__(self, rows): return torch.empty(len(rows), 0)
     def finish(self, found, device=None): return tuple(x.to(device) for x in found)
 
+# %% ../../nbs/43_train.finetune.ipynb #e7454275
 class TableOnly:
     "A catalogue without images, where `Cutouts` are expected"
     bands,shape,dtype,files,chunk_rows = (),(1,1,1),np.dtype('float32'),('the table',),1
@@ -320,7 +323,7 @@ class TableOnly:
     def __getitem__(self, rows): return np.full((len(np.arange(len(self))[rows]),1,1,1), np.nan, np.float32)
     def read(self, rows): return self[rows]
 
-# %% ../../nbs/43_train.finetune.ipynb #89fa280c
+# %% ../../nbs/43_train.finetune.ipynb #7edd1c35
 class Judge(Callback):
     "Collect what the model says in validation"
     order = 55
@@ -336,6 +339,7 @@ class Judge(Callback):
         for pred,mine in self.found: out[torch.searchsorted(at, mine)] = pred
         return summed(out)
 
+# %% ../../nbs/43_train.finetune.ipynb #5aff4edb
 class Best(Callback):
     "Keep the weights of the epoch that validated best; end the run when none has been better for a while"
     order = 65
@@ -355,6 +359,7 @@ class Best(Callback):
             with self.learn.averaged(): self.tensors = {k: v.detach().clone() for k,v in self.learn.moving().items()}
         if self.tired(): raise CancelFitException()
 
+# %% ../../nbs/43_train.finetune.ipynb #bcce619c
 class Curves(Figures):
     "Redraw the history every few minutes and at the end"
     name = 'figures'
@@ -362,7 +367,7 @@ class Curves(Figures):
         "Draw now, on rank 0"
         if not rank() and self.learn.history.rows: self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
 
-# %% ../../nbs/43_train.finetune.ipynb #21b0ca1a
+# %% ../../nbs/43_train.finetune.ipynb #79ffad10
 class FinetuneLearner(PretrainLearner):
     "A learner that teaches a `Predictor`; made by `finetune_learner`"
     nothing = 'No object that trains has a known answer, so there is nothing to learn'
@@ -391,29 +396,34 @@ class FinetuneLearner(PretrainLearner):
         if 'balanced_accuracy' not in row: return row['valid_loss']
         return -row['balanced_accuracy'] + 1e-6*min(row['valid_loss'], 1e3)
 
-    def before_training(self):
-        "Let the frozen encoder look at all objects, once"
-        if not self.keep or self.pretext.kept is not None: return
-        rows = np.union1d(self.dls.train.rows, self.dls.valid.rows)
-        turned = getattr(self.pretext.augment, 'name', '') == 'dihedral'
-        if kept_bytes(self.model, len(rows), turned) > 1<<30: return
-        self.pretext.kept = Kept(self.model, self.pixels, rows, self.pretext.coords, turned)
-        self.read_rows_only()
-
-    def read_rows_only(self):
-        for dl in (self.dls.train, self.dls.valid): dl.dataset = NoPixels(self.pixels)
-
-    def _fit(self, n_epoch):
-        self.pixels = self.dls.train.dataset
-        if self.model.encoder is None or self.pretext.kept is not None: self.read_rows_only()
-        try: super()._fit(n_epoch)
-        finally:
-            for dl in (self.dls.train, self.dls.valid): dl.dataset = self.pixels        # others may use the loaders, too
-
     def moving(self):
         "Weights and buffers that training may change"
         still = {k for k,v in self.model.named_parameters() if not v.requires_grad}
         return {k: v for k,v in self.model.state_dict().items() if k not in still}
+
+# %% ../../nbs/43_train.finetune.ipynb #f428b4fd
+@patch
+def before_training(self:FinetuneLearner):
+    "Let the frozen encoder look at all objects, once"
+    if not self.keep or self.pretext.kept is not None: return
+    rows = np.union1d(self.dls.train.rows, self.dls.valid.rows)
+    turned = getattr(self.pretext.augment, 'name', '') == 'dihedral'
+    if kept_bytes(self.model, len(rows), turned) > 1<<30: return
+    self.pretext.kept = Kept(self.model, self.pixels, rows, self.pretext.coords, turned)
+    self.read_rows_only()
+
+@patch
+def read_rows_only(self:FinetuneLearner):
+    "From here on, batches have no pixels"
+    for dl in (self.dls.train, self.dls.valid): dl.dataset = NoPixels(self.pixels)
+
+@patch
+def _fit(self:FinetuneLearner, n_epoch):
+    self.pixels = self.dls.train.dataset
+    if self.model.encoder is None or self.pretext.kept is not None: self.read_rows_only()
+    try: PretrainLearner._fit(self, n_epoch)
+    finally:
+        for dl in (self.dls.train, self.dls.valid): dl.dataset = self.pixels
 
 # %% ../../nbs/43_train.finetune.ipynb #b1e50329
 def _hash(*tensors):

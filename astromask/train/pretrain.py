@@ -232,7 +232,7 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     self.safe_step.bad,self.safe_step.skipped,self.safe_step.lost = (torch.tensor(float(n), device=self.dls.device) for n in state.get('counts', (0,0,0)))
     self.safe_step.told = int(self.safe_step.lost)
 
-# %% ../../nbs/42_train.pretrain.ipynb #4890710d
+# %% ../../nbs/42_train.pretrain.ipynb #49d2da99
 @contextmanager
 def deterministic(
     on:bool=True, # Else nothing is done
@@ -264,6 +264,7 @@ def finish(self:PretrainLearner):
     self.settle()
     if rank() == 0: save_model(self.model, self.out/'model')
 
+# %% ../../nbs/42_train.pretrain.ipynb #9b38facc
 @patch
 def resume(self:PretrainLearner):
     "Take back the newest checkpoint, if it is newer than what we have: on all ranks the one that rank 0 finds"
@@ -296,6 +297,7 @@ def _owned(run):
         with storage_errors(run): (run/'checkpoints').mkdir(exist_ok=True)
         with locked(run/'checkpoints'): yield
 
+# %% ../../nbs/42_train.pretrain.ipynb #d586ec35
 @patch
 def _fit(self:PretrainLearner, n_epoch):
     self.began = None
@@ -347,7 +349,7 @@ def sky_positions(
     if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
-# %% ../../nbs/42_train.pretrain.ipynb #4b957d50
+# %% ../../nbs/42_train.pretrain.ipynb #6ef397be
 HALVES = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def check_recipe(
@@ -363,6 +365,7 @@ def check_recipe(
     if not 0 <= ema < 1: raise InputError(f'ema is {ema}: it must be 0 or more, and less than 1')
     if accumulate < 1 or bs % accumulate: raise InputError(f'accumulate is {accumulate}: it must divide the batch of {bs}')
 
+# %% ../../nbs/42_train.pretrain.ipynb #45a8bbed
 def make_learner(
     cls,                   # `PretrainLearner`, or what is made from it
     dls,                   # From `cutout_dls`
