@@ -230,7 +230,7 @@ def pit_figure(
         _labels(ax, 'PIT', 'objects', ', '.join([name]*bool(name) + [f'{n} objects'] + [f'KS p = {u["ks_p"]:.2g}']*(n > 1)))
     return fig
 
-# %% ../../nbs/34_evaluate.figures.ipynb #ac2dc8df
+# %% ../../nbs/34_evaluate.figures.ipynb #4e93d40b
 def coverage_figure(
     tables, # As `coverage` of PDFs gives; or a dict of them by name
 ):          # Figure
@@ -241,7 +241,8 @@ def coverage_figure(
         for kind,text,style in (('central', 'central interval', '-'), ('hpd', 'highest density', '--')):
             ok = np.isfinite(np.asarray(t[kind], float))
             label = f'{name+", " if name else ""}{text}'
-            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=style, marker='o', ms=3, lw=1.2, elinewidth=.8, color=f'C{i}', label=label)
+            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=style, marker='o', ms=3, lw=1.2, elinewidth=.8,
+                        color=f'C{i}', label=label)
             if not ok.any(): _say(ax, 'no PDF with a known redshift')
     ax.set(xlim=(0, 1), ylim=(0, 1))
     _labels(ax, 'promised', 'measured')
@@ -287,16 +288,21 @@ def pdf_page(
     if not n: _say(fig.axes[-1], 'no objects')
     return fig
 
-# %% ../../nbs/34_evaluate.figures.ipynb #fc2aa9ef
+# %% ../../nbs/34_evaluate.figures.ipynb #c227f133
+def _curve(table):
+    "ln n and mean, where there is one, by rising n"
+    n,mean = (np.asarray(table[k], float) for k in ('n', 'mean'))
+    order = np.argsort(n)[np.isfinite(mean[np.argsort(n)])]
+    return np.log(n[order]), mean[order]
+
 def crossings(
     tables, # Method to its Table with n and mean
 )->Table:   # first, second, n, value: where the curves of two methods cross, and which is better before (first)
     "Where curves of performance cross"
-    rows,curves = [], {k: (np.log(np.asarray(t['n'], float)), np.asarray(t['mean'], float)) for k,t in tables.items()}
-    names = list(curves)
+    rows,curves,names = [], {k: _curve(t) for k,t in tables.items()}, list(tables)
     for i,a in enumerate(names):
         for b in names[i+1:]:
-            (xa,ya),(xb,yb) = ((x[o], y[o]) for x,y in (curves[a], curves[b]) for o in [np.argsort(x)[np.isfinite(y[np.argsort(x)])]])
+            (xa,ya),(xb,yb) = curves[a], curves[b]
             if not len(xa) or not len(xb): continue
             x = np.unique(np.concatenate([xa, xb]))
             x = x[(x >= max(xa[0], xb[0])) & (x <= min(xa[-1], xb[-1]))]

@@ -55,7 +55,7 @@ def _known_classes(y_true, y_pred):
         raise InputError(f'y_true has shape {t.shape} and y_pred has {p.shape}: give one prediction for each object')
     return t[known], p[known], known
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #91c38648
+# %% ../../nbs/31_evaluate.metrics.ipynb #47f500ae
 def _numbers(y, known, names):
     "Classes as column numbers of the probabilities"
     if y.dtype.kind != 'U': return np.where(known, y, -1).astype(int)
@@ -70,14 +70,15 @@ def _scored(y_true, probability, names=None):
     y,known = _classes(y_true)
     p = np.ma.filled(np.ma.asarray(probability, dtype=np.float64), np.nan)
     if p.ndim != 2 or len(p) != len(y) or not p.shape[1]:
-        raise InputError(f'Probabilities have shape {p.shape}, and there are {len(y)} objects: give a row for each, a column for each class')
+        raise InputError(f'Probabilities have shape {p.shape}, and there are {len(y)} objects: '
+                         'give a row for each, a column for each class')
     if names is not None and len(names) != p.shape[1]:
         raise InputError(f'There are {len(names)} names for {p.shape[1]} columns of probabilities')
     y = _numbers(y, known, names)
     rows = known & np.isfinite(p).all(1)
     y,p = y[rows],p[rows]
-    if (p < 0).any() or (abs(p.sum(1)-1) > 1e-3).any():
-        raise InputError(f'Row {np.flatnonzero(rows)[((p < 0).any(1)) | (abs(p.sum(1)-1) > 1e-3)][0]} of the probabilities is negative or does not sum to 1')
+    bad = np.flatnonzero(rows)[(p < 0).any(1) | (abs(p.sum(1)-1) > 1e-3)]
+    if len(bad): raise InputError(f'Row {bad[0]} of the probabilities is negative or does not sum to 1')
     if len(y) and (y.max() >= p.shape[1] or y.min() < 0):
         raise InputError(f'Classes run from {y.min()} to {y.max()}, and the probabilities have columns 0 to {p.shape[1]-1}')
     return y, p/p.sum(1, keepdims=True)
@@ -134,13 +135,13 @@ def _probability_metrics(y_true, probability, names):
     if k > 5: values['top5_accuracy'] = (best == y[:,None]).any(1).mean()
     return {name: v if name == 'n_probability' else float(v) for name,v in values.items()}
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #0eae1238
+# %% ../../nbs/31_evaluate.metrics.ipynb #69b587fe
 def classification_metrics(
     y_true,           # Classes, integers or strings; -1 or '' where unknown
     y_pred=None,      # Predicted classes of the same shape; None: the likeliest ones
     probability=None, # (N,K) for more metrics; NaN rows where there is none
     names=None,       # The classes of the K columns, where y_true holds names
-)->dict:              # Floats: accuracy, balanced_accuracy, macro_f1; with probabilities roc_auc, log_loss, brier, calibration_error, of many classes top5_accuracy; and the number of objects n
+)->dict:              # accuracy, balanced_accuracy, macro_f1, n; with `probability` what is named above, of more than 5 classes top5_accuracy
     "How often predicted classes are right, and how far their probabilities are to be believed"
     more = {} if probability is None else _probability_metrics(y_true, probability, names)
     if y_pred is None: y_pred = likeliest(probability, names if _classes(y_true)[0].dtype.kind == 'U' else None)
@@ -148,7 +149,8 @@ def classification_metrics(
     if not len(t): return dict.fromkeys(('accuracy', 'balanced_accuracy', 'macro_f1'), float('nan')) | more | {'n': 0}
     p_known = _classes(p)[1]
     occur,number = np.unique(np.concatenate([t, p[p_known]]), return_inverse=True)
-    t_count,p_count,right = (np.bincount(i, minlength=len(occur)) for i in (number[:len(t)], number[len(t):], number[:len(t)][t == p]))
+    true = number[:len(t)]
+    t_count,p_count,right = (np.bincount(i, minlength=len(occur)) for i in (true, number[len(t):], true[t == p]))
     recall,f1 = (right/np.maximum(t_count, 1))[t_count > 0].mean(), (2*right/(t_count+p_count)).mean()
     return dict(accuracy=float((t==p).mean()), balanced_accuracy=float(recall), macro_f1=float(f1)) | more | {'n': len(t)}
 
@@ -214,7 +216,7 @@ def _bootstrap_errors(metrics, answers, repeats, rng):
     again = [metrics(*[a[rows] for a in answers]) for rows in rng.integers(0, n, (repeats, n))]
     return {k: float(np.std([m[k] for m in again], ddof=1)) for k in again[0]} if repeats > 1 else {}
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #3cc38f78
+# %% ../../nbs/31_evaluate.metrics.ipynb #8bf97f8e
 def binned(
     metrics,           # `redshift_metrics`, `classification_metrics`, or any function of answers that gives a dict with `n`
     x,                 # (N,) what the bins are of: redshift, magnitude, S/N, size; NaN is in none
@@ -223,7 +225,7 @@ def binned(
     bins:int=8,        # Number of quantile bins
     bootstrap:int=100, # Bootstrap samples for the errors; 0: errors of shares only
     seed:int=0,        # Of the bootstrap
-)->Table:              # low, high, center (median x of the bin; of an empty one its middle), then each metric and its <metric>_error; empty bins are NaN with n = 0
+)->Table:              # low, high, center (the bin's median x), then each metric and its <metric>_error; an empty bin is NaN with n = 0
     "Any metric in bins of something measured"
     x = np.ma.filled(np.ma.asarray(x, dtype=np.float64), np.nan)
     answers = [a if isinstance(a, np.ma.MaskedArray) else np.asarray(a) for a in answers]
@@ -243,6 +245,7 @@ def binned(
         for k,v in values.items():
             row[k] = v
             share = k in SHARES or k.startswith('coverage')
-            if k != 'n' and not k.startswith('n_'): row[k+'_error'] = float(share_error(v, values['n'])) if share else errors.get(k, np.nan)
+            if k == 'n' or k.startswith('n_'): continue
+            row[k+'_error'] = float(share_error(v, values['n'])) if share else errors.get(k, np.nan)
         rows.append(row)
     return _rounded(Table(rows))

@@ -192,12 +192,12 @@ def coverage(
         columns[name+'_error'] = share_error(columns[name], n)
     return _rounded(Table(columns | dict(n=[n]*len(levels))))
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #ce22920d
+# %% ../../nbs/33_evaluate.pdfs.ipynb #d3d376fb
 def pdf_metrics(
     grid,   # (G,) redshifts
     pdf,    # (N,G)
     z_true, # (N,) true redshifts; NaN where unknown
-)->dict:    # Floats: crps, log_likelihood, cde_loss, pit_mean, pit_std, pit_outliers, pit_ks and so on of `pit_uniformity`, coverage_50 to coverage_95 and coverage_hpd_50 ...; numbers n, n_no_pdf, n_no_redshift, n_outside
+)->dict:    # Scores, `pit_...`, `coverage_50` to `coverage_95` and `coverage_hpd_50` ...; numbers n, n_no_pdf, n_no_redshift, n_outside
     "How good PDFs are"
     grid,pdf = check_pdfs(grid, pdf)
     z = _truths(pdf, z_true)
@@ -303,7 +303,7 @@ def _beside(mass): # (N,G-1) -> (N,G): what is in the cells left and right of ea
     mass = np.pad(mass, [(0, 0), (1, 1)])
     return mass[:,1:]+mass[:,:-1]
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #d7ff466d
+# %% ../../nbs/33_evaluate.pdfs.ipynb #19cbede3
 class Conformal:
     "Intervals with a promised coverage, by split-conformal prediction"
     def __init__(self,
@@ -313,30 +313,6 @@ class Conformal:
     ):
         if not 0 < level < 1: raise InputError(f'The level of an interval is between 0 and 1, and not {level}')
         self.level,self.widening,self.n = float(level),float(widening),int(n)
-
-    def fit(self,
-        z,          # (N,) true redshifts of validation objects; NaN are left out
-        low,        # (N,) lower ends, or point estimates
-        high=None,  # (N,) upper ends; None: `low` are point estimates
-        scale=None, # (N,) the objects' own scales; None: 1 for intervals, 1+z for point estimates
-    ): # self
-        "Learn on a validation set how much wider intervals must be"
-        low,high,scale = _ends(low, high, scale)
-        e = np.maximum(low-_truths(low, z), _truths(low, z)-high)/scale
-        e = np.sort(e[np.isfinite(e)])
-        k = int(np.ceil((len(e)+1)*self.level - 1e-9))
-        self.widening,self.n = float(e[k-1]) if k <= len(e) else np.inf, len(e)
-        return self
-
-    def interval(self,
-        low,        # (N,) lower ends, or point estimates
-        high=None,  # (N,) upper ends; None: `low` are point estimates
-        scale=None, # (N,) scales, as in `fit`
-    )->tuple:       # Lower and upper ends, (N,) each
-        "Intervals with the promised coverage"
-        low,high,scale = _ends(low, high, scale)
-        wide = np.maximum(self.widening*scale, (low-high)/2)  # narrowed to a point, and no further
-        return low-wide, high+wide
 
     def config(self): return dict(level=self.level, widening=self.widening, n=self.n)
 
@@ -350,6 +326,34 @@ def _ends(low, high, scale):
     if low.shape != high.shape: raise InputError(f'There are {len(low)} lower and {len(high)} upper ends')
     if (scale <= 0).any(): raise InputError('Scales of intervals must be positive')
     return low,high,scale
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #abad41f8
+@patch
+def fit(self:Conformal,
+    z,          # (N,) true redshifts of validation objects; NaN are left out
+    low,        # (N,) lower ends, or point estimates
+    high=None,  # (N,) upper ends; None: `low` are point estimates
+    scale=None, # (N,) the objects' own scales; None: 1 for intervals, 1+z for point estimates
+):              # self
+    "Learn on a validation set how much wider intervals must be"
+    low,high,scale = _ends(low, high, scale)
+    z = _truths(low, z)
+    e = np.maximum(low-z, z-high)/scale
+    e = np.sort(e[np.isfinite(e)])
+    k = int(np.ceil((len(e)+1)*self.level - 1e-9))
+    self.widening,self.n = float(e[k-1]) if k <= len(e) else np.inf, len(e)
+    return self
+
+@patch
+def interval(self:Conformal,
+    low,        # (N,) lower ends, or point estimates
+    high=None,  # (N,) upper ends; None: `low` are point estimates
+    scale=None, # (N,) scales, as in `fit`
+)->tuple:       # Lower and upper ends, (N,) each
+    "Intervals with the promised coverage"
+    low,high,scale = _ends(low, high, scale)
+    wide = np.maximum(self.widening*scale, (low-high)/2)  # narrowed to a point, and no further
+    return low-wide, high+wide
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #716c51f7
 def interval_coverage(
