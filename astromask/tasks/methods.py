@@ -6,12 +6,13 @@ Docs: https://astromask.github.io/astromask/tasks.methods.html.md"""
 
 # %% auto #0
 __all__ = ['ENCODERS', 'FROZEN', 'TAUGHT', 'ALONE', 'QUICK', 'METRIC', 'NEXT', 'LOWER', 'Task', 'validation_score', 'fold_parts',
-           'linear_probe', 'nearest_neighbours', 'chance', 'forest', 'batch_size', 'network', 'method_names',
+           'linear_probe', 'nearest_neighbours', 'chance', 'forest', 'batch_size', 'quiet', 'network', 'method_names',
            'run_method', 'kept_answers', 'run_methods', 'judge', 'mean_and_error', 'score_table', 'metric_table',
            'measured_against', 'gain_table', 'each_once', 'object_properties']
 
-# %% ../../nbs/50_tasks.methods.ipynb #44167e6a
-import copy, io, shutil, tempfile, numpy as np, torch
+# %% ../../nbs/50_tasks.methods.ipynb #f804aa4b
+import copy, io, logging, shutil, tempfile, numpy as np, torch
+from contextlib import contextmanager
 from astropy.table import Table
 from threadpoolctl import threadpool_limits
 from ..core import InputError, RunDir, Unfinished, log, write_atomic
@@ -26,7 +27,7 @@ from ..models.networks import CNN
 from ..models.weights import untrained, with_bands
 from ..train.finetune import finetune_learner, predict_cutouts
 
-# %% ../../nbs/50_tasks.methods.ipynb #8e412f35
+# %% ../../nbs/50_tasks.methods.ipynb #7166080d
 class Task:
     "A question about cutouts, and what the methods that answer it share"
     def __init__(self,
@@ -41,7 +42,7 @@ class Task:
     ):
         self.c,self.names,self.pool,self.views,self.draws = c,list(names),pool,views,draws
         self.encoder = encoder if encoder is None or encoder.bands == c.bands else with_bands(encoder, c.bands)
-        self.y = np.asarray(y, np.int64 if self.names else np.float64)
+        self.y = np.array(np.ma.filled(y, -1 if self.names else np.nan), np.int64 if self.names else np.float64)
         self.kept = {} if shared is None else shared.kept
         if self.y.shape != (len(c),): raise InputError(f'There are {self.y.shape} answers for {len(c)} cutouts: give one for each')
 
@@ -197,7 +198,7 @@ def forest(
         return [_all_classes(model.predict_proba(x[rows]), model.classes_, len(task.names)) for rows in (valid, test)]
     return _best(task, [answers(leaf) for leaf in (1,3,10)], valid)
 
-# %% ../../nbs/50_tasks.methods.ipynb #fa2eb4d2
+# %% ../../nbs/50_tasks.methods.ipynb #6841337e
 def _student(task, which, head, seed):
     "A fresh predictor, and the recipe by which it is taught"
     answer = Classes(task.names) if task.kind == 'class' else Point()
@@ -215,6 +216,14 @@ def batch_size(
 )->int:
     "A power of two from 8 to 64: a fourth of the objects, or less"
     return 2**int(np.clip(np.log2(max(n, 1)/4), 3, 6))
+
+@contextmanager
+def quiet():
+    "While this lasts, only warnings are logged: tables say what came of it"
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try: yield
+    finally: log.setLevel(level)
 
 def network(
     task,    # `Task`
@@ -234,7 +243,7 @@ def network(
     if run is not None: folder.stop_requested = run.stop_requested          # one request for all
     try:
         dls = cutout_dls(task.c, p.img_size, bs=batch_size(len(train)), split=(train,valid), seed=seed)
-        finetune_learner(dls, p, task.y, folder, recipe=recipe, max_minutes=minutes).fit(epochs)
+        with quiet(): finetune_learner(dls, p, task.y, folder, recipe=recipe, max_minutes=minutes).fit(epochs)
         found = predict_cutouts(p, task.c, test, views=task.views, progress=False)
     finally:
         if run is None: shutil.rmtree(folder, ignore_errors=True)
@@ -260,7 +269,7 @@ def method_names(
     if unknown: raise InputError(f'There is no method {unknown[0]!r}; there are {", ".join([*ALONE,*heads])}, and all')
     return [n for n in names if n in words or n.split()[-1] in words]
 
-# %% ../../nbs/50_tasks.methods.ipynb #7b826f05
+# %% ../../nbs/50_tasks.methods.ipynb #b7670f18
 def run_method(
     name:str,   # One of `method_names`
     task,       # `Task`
@@ -277,6 +286,7 @@ def run_method(
     elif head in FROZEN: q = FROZEN[head](task, task.embedding(which, seed), train, valid, test)
     else: q = network(task, which, head, train, valid, test, seed, **training)
     if task.kind == 'redshift': return dict(prediction=q)
+    q = q*(_shares(task, train) > 0)                                      # of a class that nobody showed it, a method knows nothing
     p = q if name == 'chance' else q*_shares(task, train)
     return dict(prediction=q.argmax(1), probability=p/p.sum(1, keepdims=True))
 
