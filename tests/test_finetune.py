@@ -83,14 +83,14 @@ def test_freezing_again_thaws(data):
 def test_kept_features_are_those_that_are_computed_in_every_step(data, tmp_path, monkeypatch, recipe, head):
     more = dict(magnitudes=('mag_g','mag_r'))
     kept = learner(data, tmp_path/'kept', recipe, head=head, more=more)
-    kept.fit(2)
+    kept.fit(8)
     assert kept.pretext.kept is not None and kept.dls.train.dataset is kept.pixels
     monkeypatch.setattr(finetune, 'kept_bytes', lambda *a: 1<<40)
     other = learner(data, tmp_path/'other', recipe, head=head, more=more)
-    other.fit(2)
+    other.fit(8)
     assert other.pretext.kept is None
     a,b = saved(tmp_path/'kept'),saved(tmp_path/'other')
-    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-3, rtol=1e-3) for k in a)
     assert any(not torch.equal(v, learner(data, tmp_path/'x', recipe, head=head, more=more).model.state_dict()[k]) for k,v in a.items())
 
 # the learning rate
@@ -222,7 +222,7 @@ def test_stochastic_depth_leaves_validation_alone(data, tmp_path):
 # stopped, killed, continued
 
 HARD = dict(recipe='mae', base_lr=1e-2, ema=.9, patience=9, more=dict(norm='layer', magnitudes=('mag_g','mag_r')), save_minutes=0)
-CASES = dict(mae=HARD, cnn=dict(recipe='cnn', m='cnn'), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
+CASES = dict(kept=dict(recipe='probe', augment='', more=dict(norm='batch')), mae=HARD, cnn=dict(recipe='cnn', m='cnn'), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
              blocks=dict(frozen=1, answer='mixture', head='mlp', more=dict(magnitudes='mag_g')))
 
 def case(data, out, name):
@@ -362,3 +362,52 @@ def test_half_precision_and_the_clock(data, tmp_path):
     learn = learner(data, tmp_path/'run', amp='bf16', max_minutes=.02)
     learn.fit(1)
     assert learn.seconds() >= 1.2 and all(v.isfinite().all() for v in saved(tmp_path/'run').values())
+
+# predictors are models: saved, loaded, without what only pretraining needs
+
+def swin(): return SimMIM(64, bands=('g','r'), encoder='swin_tiny_patch4_window7_224', embed_dim=16, depth=[2,2,2,1], num_heads=[1,2,2,4], window_size=4)
+
+@pytest.mark.parametrize('make,head,norm', [(encoder,'linear','batch'), (encoder,'mlp','layer'), (encoder,'attentive',''), (swin,'attentive',''), (swin,'linear',''),
+                                            (lambda: encoder('vitae'),'linear',''), (lambda: encoder('cnn'),'linear','batch'), (lambda: None,'mlp',''),
+                                            (lambda: SimMIM.preset('tiny', bands=('g','r')),'linear','layer')])
+def test_saved_and_loaded_predictors_answer_the_same(tmp_path, make, head, norm):
+    from astromask.models.weights import save_model
+    m = make()
+    p = Predictor(m, Mixture(2, 0, 2), head, norm=norm, magnitudes=('mag_g','mag_r')).eval()
+    x = None if m is None else torch.randn(3,2,*p.img_size)
+    mags = torch.tensor([[20.,19.],[torch.nan,20.],[21.,torch.nan]])
+    save_model(p, tmp_path/'p')
+    again = load_model(tmp_path/'p')
+    assert again.config == p.config and torch.equal(again.predict(x, mags)['pdf'], p.predict(x, mags)['pdf'])
+    assert not [k for k in p.state_dict() if re.search(r'decoder|mask_token|encoder\.head', k)]
+    if m is not None: assert {id(v) for v in m.parameters()}.isdisjoint(id(v) for v in p.parameters())
+
+def test_a_damaged_description_is_refused(tmp_path):
+    import json
+    from astromask.core import DataError
+    from astromask.models.weights import save_model
+    save_model(Predictor(encoder(), Classes('ab')), tmp_path/'p')
+    good = json.loads((tmp_path/'p'/'config.json').read_text())
+    for change in (dict(encoder=dict(model='Forest', config={})), dict(answer=dict(answer='Oracle')), dict(head='none')):
+        (tmp_path/'p'/'config.json').write_text(json.dumps(good | dict(config=good['config'] | change)))
+        with pytest.raises((DataError, InputError)): load_model(tmp_path/'p')
+    huge = good['config']['encoder'] | dict(config=good['config']['encoder']['config'] | dict(embed_dim=1<<20))
+    (tmp_path/'p'/'config.json').write_text(json.dumps(good | dict(config=good['config'] | dict(encoder=huge))))
+    with pytest.raises(DataError, match='larger than any machine'): load_model(tmp_path/'p')
+
+def test_a_gradient_meets_no_nan(rng=np.random.default_rng(0)):
+    for head,m in (('linear',encoder()), ('attentive',encoder()), ('astromae',encoder()), ('linear',encoder('cnn')), ('mlp',None)):
+        p = Predictor(m, Classes('ab'), head, magnitudes=('mag_g',))
+        x,mags = torch.randn(4,2,32,32),torch.randn(4,1)
+        x[0],x[1,1],x[2,:,:5],mags[0],mags[3] = torch.nan,torch.nan,torch.nan,torch.nan,torch.nan
+        p(x, mags).square().sum().backward()
+        assert all(v.grad.isfinite().all() for v in p.parameters() if v.grad is not None)
+
+def test_what_was_taught_goes_on_from_there(data, tmp_path):
+    "A probe first, then everything: the head is not begun anew"
+    learn = learner(data, tmp_path/'probe', 'probe')
+    learn.fit(1)
+    p,bias = learn.model,learn.model.head[-1].bias.detach().clone()
+    c,labels,_ = data
+    finetune_learner(cutout_dls(c, 32, bs=16, valid=.25, device='cpu'), p, labels, tmp_path/'all')
+    assert torch.equal(p.head[-1].bias, bias) and all(v.requires_grad for v in p.parameters())

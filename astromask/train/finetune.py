@@ -401,13 +401,14 @@ class FinetuneLearner(PretrainLearner):
         still = {k for k,v in self.model.named_parameters() if not v.requires_grad}
         return {k: v for k,v in self.model.state_dict().items() if k not in still}
 
-# %% ../../nbs/43_train.finetune.ipynb #f428b4fd
+# %% ../../nbs/43_train.finetune.ipynb #250afcf9
 @patch
 def before_training(self:FinetuneLearner):
     "Let the frozen encoder look at all objects, once"
     if not self.keep or self.pretext.kept is not None: return
     rows = np.union1d(self.dls.train.rows, self.dls.valid.rows)
     turned = getattr(self.pretext.augment, 'name', '') == 'dihedral'
+    if turned and (self.max_minutes or self.n_total < 8): return       # eight looks at every object would take longer than they save
     if kept_bytes(self.model, len(rows), turned) > 1<<30: return
     self.pretext.kept = Kept(self.model, self.pixels, rows, self.pretext.coords, turned)
     self.read_rows_only()
