@@ -328,6 +328,10 @@ def test_objects_without_weight_do_not_count(data, tmp_path):
 
 def test_without_any_answer_nothing_is_begun(data, tmp_path):
     with pytest.raises(InputError, match='No object that trains has a known answer'): learner(data, tmp_path/'run', y=np.full(N, -1))
+    c,labels,_ = data
+    dls = cutout_dls(c, 32, bs=16, valid=.25, device='cpu')
+    unjudged = np.where(np.isin(np.arange(N), dls.valid.rows), -1, labels)
+    with pytest.raises(InputError, match='No object that validates has a known answer'): learner(data, tmp_path/'run', y=unjudged)
     with pytest.raises(InputError, match='y names class 3, and the answer has 3'): learner(data, tmp_path/'run', y=np.full(N, 3))
     with pytest.raises(InputError, match='one row for each cutout'): learner(data, tmp_path/'run', y=np.zeros(5))
     with pytest.raises(InputError, match='mixup and cutmix are for classes'): learner(data, tmp_path/'run', 'mae', answer=Point(), y=data[2])

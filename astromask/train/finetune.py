@@ -490,7 +490,7 @@ def class_balance(
     weight = counts.sum()/(counts.clamp(min=1)*(counts > 0).sum().clamp(min=1))
     return torch.where(y >= 0, weight.float()[y.clamp(min=0)], 0)
 
-# %% ../../nbs/43_train.finetune.ipynb #43025548
+# %% ../../nbs/43_train.finetune.ipynb #1edd4e40
 def lesson_tables(
     dls,        # From `cutout_dls`
     p,          # A `Predictor`
@@ -502,8 +502,9 @@ def lesson_tables(
     "What lessons look up"
     c,n,train = dls.train.dataset.cutouts,len(dls.train.dataset.cutouts),torch.from_numpy(dls.train.rows)
     y,w = _labels(y, p.answer, n),_column(weights, n, 'weights')
-    known = y[train] >= 0 if y.dtype == torch.int64 else y[train].isfinite()
+    known,judged = (y[rows] >= 0 if y.dtype == torch.int64 else y[rows].isfinite() for rows in (train, torch.from_numpy(dls.valid.rows)))
     if not known.any(): raise InputError(FinetuneLearner.nothing)
+    if not judged.any(): raise InputError('No object that validates has a known answer, so the best epoch cannot be told: split among the labelled ones')
     if w is not None and not (w[train][known] >= 0).all(): raise InputError('weights must be 0 or more wherever there is an answer')
     if balanced and y.dtype == torch.int64: w = class_balance(y, train, p.answer.n_out)*(1 if w is None else w)
     if p.magnitudes and magnitudes is None: magnitudes = catalog_magnitudes(c.catalog, p.magnitudes)
