@@ -60,14 +60,14 @@ def rank_scores(
     rank[np.lexsort((np.asarray(ids).astype(str), -np.asarray(scores, float)))] = np.arange(1, len(scores)+1)
     return rank
 
-# %% ../../nbs/53_tasks.anomaly.ipynb #46fd75d3
+# %% ../../nbs/53_tasks.anomaly.ipynb #c3d80ced
 def anomaly_scores(
     table:Table,          # With `id` and `embedding` (N,D), as `embed_cutouts` gives it
-    reconstruction=None,  # (N,) of `reconstruction_errors`, to be ranked with the others
     neighbours:int=20,    # Of an object, for the outlier factor and the distance
     components:int=32,    # Principal components of the embeddings that distances are measured in
     reference:int=20_000, # Objects that say what is usual, at most
     seed:int=0,           # Of the reference sample and the forest
+    **others,             # Further scores (N,) by name, such as `reconstruction_errors` gives, to be ranked with these
 )->Table:                 # id, a column for each score, and for each its rank_...: 1 is the oddest
     "How odd each object is"
     if missing := {'id','embedding'} - set(table.colnames):
@@ -80,7 +80,7 @@ def anomaly_scores(
     scores = dict(forest=_forest_scores(x, at, seed), **dict(zip(('outlier_factor','distance'), _outlier_scores(x, at, neighbours))))
     out = Table(dict(id=ids) | {k: np.full(len(ids), np.nan) for k in scores})
     for k,v in scores.items(): out[k][rows] = v
-    if reconstruction is not None: out['reconstruction'] = np.asarray(reconstruction, float)
+    for k,v in others.items(): out[k] = np.asarray(v, float)
     for k in out.colnames[1:]:
         out[k].info.format = '.3f'
         out[f'rank_{k}'] = rank_scores(out[k], ids)
@@ -98,7 +98,7 @@ def covering_noise(
     turned = [(rank + n*i//masks) % n.clamp(min=1) for i in range(masks)]
     return [torch.where(observed, t, rank).to(noise.dtype)/L for t in turned]
 
-# %% ../../nbs/53_tasks.anomaly.ipynb #5c3ece2d
+# %% ../../nbs/53_tasks.anomaly.ipynb #71b4466d
 def _masks(m, valid, keys, masks, seed):
     "Masks of a model that take turns over its patches or mask units"
     noise = torch.as_tensor(uniform(seed, 0, keys, m.n_patches if isinstance(m, MAE) else int(np.prod(m.mask_shape)), 'anomaly'), device=valid.device)
@@ -108,25 +108,29 @@ def _masks(m, valid, keys, masks, seed):
     turns = covering_noise(noise.reshape(len(noise), *m.mask_shape), observed, masks)
     return [m.choose_mask(valid, generator=torch.cat([o.flatten(1), extra], 1)) for o in turns]
 
-def _block_errors(m, x, bands, coords, keys, masks, seed):
-    "(B,) mean loss over hidden, valid pixels of all masks; NaN where there is none"
-    values,valid = m.pixels(x, bands)
+def _block_errors(m, x, bands, coords, keys, masks, seed, relative=False):
+    "(B,) mean loss over hidden, valid pixels of all masks, or over that of the object's mean; NaN where there is none"
+    (values,valid),loss = m.pixels(x, bands),LOSSES[m.loss]
     total,count = 0,0
     for mask in _masks(m, valid, keys, masks, seed):
         if isinstance(m, MAE): pred = m.predict_patches(values, valid, mask, m.n_shown(mask, len(values)), coords)
         else: pred = m.predict_scaled(values, valid, mask, coords)
         hidden = patchify(m.hidden_pixels(mask).expand(-1, len(m.bands), -1, -1), m.patch_size) & valid
-        total = total + torch.where(hidden, LOSSES[m.loss](pred-values), 0).double().sum((1,2))
+        total = total + torch.where(hidden, loss(pred-values), 0).double().sum((1,2))
         count = count + hidden.sum((1,2))
-    return torch.where(count > 0, total/count, torch.nan)
+    error,n = torch.where(count > 0, total/count, torch.nan),valid.sum((1,2))
+    if not relative: return error
+    mean = (values.sum((1,2))/n.clamp(min=1))[:,None,None]
+    return error / (torch.where(valid, loss(values-mean), 0).double().sum((1,2))/n)
 
-# %% ../../nbs/53_tasks.anomaly.ipynb #abebd8b7
+# %% ../../nbs/53_tasks.anomaly.ipynb #e073cf0c
 def reconstruction_errors(
     m,                  # An MAE or SimMIM
     c,                  # `Cutouts`
     masks:int=4,        # Masks that take turns over the patches; more where that many would not hide all
     bs:int=256,         # Cutouts in a block
     seed:int=0,         # Of the masks
+    relative=False,     # In units of the loss of the object's own mean?
     progress:bool=True, # Show how far we are?
 )->np.ndarray:          # (N,) float64, NaN where nothing could be hidden and compared
     "How badly a masked model predicts each object"
@@ -139,7 +143,7 @@ def reconstruction_errors(
         for i in show_progress(starts, 'reconstructing', unit='block') if progress else starts:
             x = torch.from_numpy(fit_size(c[i:i+bs], m.img_size)).to(device)
             coords = torch.from_numpy(sky[i:i+bs]).to(device) if m.sky_token else None
-            out.append(_block_errors(m, x, c.bands, coords, keys[i:i+bs], masks, seed).cpu().numpy())
+            out.append(_block_errors(m, x, c.bands, coords, keys[i:i+bs], masks, seed, relative).cpu().numpy())
     return np.concatenate(out) if out else np.zeros(0)
 
 # %% ../../nbs/53_tasks.anomaly.ipynb #3cf74b52

@@ -170,11 +170,11 @@ def embedding(
     def columns(x, mags, coords): return dict(embedding=m.embed(x, coords=coords, pool=pool, views=views).float().cpu().numpy())
     return Task('embed', m, columns, dict(views=views, pool=pool), {})
 
-# %% ../../nbs/52_tasks.predict.ipynb #c76c913a
+# %% ../../nbs/52_tasks.predict.ipynb #ff21ecea
 def _arrow(v):
     import pyarrow as pa
     if v.ndim == 2: return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(v).ravel()), v.shape[1])
-    return pa.array(v.astype(object), pa.string()) if v.dtype.kind == 'U' else pa.array(v)
+    return pa.array(v.astype(object), pa.string()) if v.dtype.kind in 'UO' else pa.array(v)
 
 def _numpy(column):
     import pyarrow as pa
@@ -233,24 +233,34 @@ def _to_fits(source, path):
         hdu.writeto(f)
         os.fsync(f.fileno())
 
-# %% ../../nbs/52_tasks.predict.ipynb #2630142a
-def _write(f, schema, tables, group=1<<14):
-    "Write tables as they come, in groups of about so many rows"
-    import pyarrow as pa, pyarrow.parquet as pq
-    held = []
+# %% ../../nbs/52_tasks.predict.ipynb #83c5c6c2
+class _Group:
+    "Rows that wait to be written together, in arrays that stay: many small ones, kept for long, would break up the heap"
+    def __init__(self, writer, rows=1<<14): self.writer,self.rows,self.held,self.n = writer,rows,None,0
+    def add(self, columns):
+        n = len(columns['id'])
+        if self.n+n > self.rows: self.flush()
+        if self.held is None or n > self.rows:
+            self.rows = max(n, self.rows)
+            self.held = {k: np.empty((self.rows,*v.shape[1:]), object if v.dtype.kind == 'U' else v.dtype) for k,v in columns.items()}
+        for k,v in columns.items(): self.held[k][self.n:self.n+n] = v
+        self.n += n
+    def flush(self):
+        if self.n: self.writer.write_table(arrow_table({k: v[:self.n] for k,v in self.held.items()}))
+        self.n = 0
+
+def _write(f, schema, blocks):
+    "Write columns as they come, in groups of rows"
+    import pyarrow.parquet as pq
     with pq.ParquetWriter(f, schema) as writer:
-        def flush():
-            if held: writer.write_table(pa.concat_tables(held), row_group_size=1<<20)
-            held.clear()
-        for t in tables:
-            held.append(t)
-            if sum(map(len, held)) >= group: flush()
-        flush()
+        group = _Group(writer)
+        for columns in blocks: group.add(columns)
+        group.flush()
 
 def write_table(
     path,      # Where it shall be: .parquet or .fits
-    schema,    # pyarrow's, of all tables
-    tables,    # pyarrow Tables, one after the other
+    schema,    # pyarrow's
+    blocks,    # Dicts of columns, one after the other
     facts:dict,# Metadata
 ):
     "Write a table that appears at its path when it is whole"
@@ -262,7 +272,7 @@ def write_table(
         _clear_left(path.parent, mine)
         try:
             with open(tmp, 'wb') as f:
-                _write(f, schema.with_metadata({'astromask': json.dumps(facts)}), tables)
+                _write(f, schema.with_metadata({'astromask': json.dumps(facts)}), blocks)
                 f.flush()
                 os.fsync(f.fileno())
             if path.suffix == '.fits': _to_fits(tmp, tmp)
@@ -324,18 +334,18 @@ def block_starts(
     b = -(-N//bs)
     return range(b*(i-1)//n*bs, b*i//n*bs, bs)
 
-# %% ../../nbs/52_tasks.predict.ipynb #0d74b578
+# %% ../../nbs/52_tasks.predict.ipynb #18b3d260
 def is_made(
     path,      # A table
     facts:dict,# What would be made
     overwrite=False, # Replace it?
-)->bool:       # True: it is that very table
+)->bool:       # True: it is that very table, with its report
     "Is this work done?"
     if overwrite or not Path(path).exists(): return False
     try: found = table_facts(path)
     except DataError as e: raise InputError(f'{path} exists ({e}): give another --out, or --overwrite') from None
     other = [k for k in facts if found.get(k) != facts[k]]
-    if not other: return True
+    if not other: return Path(path).with_suffix('.json').exists()     # a job may have died just before its report
     raise InputError(f'{path} exists and was made with another {" and ".join(other)}: give another --out, or --overwrite')
 
 # %% ../../nbs/52_tasks.predict.ipynb #4cd8fed1
@@ -375,7 +385,7 @@ def _example(task, rows, device):
     mags = np.full((1, len(rows.magnitudes)), np.nan, np.float32) if rows.magnitudes else None
     return _computed(task, device, Block(x, mags, np.full((1,2), np.nan), np.array(['x']), np.full(1, np.nan)))
 
-# %% ../../nbs/52_tasks.predict.ipynb #eb5ce678
+# %% ../../nbs/52_tasks.predict.ipynb #b495e17d
 def _report(task, path, device, bs, n, blocks, bits, began, seconds):
     "Plain numbers"
     cuda = device.type == 'cuda'
@@ -388,14 +398,14 @@ def _report(task, path, device, bs, n, blocks, bits, began, seconds):
 def _computed_table(task, rows, path, starts, bs, facts, device, progress):
     "Compute a table and write it; its report"
     sizes = []
-    def tables():
+    def columns():
         blocks = _ahead(lambda s: rows.read(s, min(s+bs, len(rows))), starts)
         for block in show_progress(blocks, task.verb, len(starts), unit='block') if progress else blocks:
             sizes.append((len(block.ids), 8*sum(v.nbytes for v in block[:2] if v is not None)))
-            yield arrow_table(_computed(task, device, block))
+            yield _computed(task, device, block)
     with evaluating(task.m.to(device)):
         schema,began,clock = arrow_table(_example(task, rows, device)).schema,time.time(),time.perf_counter()
-        write_table(path, schema, tables(), facts)
+        write_table(path, schema, columns(), facts)
     n,bits = np.sum(sizes, axis=0, dtype=np.int64) if sizes else (0,0)
     report = _report(task, path, device, bs, int(n), len(starts), int(bits), began, time.perf_counter()-clock)
     write_json(Path(path).with_suffix('.json'), report)
@@ -430,7 +440,7 @@ def table_of(
     if merge: return join_shards(out, merge, facts)
     return _computed_table(task, rows, path, starts, bs, facts, pick_device(device), progress)
 
-# %% ../../nbs/52_tasks.predict.ipynb #a3e88115
+# %% ../../nbs/52_tasks.predict.ipynb #72731bfb
 def join_shards(
     out,       # The whole table
     n:int,     # Shards
@@ -445,8 +455,8 @@ def join_shards(
     for i,p in enumerate(paths):
         s = block_starts(N, bs, i+1, n)
         is_made(p, {k: facts[k] for k in ('verb','settings','bs','model','data')} | dict(rows=[s.start, min(s.stop, N), N]))
-    batches = (b for p in paths for b in pq.ParquetFile(p).iter_batches(1<<14))
-    write_table(out, pq.read_schema(paths[0]).remove_metadata(), (pa.Table.from_batches([b]) for b in batches), facts)
+    tables = (pa.Table.from_batches([b]) for p in paths for b in pq.ParquetFile(p).iter_batches(1<<13))
+    write_table(out, pq.read_schema(paths[0]).remove_metadata(), ({k: _numpy(t[k]) for k in t.column_names} for t in tables), facts)
     report = _joined_report(out, [read_json(p.with_suffix('.json'), dict) for p in paths])
     write_json(Path(out).with_suffix('.json'), report)
     return report
