@@ -10,6 +10,7 @@ from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
 from astromask.models.networks import CNN, Inception
+from astromask.models.publish import to_timm
 from astromask.models.weights import load_model, save_model
 from astromask.tasks.redshift import Calibration, asinh_magnitudes, photometry_table, redshift_answer, redshift_numbers, redshift_targets, teach_redshift
 from astromask.train.finetune import TableOnly, finetune_learner, predict_cutouts
@@ -83,6 +84,10 @@ def test_the_order_of_patches_means_nothing_to_a_normal_cell():
     hidden[mask] = 99.
     a,b = (m(o, mask=mask).pred for o in (x, unpatchify(hidden, m.patch_size, m.img_size)))
     assert torch.equal(a, b)
+
+
+def test_timm_has_no_normal_cells(tmp_path):
+    with pytest.raises(InputError, match='normal cells'): to_timm(MAE.preset('tiny', bands='gri', block='vitae'), tmp_path/'timm')
 
 
 def test_answers_at_the_edges():

@@ -113,7 +113,7 @@ def model_card(
                 'Files': _files_text(files) if files else '', 'Source of the weights': _source_text(m)}
     return _card(m, sections | tables, _use(m), 'astromask', licence)
 
-# %% ../../nbs/26_models.publish.ipynb #3f565f5b
+# %% ../../nbs/26_models.publish.ipynb #15b3d669
 def _timm_vit(m):
     "A plain vision transformer: timm's name of the architecture, its arguments, and positions, which timm keeps with the weights"
     args = dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'], fc_norm=isinstance(m.norm, torch.nn.Identity))
@@ -136,6 +136,7 @@ def _timm_swin(m):
 def _timm_parts(m):
     "timm's name of the architecture, all arguments, and the tensors under timm's names"
     if m.sky_token: raise InputError('timm has no sky-position token: a model with one cannot go there; use to_onnx')
+    if m.config.get('block', 'vit') != 'vit': raise InputError("timm has no normal cells: a model with block='vitae' cannot go there; use to_onnx")
     architecture,args,more = {'vit': _timm_vit, 'beit': _timm_beit}.get(m.config.get('encoder', 'vit'), _timm_swin)(m)
     names = 'patch_embed.', 'cls_token', 'blocks.', 'layers.', 'norm.', 'fc_norm.', 'rel_pos_bias.'
     tensors = {k: v for k,v in m.state_dict().items() if k.startswith(names)} | more
