@@ -108,18 +108,18 @@ def labels_needed(
     share = (goal-score[k-1])/(score[k]-score[k-1])
     return float(np.exp(n[k-1]+share*(n[k]-n[k-1])))
 
-# %% ../../nbs/51_tasks.label_efficiency.ipynb #328a86ab
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #16b34372
 def equal_points(
     table,          # Of `label_efficiency`
     metric:str='balanced_accuracy', # What the score is
 )->Table:           # method, labels, low, high (over seeds), seeds that reach it, other, other_labels, score
-    "With how many labels a method equals another that has all"
+    "With how many labels a method equals another that has all; chance has none"
     sign,found,mean = -1 if metric in LOWER else 1,[],curves(table)
     def one(name, seed):
         t = table[(table['method'] == name) & (table['seed'] == seed)]
         return t['labels'],sign*t['score']
     seeds = list(dict.fromkeys(table['seed']))
-    for a,b in ((a, b) for b in mean for a in mean if a != b):
+    for a,b in ((a, b) for b in mean for a in mean if a != b and 'chance' not in (a,b)):
         goal,total = mean[b]['mean'][-1],mean[b]['n'][-1]
         n = labels_needed(mean[a]['n'], sign*mean[a]['mean'], sign*goal)
         if not n < total: continue
