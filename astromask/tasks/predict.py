@@ -170,7 +170,7 @@ def embedding(
     def columns(x, mags, coords): return dict(embedding=m.embed(x, coords=coords, pool=pool, views=views).float().cpu().numpy())
     return Task('embed', m, columns, dict(views=views, pool=pool), {})
 
-# %% ../../nbs/52_tasks.predict.ipynb #ff21ecea
+# %% ../../nbs/52_tasks.predict.ipynb #f306594e
 def _arrow(v):
     import pyarrow as pa
     if v.ndim == 2: return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(v).ravel()), v.shape[1])
@@ -182,6 +182,7 @@ def _numpy(column):
     if not pa.types.is_fixed_size_list(c.type): return c.to_numpy(zero_copy_only=False)
     return c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), c.type.list_size)
 
+# %% ../../nbs/52_tasks.predict.ipynb #fae921ce
 def table_facts(
     path, # A table
 )->dict:
@@ -233,7 +234,7 @@ def _to_fits(source, path):
         hdu.writeto(f)
         os.fsync(f.fileno())
 
-# %% ../../nbs/52_tasks.predict.ipynb #83c5c6c2
+# %% ../../nbs/52_tasks.predict.ipynb #08add828
 class _Group:
     "Rows that wait to be written together, in arrays that stay: many small ones, kept for long, would break up the heap"
     def __init__(self, writer, rows=1<<14): self.writer,self.rows,self.held,self.n = writer,rows,None,0
@@ -257,6 +258,7 @@ def _write(f, schema, blocks):
         for columns in blocks: group.add(columns)
         group.flush()
 
+# %% ../../nbs/52_tasks.predict.ipynb #3a99c717
 def write_table(
     path,      # Where it shall be: .parquet or .fits
     schema,    # pyarrow's
