@@ -12,7 +12,7 @@ from astromask.tasks.label_efficiency import curves, equal_points, in_words, lab
 from astromask.tasks.methods import (Task, batch_size, each_once, fold_parts, gain_table, judge, mean_and_error, measured_against, method_names,
                                      run_method, run_methods, score_table)
 
-ALL = method_names('all')
+ALL = method_names('all')+['pretrained lars']
 
 @pytest.fixture(scope='module')
 def c(tmp_path_factory):

@@ -198,7 +198,7 @@ def forest(
         return [_all_classes(model.predict_proba(x[rows]), model.classes_, len(task.names)) for rows in (valid, test)]
     return _best(task, [answers(leaf) for leaf in (1,3,10)], valid)
 
-# %% ../../nbs/50_tasks.methods.ipynb #6841337e
+# %% ../../nbs/50_tasks.methods.ipynb #b2913909
 def _student(task, which, head, seed):
     "A fresh predictor, and the recipe by which it is taught"
     answer = Classes(task.names) if task.kind == 'class' else Point()
@@ -208,8 +208,9 @@ def _student(task, which, head, seed):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return Predictor(CNN(task.c.bands, size, scaling=scaling), answer, seed=seed),'cnn'
-    recipe = 'attentive' if head == 'attentive' else 'finetune' if which == 'pretrained' else 'scratch'
-    return Predictor(task.model(which, seed), answer, head='attentive' if head == 'attentive' else 'linear', pool=task.pool, seed=seed),recipe
+    recipe = dict(attentive='attentive', lars='probe').get(head) or ('finetune' if which == 'pretrained' else 'scratch')
+    kind,norm = 'attentive' if head == 'attentive' else 'linear','batch' if head == 'lars' else ''
+    return Predictor(task.model(which, seed), answer, head=kind, pool=task.pool, norm=norm, seed=seed),recipe
 
 def batch_size(
     n:int, # Objects that train
@@ -228,7 +229,7 @@ def quiet():
 def network(
     task,    # `Task`
     which,   # random | pretrained
-    head,    # attentive | finetune | cnn
+    head,    # attentive | finetune | lars | cnn
     train,   # Rows
     valid,   # Rows that tell when to stop
     test,    # Rows
@@ -250,23 +251,23 @@ def network(
     if run is not None: shutil.rmtree(folder/'checkpoints', ignore_errors=True)
     return found['probability' if task.kind == 'class' else 'z']
 
-# %% ../../nbs/50_tasks.methods.ipynb #370a46b5
+# %% ../../nbs/50_tasks.methods.ipynb #157513d0
 ENCODERS = 'random','pretrained'
 FROZEN = dict(probe=linear_probe, knn=nearest_neighbours)
-TAUGHT = 'attentive','finetune'
+TAUGHT = 'attentive','finetune','lars'
 ALONE = 'chance','forest','cnn'
 QUICK = 'chance,forest,probe,knn'
 
 def method_names(
-    methods:str='', # chance, forest, cnn, and ways to read an encoder (each for the random and the pretrained one), with commas; 'all'; '': the quick ones
+    methods:str='', # chance, forest, cnn, and ways to read an encoder (each for the random and the pretrained one), with commas; 'all' (but lars); '': the quick ones
 )->list:            # Such as ['chance', 'random probe', 'pretrained probe']
     "The methods that a list of words stands for"
     words = [w.strip() for w in (methods or QUICK).split(',') if w.strip()]
     heads = [*FROZEN,*TAUGHT]
-    if words == ['all']: words = [*ALONE,*heads]
+    if words == ['all']: words = [*ALONE,*heads[:-1]]
     names = [*ALONE] + [f'{e} {h}' for h in heads for e in ENCODERS]
     unknown = [w for w in words if w not in names and w not in heads]
-    if unknown: raise InputError(f'There is no method {unknown[0]!r}; there are {", ".join([*ALONE,*heads])}, and all')
+    if unknown: raise InputError(f'There is no method {unknown[0]!r}; there are {", ".join([*ALONE,*heads])}, and all (but lars)')
     return [n for n in names if n in words or n.split()[-1] in words]
 
 # %% ../../nbs/50_tasks.methods.ipynb #b7670f18
