@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/plots.html.md"""
 
 # %% auto #0
 __all__ = ['missing_colour', 'ColourScale', 'colour_scale', 'colour_image', 'show_cutouts', 'reconstruction_figure',
-           'history_figure', 'progress_figure', 'neighbours_figure', 'comparison_figure']
+           'history_figure', 'progress_figure', 'neighbours_figure', 'comparison_figure', 'show_figures']
 
 # %% ../nbs/02_plots.ipynb #06f85a38
 from dataclasses import dataclass
@@ -232,3 +232,11 @@ def comparison_figure(
     ax.set_xlabel(label, fontsize=8)
     ax.tick_params(labelsize=8)
     return fig
+
+# %% ../nbs/02_plots.ipynb #0c5a4f55
+def show_figures(shell=None): # An IPython shell; None: the one that is running, if there is one
+    "From here on, show figures as pictures"
+    from IPython import get_ipython
+    from IPython.core.pylabtools import select_figure_formats
+    shell = shell or get_ipython()
+    if shell is not None: select_figure_formats(shell, {'png'})
