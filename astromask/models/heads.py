@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/models.heads.html.md"""
 __all__ = ['ENCODERS', 'HEADS', 'encoder_only', 'encoder_config', 'encoder_from_config', 'catalog_magnitudes', 'Predictor',
            'dense', 'linear_head', 'mlp_head', 'attentive_head', 'TokensAndPixels', 'astromae_head']
 
-# %% ../../nbs/28_models.heads.ipynb #dfa711c8
+# %% ../../nbs/28_models.heads.ipynb #30553b9f
 import copy, numpy as np, torch
 from functools import partial
 from torch import nn
@@ -18,11 +18,11 @@ from ..core import InputError
 from .answers import answer_from_config, mean_prediction
 from .encoder import BandEncoder, check_views, orientations
 from .mae import MAE
-from .networks import CNN, Columns, Inception, Magnitudes, PixelNet
+from .networks import CNN, Apertures, Columns, Inception, Magnitudes, PixelNet
 from .simmim import SimMIM
 
-# %% ../../nbs/28_models.heads.ipynb #0f1cff9b
-ENCODERS = {'MAE': MAE, 'SimMIM': SimMIM, 'CNN': CNN, 'Inception': Inception}
+# %% ../../nbs/28_models.heads.ipynb #4c144edb
+ENCODERS = {'MAE': MAE, 'SimMIM': SimMIM, 'CNN': CNN, 'Inception': Inception, 'Apertures': Apertures}
 _pretraining = 'mask_token','decoder_embed','decoder_blocks','decoder_norm','decoder_pred','decoder_pos_embed','head','attn_pool'
 
 def encoder_only(

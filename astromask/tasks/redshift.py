@@ -41,7 +41,7 @@ def redshift_targets(
     weight = np.where(np.isfinite(z), 1/(sigma**2+floor**2), 0)
     return z,weight/weight[np.isfinite(z)].mean() if np.isfinite(z).any() else weight
 
-# %% ../../nbs/50_tasks.redshift.ipynb #772065d0
+# %% ../../nbs/50_tasks.redshift.ipynb #8eb4d25a
 def asinh_magnitudes(
     flux,   # (N,) fluxes
     error,  # (N,) their errors; not positive where there is no measurement
@@ -63,6 +63,7 @@ def photometry_table(
     pairs = [n for n in t.colnames if n+'_err' in t.colnames and n not in ('redshift','zspec','z') and not n.startswith('mag')]
     if not pairs and not any(n.startswith('mag_') for n in t.colnames):
         raise InputError(f'The table has neither fluxes with errors (X and X_err) nor mag_* columns, but {", ".join(t.colnames)}')
+    if len(set(t['id'])) < len(t): t['id'] = [f'{o}:{i}' for i,o in enumerate(t['id'])]         # several fields, each with its own count
     for n in pairs: t[f'mag_{n}'],t[f'mag_err_{n}'] = asinh_magnitudes(t[n], t[n+'_err'], zero_point)
     return t
 
