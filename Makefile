@@ -13,7 +13,7 @@ SEED     = 0
 JOBS     = 2
 BIN      = .venv/bin
 
-.PHONY: demo test test-slow docs readme env clean
+.PHONY: demo test test-slow docs readme env install clean
 
 demo: env
 	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
@@ -30,13 +30,17 @@ docs: env
 readme: env
 	$(BIN)/python tools/readme.py
 
-env: .venv/.installed
+# what was installed is kept beside it: files that only look newer (nbdev-export writes pyproject.toml) install nothing
+NEEDED = settings.ini pyproject.toml setup.py constraints.txt
 
-.venv/.installed: settings.ini pyproject.toml setup.py constraints.txt
+env:
+	@cat $(NEEDED) | cmp -s - .venv/.installed || $(MAKE) --no-print-directory install
+
+install:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11))' || { echo "AstroMASK needs Python 3.11 or newer, and $(PYTHON) is not: make $(MAKECMDGOALS) PYTHON=python3.12, say" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]' -c constraints.txt
-	@touch $@
+	@cat $(NEEDED) > .venv/.installed
 
 clean:
 	rm -rf .venv _proc _docs build dist *.egg-info .pytest_cache .hypothesis
