@@ -126,7 +126,7 @@ def reliability_figure(
     _legend(a, loc='upper left')
     return fig
 
-# %% ../../nbs/34_evaluate.figures.ipynb #9b200223
+# %% ../../nbs/34_evaluate.figures.ipynb #d0ec3bfd
 def binned_figure(
     tables,       # As `binned` gives; or a dict of them by name
     metric:str,   # Which metric
@@ -143,7 +143,9 @@ def binned_figure(
         a.errorbar(t['center'], t[metric], error, marker='o', ms=3, lw=1.2, elinewidth=.8, capsize=2, color=f'C{i}', label=name or None)
         if not len(t): _say(a, f'no {x} with a {label or metric}')
         elif i == 0: b.bar(t['low'], t['n'], width=t['high']-t['low'], align='edge', color='.8', edgecolor='w')
-    if log: b.set_xscale('log')
+    if log:
+        b.set_xscale('log')
+        b.xaxis.set_minor_formatter(NullFormatter())           # else they write over each other
     _labels(a, '', label or metric.replace('_', ' '))
     _labels(b, x, 'objects')
     _legend(a)
