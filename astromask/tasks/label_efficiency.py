@@ -133,11 +133,11 @@ def equal_points(
     t['score'].info.format = '.3f'
     return t
 
-# %% ../../nbs/51_tasks.label_efficiency.ipynb #48d60438
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #c5ea52ae
 WORDS = {'chance': 'guessing', 'forest': 'the forest', 'cnn': 'the supervised ResNet',
          'random probe': 'the probe of a random encoder', 'pretrained probe': 'the probe',
          'random attentive': 'the attentive probe of a random encoder', 'pretrained attentive': 'the attentive probe',
-         'random knn': 'neighbours by a random encoder', 'pretrained knn': 'neighbours',
+         'random knn': 'the vote of neighbours by a random encoder', 'pretrained knn': 'the vote of neighbours',
          'random finetune': 'training from scratch', 'pretrained finetune': 'fine-tuning'}
 
 def in_words(
