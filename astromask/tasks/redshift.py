@@ -82,11 +82,11 @@ def magnitude_features(
     x,names = catalog_features(catalog, bands)
     return x[:,[not n.startswith('snr_') and not n.endswith('_measured') for n in names]]
 
-# %% ../../nbs/50_tasks.redshift.ipynb #dbdfd1e1
+# %% ../../nbs/50_tasks.redshift.ipynb #cfd4a5ec
 def redshift_answer(
     kind:str,     # point | bins | mixture
     z,            # (n,) redshifts of the training objects, NaN where unknown
-    bins:int=100, # Bins; a mixture's grid has twice as many points
+    bins:int=200, # Bins; a mixture's grid has twice as many points
     gaussians:int=5, # Of a mixture
 ):                # `Point`, `Bins` or `Mixture`
     "An answer that covers the redshifts of a training set"
@@ -109,6 +109,7 @@ def teach_redshift(
     magnitudes=(),   # Names of the catalogue's columns that are looked at
     weights=None,    # (N,) how much each object counts
     head:str='mlp',  # As `Predictor` takes it
+    norm:str='',     # As `Predictor` takes it
     hidden=(256,256),# Widths of the hidden layers of an mlp
     epochs:int=50,   # Passes over the training objects
     bs:int=128,      # Objects in a batch
@@ -116,7 +117,7 @@ def teach_redshift(
     **options,       # Of `finetune_learner`: recipe, frozen, max_minutes, patience, ...
 )->Predictor:
     "A network that has learned redshifts; of the best epoch on validation"
-    p = Predictor(encoder, answer, head=head, magnitudes=tuple(magnitudes), hidden=list(hidden), seed=seed)
+    p = Predictor(encoder, answer, head=head, norm=norm, magnitudes=tuple(magnitudes), hidden=list(hidden), seed=seed)
     known = [r[np.isfinite(z[r])] for r in parts[:2]]
     dls = cutout_dls(c, p.img_size or 1, bs=min(bs, len(known[0])), split=known, seed=seed)
     learn = finetune_learner(dls, p, z, run_dir, weights=weights, **(dict(recipe='cnn') | options))
