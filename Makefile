@@ -19,7 +19,7 @@ demo: env
 	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
 
 test: env
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow tests
