@@ -126,7 +126,7 @@ def reliability_figure(
     _legend(a, loc='upper left')
     return fig
 
-# %% ../../nbs/34_evaluate.figures.ipynb #d0ec3bfd
+# %% ../../nbs/34_evaluate.figures.ipynb #7199134c
 def binned_figure(
     tables,       # As `binned` gives; or a dict of them by name
     metric:str,   # Which metric
@@ -135,6 +135,7 @@ def binned_figure(
     log:bool=False, # Logarithmic x axis?
 ):                # Figure
     "A metric in bins of redshift, magnitude, signal to noise or size"
+    from matplotlib.ticker import NullFormatter
     fig,((a,),(b,)) = _panels(2, 1, 3.8, 3.4, sharex=True, height_ratios=(3, 1))
     for i,(name,t) in enumerate(_named(tables).items()):
         if metric not in t.colnames: raise InputError(f'There is no {metric!r} in the table; it has {", ".join(t.colnames)}')
