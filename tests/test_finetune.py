@@ -112,7 +112,7 @@ def test_the_first_step_has_the_learning_rate_that_was_asked_for(data, tmp_path)
     seen = rates(learner(data, tmp_path/'b', lr=3e-4, warmup=0, layer_decay=.5))
     assert max(seen[0]) == 3e-4 and min(seen[0]) == 3e-4*.5**3
     seen = rates(learner(data, tmp_path/'c', base_lr=1e-2, warmup=0, schedule='constant', layer_decay=1.))
-    assert all(set(o) == {1e-2*16/256} for o in seen)
+    assert all(set(o) == {1e-2*16**.5/16} for o in seen)
     seen = rates(learner(data, tmp_path/'d', lr=1., warmup=.5, layer_decay=1., recipe='probe'))
     assert np.allclose([o[0] for o in seen[:2]], [.25,.75])                                     # 4 steps: 1/8 and 3/8 of the run, over a half
 

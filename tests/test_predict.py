@@ -8,6 +8,7 @@ from astromask.cli import main
 from astromask.core import DataError, InputError
 from astromask.data.cutouts import Cutouts
 from astromask.embed import embed_cutouts
+from astromask.evaluate.pdfs import Calibration, central_interval, pit
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
@@ -36,7 +37,14 @@ def same(a, b):
     assert a.colnames == b.colnames
     for k in a.colnames: np.testing.assert_array_equal(np.asarray(a[k]), np.asarray(b[k]), err_msg=k)
 
-TASKS = dict(classes=lambda: prediction(predictor(Classes(['star','galaxy','quasar']), magnitudes='mag_r')), pdf=lambda: prediction(predictor(Bins(20)), pdf=True, views=2),
+def calibrated(p, level=.9):
+    "With a calibration, learned from redshifts drawn at random"
+    grid,rng = p.answer.grid.numpy(),np.random.default_rng(0)
+    pdf = np.exp(-((grid-rng.uniform(.3, .7, 200)[:,None])/.3)**2)
+    p.calibration = Calibration(level, grid).fit(dict(pdf=pdf), rng.uniform(.45, .55, 200)).config()
+    return p
+
+TASKS = dict(calibrated=lambda: prediction(calibrated(predictor(Bins(20, 0, 1))), pdf=True), classes=lambda: prediction(predictor(Classes(['star','galaxy','quasar']), magnitudes='mag_r')), pdf=lambda: prediction(predictor(Bins(20)), pdf=True, views=2),
              embedding=lambda: embedding(encoder(sky_token=True)))
 
 @pytest.mark.parametrize('kind', TASKS)
@@ -74,6 +82,20 @@ def test_it_is_what_the_model_says(survey, tmp_path):
     e = read_table(tmp_path/'e.parquet')
     np.testing.assert_array_equal(e['embedding'], embed_cutouts(encoder(), c, progress=False)['embedding'])
     np.testing.assert_array_equal(e['ra'], c.catalog['ra'])
+
+def test_a_model_takes_its_calibration_along(survey, tmp_path, caplog):
+    raw,p = predictor(Bins(20, 0, 1)),calibrated(predictor(Bins(20, 0, 1)), .8)
+    save_model(p, tmp_path/'model')
+    p,grid = load_model(tmp_path/'model'),raw.answer.grid.numpy()
+    for name,m in dict(raw=raw, right=p).items(): table_of(prediction(m, pdf=True), survey, tmp_path/f'{name}.parquet', progress=False)
+    a,b = (read_table(tmp_path/f'{name}.parquet') for name in ('raw','right'))
+    right = Calibration(**p.calibration)(dict(z=np.asarray(a['z']), pdf=np.asarray(a['pdf'])))
+    assert not np.allclose(a['pdf'], b['pdf'], equal_nan=True) and 'z_lower_80' not in a.colnames
+    for k,v in dict(z=right['z'], pdf=right['pdf'], z_lower_80=right['low'], z_upper_80=right['high'], z_lower=central_interval(grid, right['pdf'])[0]).items():
+        np.testing.assert_allclose(b[k], v, atol=1e-6, err_msg=k)
+    assert np.isnan(b['z_upper_80'][3]) and np.isnan(b['z']).sum() == 1                   # the object without a pixel
+    prediction(p, views=2)
+    assert 'learned with 1 views' in caplog.text
 
 SLOW = """import sys, time
 from astromask.models.weights import load_model

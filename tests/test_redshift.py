@@ -12,7 +12,8 @@ from astromask.models.mae import MAE
 from astromask.models.networks import CNN, Inception
 from astromask.models.publish import to_timm
 from astromask.models.weights import load_model, save_model
-from astromask.tasks.redshift import Calibration, asinh_magnitudes, photometry_table, redshift_answer, redshift_numbers, redshift_targets, teach_redshift
+from astromask.evaluate.pdfs import Calibration
+from astromask.tasks.redshift import asinh_magnitudes, photometry_table, redshift_answer, redshift_numbers, redshift_targets, teach_redshift
 from astromask.train.finetune import TableOnly, finetune_learner, predict_cutouts
 
 MAGS = [f'mag_{b}' for b in 'ugriz']
@@ -134,7 +135,7 @@ def test_calibration_holds_on_new_objects(tmp_path):
     parts = [np.sort(r) for r in parts]
     p = teach_redshift(c, z, parts, redshift_answer('bins', z[parts[0]]), tmp_path, magnitudes=['mag_f0','mag_f1','mag_f2'], weights=w, epochs=12)
     grid,(held,asked) = p.answer.grid.numpy(),[predict_cutouts(p, c, r, progress=False) for r in parts[1:]]
-    found = redshift_numbers(z[parts[2]], Calibration(.8).fit(held, z[parts[1]], grid)(asked), grid)
+    found = redshift_numbers(z[parts[2]], Calibration(.8, grid).fit(held, z[parts[1]])(asked), grid)
     assert abs(found['conformal_coverage']-.8) < .06 and found['pit_ks_p'] > 1e-3 and found['nmad'] < .05
     point = Calibration(.8).fit(dict(z=held['z']), z[parts[1]])(dict(z=asked['z']))
     assert abs(np.mean((point['low'] <= z[parts[2]]) & (z[parts[2]] <= point['high'])) - .8) < .06
@@ -151,3 +152,4 @@ def test_the_experiment_takes_a_table(tmp_path):
     assert m.predict(None, torch.full((1,len(m.magnitudes)), 22.))['z'].isfinite().all()
     qp = pytest.importorskip('qp')
     assert qp.read(str(tmp_path/'out/pdfs.hdf5')).npdf == len(pdfs)
+    assert m.calibration['conformal']['n'] == numbers['objects']['calibrate']

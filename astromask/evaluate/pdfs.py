@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/evaluate.pdfs.html.md"""
 # %% auto #0
 __all__ = ['check_pdfs', 'cdf', 'quantiles', 'central_interval', 'point_estimates', 'pit', 'pit_uniformity', 'crps', 'density_at',
            'log_likelihood', 'hpd_level', 'coverage', 'pdf_metrics', 'Recalibration', 'Conformal', 'interval_coverage',
-           'pdf_table', 'to_qp']
+           'Calibration', 'pdf_table', 'to_qp']
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #8868836b
 import warnings
@@ -368,6 +368,46 @@ def interval_coverage(
     z,low,high = z[known], low[known], high[known]
     held,n = float(((z >= low) & (z <= high)).mean()) if len(z) else np.nan, len(z)
     return dict(coverage=held, error=float(share_error(held, n)), width=float(np.median(high-low)) if n else np.nan, n=n)
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #0fccb27f
+class Calibration:
+    "What validation objects say about predictions, and how these are set right"
+    def __init__(self,
+        level:float=.9,     # Coverage that intervals promise
+        grid=None,          # (G,) redshifts that PDFs are on; None: predictions are points
+        recalibration=None, # What `Recalibration.config` gave
+        conformal=None,     # What `Conformal.config` gave
+    ):
+        self.level,self.grid = level,None if grid is None else np.asarray(grid, float)
+        self.map,self.conformal = Recalibration(**(recalibration or {})),Conformal(**(conformal or dict(level=level)))
+
+    def config(self):
+        return dict(level=self.level, grid=None if self.grid is None else self.grid.tolist(), recalibration=self.map.config(), conformal=self.conformal.config())
+
+    def fit(self,
+        found,     # Of a model for validation objects: z (n,), and pdf (n,G) if there is a grid
+        z,         # (n,) their redshifts
+    ):             # self
+        "Learn from validation objects"
+        if self.grid is not None: self.map.fit(pit(self.grid, found['pdf'], z))
+        self.conformal.fit(z, *self._ends(self.pdfs(found)))
+        return self
+
+    def pdfs(self, found):
+        "Predictions with recalibrated PDFs, and their medians"
+        if self.grid is None: return found
+        pdf = self.map.pdf(self.grid, found['pdf'])
+        return found | dict(pdf=pdf, z=quantiles(self.grid, pdf, .5)[:,0])
+
+    def _ends(self, found): return (found['z'],) if self.grid is None else central_interval(self.grid, found['pdf'], self.level)
+
+    def __call__(self,
+        found, # Of a model: z (n,), and pdf (n,G) if there is a grid
+    )->dict:   # The same, set right, and low and high, the ends of intervals
+        "Predictions set right"
+        found = self.pdfs(found)
+        low,high = self.conformal.interval(*self._ends(found))
+        return found | dict(low=low, high=high)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #9b3ac374
 def pdf_table(

@@ -43,12 +43,12 @@ def label_sizes(
     while np.minimum(counts, first).sum() < len(rows)*2/3: sizes,first = [*sizes,first],first*factor
     return [*sizes, 0]
 
-# %% ../../nbs/51_tasks.label_efficiency.ipynb #3daf0ce3
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #12133ca4
 def passes(
     images:int, # Training images that shall be seen
     n:int,      # Objects that train
-    least:int=3, # Epochs for many objects
-    most:int=60, # Epochs for few
+    least:int=6, # Epochs for many objects
+    most:int=200, # Epochs for few
 )->int:
     "Epochs for a number of objects"
     return int(np.clip(round(images/n), least, most))

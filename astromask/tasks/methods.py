@@ -198,7 +198,7 @@ def forest(
         return [_all_classes(model.predict_proba(x[rows]), model.classes_, len(task.names)) for rows in (valid, test)]
     return _best(task, [answers(leaf) for leaf in (1,3,10)], valid)
 
-# %% ../../nbs/50_tasks.methods.ipynb #b2913909
+# %% ../../nbs/50_tasks.methods.ipynb #758f4d98
 def _student(task, which, head, seed):
     "A fresh predictor, and the recipe by which it is taught"
     answer = Classes(task.names) if task.kind == 'class' else Point()
@@ -215,8 +215,8 @@ def _student(task, which, head, seed):
 def batch_size(
     n:int, # Objects that train
 )->int:
-    "A power of two from 8 to 64: a fourth of the objects, or less"
-    return 2**int(np.clip(np.log2(max(n, 1)/4), 3, 6))
+    "A power of two from 8 to 64: a sixteenth of the objects, or less"
+    return 2**int(np.clip(np.log2(max(n, 1)/16), 3, 6))
 
 @contextmanager
 def quiet():

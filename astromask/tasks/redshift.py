@@ -6,9 +6,9 @@ Docs: https://astromask.github.io/astromask/tasks.redshift.html.md"""
 
 # %% auto #0
 __all__ = ['redshift_targets', 'asinh_magnitudes', 'photometry_table', 'magnitude_columns', 'magnitude_features',
-           'redshift_answer', 'teach_redshift', 'Calibration', 'redshift_numbers', 'redshift_bins']
+           'redshift_answer', 'teach_redshift', 'redshift_numbers', 'redshift_bins']
 
-# %% ../../nbs/50_tasks.redshift.ipynb #3d976456
+# %% ../../nbs/50_tasks.redshift.ipynb #b6d717c2
 import numpy as np
 from astropy.table import Table
 from ..core import InputError
@@ -16,7 +16,7 @@ from ..data.cutouts import class_labels, redshifts
 from ..data.ingest import read_catalog
 from ..data.loaders import cutout_dls
 from ..evaluate.metrics import binned, redshift_metrics
-from ..evaluate.pdfs import Conformal, Recalibration, central_interval, pdf_metrics, pit, quantiles
+from ..evaluate.pdfs import pdf_metrics
 from ..evaluate.probe import galaxies
 from ..models.answers import Bins, Mixture, Point
 from ..models.baselines import catalog_features
@@ -123,38 +123,6 @@ def teach_redshift(
     learn = finetune_learner(dls, p, z, run_dir, weights=weights, **(dict(recipe='cnn') | options))
     learn.fit(epochs)
     return p
-
-# %% ../../nbs/50_tasks.redshift.ipynb #4f7af22c
-class Calibration:
-    "What validation objects say about predictions, and how these are set right"
-    def __init__(self,
-        level:float=.9, # Coverage that intervals promise
-    ): self.level,self.map,self.conformal = level,Recalibration(),Conformal(level)
-
-    def fit(self,
-        found,     # Of `predict_cutouts` for validation objects: z (n,), and pdf (n,G) where there is one
-        z,         # (n,) their redshifts
-        grid=None, # (G,) redshifts, where there are PDFs
-    ):             # self
-        "Learn from validation objects"
-        self.grid = grid
-        if grid is not None: self.map.fit(pit(grid, found['pdf'], z))
-        self.conformal.fit(z, *self._ends(self.pdfs(found)))
-        return self
-
-    def pdfs(self, found):
-        "Predictions with recalibrated PDFs, and their medians"
-        if self.grid is None: return found
-        pdf = self.map.pdf(self.grid, found['pdf'])
-        return found | dict(pdf=pdf, z=quantiles(self.grid, pdf, .5)[:,0])
-
-    def _ends(self, found): return (found['z'],) if self.grid is None else central_interval(self.grid, found['pdf'], self.level)
-
-    def __call__(self, found):
-        "Predictions set right: z, pdf, and the ends low and high of their intervals"
-        found = self.pdfs(found)
-        low,high = self.conformal.interval(*self._ends(found))
-        return found | dict(low=low, high=high)
 
 # %% ../../nbs/50_tasks.redshift.ipynb #6f612bf5
 def redshift_numbers(

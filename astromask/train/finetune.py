@@ -62,10 +62,11 @@ class LARS(torch.optim.Optimizer):
         mean.copy_(new)
         p.sub_(g['lr']*(new if skip is None else torch.where(skip > 0, 0, new)))
 
-# %% ../../nbs/43_train.finetune.ipynb #82ea8dd7
+# %% ../../nbs/43_train.finetune.ipynb #7c209f80
 OPTIONS = dict(
-    lr=0.,             # Highest learning rate; 0: base_lr*bs/256
+    lr=0.,             # Highest learning rate; 0: base_lr, for the size of the batch
     base_lr=1e-3,      # Highest learning rate for a batch of 256
+    lr_growth='sqrt',  # How that goes with the size of the batch: sqrt | linear
     optimizer='adamw', # adamw | lars
     beta2=0.999,       # AdamW's memory of squared gradients
     weight_decay=0.05, # Of matrices
@@ -88,12 +89,12 @@ OPTIONS = dict(
     deterministic=False, # Only operations whose bits do not depend on chance
 )
 
-# %% ../../nbs/43_train.finetune.ipynb #0e97e1b7
+# %% ../../nbs/43_train.finetune.ipynb #81ee73d1
 RECIPES = dict(
     probe     = dict(frozen='encoder', optimizer='lars', lr=6.4, weight_decay=0., clip=0.),
-    attentive = dict(frozen='encoder', base_lr=4e-3),
+    attentive = dict(frozen='encoder', base_lr=1e-2),
     finetune  = dict(base_lr=4e-3, layer_decay=0.75, drop_path=0.1, smoothing=0.1),
-    mae       = dict(base_lr=5e-4, layer_decay=0.65, warmup=0.05, clip=0., drop_path=0.1, mixup=0.8, cutmix=1., smoothing=0.1, balanced=False),
+    mae       = dict(base_lr=5e-4, lr_growth='linear', layer_decay=0.65, warmup=0.05, clip=0., drop_path=0.1, mixup=0.8, cutmix=1., smoothing=0.1, balanced=False),
     scratch   = dict(base_lr=4e-3, drop_path=0.1, smoothing=0.1),
     cnn       = dict(base_lr=4e-3, smoothing=0.1))
 
@@ -528,7 +529,7 @@ def begin(
     if 'mags' in tables: p.branches['magnitudes'].fit(tables['mags'][rows].cpu())
     p.begun.fill_(True)
 
-# %% ../../nbs/43_train.finetune.ipynb #af8557d6
+# %% ../../nbs/43_train.finetune.ipynb #ca398fd1
 def finetune_learner(
     dls,               # From `cutout_dls`
     p,                 # A `Predictor`; it is taught in place
@@ -547,12 +548,13 @@ def finetune_learner(
     check_recipe(o, max_minutes, dls.train.bs)
     check_options(o, p)
     if p.encoder is not None: check_task(p, cutouts, o['band_dropout'])
+    p.calibration = None                                                 # of what it said before
     augment = as_augment(o['augment'], False) if p.encoder is not None else None
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'finetune')
     if p.encoder is not None and p.scaling is None: p.scaling = fit_scaling(cutouts, seed=dls.train.seed)
     tables = lesson_tables(dls, p, y, magnitudes, weights, o['balanced'])
     begin(p, tables, torch.from_numpy(dls.train.rows).to(dls.device), o['balanced'])
-    o['lr'] = o['lr'] or o['base_lr']*dls.train.bs*world()/256
+    o['lr'] = o['lr'] or o['base_lr']*(dls.train.bs*world()/256)**(1. if o['lr_growth'] == 'linear' else .5)
     parts = freeze(p, o['frozen'])
     cbs = [Lesson(tables, o, p.answer, len(getattr(p.encoder, 'blocks', ())), dls.train.seed, augment), Curves(run), Judge(), Frozen(parts), Best(o['patience'])]
     opt = LARS if o['optimizer'] == 'lars' else partial(torch.optim.AdamW, betas=(0.9,o['beta2']), fused=True)
@@ -564,7 +566,7 @@ def finetune_learner(
     learn.question = dict(answers=_hash(*(t[used] for t in tables.values())), encoder=encoder_hash(p, recipe))
     return learn
 
-# %% ../../nbs/43_train.finetune.ipynb #7407bdac
+# %% ../../nbs/43_train.finetune.ipynb #09876ff8
 def encoder_hash(
     p,          # A `Predictor`
     recipe:str, # Of its training
@@ -578,6 +580,7 @@ def check_options(
 ):
     "Refuse options that the predictor cannot have"
     if o['optimizer'] not in ('adamw','lars'): raise InputError(f"optimizer is {o['optimizer']!r}; it must be adamw or lars")
+    if o['lr_growth'] not in ('sqrt','linear'): raise InputError(f"lr_growth is {o['lr_growth']!r}; it must be sqrt or linear")
     for k in ('drop_path','smoothing'):
         if not 0 <= o[k] < 1: raise InputError(f'{k} is {o[k]}: it must be 0 or more, and less than 1')
     if not 0 < o['layer_decay'] <= 1: raise InputError(f"layer_decay is {o['layer_decay']}: it must be more than 0, and at most 1")
