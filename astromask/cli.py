@@ -126,17 +126,18 @@ def _write_table(task, file, shard, bands, survey, **options):
     report = table_of(task, list(file), shard=parse_shard(shard), bands=split_bands(bands), survey=survey or None, **options)
     if report: click.echo(report_text(report))
 
-# %% ../nbs/71_cli.ipynb #3c657e9b
+# %% ../nbs/71_cli.ipynb #4684aadd
 @main.command()
 @_tables
 @click.option('--pdf', is_flag=True, help='Keep the PDFs of redshifts, as lists.')
-def predict(model, file, views, pdf, **options):
+@click.option('--raw', is_flag=True, help="As the network says it, without the model's calibration.")
+def predict(model, file, views, pdf, raw, **options):
     """Ask a trained MODEL about every object of FILE (or several, or quoted globs).
 
     Interrupted, the same command starts again; a table that is done is left alone."""
     from astromask.models.weights import load_model
     from astromask.tasks.predict import prediction
-    _write_table(prediction(load_model(model), views, pdf), file, **options)
+    _write_table(prediction(load_model(model), views, pdf, raw), file, **options)
 
 @main.command()
 @_tables

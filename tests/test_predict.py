@@ -41,7 +41,7 @@ def calibrated(p, level=.9):
     "With a calibration, learned from redshifts drawn at random"
     grid,rng = p.answer.grid.numpy(),np.random.default_rng(0)
     pdf = np.exp(-((grid-rng.uniform(.3, .7, 200)[:,None])/.3)**2)
-    p.calibration = Calibration(level, grid).fit(dict(pdf=pdf), rng.uniform(.45, .55, 200)).config()
+    p.calibration = Calibration(level).fit(dict(pdf=pdf), rng.uniform(.45, .55, 200), grid).config()
     return p
 
 TASKS = dict(calibrated=lambda: prediction(calibrated(predictor(Bins(20, 0, 1))), pdf=True), classes=lambda: prediction(predictor(Classes(['star','galaxy','quasar']), magnitudes='mag_r')), pdf=lambda: prediction(predictor(Bins(20)), pdf=True, views=2),
@@ -83,19 +83,31 @@ def test_it_is_what_the_model_says(survey, tmp_path):
     np.testing.assert_array_equal(e['embedding'], embed_cutouts(encoder(), c, progress=False)['embedding'])
     np.testing.assert_array_equal(e['ra'], c.catalog['ra'])
 
-def test_a_model_takes_its_calibration_along(survey, tmp_path, caplog):
+def test_a_model_takes_its_calibration_along(survey, tmp_path):
     raw,p = predictor(Bins(20, 0, 1)),calibrated(predictor(Bins(20, 0, 1)), .8)
     save_model(p, tmp_path/'model')
     p,grid = load_model(tmp_path/'model'),raw.answer.grid.numpy()
     for name,m in dict(raw=raw, right=p).items(): table_of(prediction(m, pdf=True), survey, tmp_path/f'{name}.parquet', progress=False)
     a,b = (read_table(tmp_path/f'{name}.parquet') for name in ('raw','right'))
-    right = Calibration(**p.calibration)(dict(z=np.asarray(a['z']), pdf=np.asarray(a['pdf'])))
+    right = Calibration.from_config(p.calibration)(dict(z=np.asarray(a['z']), pdf=np.asarray(a['pdf'])), grid)
     assert not np.allclose(a['pdf'], b['pdf'], equal_nan=True) and 'z_lower_80' not in a.colnames
     for k,v in dict(z=right['z'], pdf=right['pdf'], z_lower_80=right['low'], z_upper_80=right['high'], z_lower=central_interval(grid, right['pdf'])[0]).items():
         np.testing.assert_allclose(b[k], v, atol=1e-6, err_msg=k)
     assert np.isnan(b['z_upper_80'][3]) and np.isnan(b['z']).sum() == 1                   # the object without a pixel
-    prediction(p, views=2)
-    assert 'learned with 1 views' in caplog.text
+    table_of(prediction(p, pdf=True, raw=True), survey, tmp_path/'again.parquet', progress=False)
+    same(read_table(tmp_path/'again.parquet'), a)
+    with pytest.raises(InputError, match='calibrated with 1 views'): prediction(p, views=2)
+    with pytest.raises(InputError, match='with another settings'): table_of(prediction(p, pdf=True), survey, tmp_path/'again.parquet')
+
+def test_few_objects_and_large_seeds_are_saved_and_read(tmp_path):
+    p,grid = predictor(Bins(20, 0, 1), seed=20261122),Bins(20, 0, 1).grid.numpy()
+    p.calibration = Calibration(.9).fit(dict(pdf=np.ones((4,len(grid)))), np.full(4, .5), grid).config()      # four objects can promise nothing
+    save_model(p, tmp_path)
+    with torch.no_grad(): found = prediction(load_model(tmp_path)).columns(torch.zeros(1,5,32,32), None, None)
+    assert found['z_lower_90'] == -np.inf and found['z_upper_90'] == np.inf
+    p.calibration['conformal']['n'] = 50_000
+    save_model(p, tmp_path)
+    assert load_model(tmp_path).calibration == dict(p.calibration, conformal=dict(p.calibration['conformal'], widening=None))
 
 SLOW = """import sys, time
 from astromask.models.weights import load_model

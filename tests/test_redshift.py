@@ -135,7 +135,7 @@ def test_calibration_holds_on_new_objects(tmp_path):
     parts = [np.sort(r) for r in parts]
     p = teach_redshift(c, z, parts, redshift_answer('bins', z[parts[0]]), tmp_path, magnitudes=['mag_f0','mag_f1','mag_f2'], weights=w, epochs=12)
     grid,(held,asked) = p.answer.grid.numpy(),[predict_cutouts(p, c, r, progress=False) for r in parts[1:]]
-    found = redshift_numbers(z[parts[2]], Calibration(.8, grid).fit(held, z[parts[1]])(asked), grid)
+    found = redshift_numbers(z[parts[2]], Calibration(.8).fit(held, z[parts[1]], grid)(asked, grid), grid)
     assert abs(found['conformal_coverage']-.8) < .06 and found['pit_ks_p'] > 1e-3 and found['nmad'] < .05
     point = Calibration(.8).fit(dict(z=held['z']), z[parts[1]])(dict(z=asked['z']))
     assert abs(np.mean((point['low'] <= z[parts[2]]) & (z[parts[2]] <= point['high'])) - .8) < .06

@@ -9,12 +9,12 @@ __all__ = ['check_pdfs', 'cdf', 'quantiles', 'central_interval', 'point_estimate
            'log_likelihood', 'hpd_level', 'coverage', 'pdf_metrics', 'Recalibration', 'Conformal', 'interval_coverage',
            'Calibration', 'pdf_table', 'to_qp']
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #8868836b
+# %% ../../nbs/33_evaluate.pdfs.ipynb #ef5ead0f
 import warnings
 import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
-from ..core import InputError
+from ..core import DataError, InputError
 from .metrics import _rounded, share_error
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #388c9597
@@ -303,7 +303,7 @@ def _beside(mass): # (N,G-1) -> (N,G): what is in the cells left and right of ea
     mass = np.pad(mass, [(0, 0), (1, 1)])
     return mass[:,1:]+mass[:,:-1]
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #19cbede3
+# %% ../../nbs/33_evaluate.pdfs.ipynb #6eb81de0
 class Conformal:
     "Intervals with a promised coverage, by split-conformal prediction"
     def __init__(self,
@@ -312,7 +312,7 @@ class Conformal:
         n:int=0,           # Objects that it was learned from
     ):
         if not 0 < level < 1: raise InputError(f'The level of an interval is between 0 and 1, and not {level}')
-        self.level,self.widening,self.n = float(level),float(widening),int(n)
+        self.level,self.widening,self.n = float(level),float('inf' if widening is None else widening),int(n)       # JSON has no infinity
 
     def config(self): return dict(level=self.level, widening=self.widening, n=self.n)
 
@@ -369,45 +369,50 @@ def interval_coverage(
     held,n = float(((z >= low) & (z <= high)).mean()) if len(z) else np.nan, len(z)
     return dict(coverage=held, error=float(share_error(held, n)), width=float(np.median(high-low)) if n else np.nan, n=n)
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #0fccb27f
+# %% ../../nbs/33_evaluate.pdfs.ipynb #da99350e
 class Calibration:
     "What validation objects say about predictions, and how these are set right"
     def __init__(self,
-        level:float=.9,     # Coverage that intervals promise
-        grid=None,          # (G,) redshifts that PDFs are on; None: predictions are points
-        recalibration=None, # What `Recalibration.config` gave
-        conformal=None,     # What `Conformal.config` gave
-    ):
-        self.level,self.grid = level,None if grid is None else np.asarray(grid, float)
-        self.map,self.conformal = Recalibration(**(recalibration or {})),Conformal(**(conformal or dict(level=level)))
+        level:float=.9, # Coverage that intervals promise
+        views:int=1,    # Orientations that the predictions are averaged over
+    ): self.level,self.views,self.map,self.conformal = level,views,Recalibration(),Conformal(level)
 
-    def config(self):
-        return dict(level=self.level, grid=None if self.grid is None else self.grid.tolist(), recalibration=self.map.config(), conformal=self.conformal.config())
+    def config(self): return dict(views=self.views, recalibration=self.map.config(), conformal=self.conformal.config())
 
     def fit(self,
         found,     # Of a model for validation objects: z (n,), and pdf (n,G) if there is a grid
         z,         # (n,) their redshifts
+        grid=None, # (G,) redshifts that PDFs are on; None: predictions are points
     ):             # self
         "Learn from validation objects"
-        if self.grid is not None: self.map.fit(pit(self.grid, found['pdf'], z))
-        self.conformal.fit(z, *self._ends(self.pdfs(found)))
+        if grid is not None: self.map.fit(pit(grid, found['pdf'], z))
+        self.conformal.fit(z, *self._ends(found, grid))
         return self
 
-    def pdfs(self, found):
-        "Predictions with recalibrated PDFs, and their medians"
-        if self.grid is None: return found
-        pdf = self.map.pdf(self.grid, found['pdf'])
-        return found | dict(pdf=pdf, z=quantiles(self.grid, pdf, .5)[:,0])
-
-    def _ends(self, found): return (found['z'],) if self.grid is None else central_interval(self.grid, found['pdf'], self.level)
+    def _ends(self, found, grid): return (found['z'],) if grid is None else central_interval(grid, found['pdf'], self.level)
 
     def __call__(self,
-        found, # Of a model: z (n,), and pdf (n,G) if there is a grid
-    )->dict:   # The same, set right, and low and high, the ends of intervals
+        found,     # As in `fit`
+        grid=None, # As in `fit`
+    )->dict:       # The same, set right, and low and high, the ends of intervals
         "Predictions set right"
-        found = self.pdfs(found)
-        low,high = self.conformal.interval(*self._ends(found))
-        return found | dict(low=low, high=high)
+        low,high = self.conformal.interval(*self._ends(found, grid))
+        if grid is None: return found | dict(low=low, high=high)
+        pdf = self.map.pdf(grid, found['pdf'])
+        return found | dict(pdf=pdf, z=quantiles(grid, pdf, .5)[:,0], low=low, high=high)
+
+    @classmethod
+    def from_config(cls,
+        config, # What `config` gave
+    ):
+        "As it was"
+        try:
+            c = cls(config['conformal']['level'], config['views'])
+            c.map,c.conformal = Recalibration(**config['recalibration']),Conformal(**config['conformal'])
+            rises = all(k.ndim == 1 and len(k) == len(c.map.found) and ((0 < k) & (k < 1)).all() and (np.diff(k) > 0).all() for k in (c.map.found, c.map.wanted))
+            if not rises or np.isnan(c.conformal.widening): raise ValueError
+        except (TypeError, KeyError, ValueError, InputError): raise DataError("The model's calibration is damaged: restore its config.json, or ask for raw answers") from None
+        return c
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #9b3ac374
 def pdf_table(

@@ -57,7 +57,7 @@ def catalog_magnitudes(
         if k in catalog.colnames: x[:,i] = np.ma.filled(np.ma.asarray(catalog[k], dtype=np.float32), np.nan)
     return x
 
-# %% ../../nbs/28_models.heads.ipynb #cb98ec73
+# %% ../../nbs/28_models.heads.ipynb #4a0bbd14
 class Predictor(nn.Module):
     "An encoder, magnitudes, or both, and a head that answers"
     def __init__(self,
@@ -70,18 +70,18 @@ class Predictor(nn.Module):
         hidden=256,         # Widths of the hidden layers of an mlp: a number, or several
         head_std:float=.01, # Spread of the weights that the head begins with
         seed:int=0,         # Of the weights that it begins with
-        calibration:dict=None, # How its redshifts are set right, as `Calibration.config` of the notebook of PDFs has it; whoever asks applies it
     ):
         super().__init__()
         self.encoder = encoder_from_config(encoder) if isinstance(encoder, dict) else encoder if encoder is None else encoder_only(encoder)
         self.answer = answer_from_config(answer) if isinstance(answer, dict) else answer
         self.magnitudes = (magnitudes,) if isinstance(magnitudes, str) else tuple(magnitudes)
-        self.kind,self.pool,self.norm,self.head_std,self.seed,self.calibration = head,pool,norm,head_std,seed,calibration
+        self.kind,self.pool,self.norm,self.head_std,self.seed = head,pool,norm,head_std,seed
         self.hidden = [hidden] if np.ndim(hidden) == 0 else list(hidden)
         self.check()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.branches,self.head = HEADS[head](self)
+        self.calibration = None                                     # what sets its redshifts right, as `Calibration.config` of the notebook of PDFs has it
         self.register_buffer('begun', torch.tensor(False))          # has training begun?
 
     @property
@@ -97,11 +97,11 @@ class Predictor(nn.Module):
     @property
     def device(self): return self.begun.device
 
-# %% ../../nbs/28_models.heads.ipynb #faff44bb
+# %% ../../nbs/28_models.heads.ipynb #1a02f80d
 @patch(as_prop=True)
 def config(self:Predictor):
     return dict(encoder=encoder_config(self.encoder), answer=self.answer.config(), head=self.kind, pool=self.pool, magnitudes=list(self.magnitudes),
-                norm=self.norm, hidden=self.hidden, head_std=self.head_std, seed=self.seed) | (dict(calibration=self.calibration) if self.calibration else {})
+                norm=self.norm, hidden=self.hidden, head_std=self.head_std, seed=self.seed)
 
 def _of_encoder(name):
     def get(self): return None if self.encoder is None else getattr(self.encoder, name)

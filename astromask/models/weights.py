@@ -24,7 +24,7 @@ from .heads import ENCODERS, Predictor
 from .mae import MAE
 from .simmim import SimMIM
 
-# %% ../../nbs/25_models.weights.ipynb #e089f53c
+# %% ../../nbs/25_models.weights.ipynb #b245ebcb
 MODELS = ENCODERS | {'Predictor': Predictor}
 FORMAT = 'astromask-model-1'
 
@@ -37,11 +37,12 @@ def save_model(
     tensors = {k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
     scaling = None if m.scaling is None else m.scaling.config()
     config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views') if k in m.config}     # they may have been set since
+    learned = dict(calibration=m.calibration) if getattr(m, 'calibration', None) else {}
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
-    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source))
+    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source, **learned))
 
 def _largest(o): # number in a description
-    if isinstance(o, dict): o = list(o.values())
+    if isinstance(o, dict): o = [v for k,v in o.items() if k != 'seed']
     if isinstance(o, list): return max(map(_largest, o), default=0)
     return o if isinstance(o, int) else 0
 
@@ -57,6 +58,7 @@ def model_from_config(
         if _largest(config['config']) > 1<<14: raise ValueError('it describes a model larger than any machine holds')
         m = MODELS[config['model']](**config['config'])
         m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
+        if config.get('calibration'): m.calibration = config['calibration']
         for v in (m.scaling.config() if m.scaling is not None else {}).values():
             if not isinstance(v, str): np.broadcast_to(v, len(m.bands))          # one number for each band, or one for all
     except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
