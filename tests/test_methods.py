@@ -1,5 +1,6 @@
 "The methods that are compared: fair, repeatable, resumed; and how many labels they need"
-import numpy as np, pytest, torch
+import copy, numpy as np, pytest, torch
+from scipy import stats
 from astropy.table import Table
 from astromask.core import InputError, RunDir, Unfinished
 from astromask.data.cutouts import Cutouts
@@ -9,6 +10,7 @@ from astromask.models.encoder import BandEncoder
 from astromask.models.mae import MAE
 from astromask.tasks import methods
 from astromask.tasks.label_efficiency import curves, equal_points, in_words, label_efficiency, label_sizes, label_subsets, labels_needed
+from astromask.train.finetune import FinetuneLearner
 from astromask.tasks.methods import (Task, batch_size, each_once, fold_parts, gain_table, judge, mean_and_error, measured_against, method_names,
                                      run_method, run_methods, score_table)
 
@@ -134,6 +136,41 @@ def test_a_stopped_comparison_goes_on(c, encoder, tmp_path, monkeypatch):
     run_methods(names, task, parts, run=run, epochs=1)
     assert len(asked) == n                                                # all were kept
 
+def test_an_answer_is_kept_for_its_question_only(c, encoder, tmp_path, monkeypatch):
+    run,asked,true = RunDir(tmp_path/'run'),[],methods.run_method
+    def ask(*a, **kw):
+        asked.append(a[0])
+        return true(*a, **kw)
+    monkeypatch.setattr(methods, 'run_method', ask)
+    task = class_task(c, encoder)
+    part = fold_parts(task, 1)[0]
+    other,torn = class_task(c, encoder),class_task(c, copy.deepcopy(encoder))
+    other.y[part[0][0]] = (other.y[part[0][0]]+1) % 3
+    with torch.no_grad(): next(torn.encoder.parameters()).add_(1)
+    first = methods.kept_answer('pretrained finetune', task, part, 0, run, epochs=1)
+    for again in ((task, part, 0, run), (other, part, 0, run), (torn, part, 0, run), (task, fold_parts(task, 2)[1], 0, run), (task, part, 1, run)):
+        methods.kept_answer('pretrained finetune', *again, epochs=1)
+    assert len(asked) == 5                                                # the first of these was known
+    more = methods.kept_answer('pretrained finetune', task, part, 0, run, epochs=3)
+    assert len(asked) == 6 and not np.array_equal(more['probability'], first['probability'])
+
+def test_a_fit_that_is_stopped_goes_on(c, encoder, tmp_path, monkeypatch):
+    "The network's own checkpoint, not only the answers that are there"
+    task = class_task(c, encoder)
+    part = fold_parts(task, 1)[0]
+    whole = methods.kept_answer('pretrained finetune', task, part, 0, RunDir(tmp_path/'whole'), epochs=3)
+    run,fitted = RunDir(tmp_path/'run'),FinetuneLearner.judged
+    def stop(self):
+        run.request_stop()
+        return fitted(self)
+    monkeypatch.setattr(FinetuneLearner, 'judged', stop)
+    with pytest.raises(Unfinished, match='saved at step'): methods.kept_answer('pretrained finetune', task, part, 0, run, epochs=3)
+    monkeypatch.undo()
+    run.clear_stop()
+    assert len(list((run/'fits').glob('*/checkpoints/*'))) > 0
+    found = methods.kept_answer('pretrained finetune', task, part, 0, run, epochs=3)
+    assert np.array_equal(found['probability'], whole['probability'])
+
 def test_errors_of_gains(c, encoder):
     task = class_task(c, encoder)
     parts = fold_parts(task, 4)
@@ -148,6 +185,8 @@ def test_errors_of_gains(c, encoder):
     assert mean == pytest.approx(right.mean()) and error == pytest.approx(right.std()/len(right)**.5, rel=.1)
     t = gain_table(task, results, parts)
     assert {(r['method'],r['against']) for r in t} == {('forest','chance'),('random probe','chance'),('pretrained probe','random probe'),('pretrained probe','forest')}
+    assert np.allclose(t['p'], 2*stats.t.sf(abs(t['errors_better']), 3), equal_nan=True)   # four seeds
+    assert np.allclose((one := gain_table(task, run_methods(['chance','forest'], task, fixed), fixed))['p'], 2*stats.norm.sf(abs(one['errors_better'])), equal_nan=True)
 
 def test_lower_is_better_for_redshifts(c, encoder):
     task = redshift_task(c, encoder)
@@ -184,7 +223,7 @@ def test_each_object_once(c, encoder):
     rows,found = each_once(results, parts)
     assert rows.tolist() == list(range(90)) and len(found['prediction']) == 90
 
-@pytest.mark.parametrize('n,size', [(1,8),(24,8),(64,16),(200,32),(10**6,64)])
+@pytest.mark.parametrize('n,size', [(1,8),(600,8),(1540,16),(2400,32),(10**6,256)])
 def test_small_sets_have_small_batches(n, size): assert batch_size(n) == size
 
 @pytest.mark.parametrize('size,rows,cols', [((32,32),(1,2),(1,2)), ((40,24),(1,2,3),(0,1,2)), ((8,16),(0,),(0,1))])
@@ -225,11 +264,12 @@ def test_curves_count_the_labels_that_validate(c, encoder, tmp_path):
     parts = fold_parts(task, 2)
     table = label_efficiency(['chance','pretrained probe','pretrained finetune'], task, parts, [4,0], images=30, run=RunDir(tmp_path/'r'))
     assert sorted(set(table['labels'])) == [12,72] and len(table) == 12
-    assert len(list((tmp_path/'r/answers').iterdir())) == 12
+    assert len(list((tmp_path/'r/answers').iterdir())) == 12 and not list((tmp_path/'r/fits').iterdir())
     assert np.allclose(curves(table)['chance']['mean'], 1/3)
 
 def test_labels_needed_on_curves_that_fall():
-    assert labels_needed([10,100,1000], [.5,.4,.8], .45) == pytest.approx(10)
+    assert labels_needed([10,100,1000], [.5,.4,.8], .45) == pytest.approx(10**2.125)      # a lucky start does not count
+    assert labels_needed([10,100,1000], [.5,.46,.8], .45) == pytest.approx(10)
     assert labels_needed([10,100,1000], [.3,.6,.5], .45) == pytest.approx(10**1.5)
     assert np.isnan(labels_needed([10,100], [.1,.2], .3))
 

@@ -7,11 +7,11 @@ Docs: https://astromask.github.io/astromask/tasks.methods.html.md"""
 # %% auto #0
 __all__ = ['ENCODERS', 'FROZEN', 'TAUGHT', 'ALONE', 'QUICK', 'METRIC', 'NEXT', 'LOWER', 'Task', 'validation_score', 'fold_parts',
            'linear_probe', 'nearest_neighbours', 'chance', 'forest', 'batch_size', 'quiet', 'network', 'method_names',
-           'run_method', 'kept_answers', 'run_methods', 'judge', 'mean_and_error', 'score_table', 'metric_table',
-           'measured_against', 'gain_table', 'each_once', 'object_properties']
+           'run_method', 'answer_name', 'kept_answer', 'run_methods', 'judge', 'mean_and_error', 'score_table',
+           'metric_table', 'measured_against', 'gain_table', 'each_once', 'object_properties']
 
-# %% ../../nbs/50_tasks.methods.ipynb #f804aa4b
-import copy, io, logging, shutil, tempfile, numpy as np, torch
+# %% ../../nbs/50_tasks.methods.ipynb #dcfd611d
+import copy, hashlib, io, json, logging, shutil, tempfile, numpy as np, torch
 from contextlib import contextmanager
 from astropy.table import Table
 from threadpoolctl import threadpool_limits
@@ -24,7 +24,7 @@ from ..models.baselines import catalog_features, pixel_features
 from ..models.answers import Classes, Point
 from ..models.heads import Predictor
 from ..models.networks import CNN
-from ..models.weights import untrained, with_bands
+from ..models.weights import model_hash, untrained, with_bands
 from ..train.finetune import finetune_learner, predict_cutouts
 
 # %% ../../nbs/50_tasks.methods.ipynb #7166080d
@@ -198,7 +198,7 @@ def forest(
         return [_all_classes(model.predict_proba(x[rows]), model.classes_, len(task.names)) for rows in (valid, test)]
     return _best(task, [answers(leaf) for leaf in (1,3,10)], valid)
 
-# %% ../../nbs/50_tasks.methods.ipynb #758f4d98
+# %% ../../nbs/50_tasks.methods.ipynb #75078df3
 def _student(task, which, head, seed):
     "A fresh predictor, and the recipe by which it is taught"
     answer = Classes(task.names) if task.kind == 'class' else Point()
@@ -215,8 +215,8 @@ def _student(task, which, head, seed):
 def batch_size(
     n:int, # Objects that train
 )->int:
-    "A power of two from 8 to 64: a sixteenth of the objects, or less"
-    return 2**int(np.clip(np.log2(max(n, 1)/16), 3, 6))
+    "A power of two from 8 to 256, so that an epoch has 64 steps, where there are objects enough"
+    return 2**int(np.clip(np.log2(max(n, 1)/64), 3, 8))
 
 @contextmanager
 def quiet():
@@ -236,19 +236,20 @@ def network(
     seed:int=0,       # Of the head, of a random encoder, and of the order of batches
     epochs:int=20,    # Passes over the objects that train
     minutes:float=0., # Instead, if more than 0: how long it is taught
-    run=None,         # `RunDir` in which its model and curves are kept; None: nowhere
+    run=None,         # `RunDir` whose requests to stop count
+    folder=None,      # Where its model and curves are kept; None: nowhere
 ):           # (n,K) probabilities where classes are equally common, or (n,) redshifts
     "Teach a network, and ask it"
     p,recipe = _student(task, which, head, seed)
-    folder = RunDir(tempfile.mkdtemp(prefix='astromask-') if run is None else run/'fits'/f'{task.kind}-{which}-{head}-{seed}'.replace('--','-'))
-    if run is not None: folder.stop_requested = run.stop_requested          # one request for all
+    out = RunDir(folder or tempfile.mkdtemp(prefix='astromask-'))
+    if run is not None: out.stop_requested = run.stop_requested             # one request for all
     try:
         dls = cutout_dls(task.c, p.img_size, bs=batch_size(len(train)), split=(train,valid), seed=seed)
-        with quiet(): finetune_learner(dls, p, task.y, folder, recipe=recipe, max_minutes=minutes).fit(epochs)
+        with quiet(): finetune_learner(dls, p, task.y, out, recipe=recipe, max_minutes=minutes).fit(epochs)
         found = predict_cutouts(p, task.c, test, views=task.views, progress=False)
     finally:
-        if run is None: shutil.rmtree(folder, ignore_errors=True)
-    if run is not None: shutil.rmtree(folder/'checkpoints', ignore_errors=True)
+        if folder is None: shutil.rmtree(out.path, ignore_errors=True)
+    shutil.rmtree(out/'checkpoints', ignore_errors=True)
     return found['probability' if task.kind == 'class' else 'z']
 
 # %% ../../nbs/50_tasks.methods.ipynb #157513d0
@@ -270,7 +271,7 @@ def method_names(
     if unknown: raise InputError(f'There is no method {unknown[0]!r}; there are {", ".join([*ALONE,*heads])}, and all (but lars)')
     return [n for n in names if n in words or n.split()[-1] in words]
 
-# %% ../../nbs/50_tasks.methods.ipynb #b7670f18
+# %% ../../nbs/50_tasks.methods.ipynb #006d8a30
 def run_method(
     name:str,   # One of `method_names`
     task,       # `Task`
@@ -278,7 +279,7 @@ def run_method(
     valid,      # Rows on which is chosen what must be chosen
     test,       # Rows that are asked about
     seed:int=0, # Of all that is random
-    **training, # epochs, minutes and run, for a `network`
+    **training, # epochs, minutes, run and folder, for a `network`
 )->dict:        # prediction (n,): classes or redshifts; probability (n,K) of classes
     "The answers of a method"
     which,_,head = name.rpartition(' ')
@@ -291,16 +292,36 @@ def run_method(
     p = q if name == 'chance' else q*_shares(task, train)
     return dict(prediction=q.argmax(1), probability=p/p.sum(1, keepdims=True))
 
-# %% ../../nbs/50_tasks.methods.ipynb #33443961
-def kept_answers(
-    path,    # Where the result is, or shall be; None: nowhere
-    f,       # Makes it
-)->dict:     # As `run_method` gives it
-    "A result from a file, or made and written there"
-    if path is None: return f()
+# %% ../../nbs/50_tasks.methods.ipynb #ed696299
+def answer_name(
+    name:str,    # Of a method
+    task,        # `Task`
+    part,        # (train, valid, test) rows
+    seed:int=0,  # Of all that is random
+    **training,  # How networks are taught
+)->str:          # Such as class-pretrained-probe-0-1a2b3c4d
+    "What the file of an answer is called"
+    h = hashlib.sha256(json.dumps([task.names, task.c.bands, task.pool, task.views, task.draws, training], sort_keys=True).encode())
+    for x in (task.y, *part): h.update(np.ascontiguousarray(x).tobytes())
+    h.update(task.keep('hash', lambda: '' if task.encoder is None else model_hash(task.encoder)).encode())
+    return f'{task.kind}-{name.replace(" ", "-")}-{seed}-{h.hexdigest()[:8]}'
+
+def kept_answer(
+    name:str,    # Of a method
+    task,        # `Task`
+    part,        # (train, valid, test) rows
+    seed:int=0,  # Of all that is random
+    run=None,    # `RunDir` in which answers are kept; None: nowhere
+    **training,  # How networks are taught
+)->dict:         # As `run_method` gives it
+    "An answer from a file, or found and written there"
+    if run is None: return run_method(name, task, *part, seed=seed, **training)
+    stem = answer_name(name, task, part, seed, **training)
+    path = run/'answers'/f'{stem}.npz'
     if path.exists():
         with np.load(path, allow_pickle=False) as file: return dict(file)
-    found,content = f(), io.BytesIO()
+    if run.stop_requested(): raise Unfinished(f'Stopped before {name} of seed {seed}')
+    found,content = run_method(name, task, *part, seed=seed, run=run, folder=run/'fits'/stem, **training),io.BytesIO()
     np.savez(content, **found)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content.getvalue())
@@ -317,11 +338,7 @@ def run_methods(
     "The answers of several methods for all seeds"
     results = {name: [] for name in names}
     for i,part in enumerate(parts):
-        for name in names:
-            if run is not None and run.stop_requested(): raise Unfinished(f'Stopped before {name} of seed {seed+i}')
-            stem = f'{task.kind}-{name.replace(" ", "-")}-{seed+i}'
-            path = None if run is None else run/'answers'/f'{stem}.npz'
-            results[name].append(kept_answers(path, lambda: run_method(name, task, *part, seed=seed+i, run=run, **training)))
+        for name in names: results[name].append(kept_answer(name, task, part, seed+i, run, **training))
         log.info(f'{task.kind}: {len(names)} methods, {i+1} of {len(parts)} seeds')
     return results
 
@@ -342,7 +359,9 @@ def _again(task, result, test, rows):
     "A metric of some of the test objects"
     return judge(task, {k: v[rows] for k,v in result.items()}, test[rows], probabilities=False)
 
-# %% ../../nbs/50_tasks.methods.ipynb #a8e511c5
+# %% ../../nbs/50_tasks.methods.ipynb #8b1858fd
+def _one_test(parts): return all(np.array_equal(parts[0][2], p[2]) for p in parts)
+
 def mean_and_error(
     task,      # `Task`
     results,   # Of a method, one for each part
@@ -358,7 +377,7 @@ def mean_and_error(
         return sides[0]-sides[1] if against is not None else sides[0]
     d = [difference(i) for i in range(len(parts))]
     train,_,test = parts[0]
-    if len(d) > 1 and not all(np.array_equal(test, p[2]) for p in parts): return paired_difference(d, np.zeros(len(d)), len(train), len(test))
+    if not _one_test(parts): return paired_difference(d, np.zeros(len(d)), len(train), len(test))
     rng = np.random.default_rng(0)
     drawn = [np.mean([difference(i, rows) for i in range(len(d))]) for rows in rng.integers(0, len(test), (repeats, len(test)))]
     return float(np.mean(d)),float(np.hypot(np.std(drawn), np.std(d, ddof=1)/len(d)**.5 if len(d) > 1 else 0))
@@ -397,7 +416,7 @@ def metric_table(
         rows.append(dict(method=name) | {k: float(np.mean([e[k] for e in each])) for k in each[0] if not k.startswith('n_') and k != 'n'})
     return _four_digits(Table(rows=rows))
 
-# %% ../../nbs/50_tasks.methods.ipynb #113adea4
+# %% ../../nbs/50_tasks.methods.ipynb #27f7cc78
 NEXT = {'pretrained probe': ['forest'], 'pretrained attentive': ['pretrained probe'], 'pretrained finetune': ['pretrained probe','cnn']}
 
 def measured_against(
@@ -412,16 +431,18 @@ def gain_table(
     results,  # Of `run_methods`
     parts,    # (train, valid, test) for each seed
     metric='', # '': balanced accuracy, or NMAD
-)->Table:     # method, against, metric, gain, error, better: positive where the method is better
+)->Table:     # method, against, metric, difference, error, errors_better (positive where the method is better), p
     "What each method gains on its baselines"
-    metric,rows = metric or METRIC[task.kind],[]
+    from scipy.stats import t
+    metric,rows,freedom = metric or METRIC[task.kind],[],np.inf if _one_test(parts) else len(parts)-1
     sign = -1 if metric in LOWER else 1
     for name,found in results.items():
         for other in measured_against(name):
             if other == name or other not in results: continue
             gain,error = mean_and_error(task, found, parts, metric, results[other])
-            rows.append((name, other, metric, gain, error, sign*gain/error if error else np.nan))
-    return _four_digits(Table(rows=rows, names=('method','against','metric','difference','error','errors_better')))
+            better = sign*gain/error if error else np.nan
+            rows.append((name, other, metric, gain, error, better, 2*t.sf(abs(better), freedom)))
+    return _four_digits(Table(rows=rows, names=('method','against','metric','difference','error','errors_better','p')))
 
 LOWER = {'nmad','mae','mse','precision','outlier_fraction','outlier_fraction_005','log_loss','brier','calibration_error'}
 
