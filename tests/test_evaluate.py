@@ -17,12 +17,13 @@ def test_redshift_metrics_equal_references(seed):
     z = rng.uniform(0, 3, 257)
     p = z + 0.1*rng.standard_t(2, 257)
     d = [(b-a)/(1+a) for a,b in zip(z, p)]
-    middle = sorted(d)[128]
+    middle,width = sorted(d)[128],(sorted(d)[192]-sorted(d)[64])/1.349            # of 257 the quartiles are objects
     expected = dict(mae=sk.mean_absolute_error(z, p), mse=sk.mean_squared_error(z, p), r2=sk.r2_score(z, p), n=257,
                     bias=sum(d)/257, precision=1.48*sorted(map(abs, d))[128],
                     nmad=1.4826*sorted(abs(x-middle) for x in d)[128],
                     outlier_fraction=sum(abs(x) > 0.15 for x in d)/257,
-                    outlier_fraction_005=sum(abs(x) > 0.05 for x in d)/257)
+                    outlier_fraction_005=sum(abs(x) > 0.05 for x in d)/257,
+                    median_bias=middle, sigma_iqr=width, outlier_fraction_3sigma=sum(abs(x) > max(.06, 3*width) for x in d)/257)
     found = redshift_metrics(z, p)
     assert set(found) == set(expected)
     for k in expected: assert found[k] == pytest.approx(expected[k], abs=1e-10), k
@@ -38,6 +39,12 @@ def test_redshift_metrics_at_the_edges():
     masked = MaskedColumn([.1, .2, -9999.], mask=[False, False, True])
     assert redshift_metrics(masked, torch.tensor([.1, .2, .3]))['n'] == 2
     with pytest.raises(InputError): redshift_metrics(np.zeros(3), np.zeros((3, 1)))
+    with pytest.raises(InputError, match='no redshifts'): redshift_metrics([.1, np.inf], [.1, .2])
+    for p in ([np.inf]*2 + [.1], [-np.inf, np.inf, .1], [np.inf]*3):              # most predictions are infinite
+        m = redshift_metrics([.1]*3, p)
+        share = np.isinf(p).mean()
+        assert m['n'] == 3 and m['mse'] == m['mae'] == m['precision'] == m['nmad'] == m['sigma_iqr'] == np.inf
+        assert m['outlier_fraction'] == m['outlier_fraction_005'] == m['outlier_fraction_3sigma'] == share
 
 
 def test_classification_metrics_equal_references():
@@ -50,12 +57,19 @@ def test_classification_metrics_equal_references():
     names = np.array(list('abcde'), dtype=object)
     assert classification_metrics(names[y], names[p]) == found
     assert classification_metrics(np.ma.masked_array(y, mask=y == 2), p)['n'] == (y != 2).sum()
+    for dtype in (np.uint8, np.int8, np.float32, object):                        # Galaxy10's classes are uint8
+        masked = np.ma.masked_array(y.astype(dtype), mask=y == 2)
+        assert classification_metrics(masked, p.astype(dtype)) == classification_metrics(np.where(y == 2, -1, y), p)
+    assert classification_metrics(np.ma.masked_array(y > 2, mask=y == 2), p > 2)['n'] == (y != 2).sum()
 
 
 def test_classification_metrics_at_the_edges():
     assert classification_metrics([-1, -1], [0, 1])['n'] == 0
     assert classification_metrics([1], [1])['balanced_accuracy'] == 1
     assert classification_metrics([1, 1], [1, 0])['balanced_accuracy'] == 0.5
+    for y,p in ((['a','b'], [0, 1]), ([0, 1], ['a','b']), (np.array(['a','b'], object), [0, 1])):
+        with pytest.raises(InputError, match='names and the other numbers'): classification_metrics(y, p)
+    with pytest.raises(InputError, match='give y_pred'): classification_metrics([0, 1])
 
 
 def test_folds_are_stratified_and_repeatable():

@@ -217,7 +217,14 @@ def test_stochastic_depth_leaves_validation_alone(data, tmp_path):
     rows = torch.arange(8)
     x = torch.from_numpy(data[0][rows.numpy()])
     assert learn.pretext.task([x], rows, 0)[3].shape == (8,2,2) and learn.pretext.task([x], rows, 0, training=False)[3] is None
-    with pytest.raises(InputError, match='drop_path'): learner(data, tmp_path/'swin', drop_path=.5, m=SimMIM(32, bands=('g','r'), encoder='beit', embed_dim=32, depth=2, num_heads=4)).fit(1)
+
+@pytest.mark.parametrize('kind', ['swin','beit','cnn'])
+def test_recipes_do_without_stochastic_depth_where_no_block_can_be_left_out(data, tmp_path, kind):
+    m = dict(swin=swin, beit=lambda: SimMIM(32, bands=('g','r'), encoder='beit', embed_dim=32, depth=2, num_heads=4), cnn=lambda: encoder('cnn'))[kind]()
+    c,labels,_ = data
+    def teach(**kw): return finetune_learner(cutout_dls(c, m.img_size, bs=16, valid=.25, device='cpu'), Predictor(m, Classes('abc')), labels, tmp_path/'run', **kw)
+    with pytest.raises(InputError, match='drop_path is 0.5, but this encoder has no blocks'): teach(recipe='mae', drop_path=.5)
+    teach(recipe='mae').fit(1)
 
 # stopped, killed, continued
 
@@ -326,6 +333,26 @@ def test_objects_without_weight_do_not_count(data, tmp_path):
     a,b = saved(tmp_path/'a'),saved(tmp_path/'b')
     assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
 
+def test_weights_of_validating_objects_are_looked_at(data, tmp_path):
+    learn = learner(data, tmp_path/'run', weights=np.ones(N))
+    row = next(i for i in learn.dls.valid.rows if data[1][i] >= 0)
+    for wrong in (np.nan, -1., np.inf):
+        with pytest.raises(InputError, match='weights must be numbers of 0 or more'): learner(data, tmp_path/'run', weights=np.where(np.arange(N) == row, wrong, 1.))
+    unknown = np.where(data[1] < 0, np.nan, 1.)
+    learner(data, tmp_path/'mixed', 'mae', weights=unknown, bs=32).fit(1)
+    assert all(v.isfinite().all() for v in saved(tmp_path/'mixed').values())
+
+def test_weights_have_no_unit(data, tmp_path):
+    for k in (1,1000): learner(data, tmp_path/str(k), weights=k*(1.+np.arange(N)%3)).fit(1)
+    a,b = saved(tmp_path/'1'),saved(tmp_path/'1000')
+    assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
+
+def test_a_run_without_any_number_ends_in_a_sentence(data, tmp_path):
+    learn = learner(data, tmp_path/'run', 'scratch')
+    scripted(learn, [math.nan]*2)
+    with pytest.raises(InputError, match='no epoch validated with a number'): learn.fit(2)
+    assert not (tmp_path/'run'/'model').exists()
+
 def test_without_any_answer_nothing_is_begun(data, tmp_path):
     with pytest.raises(InputError, match='No object that trains has a known answer'): learner(data, tmp_path/'run', y=np.full(N, -1))
     c,labels,_ = data
@@ -336,7 +363,7 @@ def test_without_any_answer_nothing_is_begun(data, tmp_path):
     with pytest.raises(InputError, match='one row for each cutout'): learner(data, tmp_path/'run', y=np.zeros(5))
     with pytest.raises(InputError, match='mixup and cutmix are for classes'): learner(data, tmp_path/'run', 'mae', answer=Point(), y=data[2])
     with pytest.raises(InputError, match='looks at no magnitudes'): learner(data, tmp_path/'run', magnitudes=np.zeros((N,2)))
-    with pytest.raises(InputError, match='weights must be 0 or more'): learner(data, tmp_path/'run', weights=-np.ones(N))
+    with pytest.raises(InputError, match='weights must be numbers of 0 or more'): learner(data, tmp_path/'run', weights=-np.ones(N))
     with pytest.raises(InputError, match='recipe is'): recipe_options('slow')
     assert set(RECIPES) == {'probe','attentive','finetune','mae','scratch','cnn'}
 

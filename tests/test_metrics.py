@@ -1,5 +1,5 @@
 "Metrics, PDFs and figures against independent references: scikit-learn, qp (LSST), SciPy, closed forms"
-import sys
+import importlib, os, sys
 from functools import partial
 import numpy as np, pytest
 from astropy.table import Table
@@ -14,6 +14,11 @@ from astromask.evaluate.pdfs import (Conformal, Recalibration, cdf, central_inte
 
 def close(a, b, eps=1e-10): np.testing.assert_allclose(a, b, rtol=0, atol=eps)
 
+def reference(name):
+    "An optional package to compare with; where tests decide (CI), one that is missing is a failure"
+    if os.environ.get('CI'): return importlib.import_module(name)
+    return pytest.importorskip(name)
+
 
 # Numbers of classes and redshifts
 
@@ -22,6 +27,19 @@ def test_the_vector_of_prior_art():
     z = np.array([.1, .2, .3, .5, 1])
     m = redshift_metrics(z, z + [.02, .03, .01, .02, .5])
     close([m['bias'], m['precision'], m['nmad'], m['nmad']*1.48/1.4826, m['outlier_fraction']], [.062841, .026909, .010109, .010091, .2], 5e-7)
+
+
+@pytest.mark.parametrize('width', [.01, .2])
+def test_point_metrics_equal_rail(width):
+    "RAIL's point metrics are in qp"
+    reference('qp')
+    from qp.metrics import point_estimate_metric_classes as rail
+    rng = np.random.default_rng(1)
+    z = rng.uniform(0, 2, 300)
+    p = z + width*rng.standard_t(2, 300)
+    m = redshift_metrics(z, p)
+    for name,their in dict(sigma_iqr='SigmaIQR', median_bias='Bias', outlier_fraction_3sigma='OutlierRate', nmad='SigmaMAD').items():
+        close(m[name], getattr(rail, f'Point{their}')().evaluate(p, z))
 
 
 def drawn(k, n=400, seed=0):
@@ -144,6 +162,17 @@ def test_errors_of_bins():
     assert np.isnan(share_error(np.nan, 0))
 
 
+def test_errors_ignore_draws_without_a_value():
+    rng = np.random.default_rng(0)
+    for rare,defined in ((2, True), (0, False)):                               # exp(-2) of the draws have none of two
+        y = np.arange(40) < rare
+        p = np.stack([.5-.2*y, .5+.2*y], 1) + .1*rng.random((40, 1))*[1, -1]
+        metrics = lambda y,p: classification_metrics(y, probability=p)
+        assert np.isfinite(binned(metrics, np.ones(40), y, p, bins=1)['roc_auc_error'][0]) == defined
+    seldom = lambda v: dict(n=len(v), first=float((v == 0).sum()) if (v == 0).sum() > 1 else np.nan)   # a quarter of the draws
+    assert np.isnan(binned(seldom, np.ones(40), np.arange(40), bins=1)['first_error'][0])
+
+
 @pytest.mark.parametrize('x', [[], [np.nan]*3, [1.], [2.]*5, [np.nan, 1., np.nan]])
 def test_bins_of_little_or_nothing(x):
     z = np.full(len(x), .5)
@@ -167,8 +196,9 @@ def pdfs(n=300, seed=0, narrow=1.):
 
 
 def test_pdfs_equal_qp():
-    qp = pytest.importorskip('qp')
+    qp = reference('qp')
     from qp.metrics.concrete_metric_classes import CDELossMetric
+    from qp.metrics.goodness_of_fit import goodness_of_fit_metrics
     from qp.metrics.pit import PIT
     grid,pdf,z = pdfs()
     e = qp.Ensemble(qp.interp, data=dict(xvals=grid, yvals=pdf))
@@ -179,17 +209,32 @@ def test_pdfs_equal_qp():
     q = np.array([.05, .16, .5, .84, .95])
     close(quantiles(grid, pdf, q), e.ppf(q))
     close(point_estimates(grid, pdf)['mode'], e.mode(grid)[:,0])
-    reference,found = PIT(e, z), pit_uniformity(pit(grid, pdf, z))
-    close([found['ks'], found['ks_p']], [reference.evaluate_PIT_KS().statistic, reference.evaluate_PIT_KS().pvalue])
-    close([found['cvm'], found['cvm_p']], [reference.evaluate_PIT_CvM().statistic, reference.evaluate_PIT_CvM().pvalue])
-    with pytest.warns(UserWarning): ad = reference.evaluate_PIT_anderson_ksamp()
-    close(found['ad'], ad.statistic)
+    theirs,found = PIT(e, z), pit_uniformity(pit(grid, pdf, z))
+    close([found['ks'], found['ks_p']], [theirs.evaluate_PIT_KS().statistic, theirs.evaluate_PIT_KS().pvalue])
+    close([found['cvm'], found['cvm_p']], [theirs.evaluate_PIT_CvM().statistic, theirs.evaluate_PIT_CvM().pvalue])
+    close(found['ad'], goodness_of_fit_metrics['ad'](stats.uniform, pit(grid, pdf, z)))  # its PIT's own takes a ladder for a second sample
     on_grid = grid[np.searchsorted(grid, z)]                                 # its CDE loss takes the nearest point of the grid
     close(pdf_metrics(grid, pdf, on_grid)['cde_loss'], CDELossMetric(grid).evaluate(e, on_grid))
 
 
+def test_anderson_darling():
+    "The statistic is SciPy's, the probability of a sample is what simulation finds, and true uniforms are called so as often as said"
+    rng = np.random.default_rng(0)
+    for power in (1, .8, 1.3):                                               # probabilities from 0.5 to 0.01
+        p = rng.random(60)**power
+        found,simulated = pit_uniformity(p), stats.goodness_of_fit(stats.uniform, p, known_params=dict(loc=0, scale=1), statistic='ad', n_mc_samples=2000, rng=1)
+        close(found['ad'], simulated.statistic)
+        assert abs(found['ad_p']-simulated.pvalue) < 3.5*share_error(simulated.pvalue, 2000)
+    for n in (10, 200):
+        drawn = np.array([pit_uniformity(rng.random(n))['ad_p'] for _ in range(1500)])
+        assert ((drawn >= 0) & (drawn <= 1)).all() and stats.kstest(drawn, 'uniform').pvalue > .001
+        for level in (.1, .05, .01): assert abs((drawn < level).mean()-level) < 3.5*share_error(level, 1500)
+    few,many = (pit_uniformity(np.concatenate([rng.random(2000), np.zeros(k)])) for k in (1, 200))   # truths outside the grid
+    assert few['ad_p'] > .01 and np.isfinite(many['ad']) and many['ad_p'] < 1e-6
+
+
 def test_the_mean_equals_qp_on_an_even_grid():
-    qp = pytest.importorskip('qp')
+    qp = reference('qp')
     grid,z = np.linspace(0, 2, 201), np.random.default_rng(0).uniform(.5, 1.5, 20)
     pdf = np.exp(-((grid-z[:,None])/.05)**2/2)
     pdf[:,[0,-1]] = 0
@@ -332,6 +377,15 @@ def test_conformal_is_the_corrected_quantile(level):
     close(Conformal(level).fit(z, low, high).widening, np.quantile(np.maximum(low-z, z-high), share, method='inverted_cdf'))
 
 
+def test_infinite_intervals_hold():
+    from astromask.tasks.redshift import redshift_numbers
+    z,low,high = np.array([.1, .2, .3, np.nan]), np.array([-np.inf, -np.inf, np.nan, .1]), np.array([np.inf, np.inf, np.nan, .2])
+    held = interval_coverage(z, low, high)
+    assert (held['coverage'], held['width'], held['n']) == (1, np.inf, 2)
+    numbers = redshift_numbers(z, dict(z=z, low=low, high=high))
+    assert (numbers['conformal_coverage'], numbers['conformal_width']) == (1, np.inf)
+
+
 def test_conformal_at_the_edges():
     c = Conformal(.9).fit([], [])
     assert c.n == 0 and c.interval([.5]) == (-np.inf, np.inf)
@@ -347,7 +401,7 @@ def test_conformal_at_the_edges():
 
 
 def test_pdfs_go_out_and_come_back(tmp_path):
-    qp = pytest.importorskip('qp')
+    qp = reference('qp')
     grid,pdf,z = pdfs(20)
     pdf[4] = np.nan
     ids = np.array([f'gal-{i}' for i in range(20)], dtype=object)
@@ -358,6 +412,7 @@ def test_pdfs_go_out_and_come_back(tmp_path):
     t = pdf_table(grid, pdf, Table(dict(id=ids.astype(str))))
     t.write(tmp_path/'pdfs.parquet')
     back = Table.read(tmp_path/'pdfs.parquet')
+    close(np.delete(np.stack([back['z_lower_68'], back['z_upper_68']]), 4, axis=1), np.delete(central_interval(grid, pdf, .68), 4, axis=1))
     assert np.isnan(back['pdf'][4]).all() and back['pdf'].shape == (20, len(grid)) and list(back['id']) == list(ids)
     close(back.meta['grid'], grid)
     with pytest.raises(InputError, match='all of them are NaN'): to_qp(grid, np.full((2, len(grid)), np.nan))
@@ -397,6 +452,15 @@ def test_redshift_axes_are_labelled_as_plotted(n):
         median = next(l for l in b.lines if l.get_label() == 'median')
         assert len(median.get_xdata()) == 12 and (median.get_ydata() > .2).all()
         close(median.get_ydata()[0], np.median(np.sort(pairs['$\\Delta z/(1+z)$'][np.argsort(z)][:250])))
+
+
+def test_redshift_figure_counts_what_it_does_not_show():
+    z = np.random.default_rng(0).uniform(.1, 1, 3000)
+    p = z + .001
+    p[:3],p[3] = [2, 9, np.inf], z[3]+.2*(1+z[3])                               # the last is within the panels
+    a,b = figures.redshift_figure(z, p).axes
+    assert a.texts[0].get_text() == '3000 objects, 3 outside' and b.texts[0].get_text() == '3 outside'
+    assert figures.redshift_figure(z, z).axes[0].texts[0].get_text() == '3000 objects'
 
 
 def test_confusion_axes_are_labelled_as_plotted():

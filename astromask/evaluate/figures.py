@@ -174,7 +174,7 @@ def _running(x, d, least=20, most=12):
     middle = [(np.median(x[p]), np.median(d[p]), 1.4826*np.median(abs(d[p]-np.median(d[p])))) for p in parts]
     return np.array(middle).reshape(-1, 3).T
 
-# %% ../../nbs/34_evaluate.figures.ipynb #3dcba0ac
+# %% ../../nbs/34_evaluate.figures.ipynb #24db1f51
 def redshift_figure(
     z_true,       # (N,) spectroscopic or true redshifts
     z_pred,       # (N,)
@@ -184,6 +184,7 @@ def redshift_figure(
     "Predicted against true redshifts, and the residuals with their running median and NMAD"
     t,p = (np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (z_true, z_pred))
     ok = np.isfinite(t) & np.isfinite(p)
+    far = int((np.isfinite(t) & np.isinf(p)).sum())             # infinite predictions are outside of any axes
     t,p = t[ok], p[ok]
     d = (p-t)/(1+t)
     fig,((a,),(b,)) = _panels(2, 1, 3.6, 4.8, sharex=True, height_ratios=(3, 1))
@@ -207,7 +208,10 @@ def redshift_figure(
     _labels(b, truth, '$\\Delta z/(1+z)$')
     names = dict(nmad='NMAD', bias='bias', outlier_fraction='outliers')
     shown = [f'{name} {metrics[key]:.4f}' for key,name in names.items() if metrics and key in metrics]
-    a.text(.03, .97, '\n'.join(shown + [f'{len(t)} objects']), transform=a.transAxes, va='top', fontsize=8)
+    off = [far + int(((t < low) | (t > high) | (y < bottom) | (y > top)).sum()) for y,bottom,top in ((p, low, high), (d, -.25, .25))]
+    outside = [f'{k} outside'*(k > 0) for k in off]
+    a.text(.03, .97, '\n'.join(shown + [', '.join(filter(None, (f'{len(t)+far} objects', outside[0])))]), transform=a.transAxes, va='top', fontsize=8)
+    b.text(.03, .06, outside[1], transform=b.transAxes, fontsize=7)
     return fig
 
 # %% ../../nbs/34_evaluate.figures.ipynb #0549c069

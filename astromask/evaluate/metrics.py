@@ -13,38 +13,43 @@ import numpy as np
 from astropy.table import Table
 from ..core import InputError
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #4d17d229
+# %% ../../nbs/31_evaluate.metrics.ipynb #3073c20c
 def _pairs(z_true, z_pred):
     pair = [np.atleast_1d(np.ma.filled(np.ma.asarray(z, dtype=np.float64), np.nan)) for z in (z_true, z_pred)]
     if pair[0].shape != pair[1].shape:
         raise InputError(f'z_true has shape {pair[0].shape} and z_pred has {pair[1].shape}: '
                          'give one prediction for each object')
     t,p = (z[~np.isnan(pair[0]) & ~np.isnan(pair[1])] for z in pair)
-    if (t <= -1).any():
-        raise InputError(f'z_true has {(t <= -1).sum()} values of -1 or less, which are no redshifts: '
+    none = (t <= -1) | np.isinf(t)
+    if none.any():
+        raise InputError(f'z_true has {none.sum()} values of -1 or less or infinite, which are no redshifts: '
                          'set unknown ones to NaN')
     return t,p
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #19ebda3c
+# %% ../../nbs/31_evaluate.metrics.ipynb #cc8e268e
 def redshift_metrics(
     z_true, # True (spectroscopic) redshifts, any array-like; NaN or masked where unknown
     z_pred, # Predicted redshifts of the same shape
-)->dict:    # Floats mae, mse, bias, precision, nmad, outlier_fraction, outlier_fraction_005, r2; the number of pairs n
+)->dict:    # Floats mae, mse, bias, median_bias, precision, nmad, sigma_iqr, outlier_fraction, outlier_fraction_005, outlier_fraction_3sigma, r2; the number of pairs n
     "How far predicted redshifts are off"
     t,p = _pairs(z_true, z_pred)
-    names = 'mae mse bias precision nmad outlier_fraction outlier_fraction_005 r2'.split()
+    names = 'mae mse bias median_bias precision nmad sigma_iqr outlier_fraction outlier_fraction_005 outlier_fraction_3sigma r2'.split()
     if not len(t): return dict.fromkeys(names, float('nan')) | {'n': 0}
     error,d = p-t, (p-t)/(1+t)
     scatter = ((t-t.mean())**2).sum() if np.ptp(t) else np.nan
-    values = (abs(error).mean(), (error**2).mean(), d.mean(), 1.48*np.median(abs(d)),
-              1.4826*np.median(abs(d-np.median(d))), (abs(d)>0.15).mean(), (abs(d)>0.05).mean(),
-              1-(error**2).sum()/scatter)
+    with np.errstate(invalid='ignore'):                     # the difference of two infinities
+        middle,(low,high) = np.median(d), np.percentile(d, [25, 75])
+        widths = 1.4826*np.median(abs(d-middle)), (high-low)/1.349
+        nmad,sigma_iqr = (np.inf if np.isnan(v) else v for v in widths)
+        values = (abs(error).mean(), (error**2).mean(), d.mean(), middle, 1.48*np.median(abs(d)), nmad, sigma_iqr,
+                  *((np.isinf(d) | (abs(d) > cut)).mean() for cut in (.15, .05, max(.06, 3*sigma_iqr))), 1-(error**2).sum()/scatter)
     return {k: float(v) for k,v in zip(names, values)} | {'n': len(t)}
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #de80c10d
+# %% ../../nbs/31_evaluate.metrics.ipynb #8ae870f7
 def _classes(y):
     y = np.ma.atleast_1d(np.ma.asarray(y))
     if y.dtype.kind in 'OS': y = y.astype(str)
+    if y.dtype.kind in 'bu': y = y.astype(np.int64)          # which have no -1
     unknown = '' if y.dtype.kind == 'U' else -1
     y = np.ma.filled(y, unknown)
     return y, (y != unknown) & (y == y)
@@ -53,6 +58,8 @@ def _known_classes(y_true, y_pred):
     (t,known),(p,_) = _classes(y_true), _classes(y_pred)
     if t.shape != p.shape:
         raise InputError(f'y_true has shape {t.shape} and y_pred has {p.shape}: give one prediction for each object')
+    if len(t) and (t.dtype.kind == 'U') != (p.dtype.kind == 'U'):
+        raise InputError('One of y_true and y_pred has names and the other numbers: give both alike')
     return t[known], p[known], known
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #47f500ae
@@ -135,7 +142,7 @@ def _probability_metrics(y_true, probability, names):
     if k > 5: values['top5_accuracy'] = (best == y[:,None]).any(1).mean()
     return {name: v if name == 'n_probability' else float(v) for name,v in values.items()}
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #69b587fe
+# %% ../../nbs/31_evaluate.metrics.ipynb #1c680bd1
 def classification_metrics(
     y_true,           # Classes, integers or strings; -1 or '' where unknown
     y_pred=None,      # Predicted classes of the same shape; None: the likeliest ones
@@ -143,6 +150,7 @@ def classification_metrics(
     names=None,       # The classes of the K columns, where y_true holds names
 )->dict:              # accuracy, balanced_accuracy, macro_f1, n; with `probability` what is named above, of more than 5 classes top5_accuracy
     "How often predicted classes are right, and how far their probabilities are to be believed"
+    if y_pred is None and probability is None: raise InputError('There is nothing to judge: give y_pred, or probability, or both')
     more = {} if probability is None else _probability_metrics(y_true, probability, names)
     if y_pred is None: y_pred = likeliest(probability, names if _classes(y_true)[0].dtype.kind == 'U' else None)
     t,p,_ = _known_classes(y_true, y_pred)
@@ -192,8 +200,8 @@ def per_class(
     return _rounded(Table({'class': list(names)} | columns | dict(support=support, predicted=predicted),
                           dtype=[str] + [float]*3 + [int]*2))
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #bcd445f9
-SHARES = {'accuracy', 'top5_accuracy', 'outlier_fraction', 'outlier_fraction_005', 'pit_outliers'}
+# %% ../../nbs/31_evaluate.metrics.ipynb #541f40b9
+SHARES = {'accuracy', 'top5_accuracy', 'outlier_fraction', 'outlier_fraction_005', 'outlier_fraction_3sigma', 'pit_outliers'}
 
 def share_error(
     share, # Share of successes
@@ -214,7 +222,11 @@ def _bootstrap_errors(metrics, answers, repeats, rng):
     n = len(answers[0])
     if n < 2 or not repeats: return {}
     again = [metrics(*[a[rows] for a in answers]) for rows in rng.integers(0, n, (repeats, n))]
-    return {k: float(np.std([m[k] for m in again], ddof=1)) for k in again[0]} if repeats > 1 else {}
+    return {k: _spread(np.array([m[k] for m in again], float)) for k in again[0]}
+
+def _spread(v):
+    known = v[~np.isnan(v)]
+    with np.errstate(invalid='ignore'): return float(np.std(known, ddof=1)) if len(known) >= max(2, len(v)/2) else np.nan
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #8bf97f8e
 def binned(

@@ -108,7 +108,14 @@ def pit(
     i,t = _place(grid, z)
     return F[rows,i] + t*(F[rows,i+1]-F[rows,i])
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #40285221
+# %% ../../nbs/33_evaluate.pdfs.ipynb #65e187fe
+def _anderson_darling(p):
+    "The statistic of a sample that should be uniform, and the probability of a greater one"
+    p,n = np.sort(np.clip(p, 1e-12, 1-1e-12)), len(p)
+    a = -n - ((2*np.arange(n)+1)*(np.log(p)+np.log1p(-p[::-1]))).mean()
+    if a >= 2: return a, -np.expm1(-np.exp(np.polyval([-.0003146, .008056, -.082433, .43424, -2.30695, 1.0776], a)))
+    return a, 1-np.exp(-1.2337141/a)/np.sqrt(a)*np.polyval([.00168691, -.011672, .0347962, -.0649821, .247105, 2.00012], a)
+
 def pit_uniformity(
     pit, # PIT values; NaN are left out
 )->dict: # ks, ks_p, cvm, cvm_p, ad, ad_p; NaN for fewer than two PITs
@@ -117,10 +124,8 @@ def pit_uniformity(
     p = np.asarray(pit, float)
     p = p[np.isfinite(p)]
     if len(p) < 2: return dict.fromkeys(('ks', 'ks_p', 'cvm', 'cvm_p', 'ad', 'ad_p'), float('nan'))
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                 # probabilities beyond the table's ends, a changed parameter of SciPy
-        found = stats.kstest(p, 'uniform'), stats.cramervonmises(p, 'uniform'), stats.anderson_ksamp([p, np.linspace(0, 1, len(p))])
-    return {k+e: float(v) for k,r in zip(('ks', 'cvm', 'ad'), found) for e,v in (('', r.statistic), ('_p', r.pvalue))}
+    found = [(r.statistic, r.pvalue) for r in (stats.kstest(p, 'uniform'), stats.cramervonmises(p, 'uniform'))] + [_anderson_darling(p)]
+    return {k+e: float(v) for k,r in zip(('ks', 'cvm', 'ad'), found) for e,v in zip(('', '_p'), r)}
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #4493d999
 def crps(
@@ -414,20 +419,20 @@ class Calibration:
         except (TypeError, KeyError, ValueError, InputError): raise DataError("The model's calibration is damaged: restore its config.json, or ask for raw answers") from None
         return c
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #9b3ac374
+# %% ../../nbs/33_evaluate.pdfs.ipynb #8cb29a09
 def pdf_table(
     grid,         # (G,) redshifts
     pdf,          # (N,G)
     catalog=None, # Table of N rows, whose columns are taken along
-)->Table:         # The catalogue's columns; z_median, z_mean, z_mode, z_std, z_low, z_high (68%) and pdf (float32); meta['grid']
+)->Table:         # The catalogue's columns; z_median, z_mean, z_mode, z_std, z_lower_68, z_upper_68 and pdf (float32); meta['grid']
     "PDFs as a plain table"
     grid,pdf = check_pdfs(grid, pdf)
     points,(low,high) = point_estimates(grid, pdf), central_interval(grid, pdf)
     t = Table() if catalog is None else catalog.copy()
     for name in points.colnames: t['z_'+name] = np.asarray(points[name])
-    t['z_low'],t['z_high'],t['pdf'] = low,high,pdf.astype(np.float32)
+    t['z_lower_68'],t['z_upper_68'],t['pdf'] = low,high,pdf.astype(np.float32)
     t.meta['grid'] = grid.tolist()
-    for name in ('z_low', 'z_high', *('z_'+k for k in points.colnames)): t[name].info.format = '.4f'
+    for name in ('z_lower_68', 'z_upper_68', *('z_'+k for k in points.colnames)): t[name].info.format = '.4f'
     return t
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #a5628160

@@ -15,22 +15,22 @@ from fastcore.basics import patch
 from torch.nn import functional as F
 from ..core import InputError
 
-# %% ../../nbs/27_models.answers.ipynb #ce1e48d7
+# %% ../../nbs/27_models.answers.ipynb #5e664cc1
 def _mean(losses, known, weight=None):
-    "The weighted mean of the known ones; zero, with zero gradients, where there is none"
+    "Weighted losses of the known ones, over their number; zero, with zero gradients, where there is none"
     w = known.to(losses.dtype) if weight is None else torch.where(known, weight.to(losses), 0)
-    return (torch.where(known, losses, 0)*w).sum() / w.sum().clamp(min=torch.finfo(w.dtype).tiny)
+    return (torch.where(known, losses, 0)*w).sum() / (w > 0).sum().clamp(min=1)
 
 def _check(out, n):
     if out.ndim != 2 or out.shape[1] != n: raise InputError(f'The head gives {tuple(out.shape)}; this answer reads (B,{n})')
 
-# %% ../../nbs/27_models.answers.ipynb #b25f0386
+# %% ../../nbs/27_models.answers.ipynb #9bf463f0
 class Classes:
     "One of several classes"
     kind,targets = 'class',('probability',)
     def __init__(self,
         names,             # What the classes are called
-        weights=None,      # (K,) how much each weighs in the loss; None: the same
+        weights=None,      # (K,) how much an object of each weighs in training; None: as the recipe says (`balanced`)
         smoothing:float=0. # Share of a label that is spread over all classes
     ):
         self.names,self.smoothing = [str(n) for n in names],float(smoothing)
@@ -38,6 +38,7 @@ class Classes:
         if len(self.names) < 2: raise InputError(f'A class needs another to be told from; here are {len(self.names)}')
         if self.weights is not None and len(self.weights) != len(self.names):
             raise InputError(f'{len(self.weights)} weights for {len(self.names)} classes: give one for each')
+        if self.weights is not None and not all(0 < w < math.inf for w in self.weights): raise InputError(f'weights are {self.weights}: all must be more than 0')
         if not 0 <= self.smoothing < 1: raise InputError(f'smoothing is {smoothing}: it must be from 0 to below 1')
         self.n_out = len(self.names)
 
@@ -48,7 +49,7 @@ class Classes:
         counts = torch.bincount(torch.as_tensor(y).long()+1, minlength=self.n_out+1)[1:] + 1.
         return (counts/counts.sum()).log()
 
-# %% ../../nbs/27_models.answers.ipynb #0eb5f0e0
+# %% ../../nbs/27_models.answers.ipynb #c1a303f9
 @patch
 def loss(self:Classes,
     out,         # (B,K) what the head gives
@@ -63,9 +64,6 @@ def loss(self:Classes,
     else:
         known = y.isfinite().all(1) & (y.sum(1) > 0)
         shares = torch.where(known[:,None], y, 1/self.n_out).to(out.dtype)
-    if self.weights is not None:
-        each = shares @ torch.tensor(self.weights).to(out)
-        weight = each if weight is None else each*weight
     shares = (1-self.smoothing)*shares + self.smoothing/self.n_out
     return _mean(-(shares*out.log_softmax(1)).sum(1), known, weight)
 

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/tasks.redshift.html.md"""
 __all__ = ['redshift_targets', 'asinh_magnitudes', 'photometry_table', 'magnitude_columns', 'magnitude_features',
            'redshift_answer', 'teach_redshift', 'redshift_numbers', 'redshift_bins']
 
-# %% ../../nbs/50_tasks.redshift.ipynb #b6d717c2
+# %% ../../nbs/50_tasks.redshift.ipynb #578832df
 import numpy as np
 from astropy.table import Table
 from ..core import InputError
@@ -16,7 +16,7 @@ from ..data.cutouts import class_labels, redshifts
 from ..data.ingest import read_catalog
 from ..data.loaders import cutout_dls
 from ..evaluate.metrics import binned, redshift_metrics
-from ..evaluate.pdfs import pdf_metrics
+from ..evaluate.pdfs import interval_coverage, pdf_metrics
 from ..evaluate.probe import galaxies
 from ..models.answers import Bins, Mixture, Point
 from ..models.baselines import catalog_features
@@ -124,7 +124,7 @@ def teach_redshift(
     learn.fit(epochs)
     return p
 
-# %% ../../nbs/50_tasks.redshift.ipynb #6f612bf5
+# %% ../../nbs/50_tasks.redshift.ipynb #b3230169
 def redshift_numbers(
     z,         # (n,) true redshifts
     found,     # z (n,), where there is one pdf (n,G), where there are some low and high
@@ -134,10 +134,8 @@ def redshift_numbers(
     numbers = redshift_metrics(z, found['z'])
     numbers |= pdf_metrics(grid, found['pdf'], z) if grid is not None else dict(crps=numbers['mae'])
     if 'low' in found:
-        known = np.isfinite(z) & np.isfinite(found['low'])
-        inside = (found['low'] <= z) & (z <= found['high'])
-        numbers |= dict(conformal_coverage=float(inside[known].mean()) if known.any() else np.nan,
-                        conformal_width=float(np.median((found['high']-found['low'])[known])) if known.any() else np.nan)
+        held = interval_coverage(z, found['low'], found['high'])
+        numbers |= dict(conformal_coverage=held['coverage'], conformal_width=held['width'])
     return numbers
 
 def redshift_bins(

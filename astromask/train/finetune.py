@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/train.finetune.html.md"""
 # %% auto #0
 __all__ = ['OPTIONS', 'RECIPES', 'LARS', 'recipe_options', 'Judged', 'target_weight', 'Lesson', 'drop_paths', 'beta_quantiles',
            'rectangles', 'freeze', 'Frozen', 'can_be_kept', 'kept_bytes', 'Kept', 'NoPixels', 'TableOnly', 'Judge',
-           'Best', 'Curves', 'FinetuneLearner', 'class_balance', 'lesson_tables', 'begin', 'finetune_learner',
+           'Best', 'Curves', 'FinetuneLearner', 'object_weights', 'lesson_tables', 'begin', 'finetune_learner',
            'encoder_hash', 'check_options', 'predict_cutouts']
 
 # %% ../../nbs/43_train.finetune.ipynb #0d4d2fed
@@ -89,14 +89,14 @@ OPTIONS = dict(
     deterministic=False, # Only operations whose bits do not depend on chance
 )
 
-# %% ../../nbs/43_train.finetune.ipynb #81ee73d1
+# %% ../../nbs/43_train.finetune.ipynb #3355d405
 RECIPES = dict(
     probe     = dict(frozen='encoder', optimizer='lars', lr=6.4, weight_decay=0., clip=0.),
     attentive = dict(frozen='encoder', base_lr=1e-2),
-    finetune  = dict(base_lr=4e-3, layer_decay=0.75, drop_path=0.1, smoothing=0.1),
+    finetune  = dict(base_lr=4e-3, layer_decay=0.75),
     mae       = dict(base_lr=5e-4, lr_growth='linear', layer_decay=0.65, warmup=0.05, clip=0., drop_path=0.1, mixup=0.8, cutmix=1., smoothing=0.1, balanced=False),
-    scratch   = dict(base_lr=4e-3, drop_path=0.1, smoothing=0.1),
-    cnn       = dict(base_lr=4e-3, smoothing=0.1))
+    scratch   = dict(base_lr=4e-3),
+    cnn       = dict(base_lr=4e-3))
 
 def recipe_options(
     recipe:str, # One of `RECIPES`
@@ -108,27 +108,23 @@ def recipe_options(
     if unknown: raise InputError(f'There is no option {unknown[0]!r}; there are {", ".join(OPTIONS)}')
     return OPTIONS | RECIPES[recipe] | changes
 
-# %% ../../nbs/43_train.finetune.ipynb #1ba9a859
+# %% ../../nbs/43_train.finetune.ipynb #509bcb61
 class Judged(NamedTuple):
     "What a step of training has found"
     loss: torch.Tensor      # The mean over objects with a target
     pred: torch.Tensor      # (B,n_out) the head's numbers
-    n_targets: torch.Tensor # The weights of these objects, summed, times n_out
+    n_targets: torch.Tensor # The number of these objects, times n_out
 
 def target_weight(
     answer,   # Of the predictor
     y,        # (B,) or (B,K) targets
     w,        # (B,) weights, or None
 ):            # A scalar: what `answer.loss` divides by
-    "How much the targets of a batch weigh"
-    if y.ndim == 2: known,each = y.sum(1) > 0,y
-    else:
-        known = y >= 0 if isinstance(answer, Classes) else y.isfinite() & (y > -1)
-        each = torch.nn.functional.one_hot(torch.where(known, y, 0).long(), answer.n_out) if isinstance(answer, Classes) else None
-    if getattr(answer, 'weights', None): w = (1. if w is None else w)*(each.float() @ torch.tensor(answer.weights, device=y.device))
-    return (known.float() if w is None else torch.where(known, w, 0)).sum()
+    "How many objects of a batch have a target and a weight: this is how much its loss weighs among other parts and ranks"
+    known = y.sum(1) > 0 if y.ndim == 2 else y >= 0 if isinstance(answer, Classes) else y.isfinite() & (y > -1)
+    return (known if w is None else known & (w > 0)).float().sum()
 
-# %% ../../nbs/43_train.finetune.ipynb #71c1796f
+# %% ../../nbs/43_train.finetune.ipynb #2fe85e7d
 class Lesson(Pretext):
     "Turn every object of a batch, mix it with another, and give it its target"
     name = 'pretext'
@@ -164,7 +160,7 @@ class Lesson(Pretext):
         "Labels as shares of classes, and the weights of objects that have one"
         known,K,s = y >= 0,self.answer.n_out,self.o['smoothing']
         y = torch.nn.functional.one_hot(torch.where(known, y, 0), K).float()*(1-s) + s/K
-        return y*known[:,None],known.float() if w is None else w*known
+        return y*known[:,None],known.float() if w is None else torch.where(known, w, 0)
 
 # %% ../../nbs/43_train.finetune.ipynb #2ee3bb72
 def drop_paths(
@@ -427,7 +423,7 @@ def _fit(self:FinetuneLearner, n_epoch):
     finally:
         for dl in (self.dls.train, self.dls.valid): dl.dataset = self.pixels
 
-# %% ../../nbs/43_train.finetune.ipynb #b1e50329
+# %% ../../nbs/43_train.finetune.ipynb #eba200e5
 def _hash(*tensors):
     h = hashlib.sha256()
     for t in tensors: h.update(t.detach().cpu().contiguous().numpy().tobytes())
@@ -459,12 +455,14 @@ def restore(self:FinetuneLearner, tensors, state, path=None):
 @patch
 def settle(self:FinetuneLearner):
     "Give the model the weights of the best epoch"
+    if self.history.rows and not any(math.isfinite(self.score(row)) for row in self.history.rows):
+        raise InputError(f'{self.out}: no epoch validated with a number, so none can be kept: lower the learning rate, or look at the objects that validate')
     if self.best.tensors is None: return PretrainLearner.settle(self)
     self.model.load_state_dict(self.best.tensors, strict=False)
     self.torn = True
     if hasattr(self, 'average'): self.average.own = None
 
-# %% ../../nbs/43_train.finetune.ipynb #11ed2c5c
+# %% ../../nbs/43_train.finetune.ipynb #272490f0
 def _column(x, n, name, width=None):
     "A table with a row for each cutout, as a tensor"
     x = torch.as_tensor(np.ma.filled(np.ma.asarray(x, dtype=np.float32), np.nan)) if x is not None and not torch.is_tensor(x) else x
@@ -481,17 +479,22 @@ def _labels(y, answer, n):
     if int(y.max()) >= answer.n_out: raise InputError(f'y names class {int(y.max())}, and the answer has {answer.n_out}: classes count from 0')
     return y.clamp(min=-1)
 
-def class_balance(
-    y,     # (N,) labels, -1 where unknown
-    train, # Rows that train
-    K:int, # Classes
-):         # (N,) weights, with mean 1 over the labels that train
-    "Weights that let all classes count the same"
-    counts = torch.bincount(y[train]+1, minlength=K+1)[1:]
-    weight = counts.sum()/(counts.clamp(min=1)*(counts > 0).sum().clamp(min=1))
-    return torch.where(y >= 0, weight.float()[y.clamp(min=0)], 0)
+def object_weights(
+    y,         # (N,) answers, from `_labels`
+    w,         # (N,) weights, or None
+    train,     # Rows that train and have an answer and a weight
+    answer,    # Of the predictor
+    balanced,  # Do all classes weigh the same? Weights of the answer come first
+):             # (N,) weights with mean 1 over `train`; None: all the same
+    "How much objects weigh in the loss"
+    each = torch.tensor(answer.weights) if getattr(answer, 'weights', None) else None
+    if each is None and balanced:
+        share = torch.bincount(y[train], None if w is None else w[train], answer.n_out)
+        each = torch.where(share > 0, 1/share, 0).float()
+    if each is not None: w = torch.where(y >= 0, each[y.clamp(min=0)], 0)*(1 if w is None else w)
+    return None if w is None else w/w[train].mean()
 
-# %% ../../nbs/43_train.finetune.ipynb #1edd4e40
+# %% ../../nbs/43_train.finetune.ipynb #e93a8d88
 def lesson_tables(
     dls,        # From `cutout_dls`
     p,          # A `Predictor`
@@ -503,11 +506,13 @@ def lesson_tables(
     "What lessons look up"
     c,n,train = dls.train.dataset.cutouts,len(dls.train.dataset.cutouts),torch.from_numpy(dls.train.rows)
     y,w = _labels(y, p.answer, n),_column(weights, n, 'weights')
-    known,judged = (y[rows] >= 0 if y.dtype == torch.int64 else y[rows].isfinite() for rows in (train, torch.from_numpy(dls.valid.rows)))
-    if not known.any(): raise InputError(FinetuneLearner.nothing)
-    if not judged.any(): raise InputError('No object that validates has a known answer, so the best epoch cannot be told: split among the labelled ones')
-    if w is not None and not (w[train][known] >= 0).all(): raise InputError('weights must be 0 or more wherever there is an answer')
-    if balanced and y.dtype == torch.int64: w = class_balance(y, train, p.answer.n_out)*(1 if w is None else w)
+    known,judged = (rows[y[rows] >= 0 if y.dtype == torch.int64 else y[rows].isfinite() & (y[rows] > -1)] for rows in (train, torch.from_numpy(dls.valid.rows)))
+    if w is not None:
+        if not ((w >= 0) & w.isfinite())[torch.cat([known, judged])].all(): raise InputError('weights must be numbers of 0 or more wherever there is an answer')
+        known,judged = (rows[w[rows] > 0] for rows in (known, judged))
+    if not len(known): raise InputError(FinetuneLearner.nothing)
+    if not len(judged): raise InputError('No object that validates has a known answer, so the best epoch cannot be told: split among the labelled ones')
+    w = object_weights(y, w, known, p.answer, balanced)
     if p.magnitudes and magnitudes is None: magnitudes = catalog_magnitudes(c.catalog, p.magnitudes)
     if magnitudes is not None and not p.magnitudes: raise InputError('This model looks at no magnitudes: leave magnitudes out')
     found = dict(y=y, weights=w, mags=_column(magnitudes, n, 'magnitudes', len(p.magnitudes)))
@@ -529,7 +534,7 @@ def begin(
     if 'mags' in tables: p.branches['magnitudes'].fit(tables['mags'][rows].cpu())
     p.begun.fill_(True)
 
-# %% ../../nbs/43_train.finetune.ipynb #ca398fd1
+# %% ../../nbs/43_train.finetune.ipynb #9977be63
 def finetune_learner(
     dls,               # From `cutout_dls`
     p,                 # A `Predictor`; it is taught in place
@@ -546,7 +551,7 @@ def finetune_learner(
     "The Learner that teaches a predictor: `fit(n)` trains until n epochs are done in run_dir"
     o,cutouts = recipe_options(recipe, **changes),dls.train.dataset.cutouts
     check_recipe(o, max_minutes, dls.train.bs)
-    check_options(o, p)
+    check_options(o, p, changes)
     if p.encoder is not None: check_task(p, cutouts, o['band_dropout'])
     p.calibration = None                                                 # of what it said before
     augment = as_augment(o['augment'], False) if p.encoder is not None else None
@@ -566,7 +571,7 @@ def finetune_learner(
     learn.question = dict(answers=_hash(*(t[used] for t in tables.values())), encoder=encoder_hash(p, recipe))
     return learn
 
-# %% ../../nbs/43_train.finetune.ipynb #09876ff8
+# %% ../../nbs/43_train.finetune.ipynb #f3b7a9df
 def encoder_hash(
     p,          # A `Predictor`
     recipe:str, # Of its training
@@ -577,8 +582,9 @@ def encoder_hash(
 def check_options(
     o:dict, # Of `recipe_options`
     p,      # A `Predictor`
+    named=(), # Options that the caller has named
 ):
-    "Refuse options that the predictor cannot have"
+    "Refuse options that the predictor cannot have, and leave out those of a recipe"
     if o['optimizer'] not in ('adamw','lars'): raise InputError(f"optimizer is {o['optimizer']!r}; it must be adamw or lars")
     if o['lr_growth'] not in ('sqrt','linear'): raise InputError(f"lr_growth is {o['lr_growth']!r}; it must be sqrt or linear")
     for k in ('drop_path','smoothing'):
@@ -588,7 +594,9 @@ def check_options(
         if o[k] < 0: raise InputError(f'{k} is {o[k]}: it must be 0 or more')
     if not isinstance(p.answer, Classes): o.update(smoothing=0., balanced=False)
     if (o['mixup'] or o['cutmix']) and not isinstance(p.answer, Classes): raise InputError('mixup and cutmix are for classes: set both to 0')
-    if o['frozen'] == 'encoder' or not hasattr(p.encoder, 'blocks'): o['drop_path'] = 0.
+    droppable = hasattr(p.encoder, 'blocks') and getattr(p.encoder, 'encoder', 'vit') == 'vit'
+    if o['drop_path'] and 'drop_path' in named and not droppable: raise InputError(f"drop_path is {o['drop_path']}, but this encoder has no blocks that could be dropped at random: leave it out")
+    if o['frozen'] == 'encoder' or not droppable: o['drop_path'] = 0.
 
 # %% ../../nbs/43_train.finetune.ipynb #e48abfa5
 def predict_cutouts(
