@@ -59,11 +59,11 @@ def check_sizes(
     if bad := [n for n in sizes if n < 4 and n != 0]: raise InputError(f'sizes has {bad[0]}: a subset needs four labels of each class at least, of which one validates; 0 stands for all')
     return sorted(set(sizes), key=lambda n: n or np.inf)
 
-# %% ../../nbs/51_tasks.label_efficiency.ipynb #12133ca4
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #6dbde525
 def passes(
     images:int, # Training images that shall be seen
     n:int,      # Objects that train
-    least:int=6, # Epochs for many objects
+    least:int=4, # Epochs for many objects
     most:int=200, # Epochs for few
 )->int:
     "Epochs for a number of objects"
