@@ -153,3 +153,4 @@ def test_the_experiment_takes_a_table(tmp_path):
     qp = optional('qp')
     assert qp.read(str(tmp_path/'out/pdfs.hdf5')).npdf == len(pdfs)
     assert m.calibration['conformal']['n'] == numbers['objects']['calibrate']
+    assert m.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))
