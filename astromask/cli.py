@@ -105,34 +105,36 @@ def pack(source, out, bands, survey, dtype, checksum, overwrite):
     from astromask.data.catalogs import merge
     click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype, checksum))
 
-# %% ../nbs/71_cli.ipynb #ab1bbd48
+# %% ../nbs/71_cli.ipynb #adf5608f
 def _tables(f):
     "What predict and embed have in common"
     options = [click.argument('model', metavar='MODEL'), click.argument('file', nargs=-1, required=True),
-        click.option('--out', required=True, metavar='TABLE', help='The table to write: .parquet or .fits; its report goes beside it (.json).'),
-        click.option('--shard', default='', metavar='I/N', help='Part I of N (from 1), in a table of its own; N alone takes I from SLURM_ARRAY_TASK_ID.'),
+        click.option('--out', required=True, metavar='TABLE', help='The table to write: .parquet or .fits; its report goes beside it (TABLE.report.json).'),
+        click.option('--shard', default='', metavar='I/N', help='Part I of N (from 1), in a table of its own; N alone takes I from SLURM, in an array or as one of N tasks.'),
         click.option('--merge', default=0, metavar='N', type=click.IntRange(min=0), help='Join the N shards that are there into TABLE.'),
         click.option('--bs', default=256, show_default=True, type=click.IntRange(min=1), help='Objects in a block.'),
         click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.'),
         click.option('--views', type=int, help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
         click.option('--bands', default='', help='The bands wanted; or all, in stored order, where a file does not tell.'),
         click.option('--survey', default='', help='The survey whose bands they are, where a file does not tell.'),
+        click.option('--columns', default='', help='Columns of the catalogues to take along, with commas between them.'),
         click.option('--overwrite', is_flag=True, help='Replace TABLE if it is there.')]
     for o in reversed(options): f = o(f)
     return f
 
-def _write_table(task, file, shard, bands, survey, **options):
+def _write_table(task, file, shard, bands, survey, columns, **options):
     from astromask.tasks.predict import parse_shard, report_text, table_of
-    report = table_of(task, list(file), shard=parse_shard(shard), bands=split_bands(bands), survey=survey or None, **options)
+    names = [k.strip() for k in columns.split(',') if k.strip()]
+    report = table_of(task, list(file), shard=parse_shard(shard), bands=split_bands(bands), survey=survey or None, columns=names, **options)
     if report: click.echo(report_text(report))
 
-# %% ../nbs/71_cli.ipynb #4684aadd
+# %% ../nbs/71_cli.ipynb #8f3862dc
 @main.command()
 @_tables
 @click.option('--pdf', is_flag=True, help='Keep the PDFs of redshifts, as lists.')
 @click.option('--raw', is_flag=True, help="As the network says it, without the model's calibration.")
 def predict(model, file, views, pdf, raw, **options):
-    """Ask a trained MODEL about every object of FILE (or several, or quoted globs).
+    """Ask a trained MODEL about every object of FILE (or several, or quoted globs): cutouts, or tables for a model of magnitudes alone.
 
     Interrupted, the same command starts again; a table that is done is left alone."""
     from astromask.models.weights import load_model

@@ -1,5 +1,5 @@
 "Metrics, PDFs and figures against independent references: scikit-learn, qp (LSST), SciPy, closed forms"
-import importlib, os, sys
+import sys
 from functools import partial
 import numpy as np, pytest
 from astropy.table import Table
@@ -11,13 +11,16 @@ from astromask.evaluate.metrics import (binned, classification_metrics, confusio
                                         roc_auc, share_error)
 from astromask.evaluate.pdfs import (Conformal, Recalibration, cdf, central_interval, coverage, crps, density_at, hpd_level, interval_coverage,
                                      log_likelihood, pdf_metrics, pdf_table, pit, pit_uniformity, point_estimates, quantiles, to_qp)
+from toys import optional
 
 def close(a, b, eps=1e-10): np.testing.assert_allclose(a, b, rtol=0, atol=eps)
 
-def reference(name):
-    "An optional package to compare with; where tests decide (CI), one that is missing is a failure"
-    if os.environ.get('CI'): return importlib.import_module(name)
-    return pytest.importorskip(name)
+
+def test_in_ci_nothing_optional_is_missing(monkeypatch):
+    monkeypatch.setenv('CI', 'true')
+    with pytest.raises(ImportError): optional('no_such_package')
+    monkeypatch.delenv('CI')
+    with pytest.raises(pytest.skip.Exception): optional('no_such_package')
 
 
 # Numbers of classes and redshifts
@@ -32,7 +35,7 @@ def test_the_vector_of_prior_art():
 @pytest.mark.parametrize('width', [.01, .2])
 def test_point_metrics_equal_rail(width):
     "RAIL's point metrics are in qp"
-    reference('qp')
+    optional('qp')
     from qp.metrics import point_estimate_metric_classes as rail
     rng = np.random.default_rng(1)
     z = rng.uniform(0, 2, 300)
@@ -196,7 +199,7 @@ def pdfs(n=300, seed=0, narrow=1.):
 
 
 def test_pdfs_equal_qp():
-    qp = reference('qp')
+    qp = optional('qp')
     from qp.metrics.concrete_metric_classes import CDELossMetric
     from qp.metrics.goodness_of_fit import goodness_of_fit_metrics
     from qp.metrics.pit import PIT
@@ -234,7 +237,7 @@ def test_anderson_darling():
 
 
 def test_the_mean_equals_qp_on_an_even_grid():
-    qp = reference('qp')
+    qp = optional('qp')
     grid,z = np.linspace(0, 2, 201), np.random.default_rng(0).uniform(.5, 1.5, 20)
     pdf = np.exp(-((grid-z[:,None])/.05)**2/2)
     pdf[:,[0,-1]] = 0
@@ -401,7 +404,7 @@ def test_conformal_at_the_edges():
 
 
 def test_pdfs_go_out_and_come_back(tmp_path):
-    qp = reference('qp')
+    qp = optional('qp')
     grid,pdf,z = pdfs(20)
     pdf[4] = np.nan
     ids = np.array([f'gal-{i}' for i in range(20)], dtype=object)

@@ -2,18 +2,22 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
+from astropy.io import fits
+from astropy.table import Table
 from click.testing import CliRunner
 from torch.utils.data import TensorDataset
 from astromask.cli import main
 from astromask.core import DataError, InputError
 from astromask.data.cutouts import Cutouts
 from astromask.embed import embed_cutouts
-from astromask.evaluate.pdfs import Calibration, central_interval, pit
+from astromask.evaluate.metrics import classification_metrics, redshift_metrics
+from astromask.evaluate.pdfs import Calibration, central_interval, interval_coverage
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
 from astromask.models.weights import load_model, save_model
-from astromask.tasks.predict import Rows, block_starts, embedding, prediction, read_table, table_of
+from astromask.tasks.predict import Rows, embedding, parse_shard, prediction, read_table, report_path, table_of
+from astromask.tasks.redshift import photometry_table
 
 def encoder(bands='ugriz', **kw):
     torch.manual_seed(0)
@@ -27,8 +31,10 @@ def survey(tmp_path_factory):
     rng,folder = np.random.default_rng(0),tmp_path_factory.mktemp('survey')
     x = rng.normal(size=(101,5,32,32)).astype('f4')
     x[3],x[5,1],x[60,:,:,20:] = np.nan,np.nan,np.nan
-    t = dict(id=[f'o{i}' for i in range(101)], ra=rng.uniform(0, 360, 101), dec=rng.uniform(-90, 90, 101), mag_r=rng.uniform(15, 22, 101))
+    t = dict(id=[f'o{i}' for i in range(101)], ra=rng.uniform(0, 360, 101), dec=rng.uniform(-90, 90, 101), mag_r=rng.uniform(15, 22, 101),
+             redshift=rng.uniform(.1, .9, 101), label=rng.choice(['star','galaxy','','lens'], 101))
     t['ra'][11] = t['mag_r'][12] = np.nan
+    t['redshift'][40:] = np.nan
     for i,rows in enumerate((slice(0,50), slice(50,51), slice(51,101))):
         Cutouts.write(folder/f'part{i}.h5', x[rows], 'ugriz', catalog={k: v[rows] for k,v in t.items()})
     return folder
@@ -49,7 +55,7 @@ TASKS = dict(calibrated=lambda: prediction(calibrated(predictor(Bins(20, 0, 1)))
 
 @pytest.mark.parametrize('kind', TASKS)
 def test_a_table_does_not_depend_on_how_it_is_cut(survey, tmp_path, kind):
-    task,kw = TASKS[kind](),dict(bs=8, progress=False)
+    task,kw = TASKS[kind](),dict(bs=8, columns=['mag_r','label'] if kind != 'classes' else [], progress=False)
     report = table_of(task, survey, tmp_path/'whole.parquet', **kw)
     whole = read_table(tmp_path/'whole.parquet')
     assert list(whole['id']) == [f'o{i}' for i in range(101)] and report['objects'] == 101
@@ -57,6 +63,7 @@ def test_a_table_does_not_depend_on_how_it_is_cut(survey, tmp_path, kind):
         shards = [table_of(task, survey, tmp_path/f'{n}.parquet', (i,n), **kw) for i in range(n, 0, -1)]
         if n > 1: table_of(task, survey, tmp_path/f'{n}.parquet', merge=n, **kw)
         joined = read_table(tmp_path/f'{n}.parquet')
+        if n > 1: assert json.loads(report_path(tmp_path/f'{n}.parquet').read_text()).get('metrics') == report.get('metrics')
         same(joined, whole)
         assert joined.meta == whole.meta and sum(r['objects'] for r in shards) == 101
     values = next(whole[k] for k in ('p_star','z','embedding') if k in whole.colnames)
@@ -71,7 +78,7 @@ def test_more_shards_than_blocks(survey, tmp_path):
     same(t, w)
     assert len(t) == 101 and len(read_table(tmp_path/'t.1-of-5.parquet')) == 0 and t['pdf'].shape == (101, len(t.meta['grid']))
     grid = np.array(t.meta['grid'])
-    assert np.nanmax(abs(np.trapezoid(np.asarray(t['pdf'], float), grid)-1)) < 1e-5 and (t['z_lower'] <= t['z_upper'])[np.arange(101) != 3].all()
+    assert np.nanmax(abs(np.trapezoid(np.asarray(t['pdf'], float), grid)-1)) < 1e-5 and (t['z_lower_68'] <= t['z_upper_68'])[np.arange(101) != 3].all()
 
 def test_it_is_what_the_model_says(survey, tmp_path):
     c,p = Cutouts.open(survey),predictor(Point())
@@ -91,7 +98,7 @@ def test_a_model_takes_its_calibration_along(survey, tmp_path):
     a,b = (read_table(tmp_path/f'{name}.parquet') for name in ('raw','right'))
     right = Calibration.from_config(p.calibration)(dict(z=np.asarray(a['z']), pdf=np.asarray(a['pdf'])), grid)
     assert not np.allclose(a['pdf'], b['pdf'], equal_nan=True) and 'z_lower_80' not in a.colnames
-    for k,v in dict(z=right['z'], pdf=right['pdf'], z_lower_80=right['low'], z_upper_80=right['high'], z_lower=central_interval(grid, right['pdf'])[0]).items():
+    for k,v in dict(z=right['z'], pdf=right['pdf'], z_lower_80=right['low'], z_upper_80=right['high'], z_lower_68=central_interval(grid, right['pdf'])[0]).items():
         np.testing.assert_allclose(b[k], v, atol=1e-6, err_msg=k)
     assert np.isnan(b['z_upper_80'][3]) and np.isnan(b['z']).sum() == 1                   # the object without a pixel
     table_of(prediction(p, pdf=True, raw=True), survey, tmp_path/'again.parquet', progress=False)
@@ -134,12 +141,13 @@ def test_a_killed_shard_leaves_nothing_and_runs_again(survey, tmp_path, caplog):
     assert len(left) == 1 and left[0].name.startswith('.t.2-of-3.parquet.')
     task = prediction(load_model(tmp_path/'model'))
     table_of(task, survey, out, (2,3), bs=8, progress=False)
-    assert sorted(o.name for o in out.parent.iterdir()) == ['t.2-of-3.json','t.2-of-3.parquet']
-    with pytest.raises(InputError, match=r'1/3, 3/3 are not there; run them \(--shard 1/3\)'): table_of(task, survey, out, bs=8, merge=3)
+    assert sorted(o.name for o in out.parent.iterdir()) == ['t.2-of-3.parquet','t.2-of-3.parquet.report.json']
+    with pytest.raises(InputError, match=r'1/3, 3/3 are not there, or have no report; run them again \(--shard 1/3\)'): table_of(task, survey, out, bs=8, merge=3)
     before = (out.parent/'t.2-of-3.parquet').stat().st_mtime_ns
     with caplog.at_level('INFO', 'astromask'): assert table_of(task, survey, out, (2,3), bs=8) == {}
     assert 'is done: it is left alone' in caplog.text and (out.parent/'t.2-of-3.parquet').stat().st_mtime_ns == before
-    (out.parent/'t.2-of-3.json').unlink()
+    report_path(out.parent/'t.2-of-3.parquet').unlink()
+    with pytest.raises(InputError, match=r'1/3, 2/3, 3/3 are not there, or have no report; run them again'): table_of(task, survey, out, bs=8, merge=3)
     assert table_of(task, survey, out, (2,3), bs=8, progress=False)['objects'] == 32        # without its report it is not done
     for i in (1,3): table_of(task, survey, out, (i,3), bs=8, progress=False)
     table_of(task, survey, out, bs=8, merge=3)
@@ -164,25 +172,50 @@ def test_bands_that_are_missing_or_unknown(survey, tmp_path, caplog):
     x = rng.normal(size=(6,5,32,32)).astype('f4')
     Cutouts.write(tmp_path/'all.h5', x, 'ugriz')
     Cutouts.write(tmp_path/'three.h5', x[:,[3,1,2]], 'igr')
+    Cutouts.write(tmp_path/'four.h5', x[:,[3,1,2]], 'igr')
     Cutouts.write(tmp_path/'more.h5', np.concatenate([x, x[:,:1]], 1), 'ugrizy')
     Cutouts.write(tmp_path/'other.h5', x[:,:2], 'JH')
     np.save(tmp_path/'plain.npy', x)
     gone = x.copy()
     gone[:,[0,4]] = np.nan
-    Cutouts.write(tmp_path/'nan.h5', gone, 'ugriz')
+    for k in (1,2): Cutouts.write(tmp_path/f'nan{k}.h5', gone, 'ugriz')
     task,kw = prediction(predictor(Point())),dict(progress=False)
     def z(name, *files, **more):
         table_of(task, files, tmp_path/f'{name}.parquet', **kw, **more)
         return np.asarray(read_table(tmp_path/f'{name}.parquet')['z'])
-    with caplog.at_level('WARNING', 'astromask'): a = z('a', tmp_path/'all.h5', tmp_path/'three.h5', tmp_path/'three.h5')
+    with caplog.at_level('WARNING', 'astromask'): a = z('a', tmp_path/'all.h5', tmp_path/'three.h5', tmp_path/'four.h5')
     assert caplog.text.count('no band u, z') == 1 and 'three.h5 and 1 more files have' in caplog.text
     np.testing.assert_array_equal(a[6:12], a[12:])
-    np.testing.assert_array_equal(a, z('b', tmp_path/'all.h5', tmp_path/'nan.h5', tmp_path/'nan.h5'))
+    np.testing.assert_array_equal(a, z('b', tmp_path/'all.h5', tmp_path/'nan1.h5', tmp_path/'nan2.h5'))
     with pytest.raises(InputError, match='more.h5 has the band y, which the model does not know .*--bands'): z('c', tmp_path/'more.h5')
     np.testing.assert_array_equal(z('d', tmp_path/'more.h5', bands='ugriz'), z('e', tmp_path/'all.h5'))
     with pytest.raises(InputError, match='other.h5 has none of the bands u'): z('f', tmp_path/'other.h5', bands='ugriz')
     with pytest.raises(InputError, match='plain.npy does not tell the bands'): z('g', tmp_path/'plain.npy')
     np.testing.assert_array_equal(z('h', tmp_path/'plain.npy', bands='ugriz'), z('e', tmp_path/'all.h5'))
+
+def test_a_file_given_twice_is_read_once(survey, caplog):
+    with caplog.at_level('WARNING', 'astromask'): rows = Rows([f'{survey}/part*.h5', survey/'part1.h5', f'{survey}/../{survey.name}/part0.h5'], predictor(Point()))
+    assert len(rows) == 101 and len(set(rows.read(0, 101).ids)) == 101 and '2 of 5 files are given more than once' in caplog.text
+
+def test_units_are_compared_with_the_file_that_tells_them(tmp_path):
+    for name,unit in dict(a='', b='nJy', c='nanomaggy').items(): Cutouts.write(tmp_path/f'{name}.h5', np.ones((2,5,32,32), 'f4'), 'ugriz', **(dict(unit=unit) if unit else {}))
+    assert len(Rows([tmp_path/'a.h5', tmp_path/'b.h5'], predictor(Point()))) == 4
+    with pytest.raises(DataError, match='c.h5 has pixels in nanomaggy, but .*b.h5 has pixels in nJy'): Rows(tmp_path, predictor(Point()))
+
+def test_fits_files_of_several_kinds(tmp_path, caplog):
+    rng = np.random.default_rng(3)
+    images = [rng.normal(size=(5-(i in (2,3)), 28+4*(i != 4), 32)).astype('f4') for i in range(6)]
+    for i,x in enumerate(images):
+        fits.PrimaryHDU(x, fits.Header(dict(BANDS='ugri' if len(x) < 5 else 'ugriz', Z=.1, RA=float(i), DEC=0.))).writeto(tmp_path/f'o{i}.fits')
+    p = predictor(Point())
+    with caplog.at_level('WARNING', 'astromask'): rows = Rows(tmp_path, p)
+    assert [p.n for p in rows.parts] == [2,2,1,1] and caplog.text.count('no band z') == 1 and 'o2.fits and 1 more files have' in caplog.text
+    block = rows.read(0, 6)
+    assert list(block.ids) == [f'o{i}:0' for i in range(6)] and list(block.sky[:,0]) == [*range(6)]
+    np.testing.assert_array_equal(block.x[2,:4], images[2])
+    assert np.isnan(block.x[2,4]).all() and np.isnan(block.x[4,:,:2]).all() and np.isfinite(block.x[5]).all()
+    r = table_of(prediction(p), tmp_path/'*.fits', tmp_path/'z.parquet', bs=4, progress=False)
+    assert r['objects'] == 6 and np.isfinite(read_table(tmp_path/'z.parquet')['z']).all()
 
 def test_astromaes_file_goes_in_as_it_is(tmp_path):
     rng = np.random.default_rng(2)
@@ -196,7 +229,7 @@ def test_astromaes_file_goes_in_as_it_is(tmp_path):
     with torch.no_grad(): z = p.eval().predict(torch.from_numpy(x), torch.from_numpy(mags))['z'].numpy()
     np.testing.assert_allclose(t['z'], z, rtol=1e-4)
     np.testing.assert_array_equal(t['redshift'], redshift)
-    report = json.loads((tmp_path/'z.json').read_text())
+    report = json.loads((tmp_path/'z.parquet.report.json').read_text())
     assert report['objects'] == 20 and report['bits'] == 8*20*(20480+20)
     assert report['throughput_bps'] == pytest.approx(report['bits']/report['seconds']) and report['objects_per_second'] == pytest.approx(20/report['seconds'])
     assert all(type(report[k]) in (int,float) for k in ('seconds','objects_per_second','throughput_bps','seconds_per_batch','peak_memory_bytes','batches'))
@@ -208,12 +241,89 @@ def test_a_model_of_magnitudes_alone(survey, tmp_path, caplog):
     t = read_table(tmp_path/'t.parquet')
     assert caplog.text.count('no column mag_q') == 1 and list(np.flatnonzero(t['class'] == '')) == [12] and np.isnan(t['p_a'][12])
 
+def fluxes(path, n=60, noise=.02):
+    rng = np.random.default_rng(0)
+    z = rng.uniform(.1, 1, n)
+    flux = {f'f{i}': (1+i)*np.exp(-z*(3-i)) - .3 for i in range(3)}
+    t = Table(dict(id=np.arange(n), ra=rng.uniform(0, 90, n), dec=rng.uniform(-60, 60, n), zspec=z, field=['north','south']*(n//2)) | flux | {k+'_err': np.full(n, noise) for k in flux})
+    t['f1_err'][5] = -99
+    t.write(path)
+    return t
+
+def test_a_model_that_learned_from_a_table_of_fluxes(tmp_path):
+    fluxes(tmp_path/'t.csv'), fluxes(tmp_path/'deep.fits', noise=.002)
+    own = photometry_table(tmp_path/'t.csv')
+    names = [n for n in own.colnames if n.startswith('mag_')]
+    p = Predictor(None, Bins(20, 0, 1), magnitudes=names, head_std=.02)
+    p.photometry = own.meta['photometry']
+    save_model(p, tmp_path/'model')
+    again = load_model(tmp_path/'model')
+    assert again.photometry == p.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))
+    r = call('predict', tmp_path/'model', tmp_path/'t.csv', '--out', tmp_path/'z.parquet', '--columns', 'field,f0')
+    assert r.exit_code == 0 and '60 known redshifts: NMAD' in r.output, r.output
+    t = read_table(tmp_path/'z.parquet')
+    with torch.no_grad(): z = again.predict(None, torch.tensor(np.stack([own[n] for n in names], 1), dtype=torch.float32))['z'].numpy()
+    np.testing.assert_allclose(t['z'], z, rtol=1e-5)
+    np.testing.assert_array_equal(t['redshift'], own['zspec'])
+    assert list(t['field'][:2]) == ['north','south'] and t['f0'].dtype == np.float64 and np.ptp(z) > 1e-3
+    a,b = (Rows(tmp_path/k, again).read(0, 60).mags for k in ('t.csv','deep.fits'))
+    same = ['err' not in n for n in names]
+    np.testing.assert_array_equal(a[:,same], b[:,same])
+    assert np.nanmax(abs(photometry_table(tmp_path/'deep.fits')['mag_f0']-b[:,0])) > .1       # not what the deeper table alone would give
+    d = json.loads((tmp_path/'model/config.json').read_text())
+    d['photometry']['softening']['f0'] = -1
+    (tmp_path/'model/config.json').write_text(json.dumps(d))
+    with pytest.raises(DataError, match='config.json is damaged: a softening is not positive'): load_model(tmp_path/'model')
+
+def test_what_a_catalogue_knows_comes_along(survey, tmp_path):
+    p = calibrated(predictor(Bins(20, 0, 1)))
+    r = table_of(prediction(p), survey, tmp_path/'z.fits', columns=['mag_r','label'], progress=False)
+    t,c = read_table(tmp_path/'z.fits'),Cutouts.open(survey).catalog
+    assert t.colnames == 'id ra dec redshift mag_r label z z_lower_68 z_upper_68 z_lower_90 z_upper_90'.split() and str(t['ra'].unit) == fits.getheader(tmp_path/'z.fits', 1)['TUNIT2'] == 'deg'
+    for k in ('redshift','mag_r','label'): np.testing.assert_array_equal(t[k], c[k])
+    held = interval_coverage(c['redshift'], t['z_lower_90'], t['z_upper_90'])
+    assert {k: r['metrics'][k] for k in ('n','nmad')} == {k: v for k,v in redshift_metrics(c['redshift'], t['z']).items() if k in ('n','nmad')} and r['metrics']['n'] == 39
+    assert r['metrics']['coverage_90'] == held['coverage'] and r['metrics']['width_68'] > 0
+    for columns,says in ((['mag_q'], 'part0.h5 has no column mag_q'), (['z'], None), (['id'], 'has a column id of its own')):
+        with pytest.raises(InputError, match=says or 'has no column z'): table_of(prediction(p), survey, tmp_path/'no.parquet', columns=columns, progress=False)
+    with pytest.raises(InputError, match='another settings'): table_of(prediction(p), survey, tmp_path/'z.fits', progress=False)
+    p = predictor(Classes(['star','galaxy']))
+    r = table_of(prediction(p), survey, tmp_path/'c.parquet', progress=False)
+    t,known = read_table(tmp_path/'c.parquet'),np.isin(c['label'], ['star','galaxy'])
+    known[3] = False                                                                # the object without a pixel
+    wanted = classification_metrics(t['label'][known], t['class'][known], np.stack([t['p_star'],t['p_galaxy']], 1)[known], ['star','galaxy'])
+    np.testing.assert_array_equal(t['label'], c['label'])
+    assert r['metrics'] == pytest.approx(wanted) and r['metrics']['n'] == known.sum()
+    big = np.array([1237648720693755918, 7])
+    Cutouts.write(tmp_path/'big.h5', np.ones((2,5,32,32), 'f4'), 'ugriz', catalog=dict(objid=big))
+    with pytest.raises(DataError, match='objid holds whole numbers that would be rounded'): table_of(prediction(p), tmp_path/'big.h5', tmp_path/'b.parquet', columns=['objid'], progress=False)
+
+def test_a_report_replaces_nothing(survey, tmp_path):
+    (tmp_path/'z.json').write_text('mine')
+    for k in ('z.parquet','z.fits'): table_of(prediction(predictor(Point())), survey/'part1.h5', tmp_path/k, progress=False)
+    assert (tmp_path/'z.json').read_text() == 'mine'
+    assert [json.loads(report_path(tmp_path/k).read_text())['table'] for k in ('z.parquet','z.fits')] == [str(tmp_path/k) for k in ('z.parquet','z.fits')]
+
+def test_memory_of_devices_is_the_largest_of_shards(survey, tmp_path):
+    task,kw = prediction(predictor(Point())),dict(bs=16, progress=False)
+    for i in (1,2):
+        table_of(task, survey, tmp_path/'t.parquet', (i,2), **kw)
+        path = report_path(tmp_path/f't.{i}-of-2.parquet')
+        path.write_text(json.dumps(json.loads(path.read_text()) | dict(peak_device_memory_bytes=i*100)))
+    assert table_of(task, survey, tmp_path/'t.parquet', merge=2, **kw)['peak_device_memory_bytes'] == 200
+
+def test_shards_by_slurm(monkeypatch):
+    for k,v in dict(PROCID=2, NTASKS=8, ARRAY_TASK_ID=5).items(): monkeypatch.setenv(f'SLURM_{k}', str(v))
+    assert parse_shard('8') == (3,8) and parse_shard('7') == (5,7) and parse_shard('1/2') == (1,2)
+    monkeypatch.delenv('SLURM_ARRAY_TASK_ID')
+    with pytest.raises(InputError, match='Which of the 7 shards'): parse_shard('7')
+
 MEMORY = """import sys
 from pathlib import Path
 from astromask.models.weights import load_model
 from astromask.tasks.predict import embedding, table_of
-files = [sys.argv[2]]*int(sys.argv[3])
-r = table_of(embedding(load_model(sys.argv[1])), files, sys.argv[4], bs=64, progress=False)
+files = sys.argv[2].split(',')
+r = table_of(embedding(load_model(sys.argv[1])), files, sys.argv[3], bs=64, progress=False)
 peak = next(o for o in open('/proc/self/status') if o.startswith('VmHWM'))
 print(1024*int(peak.split()[1]), r['objects'])"""
 
@@ -222,8 +332,9 @@ def test_memory_does_not_grow_with_the_set(tmp_path):
     x = np.random.default_rng(0).normal(size=(256,5,64,64)).astype('f2')
     Cutouts.write(tmp_path/'c.h5', x, 'ugriz', dtype='float16')
     save_model(encoder(), tmp_path/'model')
+    for i in range(40): (tmp_path/f'{i}.h5').symlink_to(tmp_path/'c.h5')
     def peak(n):
-        r = subprocess.run([sys.executable, '-c', MEMORY, tmp_path/'model', tmp_path/'c.h5', str(n), tmp_path/f'{n}.parquet'], capture_output=True, text=True)
+        r = subprocess.run([sys.executable, '-c', MEMORY, tmp_path/'model', ','.join(f'{tmp_path}/{i}.h5' for i in range(n)), tmp_path/f'{n}.parquet'], capture_output=True, text=True)
         assert r.returncode == 0, r.stderr
         return [int(o) for o in r.stdout.split()]
     (few,n),(many,N) = peak(8),peak(40)

@@ -2,7 +2,7 @@
 import json
 import numpy as np, pytest, torch
 from astropy.table import Table
-from toys import astromask
+from toys import astromask, optional
 from astromask.core import InputError
 from astromask.data.cutouts import Cutouts
 from astromask.data.loaders import cutout_dls
@@ -150,6 +150,7 @@ def test_the_experiment_takes_a_table(tmp_path):
     pdfs,m = Table.read(tmp_path/'out/pdfs.parquet'),load_model(tmp_path/'out')
     assert len(pdfs) == numbers['objects']['test'] and np.allclose(np.trapezoid(pdfs['pdf'], pdfs.meta['grid']), 1, atol=1e-4)
     assert m.predict(None, torch.full((1,len(m.magnitudes)), 22.))['z'].isfinite().all()
-    qp = pytest.importorskip('qp')
+    qp = optional('qp')
     assert qp.read(str(tmp_path/'out/pdfs.hdf5')).npdf == len(pdfs)
     assert m.calibration['conformal']['n'] == numbers['objects']['calibrate']
+    assert m.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))

@@ -1,10 +1,15 @@
 "Small experiments for tests: one counts epochs, keeps them in metrics.json, stops when asked, and fails when told to; one trains."
-import ctypes, json, os, subprocess, sys
+import ctypes, importlib, json, os, subprocess, sys
 from contextlib import contextmanager
 from pathlib import Path
+import pytest
 
 COMMAND = str(Path(sys.executable).with_name('astromask'))
 STARTED = []   # processes that were not waited for
+
+def optional(name):
+    "An optional package to compare with. Without it a test is skipped; where CI decides it fails"
+    return importlib.import_module(name) if os.environ.get('CI') else pytest.importorskip(name)
 
 PARAMETERS = """# What a test may set
 epochs: int = 2         # Passes

@@ -57,7 +57,7 @@ def catalog_magnitudes(
         if k in catalog.colnames: x[:,i] = np.ma.filled(np.ma.asarray(catalog[k], dtype=np.float32), np.nan)
     return x
 
-# %% ../../nbs/28_models.heads.ipynb #4a0bbd14
+# %% ../../nbs/28_models.heads.ipynb #89c92d26
 class Predictor(nn.Module):
     "An encoder, magnitudes, or both, and a head that answers"
     def __init__(self,
@@ -82,6 +82,7 @@ class Predictor(nn.Module):
             torch.manual_seed(seed)
             self.branches,self.head = HEADS[head](self)
         self.calibration = None                                     # what sets its redshifts right, as `Calibration.config` of the notebook of PDFs has it
+        self.photometry = None                                      # how its magnitudes were made of fluxes, where they were: zero_point and softening, as `photometry_table` takes them
         self.register_buffer('begun', torch.tensor(False))          # has training begun?
 
     @property

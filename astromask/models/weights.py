@@ -24,7 +24,7 @@ from .heads import ENCODERS, Predictor
 from .mae import MAE
 from .simmim import SimMIM
 
-# %% ../../nbs/25_models.weights.ipynb #b245ebcb
+# %% ../../nbs/25_models.weights.ipynb #bf4a2bda
 MODELS = ENCODERS | {'Predictor': Predictor}
 FORMAT = 'astromask-model-1'
 
@@ -37,7 +37,7 @@ def save_model(
     tensors = {k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
     scaling = None if m.scaling is None else m.scaling.config()
     config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views') if k in m.config}     # they may have been set since
-    learned = dict(calibration=m.calibration) if getattr(m, 'calibration', None) else {}
+    learned = {k: v for k in ('calibration','photometry') if (v := getattr(m, k, None))}
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
     write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source, **learned))
 
@@ -45,6 +45,11 @@ def _largest(o): # number in a description
     if isinstance(o, dict): o = [v for k,v in o.items() if k != 'seed']
     if isinstance(o, list): return max(map(_largest, o), default=0)
     return o if isinstance(o, int) else 0
+
+def _photometry(zero_point, softening):
+    "How magnitudes are made of fluxes, as numbers that can be meant"
+    if not all(b > 0 for b in softening.values()): raise ValueError('a softening is not positive')
+    return dict(zero_point=float(zero_point), softening={k: float(b) for k,b in softening.items()})
 
 def model_from_config(
     config:dict,   # What `save_model` wrote to config.json
@@ -59,6 +64,7 @@ def model_from_config(
         m = MODELS[config['model']](**config['config'])
         m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
         if config.get('calibration'): m.calibration = config['calibration']
+        if config.get('photometry'): m.photometry = _photometry(**config['photometry'])
         for v in (m.scaling.config() if m.scaling is not None else {}).values():
             if not isinstance(v, str): np.broadcast_to(v, len(m.bands))          # one number for each band, or one for all
     except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:

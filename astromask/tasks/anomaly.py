@@ -60,7 +60,7 @@ def rank_scores(
     rank[np.lexsort((np.asarray(ids).astype(str), -np.asarray(scores, float)))] = np.arange(1, len(scores)+1)
     return rank
 
-# %% ../../nbs/53_tasks.anomaly.ipynb #c3d80ced
+# %% ../../nbs/53_tasks.anomaly.ipynb #700cc009
 def anomaly_scores(
     table:Table,          # With `id` and `embedding` (N,D), as `embed_cutouts` gives it
     neighbours:int=20,    # Of an object, for the outlier factor and the distance
@@ -80,7 +80,10 @@ def anomaly_scores(
     scores = dict(forest=_forest_scores(x, at, seed), **dict(zip(('outlier_factor','distance'), _outlier_scores(x, at, neighbours))))
     out = Table(dict(id=ids) | {k: np.full(len(ids), np.nan) for k in scores})
     for k,v in scores.items(): out[k][rows] = v
-    for k,v in others.items(): out[k] = np.asarray(v, float)
+    for k,v in others.items():
+        if np.shape(v) != (len(ids),): raise InputError(f'The score {k} has shape {np.shape(v)}, and there are {len(ids)} objects: give one number for each')
+        if k in out.colnames or k.startswith('rank_'): raise InputError(f'A score cannot be called {k}, which is a column already: choose another name')
+        out[k] = np.asarray(v, float)
     for k in out.colnames[1:]:
         out[k].info.format = '.3f'
         out[f'rank_{k}'] = rank_scores(out[k], ids)
@@ -98,7 +101,7 @@ def covering_noise(
     turned = [(rank + n*i//masks) % n.clamp(min=1) for i in range(masks)]
     return [torch.where(observed, t, rank).to(noise.dtype)/L for t in turned]
 
-# %% ../../nbs/53_tasks.anomaly.ipynb #71b4466d
+# %% ../../nbs/53_tasks.anomaly.ipynb #b6cdb1d9
 def _masks(m, valid, keys, masks, seed):
     "Masks of a model that take turns over its patches or mask units"
     noise = torch.as_tensor(uniform(seed, 0, keys, m.n_patches if isinstance(m, MAE) else int(np.prod(m.mask_shape)), 'anomaly'), device=valid.device)
@@ -110,20 +113,21 @@ def _masks(m, valid, keys, masks, seed):
 
 def _block_errors(m, x, bands, coords, keys, masks, seed, relative=False):
     "(B,) mean loss over hidden, valid pixels of all masks, or over that of the object's mean; NaN where there is none"
+    def added(v): return v.sum(2).cpu().double().sum(1)                  # not every device has float64
     (values,valid),loss = m.pixels(x, bands),LOSSES[m.loss]
     total,count = 0,0
     for mask in _masks(m, valid, keys, masks, seed):
         if isinstance(m, MAE): pred = m.predict_patches(values, valid, mask, m.n_shown(mask, len(values)), coords)
         else: pred = m.predict_scaled(values, valid, mask, coords)
         hidden = patchify(m.hidden_pixels(mask).expand(-1, len(m.bands), -1, -1), m.patch_size) & valid
-        total = total + torch.where(hidden, loss(pred-values), 0).double().sum((1,2))
-        count = count + hidden.sum((1,2))
-    error,n = torch.where(count > 0, total/count, torch.nan),valid.sum((1,2))
+        total = total + added(torch.where(hidden, loss(pred-values), 0))
+        count = count + added(hidden)
+    error = torch.where(count > 0, total/count, torch.nan)
     if not relative: return error
-    mean = (values.sum((1,2))/n.clamp(min=1))[:,None,None]
-    return error / (torch.where(valid, loss(values-mean), 0).double().sum((1,2))/n)
+    mean = (values.sum((1,2))/valid.sum((1,2)).clamp(min=1))[:,None,None]
+    return error / (added(torch.where(valid, loss(values-mean), 0))/added(valid))
 
-# %% ../../nbs/53_tasks.anomaly.ipynb #e073cf0c
+# %% ../../nbs/53_tasks.anomaly.ipynb #6ca5f4c5
 def reconstruction_errors(
     m,                  # An MAE or SimMIM
     c,                  # `Cutouts`
@@ -143,7 +147,7 @@ def reconstruction_errors(
         for i in show_progress(starts, 'reconstructing', unit='block') if progress else starts:
             x = torch.from_numpy(fit_size(c[i:i+bs], m.img_size)).to(device)
             coords = torch.from_numpy(sky[i:i+bs]).to(device) if m.sky_token else None
-            out.append(_block_errors(m, x, c.bands, coords, keys[i:i+bs], masks, seed, relative).cpu().numpy())
+            out.append(_block_errors(m, x, c.bands, coords, keys[i:i+bs], masks, seed, relative).numpy())
     return np.concatenate(out) if out else np.zeros(0)
 
 # %% ../../nbs/53_tasks.anomaly.ipynb #3cf74b52

@@ -444,7 +444,7 @@ def gain_table(
             rows.append((name, other, metric, gain, error, better, 2*t.sf(abs(better), freedom)))
     return _four_digits(Table(rows=rows, names=('method','against','metric','difference','error','errors_better','p')))
 
-LOWER = {'nmad','mae','mse','precision','outlier_fraction','outlier_fraction_005','log_loss','brier','calibration_error'}
+LOWER = {'nmad','mae','mse','precision','sigma_iqr','outlier_fraction','outlier_fraction_005','outlier_fraction_3sigma','log_loss','brier','calibration_error'}
 
 # %% ../../nbs/50_tasks.methods.ipynb #4be2757a
 def each_once(
