@@ -247,7 +247,7 @@ def test_recipes_do_without_stochastic_depth_where_no_block_can_be_left_out(data
 # stopped, killed, continued
 
 HARD = dict(recipe='mae', base_lr=1e-2, ema=.9, patience=9, more=dict(norm='layer', magnitudes=('mag_g','mag_r')), save_minutes=0)
-CASES = dict(kept=dict(recipe='probe', augment='', more=dict(norm='batch')), mae=HARD, cnn=dict(recipe='cnn', m='cnn'), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
+CASES = dict(kept=dict(recipe='probe', augment='', more=dict(norm='batch')), mae=HARD, cnn=dict(recipe='cnn', m='cnn', ema=.9), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
              blocks=dict(frozen=1, answer='mixture', head='mlp', more=dict(magnitudes='mag_g')))
 
 def case(data, out, name):
