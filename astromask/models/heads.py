@@ -116,6 +116,11 @@ def _of_encoder(name):
 Predictor.scaling,Predictor.source = _of_encoder('scaling'),_of_encoder('source')
 
 @patch
+def __setattr__(self:Predictor, name, value):
+    "A scaling is a module, which PyTorch would keep here, without a word to the encoder"
+    (object if name in ('scaling','source') else nn.Module).__setattr__(self, name, value)
+
+@patch
 def check(self:Predictor):
     "Refuse what does not fit together"
     if self.kind not in HEADS: raise InputError(f'head is {self.kind!r}; it must be one of {", ".join(HEADS)}')
