@@ -1,6 +1,7 @@
 "Fine-tuning: what is frozen stays, steps are the papers', and a run that was stopped or died ends with the same bits"
 import copy, math, re, numpy as np, pytest, torch
 from fastai.callback.core import Callback
+from torch.overrides import TorchFunctionMode
 from astropy.table import Table
 from astromask.core import InputError, RunDir, Unfinished
 from astromask.data.cutouts import Cutouts
@@ -70,6 +71,23 @@ def test_thawed_buffers_move(data, tmp_path):
     before = {k: v.clone() for k,v in learn.model.named_buffers() if 'running' in k}
     learn.fit(1)
     assert before and all(not torch.equal(v, dict(learn.model.named_buffers())[k]) for k,v in before.items())
+
+def test_parts_are_frozen_by_name(data, tmp_path):
+    "The stem and the first stages of a CNN, with their running means, while later ones learn"
+    learn = learner(data, tmp_path/'run', m=encoder('cnn'), recipe='cnn', frozen='net.conv1, net.bn1, net.layer[12]*')
+    e = learn.model.encoder
+    before = {k: v.clone() for k,v in e.state_dict().items() if not k.endswith('num_batches_tracked')}
+    learn.fit(1)
+    for k,v in before.items(): assert torch.equal(v, e.state_dict()[k]) == bool(re.match(r'net\.(conv1|bn1|layer[12])\.', k)), k
+    assert any('layer1' in k and 'running_mean' in k for k in before) and any('layer4' in k and 'running_mean' in k for k in before)
+    with pytest.raises(InputError, match="no module of the encoder is called 'layer9'; there are net"): freeze(learn.model, 'net.conv1,layer9')
+    freeze(p := Predictor(swin(), Classes('ab')), 'patch_embed, *layers.0*')
+    assert not any(v.requires_grad for v in p.encoder.patch_embed.parameters()) and p.encoder.norm.weight.requires_grad
+
+def test_frozen_blocks_are_not_left_out_at_random(data, tmp_path):
+    learn = learner(data, tmp_path/'run', frozen=1, drop_path=.5, m=MAE.preset('tiny', bands=('g','r'), depth=3))
+    assert learn.pretext.rates.tolist() == [0,.25,.5]
+    assert learner(data, tmp_path/'run', frozen=2, drop_path=.5, m=MAE.preset('tiny', bands=('g','r'), depth=3)).pretext.rates.tolist() == [0,0,.5]
 
 def test_freezing_again_thaws(data):
     p = Predictor(encoder(), Classes('ab'))
@@ -229,7 +247,7 @@ def test_recipes_do_without_stochastic_depth_where_no_block_can_be_left_out(data
 # stopped, killed, continued
 
 HARD = dict(recipe='mae', base_lr=1e-2, ema=.9, patience=9, more=dict(norm='layer', magnitudes=('mag_g','mag_r')), save_minutes=0)
-CASES = dict(kept=dict(recipe='probe', augment='', more=dict(norm='batch')), mae=HARD, cnn=dict(recipe='cnn', m='cnn'), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
+CASES = dict(kept=dict(recipe='probe', augment='', more=dict(norm='batch')), mae=HARD, cnn=dict(recipe='cnn', m='cnn', ema=.9), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
              blocks=dict(frozen=1, answer='mixture', head='mlp', more=dict(magnitudes='mag_g')))
 
 def case(data, out, name):
@@ -365,7 +383,64 @@ def test_without_any_answer_nothing_is_begun(data, tmp_path):
     with pytest.raises(InputError, match='looks at no magnitudes'): learner(data, tmp_path/'run', magnitudes=np.zeros((N,2)))
     with pytest.raises(InputError, match='weights must be numbers of 0 or more'): learner(data, tmp_path/'run', weights=-np.ones(N))
     with pytest.raises(InputError, match='recipe is'): recipe_options('slow')
+    for wrong in (dict(clip=-1), dict(warmup=1), dict(warmup=-1), dict(weight_decay=-1), dict(beta2=1), dict(base_lr=-1), dict(lr=math.nan), dict(patience='x'), dict(patience=1.5), dict(ema=1), dict(accumulate=0)):
+        with pytest.raises(InputError, match=f'{next(iter(wrong))} is'): learner(data, tmp_path/'run', **wrong)
+    with pytest.raises(InputError, match='y holds <U'): learner(data, tmp_path/'run', y=np.array(['a','b','c']*(N//3)))
+    with pytest.raises(InputError, match='y holds 0.9: classes are whole numbers'): learner(data, tmp_path/'run', y=np.full(N, .9))
+    with pytest.raises(InputError, match='Batches of one object teach a batch norm nothing'): learner(data, tmp_path/'run', 'cnn', encoder('cnn'), bs=1)
+    with pytest.raises(InputError, match='No object that trains has mag_G'): learner(data, tmp_path/'run', more=dict(magnitudes=('mag_g','mag_G')))
     assert set(RECIPES) == {'probe','attentive','finetune','mae','scratch','cnn'}
+
+def test_the_papers_recipe_asks_for_the_papers_norm(data, tmp_path, caplog):
+    learner(data, tmp_path/'a', 'mae', more=dict(norm='layer'))
+    learner(data, tmp_path/'b', 'finetune')
+    assert not caplog.records
+    learner(data, tmp_path/'c', 'mae')
+    assert [r.levelname for r in caplog.records] == ['WARNING'] and "norm='layer'" in caplog.text
+
+def test_an_answers_own_weights_and_smoothing_come_first(data, tmp_path):
+    own = learner(data, tmp_path/'run', answer=Classes('abc', [1,2,3], .2), smoothing=.1)
+    y,w = (own.pretext.tables[k] for k in ('y','weights'))
+    assert own.recipe['smoothing'] == 0 and [round(float(w[y == k][0]/w[y == 0][0]), 4) for k in range(3)] == [1,2,3]
+    rows = torch.from_numpy(own.dls.train.rows)
+    assert math.isclose(w[rows][y[rows] >= 0].mean(), 1, rel_tol=1e-5)
+
+def test_means_of_weights_have_their_running_means(data, tmp_path):
+    "With a mean that does not move, batch norms are those that training began with"
+    learn = learner(data, tmp_path/'run', 'cnn', encoder('cnn'), ema=.5, lr=1e-2)
+    before = {k: v.clone() for k,v in learn.model.state_dict().items()}
+    moved = []
+    class Look(Callback):
+        order = 31                                                        # after `Average`
+        def after_step(self): moved.append({k: v.clone() for k,v in self.model.state_dict().items() if v.is_floating_point()})
+    learn.add_cb(Look())
+    learn.fit(1)
+    mean = {k: before[k] for k in moved[0]}
+    for i,now in enumerate(moved):
+        d = min(.5, (1+i)/(10+i))
+        mean = {k: d*mean[k]+(1-d)*now[k] for k in now}
+    found = saved(tmp_path/'run')
+    assert all(torch.allclose(found[k], v, atol=1e-5) for k,v in mean.items()) and any('running_var' in k for k in mean)
+
+# devices
+
+class NoDoubles(TorchFunctionMode):
+    "Apple's GPUs, played by the meta device: no float64 there, and what is copied to the CPU is some number"
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        to_cpu = f is torch.Tensor.cpu or f is torch.Tensor.to and args[1] == torch.device('cpu')
+        if to_cpu and args[0].is_meta: return torch.zeros(args[0].shape, dtype=args[0].dtype)
+        found = f(*args, **kwargs or {})
+        if torch.is_tensor(found) and found.is_meta and found.dtype == torch.float64: raise TypeError('no float64 on this device')
+        return found
+
+@pytest.mark.parametrize('answer', [Bins(20, 0, 1.5), Bins(20, 0, 1.5, loss='ce'), Mixture(3, 0, 1.5), Point(), Classes('abc')])
+def test_devices_without_float64_do(answer):
+    p = Predictor(encoder(), answer, magnitudes='mag_g').to('meta')
+    x,mags,y = (torch.empty(s, device='meta') for s in ((4,2,32,32), (4,1), (4,)))
+    with NoDoubles():
+        with pytest.raises(TypeError): x.double()
+        answer.loss(p(x, mags), y.long() if isinstance(answer, Classes) else y, y).backward()
+        for views in (1,2): assert all(len(v) == 4 for v in p.predict(x, mags, views=views).values())
 
 # asking
 
@@ -378,6 +453,10 @@ def test_predictions_by_name_in_order_and_averaged(data, tmp_path):
     x = torch.from_numpy(c[:4])
     turned = [p.predict(o, views=1)['probability'] for o in (x, x.flip(-1,-2))]
     assert torch.allclose(p.predict(x, views=2)['probability'], sum(turned)/2, atol=1e-6, equal_nan=True)
+    mags = np.stack([np.ma.filled(np.ma.asarray(c.catalog[k], dtype=float), np.nan) for k in ('mag_g','mag_r')], 1)
+    assert np.array_equal(predict_cutouts(p, c, rows, magnitudes=mags, progress=False)['probability'], predict_cutouts(p, c, rows, progress=False)['probability'])
+    assert not np.allclose(predict_cutouts(p, c, rows, magnitudes=mags*np.nan, progress=False)['probability'], whole[rows], atol=1e-4)
+    with pytest.raises(InputError, match='magnitudes has the shape'): predict_cutouts(p, c, magnitudes=mags[:3], progress=False)
     with pytest.raises(InputError, match="does not know band 'z'"): p.predict(x, bands=('g','z'))
 
 def test_a_catalogue_alone_teaches(data, tmp_path):

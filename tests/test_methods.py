@@ -8,6 +8,7 @@ from astromask.data.scaling import fit_scaling
 from astromask.evaluate.probe import paired_difference
 from astromask.models.encoder import BandEncoder
 from astromask.models.mae import MAE
+from astromask.models.weights import load_model
 from astromask.tasks import methods
 from astromask.tasks.label_efficiency import curves, equal_points, in_words, label_efficiency, label_sizes, label_subsets, labels_needed
 from astromask.train.finetune import FinetuneLearner
@@ -97,11 +98,14 @@ def test_the_encoder_is_fitted_to_the_bands(c, encoder):
     with torch.no_grad(): want = encoder.embed(red[:5], bands='r').numpy()
     np.testing.assert_allclose(task.embedding('pretrained')[:5], want, atol=1e-5)
 
-def test_a_frozen_encoder_stays_what_it_is(c, encoder):
-    "Parameters and buffers, of attentive probes as of fine-tuning, which works on a copy"
+def test_a_frozen_encoder_stays_what_it_is(c, encoder, tmp_path):
+    "Parameters and buffers: in the copy that an attentive probe keeps; fine-tuning changes its copy, and neither what it was made from"
     before = {k: v.clone() for k,v in encoder.state_dict().items()}
     task = class_task(c, encoder)
-    for name in ('pretrained attentive','pretrained finetune'): run_method(name, task, *fold_parts(task, 1)[0], epochs=1)
+    for head in ('attentive','finetune'):
+        run_method(f'pretrained {head}', task, *fold_parts(task, 1)[0], epochs=1, folder=tmp_path/head)
+        kept = load_model(tmp_path/head).encoder.state_dict()
+        assert kept and all(torch.equal(v, before[k]) for k,v in kept.items()) == (head == 'attentive')
     assert all(torch.equal(v, before[k]) for k,v in encoder.state_dict().items())
 
 def test_parts(c, encoder):

@@ -1,11 +1,16 @@
 "Models that leave the house: the Hub (a server of our own plays it), timm, ONNX, and cards that say no more than is known"
-import os, subprocess, sys
+import importlib.util, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, timm, torch, yaml
 from safetensors.torch import load_file
+from astropy.table import Table
 from astromask.core import AstroMaskError, DataError, InputError, read_json, write_json
 from astromask.data.scaling import AsinhScaling
+from astromask.data.cutouts import Cutouts
+from astromask.models.answers import Bins
+from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
+from astromask.models.networks import CNN
 from astromask.models.simmim import SimMIM
 from astromask.models.publish import HUB_FILES, from_hub, model_card, push_to_hub, to_onnx, to_timm
 from astromask.models.weights import load_model, save_model
@@ -69,6 +74,46 @@ def test_what_is_pushed_is_what_is_fetched(online, mode, kind, tmp_path, monkeyp
     assert again.config == m.config and again.source == m.source and again.scaling.config() == m.scaling.config() and not again.training
     assert all(torch.equal(a, b) for a,b in zip(m.state_dict().values(), again.state_dict().values(), strict=True))
     assert yaml.safe_load(card.split('---')[1])['license'] == 'cc-by-nc-4.0'
+
+def with_a_head(kind):
+    from astromask.evaluate.pdfs import Calibration
+    eyes = dict(both=lambda: model(), cnn=lambda: CNN('grz', 16), alone=lambda: None)[kind]()
+    p = Predictor(eyes, Bins(20, 0, 1), magnitudes=['mag_r','mag_err_r'] if kind != 'cnn' else (), head_std=.1).eval()
+    grid = p.answer.grid.numpy()
+    p.calibration = Calibration(.9).fit(dict(pdf=np.ones((50, len(grid)))), np.linspace(.1, .9, 50), grid).config()
+    if kind == 'alone': p.photometry = dict(zero_point=23.9, softening=dict(r=.1))
+    return p
+
+@pytest.mark.parametrize('kind', ['both','cnn','alone'])
+def test_a_model_with_a_head_is_pushed_and_its_card_can_be_followed(hub, tmp_path, monkeypatch, kind):
+    p = with_a_head(kind)
+    save_model(p, tmp_path/'saved')
+    push(p, hub)
+    push(tmp_path/'saved', hub, 'me/saved')                         # a folder without a README
+    again = fetch(hub, tmp_path/'cache')
+    assert again.config == p.config and again.calibration == p.calibration and again.photometry == p.photometry
+    assert all(torch.equal(a, b) for a,b in zip(p.state_dict().values(), again.state_dict().values(), strict=True))
+    cards = [hub.repos[k]['commits'][-1]['files']['README.md'].decode() for k in ('me/galaxies','me/saved')]
+    card = cards[0]
+    assert cards[0] == cards[1] and '| calibration level | 0.9 |' in card and '| calibration n | 50 |' in card and ('| photometry softening r | 0.1 |' in card) == (kind == 'alone')
+    monkeypatch.chdir(tmp_path)
+    Cutouts.write('FILES.h5', np.ones((3,3,16,24), 'f4'), 'grz', catalog=dict(mag_r=[20.,21.,22.]))
+    if kind == 'alone': Table(dict(id=['a','b'], ra=[0.,1.], dec=[0.,1.], r=[1.,2.], r_err=[.1,.1])).write('FILES.csv')
+    told = card.split('```python')[1].split('```')[0].replace("from_hub('OWNER/NAME')", "fetched()").replace("'FILES'", "'FILES.csv'" if kind == 'alone' else "'FILES.h5'")
+    found = dict(fetched=lambda: fetch(hub, tmp_path/'cache'))
+    exec(told, found)
+    assert np.isfinite(found['answers']['z_upper_90']).all() and len(found['answers']) == 3 - (kind == 'alone')
+
+def test_of_a_model_with_a_head_the_encoder_is_exported(tmp_path):
+    p = with_a_head('both')
+    x = torch.randn(2, 3, 16, 24)
+    vit = timm.create_model(f'local-dir:{to_timm(p, tmp_path/"timm")}', pretrained=True).eval()
+    with torch.no_grad(): assert torch.allclose(vit(p.scaling(x)), p.embed(x), atol=1e-5)
+    with pytest.raises(InputError, match='timm has no CNN'): to_timm(with_a_head('cnn'), tmp_path/'cnn')
+    for export in (to_timm, to_onnx):
+        with pytest.raises(InputError, match='magnitudes alone: it has no encoder'): export(with_a_head('alone'), tmp_path/'alone')
+    if importlib.util.find_spec('onnxscript'):
+        for kind in ('both','cnn'): assert to_onnx(with_a_head(kind), tmp_path/f'{kind}.onnx').exists()       # it has been compared
 
 def test_only_the_three_files_travel(hub, tmp_path):
     save_model(model(), tmp_path/'run/model', data_sha256='12')

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/models.heads.html.md"""
 __all__ = ['ENCODERS', 'HEADS', 'encoder_only', 'encoder_config', 'encoder_from_config', 'catalog_magnitudes', 'Predictor',
            'dense', 'linear_head', 'mlp_head', 'attentive_head', 'TokensAndPixels', 'astromae_head']
 
-# %% ../../nbs/28_models.heads.ipynb #30553b9f
+# %% ../../nbs/28_models.heads.ipynb #bf360eab
 import copy, numpy as np, torch
 from functools import partial
 from torch import nn
@@ -16,7 +16,7 @@ from timm.layers import AttentionPoolLatent
 from fastcore.basics import patch
 from ..core import InputError
 from .answers import answer_from_config, mean_prediction
-from .encoder import BandEncoder, check_views, orientations
+from .encoder import BandEncoder, _pools, _tensor, check_views, orientations
 from .mae import MAE
 from .networks import CNN, Apertures, Columns, Inception, Magnitudes, PixelNet
 from .simmim import SimMIM
@@ -46,7 +46,7 @@ def encoder_from_config(
     if config['model'] not in ENCODERS: raise InputError(f'There is no encoder {config["model"]!r}; choose one of {", ".join(ENCODERS)}')
     return encoder_only(ENCODERS[config['model']](**config['config']))
 
-# %% ../../nbs/28_models.heads.ipynb #0490127a
+# %% ../../nbs/28_models.heads.ipynb #19b454b4
 def catalog_magnitudes(
     catalog, # Table
     names,   # Columns that are wanted
@@ -54,7 +54,10 @@ def catalog_magnitudes(
     "What a catalogue measured, as a `Predictor` takes it"
     x = np.full((len(catalog), len(names)), np.nan, np.float32)
     for i,k in enumerate(names):
-        if k in catalog.colnames: x[:,i] = np.ma.filled(np.ma.asarray(catalog[k], dtype=np.float32), np.nan)
+        if k not in catalog.colnames: continue
+        if (v := np.ma.asarray(catalog[k])).dtype.kind not in 'biuf' or v.ndim != 1:
+            raise InputError(f'Column {k!r} of the catalogue holds {v.dtype} of shape {v.shape}, and a magnitude is one number: name another column')
+        x[:,i] = np.ma.filled(v.astype(np.float32), np.nan)
     return x
 
 # %% ../../nbs/28_models.heads.ipynb #89c92d26
@@ -98,7 +101,7 @@ class Predictor(nn.Module):
     @property
     def device(self): return self.begun.device
 
-# %% ../../nbs/28_models.heads.ipynb #1a02f80d
+# %% ../../nbs/28_models.heads.ipynb #8cb748a7
 @patch(as_prop=True)
 def config(self:Predictor):
     return dict(encoder=encoder_config(self.encoder), answer=self.answer.config(), head=self.kind, pool=self.pool, magnitudes=list(self.magnitudes),
@@ -113,12 +116,19 @@ def _of_encoder(name):
 Predictor.scaling,Predictor.source = _of_encoder('scaling'),_of_encoder('source')
 
 @patch
+def __setattr__(self:Predictor, name, value):
+    "A scaling is a module, which PyTorch would keep here, without a word to the encoder"
+    (object if name in ('scaling','source') else nn.Module).__setattr__(self, name, value)
+
+@patch
 def check(self:Predictor):
     "Refuse what does not fit together"
     if self.kind not in HEADS: raise InputError(f'head is {self.kind!r}; it must be one of {", ".join(HEADS)}')
     if self.norm not in ('','batch','layer'): raise InputError(f'norm is {self.norm!r}; it must be batch, layer, or empty')
     if self.encoder is None and not self.magnitudes: raise InputError('There is nothing to look at: give an encoder, or the names of magnitudes')
-    is_vit = isinstance(self.encoder, BandEncoder)
+    is_vit,pools = isinstance(self.encoder, BandEncoder),[k for k in _pools if k != 'attn']
+    if self.pool not in pools: raise InputError(f'pool is {self.pool!r}; it must be one of {", ".join(pools)} (a learned one is head=attentive)')
+    if is_vit and self.pool == 'cls' and self.encoder.cls_token is None: raise InputError('This encoder has no class token: use pool=mean')
     if self.kind == 'attentive' and not is_vit: raise InputError('An attentive head looks at patches, and here are none: use head=linear or mlp')
     if self.norm == 'layer' and not is_vit: raise InputError('norm=layer takes the place of the last norm of a transformer, and here is none: leave it out')
 
@@ -148,18 +158,24 @@ def _pooled_norm(p):
     if p.norm == 'layer': p.encoder.norm,p.encoder.fc_norm = nn.Identity(),nn.LayerNorm(p.width, eps=p.encoder.norm_eps)
     return nn.Identity()
 
-# %% ../../nbs/28_models.heads.ipynb #b81cc485
-def linear_head(p):
+# %% ../../nbs/28_models.heads.ipynb #4ea750b3
+def linear_head(
+    p, # The `Predictor` that is being made
+):     # Its branches, and its head
     "One linear map"
     branches,n = _branches(p, _pooled_norm(p))
     return branches,dense(n, [], p.answer.n_out, p.head_std)
 
-def mlp_head(p):
+def mlp_head(
+    p, # The `Predictor` that is being made
+):     # Its branches, and its head
     "Hidden layers before the linear map"
     branches,n = _branches(p, _pooled_norm(p))
     return branches,dense(n, p.hidden, p.answer.n_out, p.head_std)
 
-def attentive_head(p):
+def attentive_head(
+    p, # The `Predictor` that is being made
+):     # Its branches, and its head
     "A learned query looks at the patches before the linear map"
     e = p.encoder
     pool = AttentionPoolLatent(p.width, num_heads=e.num_heads, norm_layer=partial(nn.LayerNorm, eps=e.norm_eps))
@@ -167,7 +183,7 @@ def attentive_head(p):
     branches,n = _branches(p, pool)
     return branches,dense(n, [], p.answer.n_out, p.head_std)
 
-# %% ../../nbs/28_models.heads.ipynb #febaa9b8
+# %% ../../nbs/28_models.heads.ipynb #3ec27481
 class TokensAndPixels(nn.Module):
     "AstroMAE's two branches of the image: the mean of the encoder's tokens, and an Inception network on the pixels"
     def __init__(self,
@@ -184,7 +200,9 @@ class TokensAndPixels(nn.Module):
         pooled,pixels = x[:,:self.n_tokens],x[:,self.n_tokens:].unflatten(1, self.shape)
         return torch.cat([self.tokens(pooled), self.pixels.features(torch.where(pixels.isfinite(), pixels, self.pixels.fill))], 1)
 
-def astromae_head(p):
+def astromae_head(
+    p, # The `Predictor` that is being made
+):     # Its branches, and its head
     "AstroMAE's: tokens, pixels and magnitudes, each through a branch of its own, and two layers over all of them"
     parts,e = nn.ModuleDict(),p.encoder
     if e is not None: parts['image'] = nn.Identity()
@@ -237,7 +255,7 @@ def look(self:Predictor, features, seen):
     pooled = self.branches['image'](features, attn_mask=(seen | ~there)[:,None,None])
     return torch.where(there, pooled, 0)
 
-# %% ../../nbs/28_models.heads.ipynb #2b9c70c4
+# %% ../../nbs/28_models.heads.ipynb #d62dc310
 @patch
 def measured(self:Predictor,
     mags, # (B,M), or None
@@ -248,7 +266,7 @@ def measured(self:Predictor,
         if mags is not None: raise InputError('This model looks at no magnitudes: leave mags out')
         return None
     if mags is None: return self.branches['magnitudes'].mean.new_full((B, len(self.magnitudes)), torch.nan)
-    mags = torch.as_tensor(mags).to(self.device, torch.float32)
+    mags = (mags if torch.is_tensor(mags) else _tensor(np.ma.asarray(mags))).to(self.device, torch.float32)
     if tuple(mags.shape) == (B, len(self.magnitudes)): return mags
     raise InputError(f'mags is {tuple(mags.shape)}; it must be ({B},{len(self.magnitudes)}): {", ".join(self.magnitudes)}')
 
@@ -265,7 +283,7 @@ def forward(self:Predictor,
     features = (None,None) if self.encoder is None else (x,seen) if seen is not None else self.see(x, bands, coords, paths)
     return self.weigh(*features, self.measured(mags, len(mags if x is None else x)))
 
-# %% ../../nbs/28_models.heads.ipynb #38cbc33e
+# %% ../../nbs/28_models.heads.ipynb #318c566d
 @patch
 def predict(self:Predictor,
     x,           # (B,C',H,W) pixels in survey units, NaN where missing; None for a model of magnitudes alone
@@ -276,13 +294,14 @@ def predict(self:Predictor,
 )->dict:         # What `answer.predict` gives; NaN for an object of which nothing is known
     "Answers"
     views = self.views if views is None else check_views(views)
-    turned = [None] if self.encoder is None else orientations(torch.as_tensor(x).to(self.device), views)
-    found = mean_prediction(self.answer, [self.answer.predict(self(o, mags, bands, coords)) for o in turned])
-    mags,B = self.measured(mags, len(mags if x is None else x)),len(next(iter(found.values())))
-    known = torch.zeros(B, dtype=torch.bool, device=self.device)
+    if (mags if self.encoder is None else x) is None: raise InputError('There is nothing to look at: give images, or magnitudes to a model of magnitudes alone')
+    turned = [None] if self.encoder is None else orientations(self.encoder.place_bands(x, bands), views)
+    mags = self.measured(mags, len(mags if x is None else x))
+    found = mean_prediction(self.answer, [self.answer.predict(self(o, mags, coords=coords)) for o in turned])
+    known = torch.zeros(len(next(iter(found.values()))), dtype=torch.bool, device=self.device)
     if self.encoder is not None: known |= turned[0].isfinite().flatten(1).any(1)
     if mags is not None: known |= mags.isfinite().any(1)
-    return {k: torch.where(known.view(-1, *[1]*(v.ndim-1)), v, torch.nan) for k,v in found.items()}
+    return {k: torch.where(known.to(v.device).view(-1, *[1]*(v.ndim-1)), v, torch.nan) for k,v in found.items()}
 
 @patch
 def embed(self:Predictor,

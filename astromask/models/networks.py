@@ -17,7 +17,7 @@ from ..data.layouts import band_names
 from ..data.loaders import size2d
 from .encoder import BandEncoder, check_views, orientations
 
-# %% ../../nbs/24_models.networks.ipynb #6286a5f0
+# %% ../../nbs/24_models.networks.ipynb #0bd892d0
 class PixelNet(nn.Module):
     "What convolutional networks share: bands by name, missing pixels, orientations"
     sky_token = False
@@ -34,7 +34,10 @@ class PixelNet(nn.Module):
 
     place_bands = BandEncoder.place_bands
 
-    def pixels(self, x, bands=None):
+    def pixels(self,
+        x,          # (B,C',H,W) pixels in survey units, NaN where missing
+        bands=None, # Names of x's channels; None: the network's own
+    ):
         "Scaled pixels with stand-ins for missing ones, and which objects have any: (B,C,H,W), (B,)"
         x = self.place_bands(x, bands)
         valid = x.isfinite()
@@ -61,7 +64,7 @@ def embed(self:PixelNet,
     turned = orientations(self.place_bands(x, bands), self.views if views is None else check_views(views))
     return torch.stack([one(o) for o in turned]).mean(0)
 
-# %% ../../nbs/24_models.networks.ipynb #93377b19
+# %% ../../nbs/24_models.networks.ipynb #e13cabd1
 class CNN(PixelNet):
     "A convolutional network of timm, untrained"
     def __init__(self,
@@ -76,9 +79,13 @@ class CNN(PixelNet):
         self.net = timm.create_model(name, in_chans=len(self.bands), num_classes=0)
         self.embed_dim,self.config = self.net.num_features,self.config | dict(name=name)
 
-    def features(self, x): return self.net(x)
+    def features(self,
+        x, # (B,C,H,W) of `pixels`
+    ):     # (B,D)
+        "What the network makes of pixels"
+        return self.net(x)
 
-# %% ../../nbs/24_models.networks.ipynb #ac3d01af
+# %% ../../nbs/24_models.networks.ipynb #9a0e2888
 class Apertures(PixelNet):
     "Asinh magnitudes and colours in rings"
     def __init__(self,
@@ -109,6 +116,7 @@ class Apertures(PixelNet):
         valid = x.isfinite()
         there,n = valid.float() @ self.rings,self.rings.sum(0)
         flux = torch.where(valid, x, 0) @ self.rings * n/there.clamp(min=1)
+        if self.scaling is not None and not hasattr(self.scaling, 'softening'): raise InputError('Rings need an AsinhScaling, whose softening tells faint from bright: fit_scaling makes one')
         soft = 1. if self.scaling is None else self.scaling.softening[:,0]
         mag = torch.where(there > n/3, torch.asinh(flux/(soft*n.sqrt())), self.fill)
         return torch.cat([mag.flatten(1), (mag[:,1:]-mag[:,:-1]).flatten(1)], 1)
@@ -152,7 +160,7 @@ class Inception(PixelNet):
 
     def features(self, x): return self.net(x.contiguous(memory_format=torch.channels_last))
 
-# %% ../../nbs/24_models.networks.ipynb #84a23693
+# %% ../../nbs/24_models.networks.ipynb #fe7574a5
 class Columns(nn.Module):
     "Numbers of a catalogue (B,M), NaN where missing, to standardised ones"
     def __init__(self,
@@ -164,15 +172,17 @@ class Columns(nn.Module):
         self.register_buffer('mean', torch.zeros(n))
         self.register_buffer('std', torch.ones(n))
 
-    def fit(self, values):
-        "Take mean and spread from the training objects (N,M)"
+    def fit(self,
+        values, # (N,M) of the training objects, NaN where missing
+    ):
+        "Take mean and spread from the training objects"
         v = torch.as_tensor(values).double()
         known = v.isfinite()
         n = known.sum(0).clamp(min=1)
         mean = torch.where(known, v, 0).sum(0)/n
         std = (torch.where(known, v-mean, 0).square().sum(0)/n).sqrt()
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6*mean.abs().clamp(min=1e-6), std, 1))
+        self.mean.copy_(mean.float())
+        self.std.copy_(torch.where(std > 1e-6*mean.abs().clamp(min=1e-6), std, 1).float())
 
     def forward(self, v):
         known = v.isfinite()

@@ -7,13 +7,15 @@ Docs: https://astromask.github.io/astromask/models.publish.html.md"""
 # %% auto #0
 __all__ = ['LARGE', 'HUB_FILES', 'model_card', 'to_timm', 'need_extra', 'to_onnx', 'push_to_hub', 'from_hub']
 
-# %% ../../nbs/26_models.publish.ipynb #c06dd7df
+# %% ../../nbs/26_models.publish.ipynb #3e237c21
 import copy, importlib.util, numpy as np, os, re, tempfile, torch, warnings, yaml
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors.torch import save as tensor_bytes
 from ..core import AstroMaskError, InputError, read_json, storage_errors, write_atomic, write_json
 from ..data.layouts import band_names
+from .encoder import BandEncoder
+from .heads import Predictor
 from .weights import load_model, save_model
 
 # %% ../../nbs/26_models.publish.ipynb #68ece3d5
@@ -33,16 +35,17 @@ def _flat(facts, under=''):
 def _table(rows, head=('','')):
     return '\n'.join(f'| {" | ".join(map(_text, r))} |' for r in (head, ['---']*len(head), *rows))
 
-# %% ../../nbs/26_models.publish.ipynb #3c64b716
+# %% ../../nbs/26_models.publish.ipynb #2902b2e0
 def _scaling_text(m):
     "What is done to pixels first"
+    if not m.bands: return ''
     if m.scaling is None: return 'None: the model takes pixels as they are.'
     config = m.scaling.config()
     columns = {k: np.broadcast_to(v, len(m.bands)) for k,v in config.items() if k != 'kind'}
     rows = [[b, *(f'{v:.9g}' for v in values)] for b,*values in zip(m.bands, *columns.values())]
     return f'{config["kind"]}: {m.scaling.how}\n\n' + _table(rows, ('band', *columns))
 
-# %% ../../nbs/26_models.publish.ipynb #72bb36c7
+# %% ../../nbs/26_models.publish.ipynb #78453473
 # Of the names in https://huggingface.co/docs/hub/repositories-licenses, those that one meets
 _LICENCES = '''apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0
     cc-by-nc-nd-4.0 gpl-2.0 gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 unlicense'''.split()
@@ -58,15 +61,17 @@ def _front_matter(m, library, licence):
     "The YAML block at the top of a card"
     licence = licence or (m.source or {}).get('licence', '').replace('not stated', '')
     tags = ['astronomy', type(m).__name__.lower()]
-    facts = dict(library_name=library, pipeline_tag='image-feature-extraction', tags=tags)
+    task = {} if isinstance(m, Predictor) else dict(pipeline_tag='image-feature-extraction')
+    facts = dict(library_name=library, **task, tags=tags)
     return f'---\n{yaml.safe_dump(facts | _licence_fields(licence), sort_keys=False)}---\n'
 
-# %% ../../nbs/26_models.publish.ipynb #2e902f5f
+# %% ../../nbs/26_models.publish.ipynb #afeaef0a
 def _sizes(m):
     "What the model itself knows of itself"
-    known = {'bands': m.bands, 'img_size': 'x'.join(map(str, m.img_size)), 'embedding': m.embed_dim,
+    known = {'bands': m.bands or None, 'img_size': 'x'.join(map(str, m.img_size or ())), 'embedding': getattr(m, 'embed_dim', None),
              'parameters': f'{sum(p.numel() for p in m.parameters()):,}'}
-    return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')}
+    learned = {'calibration': (getattr(m, 'calibration', None) or {}).get('conformal'), 'photometry': getattr(m, 'photometry', None)}
+    return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')} | learned
 
 def _files_text(files, most=20):
     "Files and their hashes; of very many, the first"
@@ -82,9 +87,10 @@ def _source_text(m):
 def _card(m, sections, use, library, licence):
     "Front matter, title, sections that are not empty, and how to use it"
     body = '\n\n'.join(f'## {title}\n\n{text}' for title,text in (sections | {'Use': use}).items() if text)
-    return f'{_front_matter(m, library, licence)}\n# {type(m).__name__} for images in {", ".join(m.bands)}\n\n{body}\n'
+    what = [f'images in {", ".join(m.bands)}']*bool(m.bands) + ['magnitudes']*bool(getattr(m, 'magnitudes', ()))
+    return f'{_front_matter(m, library, licence)}\n# {type(m).__name__} for {" and ".join(what)}\n\n{body}\n'
 
-# %% ../../nbs/26_models.publish.ipynb #e35f1f72
+# %% ../../nbs/26_models.publish.ipynb #02a09fa6
 _USE = """Pixels go in as the survey gives them, in the units of the training data, NaN where missing, bands by name.
 
 ```python
@@ -93,9 +99,28 @@ m = from_hub('OWNER/NAME')
 embedding = m.embed(x, bands=%r%s)     # x: (B,%d,H,W); any of these bands, in any order
 ```
 
-What is not under "Measured" was not measured: on other surveys, depths or pixel scales it is untested."""
+%s"""
 
-def _use(m): return _USE % (m.bands, ', coords=coords' if m.sky_token else '', len(m.bands))
+_ASK = """It is asked about files, %s, with the calibration that it carries. `astromask predict FOLDER FILES --out answers.parquet` does the same.
+
+```python
+from astromask.models.publish import from_hub     # or load_model('folder') of astromask.models.weights
+from astromask.tasks.predict import prediction, read_table, table_of
+m = from_hub('OWNER/NAME')
+table_of(prediction(m), 'FILES', 'answers.parquet')
+answers = read_table('answers.parquet')
+```
+
+%s"""
+
+_UNTESTED = 'What is not under "Measured" was not measured: on other surveys, depths or pixel scales it is untested.'
+
+def _use(m):
+    "How the model is used"
+    if not isinstance(m, Predictor): return _USE % (m.bands, ', coords=coords' if m.sky_token else '', len(m.bands), _UNTESTED)
+    images = f'cutouts in {", ".join(m.bands)} (any of these bands, in the units of the training data, NaN where missing)'
+    columns = f' with the columns {", ".join(m.magnitudes)}' if m.magnitudes and not m.photometry else ' with fluxes and their errors' if m.photometry else ''
+    return _ASK % ((images if m.bands else 'tables or cutouts') + columns, _UNTESTED)
 
 def model_card(
     m,             # The model
@@ -113,7 +138,7 @@ def model_card(
                 'Files': _files_text(files) if files else '', 'Source of the weights': _source_text(m)}
     return _card(m, sections | tables, _use(m), 'astromask', licence)
 
-# %% ../../nbs/26_models.publish.ipynb #15b3d669
+# %% ../../nbs/26_models.publish.ipynb #5ac3ce01
 def _timm_vit(m):
     "A plain vision transformer: timm's name of the architecture, its arguments, and positions, which timm keeps with the weights"
     args = dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'], fc_norm=isinstance(m.norm, torch.nn.Identity))
@@ -133,8 +158,15 @@ def _timm_swin(m):
     if isinstance(c['depth'], int): return c['encoder'], args, {}
     return c['encoder'], args | dict(depths=c['depth'], **{k: c[k] for k in ('embed_dim','num_heads','mlp_ratio')}), {}
 
+def _eyes(m):
+    "What looks at images: the model, or the encoder of one with a head"
+    e = m.encoder if isinstance(m, Predictor) else m
+    if e is None: raise InputError('This model looks at magnitudes alone: it has no encoder to export')
+    return e
+
 def _timm_parts(m):
     "timm's name of the architecture, all arguments, and the tensors under timm's names"
+    if not isinstance(m, BandEncoder): raise InputError(f'timm has no {type(m).__name__}: only a vision transformer can go there; use to_onnx')
     if m.sky_token: raise InputError('timm has no sky-position token: a model with one cannot go there; use to_onnx')
     if m.config.get('block', 'vit') != 'vit': raise InputError("timm has no normal cells: a model with block='vitae' cannot go there; use to_onnx")
     architecture,args,more = {'vit': _timm_vit, 'beit': _timm_beit}.get(m.config.get('encoder', 'vit'), _timm_swin)(m)
@@ -195,12 +227,13 @@ def _check_timm(m, folder):
     why = '' if m.norm_eps == 1e-6 else f' (its LayerNorm epsilon is {m.norm_eps}, and timm keeps 1e-6)'
     raise AstroMaskError(f'timm {timm.__version__} makes other numbers of these weights{why}: this encoder cannot go there; use to_onnx')
 
-# %% ../../nbs/26_models.publish.ipynb #f9944389
+# %% ../../nbs/26_models.publish.ipynb #d336ac98
 def to_timm(
-    m,      # A model, without a sky token
+    m,      # A model, without a sky token; of one with a head the encoder
     folder, # Where to; made if need be
 )->Path:    # The folder: config.json, model.safetensors, README.md
     "Write the encoder for `timm.create_model('local-dir:FOLDER', pretrained=True)`"
+    m = _eyes(m)
     architecture,args,tensors = _timm_parts(m)
     sections = {'Model': _table(list(_flat(_sizes(m)))), 'Scaling, to be done before': _scaling_text(m),
                 'Source of the weights': _source_text(m)}
@@ -268,18 +301,19 @@ def _check_onnx(m, path, bands, pool):
         if not _same(found, _Embedder(m, bands, pool)(*given)):
             raise AstroMaskError('ONNX Runtime gives other numbers than the model: nothing was written')
 
-# %% ../../nbs/26_models.publish.ipynb #3482246f
+# %% ../../nbs/26_models.publish.ipynb #4e053cc9
 LARGE = 1.5e9    # bytes of weights; a single ONNX file cannot hold 2 GB
 
 def to_onnx(
-    m,                # A masked image model
+    m,                # A masked image model; of one with a head the encoder
     path,             # The file to write, such as model.onnx; of weights beyond 1.5 GB a second, model.onnx.data
     pool:str='mean',  # How patches become one vector: as in `embed`
     bands=None,       # Names of the channels that will be given, in their order; None: the model's own
 )->Path:              # That file
     "Write `embed` as ONNX, and check it with ONNX Runtime"
     need_extra('onnx', 'onnx', 'onnxruntime', 'onnxscript')
-    path,bands,m = Path(path), m.bands if bands is None else band_names(bands), _alone(m)
+    path,m = Path(path),_alone(_eyes(m))
+    bands = m.bands if bands is None else band_names(bands)
     with torch.no_grad(): _Embedder(m, bands, pool)(*_trial(m, len(bands)))     # refuses what does not fit
     program = _onnx_program(m, bands, pool)
     large = sum(p.numel()*p.element_size() for p in m.parameters()) > LARGE

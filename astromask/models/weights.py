@@ -88,12 +88,12 @@ def load_model(
         raise DataError(f'{weights} is damaged or does not fit its config.json ({str(e).splitlines()[0]})') from None
     return m.to(device).eval()
 
-# %% ../../nbs/25_models.weights.ipynb #d9b5fb00
+# %% ../../nbs/25_models.weights.ipynb #cde9b0aa
 def model_hash(
     m, # A model
 )->str:
-    "SHA-256 of weights, description, scaling and calibration"
-    told = [type(m).__name__, getattr(m, 'config', None), None if getattr(m, 'scaling', None) is None else m.scaling.config(), getattr(m, 'calibration', None)]
+    "SHA-256 of weights, description, scaling, and what else answers depend on"
+    told = [type(m).__name__, getattr(m, 'config', None), None if getattr(m, 'scaling', None) is None else m.scaling.config(), *(getattr(m, k, None) for k in ('calibration','photometry'))]
     h = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     h.update(tensor_bytes({k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}))
     return h.hexdigest()

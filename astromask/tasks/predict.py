@@ -6,10 +6,10 @@ Docs: https://astromask.github.io/astromask/tasks.predict.html.md"""
 
 # %% auto #0
 __all__ = ['TableFile', 'Rows', 'Block', 'prediction_columns', 'Task', 'prediction', 'embedding', 'table_facts', 'read_table',
-           'arrow_table', 'write_table', 'model_hash', 'data_hash', 'parse_shard', 'shard_path', 'block_starts',
-           'report_path', 'is_made', 'pick_device', 'answer_metrics', 'table_of', 'join_shards', 'report_text']
+           'arrow_table', 'write_table', 'data_hash', 'parse_shard', 'shard_path', 'block_starts', 'report_path',
+           'is_made', 'pick_device', 'answer_metrics', 'table_of', 'join_shards', 'report_text']
 
-# %% ../../nbs/52_tasks.predict.ipynb #efba4db2
+# %% ../../nbs/52_tasks.predict.ipynb #0eef91db
 import hashlib, json, numpy as np, os, platform, resource, socket, sys, time, torch
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 from astropy.table import Table
 from fastcore.basics import patch
-from safetensors.torch import save as tensor_bytes
 from ..core import DataError, InputError, log, progress as show_progress, read_json, storage_errors, sync_dir, versions, write_json
 from ..data.cutouts import _clear_left, class_labels, cutout_paths, redshifts
 from ..data.formats import FitsSet, _one_fits, file_kind, open_files
@@ -30,6 +29,7 @@ from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.pdfs import Calibration, central_interval, interval_coverage
 from ..models.encoder import check_views
 from ..models.heads import Predictor, catalog_magnitudes
+from ..models.weights import model_hash
 
 # %% ../../nbs/52_tasks.predict.ipynb #4c855c8f
 class TableFile:
@@ -382,17 +382,7 @@ def write_table(
             sync_dir(path.parent)
         finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/52_tasks.predict.ipynb #3c640b2e
-def model_hash(
-    m, # A model
-)->str:
-    "SHA-256 of weights, description, scaling, and what else answers depend on"
-    scaling = getattr(m, 'scaling', None)
-    told = [type(m).__name__, getattr(m, 'config', None), scaling.config() if scaling is not None else None, *(getattr(m, k, None) for k in ('calibration','photometry'))]
-    h = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    h.update(tensor_bytes({k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}))
-    return h.hexdigest()
-
+# %% ../../nbs/52_tasks.predict.ipynb #1cf8279e
 def data_hash(
     rows:Rows,
 )->str:

@@ -187,28 +187,30 @@ def _loss_of(self:SafeStep, row):
     planes = [o.to(row.device) for o in (planes if isinstance(planes, tuple) else (planes,))]
     return self.learn.forward(*self.learn.pretext.task(planes, row, self.learn.epoch)).loss
 
-# %% ../../nbs/41_train.callbacks.ipynb #ef2c6b57
+# %% ../../nbs/41_train.callbacks.ipynb #d481c379
 class Average(Callback):
-    "An exponential moving average of the weights (EMA)"
+    "An exponential moving average of the weights (EMA), and of running means that belong to them"
     order = 30
     def __init__(self,
         decay:float=0.999, # Share of the mean that a step leaves
     ): self.decay,self.mean,self.own = decay,None,None
 
+    def copied(self): return {k: v.clone() for k,v in self.model.state_dict().items() if v.is_floating_point()}
+
     def before_fit(self):
-        if self.mean is None: self.mean = {k: p.detach().clone() for k,p in self.model.named_parameters()}
+        if self.mean is None: self.mean = self.copied()
 
     @torch.no_grad()
     def after_step(self):
         decay = min(self.decay, (1+self.learn.step)/(10+self.learn.step))
-        now = dict(self.model.named_parameters())
-        torch._foreach_lerp_([self.mean[k] for k in now], [*now.values()], 1-decay)
+        now = self.model.state_dict()
+        torch._foreach_lerp_([*self.mean.values()], [now[k] for k in self.mean], 1-decay)
 
     @torch.no_grad()
     def take(self):
         "Give the model the mean for weights"
         if self.own is not None: return
-        self.own = {k: p.detach().clone() for k,p in self.model.named_parameters()}
+        self.own = self.copied()
         self.model.load_state_dict(self.mean, strict=False)
 
     @torch.no_grad()
