@@ -320,11 +320,24 @@ def crossings(
                 rows.append((first, second, float(np.exp(at)), float(np.interp(at, xa, ya))))
     return Table(rows=rows or None, names=('first', 'second', 'n', 'value'), dtype=(str, str, float, float))
 
-# %% ../../nbs/34_evaluate.figures.ipynb #7b3a5547
+# %% ../../nbs/34_evaluate.figures.ipynb #1b1ea92a
+def _clear(tables, row):
+    "Is each method ahead on its side, by more than the spread?"
+    n,ahead = _ahead(tables[row['first']], tables[row['second']])
+    return bool((ahead[n < row['n']] > 1).any() and (ahead[n > row['n']] < -1).any())
+
+def _ahead(a, b):
+    "Common numbers of labels, and the difference of two methods in units of its spread"
+    (na,ma,sa),(nb,mb,sb) = ([np.asarray(t[k], float) for k in ('n','mean','std')] for t in (a, b))
+    n,i,j = np.intersect1d(na, nb, return_indices=True)
+    spread = np.hypot(np.nan_to_num(sa[i]), np.nan_to_num(sb[j]))
+    return n,(ma[i]-mb[j])/np.maximum(spread, 1e-12)
+
+# %% ../../nbs/34_evaluate.figures.ipynb #27a98971
 def label_efficiency_figure(
     tables,           # Method to its Table with n (labels), mean, std (spread over seeds)
     label:str,        # What is measured
-    equal=(),         # Rows (method, n, other method, its n, value): as good as each other, joined by a dotted line
+    equal=(),         # Rows (method, n, other method, its n, value): as good as each other, joined by a dotted line that begins with the number
     chance=None,      # What guessing reaches
 ):                    # Figure
     "Performance against the number of labels"
@@ -340,12 +353,12 @@ def label_efficiency_figure(
     if not ax.lines or not any(len(l.get_xdata()) for l in ax.lines): _say(ax, 'nothing measured')
     else: ax.set_xscale('log')
     for row in crossings(tables):
+        if not _clear(tables, row): continue
         ax.plot(row['n'], row['value'], 'o', ms=9, mfc='none', mec='k', mew=.8)
         ax.annotate(f'{row["n"]:.0f}', (row['n'], row['value']), (0, -14), textcoords='offset points', ha='center', fontsize=7)
     for method,n,other,n_other,value in equal:
         ax.plot([n, n_other], [value]*2, 'k:', lw=.9)
-        ax.annotate(f'{method} with {n:.0f} = {other} with {n_other:.0f}', (np.sqrt(n*n_other), value), (0, 3), textcoords='offset points',
-                    ha='center', fontsize=7)
+        ax.annotate(f'{n:.0f}', (n, value), (-3, 0), textcoords='offset points', ha='right', va='center', fontsize=7)
     if chance is not None: ax.axhline(chance, color='.5', ls='--', lw=.8, label='chance')
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_formatter(NullFormatter())

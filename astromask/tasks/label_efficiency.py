@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/tasks.label_efficiency.html.md"""
 
 # %% auto #0
 __all__ = ['WORDS', 'label_subsets', 'label_sizes', 'whole_numbers', 'check_sizes', 'passes', 'label_efficiency', 'curves',
-           'labels_needed', 'equal_points', 'in_words', 'equal_rows']
+           'labels_needed', 'equal_points', 'in_words', 'of_pretraining', 'equal_rows']
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #4842e529
 import shutil, numpy as np
@@ -173,9 +173,18 @@ def in_words(
         said.append(f'With {n} {WORDS[t["method"]]} equals {WORDS[t["other"]]} on {t["other_labels"]:,} ({t["score"]:.3f}; {over}).')
     return said
 
-# %% ../../nbs/51_tasks.label_efficiency.ipynb #e46e5f6e
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #58961664
+def of_pretraining(
+    points, # Of `equal_points`
+)->Table:   # Some of its rows
+    "Where a reading of the pretrained encoder equals a method without it"
+    return points[[str(m).startswith('pretrained') and not str(o).startswith('pretrained') for m,o in zip(points['method'], points['other'])]]
+
 def equal_rows(
     points, # Of `equal_points`
 )->list:    # (method, n, other, its n, value), as `label_efficiency_figure` takes them
-    "What a figure joins"
-    return [(t['method'], t['labels'], t['other'], t['other_labels'], t['score']) for t in points]
+    "What a figure joins: for each method that is equalled, the one that needs the fewest labels"
+    best = {}
+    for t in points:
+        if t['other'] not in best or t['labels'] < best[t['other']]['labels']: best[t['other']] = t
+    return [(t['method'], t['labels'], t['other'], t['other_labels'], t['score']) for t in best.values()]
