@@ -37,11 +37,13 @@ class _Rows:
         else: f.close()
         return x,i
 
+# %% ../nbs/70_bench.ipynb #2b1412a5
 def _by_rows(path, bs, keep, most=10_000):
     from torch.utils.data import DataLoader
     order = np.random.default_rng(0).permutation(len(Cutouts.open(path)))[:most].tolist()
     return DataLoader(_Rows(path, keep), bs, sampler=order, num_workers=2, persistent_workers=True)
 
+# %% ../nbs/70_bench.ipynb #cef12727
 def _by_loader(path, bs, memory):
     from astromask.data.loaders import CutoutLoader, Pixels
     return CutoutLoader(Pixels(Cutouts.open(path), memory=memory), bs, shuffle=True)
@@ -77,6 +79,7 @@ def measure_reader(
         seconds = time.perf_counter()-start
     return dict(rate=n/seconds, memory=_peak()-before, ready=ready)
 
+# %% ../nbs/70_bench.ipynb #352cbfb5
 def in_child(
     function:str, # Name of a function of this module
     *args,        # Its arguments
@@ -165,6 +168,7 @@ class BenchReport(dict):
         yield f'{"small preset":14}{"objects/s":>10}{"of model":>10}{"stalled":>10}    ({t["device"]}, {t["memory"]/2**20:.0f} MiB in all)'
         for k in ('model','file','resident'): yield f'{k:14}{t[k]["rate"]:10.0f}{t[k]["rate"]/t["model"]["rate"]:10.2f}{t[k]["stalled"]:10.2%}'
 
+# %% ../nbs/70_bench.ipynb #9da24ecd
 def run_bench(
     n:int=50_000,  # Objects
     bs:int=128,    # Batch size of the loaders

@@ -30,6 +30,7 @@ class Verbs(click.Group):
             try: sys.stdout.flush()
             except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+# %% ../nbs/71_cli.ipynb #7af3e449
 @click.group(cls=Verbs, context_settings=dict(help_option_names=['-h','--help']))
 @click.version_option(package_name='astromask')
 def main():
@@ -45,6 +46,7 @@ def split_bands(
     from astromask.data.layouts import band_names
     return band_names(text) if text.strip() else None
 
+# %% ../nbs/71_cli.ipynb #15b5aa42
 @main.command()
 @click.argument('out', type=click.Path(dir_okay=False))
 @click.option('--n', default=4000, show_default=True, type=click.IntRange(min=1), help='Objects to simulate.')
@@ -122,6 +124,7 @@ def _tables(f):
     for o in reversed(options): f = o(f)
     return f
 
+# %% ../nbs/71_cli.ipynb #94e3f4e4
 def _write_table(task, file, shard, bands, survey, columns, **options):
     from astromask.tasks.predict import parse_shard, report_text, table_of
     names = [k.strip() for k in columns.split(',') if k.strip()]
@@ -141,6 +144,7 @@ def predict(model, file, views, pdf, raw, **options):
     from astromask.tasks.predict import prediction
     _write_table(prediction(load_model(model), views, pdf, raw), file, **options)
 
+# %% ../nbs/71_cli.ipynb #8f1fb15e
 @main.command()
 @_tables
 @click.option('--pool', default='mean', show_default=True, help='How patches become one vector: mean, cls, max, attn or central.')
@@ -180,6 +184,7 @@ def tile_sources(
     for band,where in pairs: files.setdefault(band.strip(), []).append(where)
     return files
 
+# %% ../nbs/71_cli.ipynb #74f0ff0e
 def _hdu(text): return int(text) if text.isdecimal() else text or None
 
 def _zero_point(text):
@@ -188,6 +193,7 @@ def _zero_point(text):
         return {b.strip(): float(z) for b,z in (o.split('=') for o in text.split(','))}
     except ValueError: raise InputError(f'--zero-point {text!r} is neither a magnitude nor BAND=MAGNITUDE,...') from None
 
+# %% ../nbs/71_cli.ipynb #166165a7
 @main.command()
 @click.argument('out', type=click.Path(dir_okay=False))
 @click.option('--tiles', multiple=True, required=True, help='Folder or glob of FITS tiles; BAND=GLOB, repeated; or a path with {band}.')

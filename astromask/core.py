@@ -24,23 +24,29 @@ class AstroMaskError(Exception):
     "Something went wrong; the message says what, where, and what to do"
     exit_code = 1
 
+# %% ../nbs/00_core.ipynb #10a2cdb5
 class InputError(AstroMaskError):
     "The input (a file, a parameter, an argument) cannot be used as it is"
     exit_code = 2
 
+# %% ../nbs/00_core.ipynb #2563512f
 class DataError(InputError):
     "A data file is missing, damaged or not in the layout it should have"
 
+# %% ../nbs/00_core.ipynb #efc69078
 class StorageError(AstroMaskError):
     "The disk is full, read-only or failing; what was saved before stays good"
 
+# %% ../nbs/00_core.ipynb #ee3b3c2b
 class RankLost(AstroMaskError):
     "Another process of this job died, or does not answer"
 
+# %% ../nbs/00_core.ipynb #3567eeb5
 class Unfinished(AstroMaskError):
     "The run was asked to stop and saved its state: the same command continues it"
     exit_code = 75
 
+# %% ../nbs/00_core.ipynb #14a24884
 class Requeued(Unfinished):
     "The run saved its state, and its batch system will start it again"
     exit_code = 0
@@ -108,6 +114,7 @@ def sync_dir(
     try: os.fsync(fd)
     finally: os.close(fd)
 
+# %% ../nbs/00_core.ipynb #2ce7ff36
 def write_atomic(
     path,            # Where the file shall be
     data:bytes|str,  # Its whole content; text is written as UTF-8
@@ -128,6 +135,7 @@ def write_atomic(
             sync_dir(path.parent)
         finally: Path(tmp).unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #99df0c32
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
@@ -163,6 +171,7 @@ def _plain(o):
     if isinstance(o, float) and not np.isfinite(o): return None
     return o if isinstance(o, (str,int,float,bool,type(None))) else str(o)
 
+# %% ../nbs/00_core.ipynb #69a55257
 def write_json(
     path, # Where the file shall be
     obj,  # dicts, lists, strings, numbers and NumPy values; anything else as its `str`
@@ -170,6 +179,7 @@ def write_json(
     "Write JSON atomically; NaN and infinities become null"
     write_atomic(path, json.dumps(_plain(obj), indent=1)+'\n')
 
+# %% ../nbs/00_core.ipynb #653813d5
 def read_json(
     path,        # A JSON file
     kind=object, # What it must hold, such as `dict`
@@ -189,6 +199,7 @@ def sha256_file(
     "The SHA-256 of a file's bytes"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/00_core.ipynb #03e79b05
 def git_commit(
     folder='.', # Where to ask
 )->str|None:    # The commit, with '+changes' if the tree differs from it; None outside a repository
@@ -199,6 +210,7 @@ def git_commit(
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if status.stdout.strip() else '')
 
+# %% ../nbs/00_core.ipynb #86e02929
 def versions(
     packages=('astromask','torch','torchvision','timm','fastai','numpy','astropy','h5py','scikit-learn','papermill','galsim')
 )->dict: # Name to version; packages that are absent are left out
@@ -218,6 +230,7 @@ class _Stdout(logging.StreamHandler):
         self.stream = sys.stdout
         super().emit(record)
 
+# %% ../nbs/00_core.ipynb #b21d3cde
 def start_logging(
     level=logging.INFO, # What to show
 ):
@@ -260,10 +273,12 @@ def world()->int: # 1 where nobody started more
     "How many processes train together"
     return int(os.environ.get('WORLD_SIZE', 1))
 
+# %% ../nbs/00_core.ipynb #40e0fb2b
 def rank()->int: # 0 is the one that writes
     "Which of them this is"
     return int(os.environ.get('RANK', 0)) if world() > 1 else 0
 
+# %% ../nbs/00_core.ipynb #d3771200
 def local_rank()->int: # The number of its GPU
     "Which of those on this machine this is"
     return int(os.environ.get('LOCAL_RANK', 0)) if world() > 1 else 0
@@ -273,6 +288,7 @@ def utc_now()->str: # Such as 20261121T093000Z
     "The time, as run directories and manifests write it"
     return datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%SZ')
 
+# %% ../nbs/00_core.ipynb #06648b56
 def new_run_dir(
     name:str,    # The experiment's name
     root='runs', # Where runs are kept
@@ -312,6 +328,7 @@ def _update(path, new):
     if rank() == 0: write_json(path, old | new)
     return old | new
 
+# %% ../nbs/00_core.ipynb #cc700011
 @patch
 def manifest(self:RunDir,
     **facts, # What to add, such as data='survey.h5'
@@ -319,6 +336,7 @@ def manifest(self:RunDir,
     "Add facts to manifest.json"
     return _update(self.path/'manifest.json', facts)
 
+# %% ../nbs/00_core.ipynb #20c13e30
 @patch
 def metrics(self:RunDir,
     **numbers, # What to add, such as redshift=dict(nmad=0.02)
@@ -326,6 +344,7 @@ def metrics(self:RunDir,
     "Add numbers to metrics.json"
     return _update(self.path/'metrics.json', numbers)
 
+# %% ../nbs/00_core.ipynb #c56106da
 @patch
 def write(self:RunDir,
     name:str, # Where in the directory, such as 'model/README.md'
@@ -334,6 +353,7 @@ def write(self:RunDir,
     "Keep a file"
     if rank() == 0: write_atomic(self.path/name, data)
 
+# %% ../nbs/00_core.ipynb #c82eee59
 @patch
 def savefig(self:RunDir,
     fig,      # A matplotlib figure
@@ -353,11 +373,13 @@ def request_stop(self:RunDir,
     "Ask the run to save its state and leave"
     write_atomic(self.path/'STOP', why+'\n')
 
+# %% ../nbs/00_core.ipynb #ed6786a4
 @patch
 def stop_requested(self:RunDir)->bool: # Has someone asked?
     "Should the run save its state and leave?"
     return (self.path/'STOP').exists()
 
+# %% ../nbs/00_core.ipynb #05f0110a
 @patch
 def clear_stop(self:RunDir):
     "Forget an old request to stop"

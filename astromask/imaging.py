@@ -57,6 +57,7 @@ def add(self:Canvas,
     "Add a component by its transform"
     self.light += np.asarray(flux)[:,None,None]*(k*_phase(self, x, y))
 
+# %% ../nbs/05_imaging.ipynb #beb01c2e
 @patch
 def point(self:Canvas,
     flux, # (C,)
@@ -66,6 +67,7 @@ def point(self:Canvas,
     "Add a point source"
     self.add(1., flux, x, y)
 
+# %% ../nbs/05_imaging.ipynb #ba6dcb9b
 @patch
 def profile(self:Canvas,
     profile, # A GalSim object, such as Sersic, with its shape and orientation
@@ -96,6 +98,7 @@ def cloud(self:Canvas,
         for dj,wj in ((0,1-v),(1,v)): grid += np.bincount((j+dj)%n*n + (i+di)%n, weight*wi*wj, minlength=n*n)
     self.raster(grid.reshape(n, n), flux, blur)
 
+# %% ../nbs/05_imaging.ipynb #f7494758
 @patch
 def raster(self:Canvas,
     grid,    # (n,n) light on the canvas's own grid
@@ -107,6 +110,7 @@ def raster(self:Canvas,
     if blur: k *= np.exp(-0.5*(blur*self.ky)**2)[:,None] * np.exp(-0.5*(blur*self.kx)**2)
     self.light += np.asarray(flux)[:,None,None]*k
 
+# %% ../nbs/05_imaging.ipynb #1816a105
 @patch
 def positions(self:Canvas): # (n,1) and (1,n), arcsec from the frame's centre
     "Where the grid points are: y and x"
@@ -126,6 +130,7 @@ def _psf(survey, band, night, n, step): # (n,n/2+1) transform of PSF and pixel
     kx,ky = _frequencies(n, step)
     return _transform(psf, n, step).real * along(ky)[:,None] * along(kx)
 
+# %% ../nbs/05_imaging.ipynb #6fcdd487
 @patch
 def expose(self:Canvas,
     night:int=0, # Which of the 64 nights, for the PSF
@@ -146,6 +151,7 @@ def _noise(survey, band): # Noise of an empty pixel, photons per unit, share of 
     sky = 10**(-0.4*(survey.sky[i]-survey.zero_point))*survey.pixel_scale**2
     return sigma, sky/sigma**2, min(2.5/spread, .5)
 
+# %% ../nbs/05_imaging.ipynb #19474ccd
 def photons_per_unit(
     survey, # Survey
     band:str,
@@ -153,6 +159,7 @@ def photons_per_unit(
     "How many photons one unit of flux is"
     return _noise(survey, band)[1]
 
+# %% ../nbs/05_imaging.ipynb #7b372aa8
 def noise_variance(
     image,        # (size,size) flux per pixel, without noise
     survey,       # Survey
@@ -162,6 +169,7 @@ def noise_variance(
     "Variance of each pixel: the sky's, and the object's own photons"
     return sigma**2 + np.maximum(image, 0)/photons_per_unit(survey, band)
 
+# %% ../nbs/05_imaging.ipynb #d5875bbf
 def add_noise(
     image,   # (size,size) flux per pixel
     survey,  # Survey
@@ -188,6 +196,7 @@ def saturate(
         bad[max(rows[0]-reach, 0):rows[-1]+reach+1, column] = True
     image[bad] = np.nan
 
+# %% ../nbs/05_imaging.ipynb #804ce15f
 def cosmic_ray(
     image,       # (size,size), changed in place
     sigma:float, # Noise of a pixel
@@ -201,6 +210,7 @@ def cosmic_ray(
     found = rng.random() < 1/3
     image[rows[inside],cols[inside]] = np.nan if found else sigma*10**rng.uniform(1.3, 2.5)
 
+# %% ../nbs/05_imaging.ipynb #7f542099
 def edge(
     size:int, # Pixels of a side
     rng,      # np.random.Generator

@@ -158,6 +158,7 @@ def _add_bar(s, share, scale, tilt, angle, flux):
     r,t = np.hypot(x, y), np.arctan2(y, x)+theta
     s.canvas.cloud(*_projected(r, t, tilt, angle), np.full(1500, 1/1500), share*flux, .08*length, s.x, s.y)
 
+# %% ../nbs/06_objects.ipynb #72a4526a
 def _add_disk(s, size, tilt, angle, share, kind, dust):
     "Old disk, arms and knots; a third of the disks are barred"
     rng,scale = s.rng, size/1.678
@@ -175,6 +176,7 @@ def _add_disk(s, size, tilt, angle, share, kind, dust):
     s.canvas.cloud(dx[some], dy[some], bright/bright.sum(), knots*newborn, .03*size, s.x, s.y)
     if bar: _add_bar(s, bar, scale, tilt, angle, s.flux(galaxy_sed(kind*.6, 0, dust), share))
 
+# %% ../nbs/06_objects.ipynb #f9790238
 def draw_spiral(
     s, # Scene
 ):     # What is true of it
@@ -239,6 +241,7 @@ def _add_tail(s, x, y, size, flux):
     dx,dy = r*np.cos(theta)+width*rng.standard_normal(points), r*np.sin(theta)+width*rng.standard_normal(points)
     s.canvas.cloud(dx, dy, np.full(points, 1/points), flux, .1*size, x, y)
 
+# %% ../nbs/06_objects.ipynb #de1d26ba
 def draw_merger(
     s, # Scene
 ):     # What is true of it
@@ -278,6 +281,7 @@ def _lensed(s, einstein, source_size, offset):
     n = s.canvas.n
     return light.reshape(n, 3, n, 3).sum((1,3))
 
+# %% ../nbs/06_objects.ipynb #7b4b3296
 def draw_lens(
     s, # Scene
 ):     # What is true of it
@@ -307,6 +311,7 @@ def draw_star(
     s.canvas.point(s.apparent(sed, mag), s.x, s.y)
     return dict(redshift=np.nan, size=0., ellipticity=np.nan)
 
+# %% ../nbs/06_objects.ipynb #4a71ef3f
 def draw_quasar(
     s, # Scene
 ):     # What is true of it

@@ -38,6 +38,7 @@ def _templates():
         rows.append(np.log(normalised(sed)))
     return np.array(rows)
 
+# %% ../nbs/04_physics.ipynb #6d4d65e2
 @lru_cache(maxsize=None)
 def _calzetti(): # k(lambda)/R_V: attenuation per magnitude of A_V
     x = 1e4/np.clip(wavelengths, 1200, 22000)
@@ -45,6 +46,7 @@ def _calzetti(): # k(lambda)/R_V: attenuation per magnitude of A_V
     red = 2.659*(-1.857 + 1.040*x) + 4.05
     return np.where(wavelengths < 6300, blue, red).clip(0)/4.05
 
+# %% ../nbs/04_physics.ipynb #a7d0fc95
 def galaxy_sed(
     kind:float,    # 0 elliptical, 1 Sbc, 2 Scd, 3 irregular, or between
     tilt:float=0., # Power of wavelength that the spectrum is multiplied by
@@ -85,6 +87,7 @@ def _hydrogen(z):
     for line,depth in ((1216,.0036),(1026,.0017)): tau += np.where(rest < line, depth*(wavelengths/line)**3.46, 0)
     return np.where(rest < 912, 0, np.exp(-tau))
 
+# %% ../nbs/04_physics.ipynb #d9ef468e
 @lru_cache(maxsize=64)
 def _filters(survey, bands): # (C,W): weights that turn a spectrum into its mean flux per frequency in each band
     rows = []
@@ -93,6 +96,7 @@ def _filters(survey, bands): # (C,W): weights that turn a spectrum into its mean
         rows.append(wavelengths**2*through/through.sum())
     return np.array(rows)
 
+# %% ../nbs/04_physics.ipynb #7ced6f5a
 def magnitudes(
     sed,        # (W,) a normalised spectrum
     z:float,    # Redshift
@@ -114,12 +118,14 @@ def _cosmology(): # Tables over log(1+z): distance modulus, kpc per arcsec, como
     return (np.log1p(z), universe.distmod(z).value, 1/universe.arcsec_per_kpc_proper(z).value,
             universe.differential_comoving_volume(z).value)
 
+# %% ../nbs/04_physics.ipynb #16ddd220
 def distance_modulus(
     z, # Redshift; 0 stands for 'not far', and gives 0
 ):     # Magnitudes
     "By how much distance dims: m - M without colour"
     return np.where(np.asarray(z) > 0, np.interp(np.log1p(z), *_cosmology()[:2]), 0.)
 
+# %% ../nbs/04_physics.ipynb #0dc8165b
 def kpc_per_arcsec(
     z, # Redshift
 ):     # Kiloparsec that one arcsec spans
@@ -153,6 +159,7 @@ def _joint(population, survey, bright, limit): # Cumulative density over cells o
     density = volume[:,None] * ratio**(p.alpha+1)*np.exp(-ratio) * chosen
     return np.cumsum(density.ravel()), log_z, M
 
+# %% ../nbs/04_physics.ipynb #483379e3
 def draw_galaxy(
     population:Population,
     survey:Survey,  # Selected in its reference band

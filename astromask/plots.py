@@ -26,6 +26,7 @@ class ColourScale:
     soft:np.ndarray    # (N,1,1) where the stretch turns from linear to logarithmic
     peak:np.ndarray    # (N,1,1) what becomes white
 
+# %% ../nbs/02_plots.ipynb #0aab976f
 def _ready(x): # Whole numbers from 0 to 255
     v = x[np.isfinite(x)]
     return x.shape[-3] <= 3 and v.size > 0 and v.min() >= 0 and 1 < v.max() <= 255 and bool((v == np.round(v)).all())
@@ -36,6 +37,7 @@ def _border(x): # (N,3,H,W) -> (N,3,B)
     inner[w:-w,w:-w] = min(x.shape[-2:]) > 2*w
     return x[...,~inner]
 
+# %% ../nbs/02_plots.ipynb #bed8295d
 def _median(x): # Over the last axis, NaN where nothing is finite
     with np.errstate(all='ignore'):
         return np.ma.median(np.ma.masked_invalid(x), -1).filled(np.nan)
@@ -105,12 +107,14 @@ def _axes(rows, cols, size=1.1, **kw):
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.02, hspace=.02)
     return fig, fig.subplots(rows, cols, squeeze=False, **kw)
 
+# %% ../nbs/02_plots.ipynb #c48ba721
 def _tile(ax, rgb=None, title=None):
     if rgb is None: ax.axis('off')
     else: ax.imshow(rgb, origin='lower', interpolation='nearest')
     ax.set(xticks=[], yticks=[])
     if title: ax.set_title(title, fontsize=7, pad=2)
 
+# %% ../nbs/02_plots.ipynb #c0019e98
 def show_cutouts(
     images,      # (N,C,H,W) with NaN
     bands=None,  # Names of the C bands
@@ -157,6 +161,7 @@ def _column(table, name):
     except KeyError: return None
     return np.array([np.nan if v in (None, '') or v is np.ma.masked else float(v) for v in values])
 
+# %% ../nbs/02_plots.ipynb #e2b2ad86
 def _curves(ax, table, names, label):
     step = _column(table, 'step')
     for name in names:
@@ -169,6 +174,7 @@ def _curves(ax, table, names, label):
     ax.tick_params(labelsize=7)
     if len(names) > 1 and ax.lines: ax.legend(fontsize=8)
 
+# %% ../nbs/02_plots.ipynb #69a9b75e
 def history_figure(
     history, # dict of lists, or Table, with some of step, epoch, train_loss, valid_loss, balanced_accuracy, nmad, lr
 ):           # Figure
@@ -214,6 +220,7 @@ def neighbours_figure(
         for side in line[0].spines.values(): side.set(color='tab:orange', linewidth=2.5)
     return fig
 
+# %% ../nbs/02_plots.ipynb #ec066cb8
 def comparison_figure(
     values,       # Name to value, or to (value, error)
     label:str='', # What the value is

@@ -26,11 +26,13 @@ def experiment_name(
     "What an experiment notebook is called"
     return re.sub(r'^\d+_', '', Path(path).stem)
 
+# %% ../nbs/03_runs.ipynb #5ded23db
 def experiments()->dict: # Name to path, in the order of their numbers
     "The experiments that come with AstroMASK"
     folder = Path(str(files('astromask')/'experiments'))
     return {experiment_name(p): p for p in sorted(folder.glob('[0-9]*.ipynb'))}
 
+# %% ../nbs/03_runs.ipynb #08d3007f
 def find_experiment(
     name:str, # One of `experiments()`, or the path of any notebook
 )->Path:      # The notebook, absolute
@@ -48,6 +50,7 @@ class Parameter(NamedTuple):
     default:object   # Its value if none is given
     help:str=''      # The comment behind it
 
+# %% ../nbs/03_runs.ipynb #4953d9ed
 def _comments(source): # Line number to comment
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {t.start[0]: t.string.lstrip('# ').strip() for t in tokens if t.type == tokenize.COMMENT}
@@ -92,11 +95,13 @@ def _absolute(path):
     if file in ('','.','..'): return os.path.realpath(path)
     return os.path.join(os.path.realpath(folder), file)    # a link to a file keeps its name
 
+# %% ../nbs/03_runs.ipynb #2f9b2cb4
 def _path(v):
     parts = [_str(o) for o in v] if isinstance(v, list) else [_str(v)]
     if len(parts) == 1 and not os.path.exists(os.path.expanduser(parts[0])): parts = parts[0].split(',')
     return ','.join(_absolute(p.strip()) for p in parts)
 
+# %% ../nbs/03_runs.ipynb #46ba39e2
 _TYPES = dict(int=_int, float=_float, bool=_bool, str=_str, path=_path)
 
 def cast(
@@ -169,6 +174,7 @@ def _alive(owner):
     except PermissionError: pass
     return True
 
+# %% ../nbs/03_runs.ipynb #06662384
 @contextmanager
 def locked(
     run,           # A `RunDir`, or a folder in one
@@ -230,6 +236,7 @@ def slurm_job(
     if 'SLURM_ARRAY_TASK_ID' in env: return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
     return env.get('SLURM_JOB_ID', '')
 
+# %% ../nbs/03_runs.ipynb #9457ad73
 def requeue(
     job:str, # Of `slurm_job`
 )->bool:     # Will it?
@@ -289,16 +296,19 @@ class _Echo:
         try: self.stream.flush()
         except (OSError, ValueError): pass
 
+# %% ../nbs/03_runs.ipynb #b446e9c5
 class _WholeFiles:
     "How papermill shall write the executed notebook"
     def write(self, text, path): write_atomic(path, text)
     def pretty_path(self, path): return path
 
+# %% ../nbs/03_runs.ipynb #13de7a9c
 def _streams(kernel):
     if not kernel.rank: return _Echo(sys.stdout),_Echo(sys.stderr)
     kept = _Echo(open(kernel.run/f'ranks/rank-{kernel.rank}.log', 'a', buffering=1))
     return kept,kept
 
+# %% ../nbs/03_runs.ipynb #96361d3e
 def _execute(notebook, params, kernel):
     import papermill
     from papermill.iorw import papermill_io
@@ -356,12 +366,14 @@ def _give_up(kernel):
     kernel.error = AstroMaskError('\n'.join(['It did not answer, and was ended; the same command continues from the last checkpoint. It was here, innermost first:', *where]))
     kernel.kill()
 
+# %% ../nbs/03_runs.ipynb #a57bb1c2
 def _to_blame(ended):
     "Of the kernels, in the order of their ends, the one whose error is the run's; None if there is none"
     failed = [k for k in ended if k.error]
     own = [k for k in failed if not isinstance(k.error, (RankLost,Unfinished))]
     return next(iter([k for k in own if not k.killed] + own + [k for k in failed if isinstance(k.error, RankLost)] + failed), None)
 
+# %% ../nbs/03_runs.ipynb #969ee88a
 def _error_of(ended):
     "The error of a run; None if there is none"
     guilty = _to_blame(ended)
@@ -386,6 +398,7 @@ def _begin(run, name, notebook, params, command, ranks):
                  python=sys.executable, host=here['host'], pid=here['pid'], started=sessions[0]['started'],
                  finished=None, sessions=sessions)
 
+# %% ../nbs/03_runs.ipynb #0ab2d186
 def _end(run, error, seconds):
     state = 'done' if error is None else 'unfinished' if isinstance(error, Unfinished) else 'failed'
     code = 0 if error is None else getattr(error, 'exit_code', 1)
@@ -416,11 +429,13 @@ def _work(kernel, notebook, params, events):
     else: kernel.error = None
     finally: events.put(kernel)
 
+# %% ../nbs/03_runs.ipynb #7cd70dfe
 def _time_left(kernel):
     "How long the others may go on when one has ended"
     if kernel.error and not isinstance(kernel.error, Unfinished): return _GRACE
     return math.inf if kernel.rank else float(os.environ.get('ASTROMASK_RANK_TIMEOUT', 300))
 
+# %% ../nbs/03_runs.ipynb #db243e32
 def _ask(run, kernels, who):
     "Request a stop: by the STOP file, or where none can be written by a signal"
     try: run.request_stop(who)

@@ -71,6 +71,7 @@ def curve(self:Survey,
     "A band's filter curve"
     return filter_curve(self.filters[self.index(band)])
 
+# %% ../nbs/01_surveys.ipynb #14a3a6b4
 @patch
 def wavelength(self:Survey,
     band:str, # One of the survey's bands
@@ -114,6 +115,7 @@ def get_survey(
         raise InputError(f'No survey is called {survey!r}; known are {", ".join(_surveys)} (see register_survey)')
     return found
 
+# %% ../nbs/01_surveys.ipynb #2e820ac2
 def register_survey(
     survey:Survey, # Replaces one of the same name
 )->Survey:
@@ -148,6 +150,7 @@ def band_wavelength(
         if band in s.bands: return s.wavelength(band)
     return _eye.get(band)
 
+# %% ../nbs/01_surveys.ipynb #db5fa7ab
 def _narrow(band):
     filters = [s.filters[s.bands.index(band)] for s in _surveys.values() if band in s.bands]
     return any(not isinstance(f, str) and f[1] < 300 for f in filters)

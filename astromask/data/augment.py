@@ -24,6 +24,7 @@ def dihedral(
     "Flip and turn every object of a batch, as (seed, epoch, id) say"
     return turn(x, dihedral_bits(seed, epoch, ids))
 
+# %% ../../nbs/15_data.augment.ipynb #53ea5d81
 def dihedral_bits(
     seed:int,  # The run's seed
     epoch:int, # Pass over the data
@@ -32,6 +33,7 @@ def dihedral_bits(
     "How every object is turned"
     return uniform(seed, epoch, ids, 3, 'dihedral') < 0.5
 
+# %% ../../nbs/15_data.augment.ipynb #315b0ca0
 def turn(
     x,    # (B,C,H,W) pixels
     bits, # (B,3) bool: mirror the columns, mirror the rows, swap the axes
@@ -120,6 +122,7 @@ def _blur(
     value,seen = _smooth(_smooth(v, w, -1), w, -2).split(x.shape[1], dim=1)
     return torch.where(there, value/seen, torch.nan)
 
+# %% ../../nbs/15_data.augment.ipynb #9b759639
 def blur(
     x,                 # (B,C,H,W) pixels, NaN where missing
     seed:int,          # The run's seed
@@ -152,6 +155,7 @@ def _normal(seed, epoch, ids, shape, stream):
     size,angle = (-2*torch.log1p(-u[:,0])).sqrt(), 2*math.pi*u[:,1]
     return torch.cat([size*angle.cos(), size*angle.sin()], dim=1)[:,:n].unflatten(1, shape)
 
+# %% ../../nbs/15_data.augment.ipynb #9c2f1a6b
 def _sky_noise(x): # (B,C,H,W) -> (B,C,1,1), from every second pixel of each axis where cutouts are larger than 32
     step = 2 if min(x.shape[-2:]) > 32 else 1
     return sky_and_noise(x[...,::step,::step])[1].nan_to_num()
@@ -183,6 +187,7 @@ def _tracks(
     bright = torch.where(inside, 10*torch.exp(math.log(100)*u[...,4:5]), 0)
     return u.new_zeros(*u.shape[:2], H*W).scatter_reduce(2, at, bright, 'amax')
 
+# %% ../../nbs/15_data.augment.ipynb #ac7f9259
 def cosmic_rays(
     x,            # (B,C,H,W) pixels, NaN where missing
     seed:int,     # The run's seed

@@ -24,6 +24,7 @@ def _positions(t, what):
     rows = np.flatnonzero(np.isfinite(ra))
     return SkyCoord(ra[rows], dec[rows], unit='deg'),rows
 
+# %% ../../nbs/18_data.catalogs.ipynb #608c66c4
 def match_sky(
     t,             # Table with `ra` and `dec`, in degrees or the unit they name
     other,         # Table with `ra` and `dec`, in degrees or the unit they name
@@ -55,6 +56,7 @@ def _unknown(col, name):
     if name in ('redshift','zspec','z_spec','spec_z') and x.dtype.kind in 'if': hidden |= x <= -1
     return hidden
 
+# %% ../../nbs/18_data.catalogs.ipynb #d69c18ad
 def _taken(t, other, name, match):
     "A column with the other catalogue's values where there is a match and nothing else is known"
     theirs,hit,unit = other[name],match >= 0,other[name].unit
@@ -114,6 +116,7 @@ def signal_to_noise(
     parts = [_ratio(np.asarray(data[i:i+block], np.float32), inner) for i in range(0, len(data), block)]
     return np.concatenate(parts or [np.zeros((0,shape[0]))]).astype(np.float32)
 
+# %% ../../nbs/18_data.catalogs.ipynb #ed195f17
 def _ratio(x, inner):
     def mean(v):
         ok = np.isfinite(v)
@@ -169,6 +172,7 @@ def _rows(rows, n, what):
     if out.size: raise InputError(f'Row {out[0]} of {what} is not among the {n} cutouts')
     return rows.astype(np.int64)
 
+# %% ../../nbs/18_data.catalogs.ipynb #0c25cb80
 def write_rows(
     path,            # Where the file shall be
     c,               # `Cutouts`
@@ -207,6 +211,7 @@ def merge(
         raise InputError(f'{path} is one of the files to be merged: give another name')
     return write_rows(path, c, dtype=dtype, overwrite=overwrite, checksum=checksum)
 
+# %% ../../nbs/18_data.catalogs.ipynb #b5563355
 def partition(
     source,          # Paths, a glob, a folder, or `Cutouts`
     folder,          # Where the files go: part-00000.h5, ...

@@ -155,6 +155,7 @@ def read(self:Cutouts,
         else: out[mine] = got
     return (out,weight) if ivar else out
 
+# %% ../../nbs/10_data.cutouts.ipynb #77e28a0f
 @patch
 def _read_part(self:Cutouts, p, rows, ivar):
     got = self.parts[p].read(rows - (self._ends[p]-self.parts[p].n), ivar)
@@ -168,6 +169,7 @@ def __getitem__(self:Cutouts, i):
     x = self.read(np.atleast_1d(rows)).astype(np.float32, order='C', copy=False)
     return x if rows.ndim else x[0]
 
+# %% ../../nbs/10_data.cutouts.ipynb #70ec113b
 @patch
 def ivar(self:Cutouts,
     rows, # A row number, slice, list or mask
@@ -193,11 +195,13 @@ def _one_list(cols, paths):
         cols[i] = _like(col, new)
     return cols,union
 
+# %% ../../nbs/10_data.cutouts.ipynb #3d199440
 def _like(col, x, unit=None):
     "A column with other values"
     x = np.ma.array(x, mask=np.ma.getmaskarray(col)) if isinstance(col, np.ma.MaskedArray) else x
     return type(col)(x, name=col.name, unit=unit or col.unit)
 
+# %% ../../nbs/10_data.cutouts.ipynb #436845a0
 def _one_unit(cols, paths):
     "Convert columns to the unit of the first that has one"
     at = next((i for i,c in enumerate(cols) if c.unit is not None), None)
@@ -209,6 +213,7 @@ def _one_unit(cols, paths):
         cols[i] = _like(col, x.astype(col.dtype if col.dtype.kind == 'f' else np.float64), cols[at].unit)
     return cols
 
+# %% ../../nbs/10_data.cutouts.ipynb #3177f838
 def _united(tables, paths):
     "One table of many, in which each number means the same"
     meant = {}
@@ -258,6 +263,7 @@ class _Sink(io.FileIO):
     def check(self):
         if self.error: raise self.error
 
+# %% ../../nbs/10_data.cutouts.ipynb #9d6ca005
 def _clear_left(folder, mine):
     "Remove what writers of this host left that were killed"
     for p in list(os.scandir(folder)):
@@ -302,6 +308,7 @@ def _blocks(images, k):
         images = np.asarray(images)
     return (images[i:i+k] for i in range(0, len(images), k))
 
+# %% ../../nbs/10_data.cutouts.ipynb #9b1381c7
 def _cast(x, dtype, what):
     if np.ndim(x) != 4: raise InputError(f'{what} must have shape (N,C,H,W), not {np.shape(x)}')
     if np.ma.is_masked(x): x = x.astype(np.result_type(x.dtype, np.float32)).filled(np.nan)
@@ -314,6 +321,7 @@ def _cast(x, dtype, what):
         raise InputError(f'{what} hold values up to {np.nanmax(np.abs(x)):.3g}, which {dtype} cannot: write float32')
     return y
 
+# %% ../../nbs/10_data.cutouts.ipynb #726ff539
 def _append(d, x):
     "Add rows to a dataset"
     d.resize(len(d)+len(x), 0)
@@ -431,6 +439,7 @@ def _codes(col):
     if (x[known] >= 2**63).any(): return None
     return (np.where(known, x, 0).astype(np.int64),known) if (x[known] % 1 == 0).all() else None
 
+# %% ../../nbs/10_data.cutouts.ipynb #03763c1b
 def class_labels(
     catalog,     # Table
     column=None, # Where the classes are; None takes the first of the usual columns that says something
@@ -476,6 +485,7 @@ def sample_rows(
     n = max(1, min(n, len(c), memory//(4*int(np.prod(c.shape)))))
     return np.unique(np.linspace(0, len(c)-1, n).round().astype(np.int64))
 
+# %% ../../nbs/10_data.cutouts.ipynb #7ce09749
 def check_usable(
     c,     # `Cutouts`
     n=256, # Rows to look at first

@@ -20,12 +20,14 @@ from ..core import (AstroMaskError, DataError, InputError, StorageError, Unfinis
 class FetchError(AstroMaskError):
     "Something could not be fetched, and asking again will not help"
 
+# %% ../../nbs/17_data.download.ipynb #2530f6d2
 class _Again(Exception):
     "A failure that may pass"
     def __init__(self, why, wait=0.):
         super().__init__(why)
         self.wait = wait
 
+# %% ../../nbs/17_data.download.ipynb #a53f8799
 class _Refused(Exception):
     "A failure that will not pass at this address"
 
@@ -38,6 +40,7 @@ def _network():
         raise _Refused(_plain(e)) from e
     except (requests.RequestException, HTTPError) as e: raise _Again(_plain(e)) from e
 
+# %% ../../nbs/17_data.download.ipynb #042e11d4
 def _plain(e):
     "The part of an error that people can read"
     names = dict(ConnectTimeout='no connection in time', ReadTimeout='no answer in time', ReadTimeoutError='no bytes in time',
@@ -50,6 +53,7 @@ def _validator(headers):
     tag = headers.get('ETag', '')
     return tag if tag.startswith('"') else headers.get('Last-Modified', '')
 
+# %% ../../nbs/17_data.download.ipynb #364745ba
 def _ask(session, url, start, validator, patience):
     "Ask for a file from a byte on; an answer that cannot be used is an error"
     headers = {'Accept-Encoding': 'identity', 'Connection': 'close', 'User-Agent': 'astromask'}
@@ -121,6 +125,7 @@ def _pieces(r, patience):
         if got < 1024*patience: raise _Again(f'only {got} bytes came in {now-since:.0f} s')
         since,got = now,0
 
+# %% ../../nbs/17_data.download.ipynb #762e3799
 def _write(part, r, at, total, patience, meter):
     "Add the body of an answer, which begins at byte `at`, to the part"
     have = part.size
@@ -142,6 +147,7 @@ def _check_space(path, need):
         raise StorageError(f'{path.name} needs {_bytes(need)} more, and {path.parent} has {_bytes(free)}: '
                            'free some space, or give --out another folder')
 
+# %% ../../nbs/17_data.download.ipynb #fe7abf87
 def _bytes(n):
     for unit in ('B','KiB','MiB','GiB'):
         if n < 1024 or unit == 'GiB': return f'{n:.4g} {unit}' if n < 1000 else f'{n:.0f} {unit}'
@@ -219,6 +225,7 @@ def _is_there(path, checksum):
     if not fault: return True
     raise DataError(f'{path} is there, but {fault.replace("what came", "it")}: move it away and run the same command again')
 
+# %% ../../nbs/17_data.download.ipynb #744b9567
 def _finish(part, path, url, checksum):
     "Give the file its name"
     s,(kind,_,sha) = part.path.stat(),checksum.lower().partition(':')
@@ -237,6 +244,7 @@ def _is_file(fd, path):
     try: return os.stat(path).st_ino == os.fstat(fd).st_ino
     except FileNotFoundError: return False
 
+# %% ../../nbs/17_data.download.ipynb #dd3fdb66
 @contextmanager
 def locked(
     path:Path, # What is being made

@@ -30,6 +30,7 @@ def hash_ids(
     "Integers that stand for names, the same everywhere"
     return np.array([_hash(str(i).encode()) for i in ids], dtype=np.int64)
 
+# %% ../../nbs/13_data.duplicates.ipynb #d2ba529b
 def hash_images(
     x, # (n,C,H,W) as they are stored
 )->np.ndarray: # (n,) int64: equal where the pixels are; -1 where there is nothing to see
@@ -50,6 +51,7 @@ def _area(n, size):
     w = np.clip(right-left, 0, None)
     return (w/w.sum(1, keepdims=True)).astype(np.float32)
 
+# %% ../../nbs/13_data.duplicates.ipynb #76081690
 def _cells(x, size):
     "Means over cells of the central square, NaN where most of a cell is missing"
     side = min(x.shape[-2:])
@@ -60,6 +62,7 @@ def _cells(x, size):
     share = a @ ok.astype(np.float32) @ a.T
     return np.where(share > .5, (a @ np.where(ok, x, 0) @ a.T)/np.maximum(share, .1), np.nan)
 
+# %% ../../nbs/13_data.duplicates.ipynb #2922675f
 def thumbnails(
     x,       # (n,C,H,W), NaN where missing
     size=32, # Of the square thumbnails
@@ -89,6 +92,7 @@ def _orbits(top):
     curves = np.stack([f**k for k in range(4)], 1)
     return sets,(np.eye(len(f))-curves @ np.linalg.pinv(curves)).astype(np.float32)
 
+# %% ../../nbs/13_data.duplicates.ipynb #8587ec94
 def _speckle(g):
     n = g.shape[-1]
     w = np.hanning(n+2)[1:-1].astype(np.float32)
@@ -98,12 +102,14 @@ def _speckle(g):
     found = [np.sort(np.stack([amplitude[:,i,j] for i,j in o], 1), 1) for o in sets]
     return np.log(np.concatenate(found, 1)+1e-3) @ flatten
 
+# %% ../../nbs/13_data.duplicates.ipynb #d22e7363
 @lru_cache
 def _noise(n):
     "Mean and scatter of the speckle of pure noise"
     s = _speckle(uniform(0, 0, np.arange(2000), n*n, 'fingerprint').reshape(-1, n, n)*3.4)
     return s.mean(0),s.std(0)
 
+# %% ../../nbs/13_data.duplicates.ipynb #22b91c10
 def fingerprints(
     thumbs, # (n,size,size) of `thumbnails`
 )->np.ndarray: # (n,D) float32 of length 1; 0 where there is nothing to see
@@ -128,6 +134,7 @@ def _neighbourhoods(z, all_up_to=50_000, each=16):
     ends = np.cumsum(np.bincount(near, minlength=marks.shape[1]))
     return [rows[k] for k in np.split(np.argsort(near, kind='stable')//each, ends[:-1])]
 
+# %% ../../nbs/13_data.duplicates.ipynb #0dc85b86
 def _best(codes, values, n, each):
     "Each candidate once, and of a row the `each` best"
     codes,first = np.unique(np.concatenate(codes), return_index=True)
@@ -137,6 +144,7 @@ def _best(codes, values, n, each):
     keep = order[rank < each]
     return [codes[keep]],[values[keep]],np.unique(row[rank >= each])
 
+# %% ../../nbs/13_data.duplicates.ipynb #7974e57b
 def _alike(z, near, rows=None, group=None, least=.35, each=3, block=1024):
     "Candidates (M,2), the best first, for `rows`: the `each` most alike in other groups with a cosine above `least`; the rows that have more"
     n,codes,values,full = len(z),[np.zeros(0, np.int64)],[np.zeros(0, np.float32)],np.zeros(len(z), bool)
@@ -177,6 +185,7 @@ def _texture(g):
     h = h*edge*edge[:,None]
     return h/np.maximum(np.sqrt((h*h).sum((1,2), keepdims=True)), 1e-6)
 
+# %% ../../nbs/13_data.duplicates.ipynb #fb53d894
 @lru_cache
 def _shifts(n, far=2., step=.5):
     "Two matrices that turn an (n,n//2+1) spectrum into the correlations at shifts of up to `far` cells"
@@ -185,6 +194,7 @@ def _shifts(n, far=2., step=.5):
     weight = np.where(np.isin(np.arange(n//2+1), (0, n/2)), 1, 2)/n
     return rows.astype(np.complex64),(np.exp(2j*np.pi*np.outer(np.arange(n//2+1)/n, d))*weight[:,None]).astype(np.complex64)
 
+# %% ../../nbs/13_data.duplicates.ipynb #4de43349
 def agreement(
     a, # (n,size,size) thumbnails
     b, # (n,size,size) thumbnails
@@ -215,6 +225,7 @@ def _prove(thumbs, pairs, group, enough, block=512):
         pairs = pairs[group[pairs[:,0]] != group[pairs[:,1]]]
     return np.concatenate(found),np.concatenate(score),group
 
+# %% ../../nbs/13_data.duplicates.ipynb #bf44e22d
 def near_pairs(
     thumbs,        # (N,size,size) of `thumbnails`
     least:float=.57, # Agreement that makes a pair, where thumbnails have 32 cells on a side; more is asked of smaller ones
@@ -246,6 +257,7 @@ def _look(cutouts, rows, near, block=64):
         if len(thumbs): thumbs[i:i+block] = thumbnails(x, size)
     return hashes,thumbs
 
+# %% ../../nbs/13_data.duplicates.ipynb #c2d5ff81
 def pixel_twins(
     cutouts,           # `Cutouts`
     rows=None,         # Row numbers to search among; None is all
@@ -286,6 +298,7 @@ def _on_sphere(ra, dec):
     a,d = np.radians(ra),np.radians(dec)
     return np.stack([np.cos(d)*np.cos(a),np.cos(d)*np.sin(a),np.sin(d)], 1)
 
+# %% ../../nbs/13_data.duplicates.ipynb #bcaf661c
 def _close(x, far, most=3_000_000):
     "Pairs of points nearer than `far`; where there are more than `most`, as many as join them"
     tree,n,found = cKDTree(x),len(x),np.zeros((0,2), np.int64)
@@ -301,6 +314,7 @@ def _close(x, far, most=3_000_000):
         found = found[found[:,0] < found[:,1]]
     return found
 
+# %% ../../nbs/13_data.duplicates.ipynb #3dd55969
 def sky_twins(
     ra,            # (N,) deg, NaN where unknown
     dec,           # (N,) deg
@@ -346,6 +360,7 @@ def pixels_compared(
     unknown = np.isnan(positions(data.catalog)[0])
     return 'equal pixels' if unknown.any() and len(data) <= equal_up_to else 'nothing'
 
+# %% ../../nbs/13_data.duplicates.ipynb #4634120b
 def twin_groups(
     data,               # `Cutouts`, or a catalogue with `id`, `ra`, `dec`
     within:float=1.,    # Objects nearer than this (arcsec) are the same

@@ -30,6 +30,7 @@ class FileSource:
     checksum:str = ''  # As published; '' if none is
     size:str = ''      # About
 
+# %% ../../nbs/17_data.fetch.ipynb #d88def93
 @dataclass(frozen=True)
 class HubSource:
     "A data set that is a table of the Hugging Face hub"
@@ -110,6 +111,7 @@ def _plane(o):
     if w is not None: w[~np.isfinite(x)] = 0
     return x,w
 
+# %% ../../nbs/17_data.fetch.ipynb #7f5faa57
 def _multiband(image, bands, what):
     "(C,H,W) pixels and inverse variance of a row; NaN and 0 where missing"
     found = _planes(image)
@@ -130,6 +132,7 @@ def _colour(image, stored, bands, what):
         raise DataError(f'{what}: an image of shape {x.shape}, not of {len(stored)} colours')
     return np.moveaxis(x, -1, 0)[[stored.index(b) for b in bands]],None
 
+# %% ../../nbs/17_data.fetch.ipynb #d6777381
 def _choose_bands(s, wanted, image):
     "The bands to be kept: those wanted, or all that the first row has"
     there = s.rgb or tuple(_planes(image))
@@ -149,12 +152,14 @@ def _plain(v):
     if x.ndim == 0 and x.dtype.kind == 'S': return _plain(x.item())
     if x.ndim == 0 and x.dtype.kind in 'biufU' or x.ndim == 1 and len(x) and x.dtype.kind in 'biuf': return x.tolist()
 
+# %% ../../nbs/17_data.fetch.ipynb #8822e986
 def _cells(row, image):
     "What of a row the catalogue keeps, and the names of what it cannot hold"
     row = {k: v for k,v in row.items() if k != image and v is not None}
     cells = {k: _plain(v) for k,v in row.items()}
     return {k: v for k,v in cells.items() if v is not None},[k for k,v in cells.items() if v is None]
 
+# %% ../../nbs/17_data.fetch.ipynb #73605617
 def _column(values):
     "A column of cells, where None is a missing one; or None if they are of several kinds"
     def gone(v): return v is None or isinstance(v, float) and math.isnan(v)
@@ -173,6 +178,7 @@ def _column(values):
     if known.all() or x.dtype.kind == 'f': return Column(out)
     return MaskedColumn(out, mask=np.broadcast_to(~known.reshape(-1, *[1]*(out.ndim-1)), out.shape))
 
+# %% ../../nbs/17_data.fetch.ipynb #cafd283c
 def _catalog(rows, labels, left=()):
     "Rows as a table; a missing float is NaN, a missing integer masked, a missing text empty"
     table,left = Table(),set(left)
@@ -226,6 +232,7 @@ def _load(repo, config, split):
     except ImportError: raise InputError("Tables of the hub need `datasets`: pip install 'astromask[fetch]'") from None
     return load_dataset(repo, name=config, split=split, streaming=True).with_format('numpy')
 
+# %% ../../nbs/17_data.fetch.ipynb #60315f02
 def _rows(s, split=None, position=None):
     for name in s.splits[s.splits.index(split) if split else 0:]:
         table = _load(s.repo, s.config, name)
@@ -260,6 +267,7 @@ def _read_block(s, block, bands, first):
     if all(w is not None for _,w in images): arrays['ivar'] = np.stack([w for _,w in images])
     return arrays,rows,sorted(left)
 
+# %% ../../nbs/17_data.fetch.ipynb #4cebb6a7
 def _stream(s, blocks, n, wanted, size):
     "Read on from the last block until there are n rows"
     was = blocks.last()
@@ -295,6 +303,7 @@ def fetch_hub(
         blocks.clear()
     return path
 
+# %% ../../nbs/17_data.fetch.ipynb #a8912d10
 def _is_done(path, about):
     if not path.exists(): return False
     import h5py
@@ -304,6 +313,7 @@ def _is_done(path, about):
     if was == about: return True
     raise InputError(f'{path} is there, but is not what was asked for ({was}): move it away, or give --out another folder')
 
+# %% ../../nbs/17_data.fetch.ipynb #e15daa64
 def _assemble(s, blocks, path, about):
     notes = list(blocks.read('note'))
     catalog = _catalog([r for o in notes for r in o['rows']], s.labels, [k for o in notes for k in o.get('left', [])])

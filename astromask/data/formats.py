@@ -37,6 +37,7 @@ def _npy_header(f, path, name, size):
         raise DataError(f'{path} is damaged or truncated: `{name}` should have {need} bytes, but has {size}; get the file again')
     return shape,'F' if fortran else 'C',dtype
 
+# %% ../../nbs/09_data.formats.ipynb #2cbf3dd9
 def _mapped(path, at, shape, order, dtype):
     if 0 in shape or not dtype.itemsize: return np.empty(shape, dtype)
     return np.memmap(path, dtype, 'r', at, shape, order)
@@ -56,6 +57,7 @@ def _zip_start(path, info):
         head = f.read(30)
     return info.header_offset + 30 + int.from_bytes(head[26:28], 'little') + int.from_bytes(head[28:30], 'little')
 
+# %% ../../nbs/09_data.formats.ipynb #6f3e8bc0
 def _npz_arrays(path):
     found = {}
     with zipfile.ZipFile(path) as z:
@@ -68,6 +70,7 @@ def _npz_arrays(path):
             else: found[name] = Packed(path, info, *head)
     return found
 
+# %% ../../nbs/09_data.formats.ipynb #95cea312
 class Packed:
     "A compressed array of an .npz archive: unpacked as a whole, when it is needed"
     def __init__(self, path, info, shape, order, dtype):
@@ -95,6 +98,7 @@ class ArrayLayout(Layout):
         return bool(names) and self._fits(found)
     def _fits(self, found): return True
 
+# %% ../../nbs/09_data.formats.ipynb #e4898e06
 class Pasquet(ArrayLayout):
     name,what = 'Pasquet et al. 2019','`cube` (N,64,64,5) and `labels` with `z` and `EBV`: bands u,g,r,i,z'
     def _fits(self, found): return {'labels','z','EBV'} <= {*found} and 5 in (found[self.images].shape[1], found[self.images].shape[3])
@@ -110,6 +114,7 @@ class MappedFile(CutoutFile):
         yield self._arrays
     def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k != '_arrays'}    # A pickle would hold all pixels
 
+# %% ../../nbs/09_data.formats.ipynb #3b9360b5
 class ArrayFile(MappedFile):
     "Cutouts in an .npy file, or in an .npz archive with columns beside them"
     @property
@@ -132,6 +137,7 @@ def _check_pickle(path):
             if call is None or _called.fullmatch(call): continue
             raise DataError(f'{path} is refused: it would call {call!r} when loaded, but only tensors in a TensorDataset are read')
 
+# %% ../../nbs/09_data.formats.ipynb #9d37412d
 def _tensors(path):
     "The tensors of a pickled TensorDataset, mapped into memory"
     import torch
@@ -150,6 +156,7 @@ class AstroMAE(Layout):
     images,last = 'image',None
     def bands(self, found, attrs, survey, c): return tuple('ugriz') if c == 5 else None
 
+# %% ../../nbs/09_data.formats.ipynb #97f4c0cf
 class TorchFile(MappedFile):
     "Cutouts in a pickled TensorDataset"
     layouts = [AstroMAE()]
@@ -176,6 +183,7 @@ def _names_in(h, c):
             names = [h.get(f'{k}{i}') for i in range(first, first+c)]
             if all(isinstance(o, str) for o in names): return [o.strip() for o in names]
 
+# %% ../../nbs/09_data.formats.ipynb #dcdf7813
 def _names_of(hdus):
     "The bands of images with a band each"
     spelled = {b.lower(): b for s in _surveys.values() for b in s.bands}
@@ -244,6 +252,7 @@ class FitsLayout(Layout):
     def bands(self, found, attrs, survey, c): return band_names(attrs['names']) if attrs['names'] else None
     def unit(self, found, attrs): return attrs['unit']
 
+# %% ../../nbs/09_data.formats.ipynb #c88c1747
 class FitsSet(CutoutFile):
     "FITS files, one object each, as one set"
     layouts,_checked = [FitsLayout()],8
@@ -279,11 +288,13 @@ class _FitsArray:
     def __len__(self): return self.shape[0]
     def __getitem__(self, rows): return np.stack([self.s._object(self.s.paths[r], self.kind) for r in rows]).astype(self.dtype, copy=False)
 
+# %% ../../nbs/09_data.formats.ipynb #983b921f
 @patch
 def _arrays(self:FitsSet):
     kinds = dict(image=self.first['dtype'], ivar=np.dtype('f4'), mask=np.dtype(bool))
     return {k: _FitsArray(self, k, t) for k,t in kinds.items() if k == 'image' or k in self.first['extra']}
 
+# %% ../../nbs/09_data.formats.ipynb #91aa9eec
 @patch
 def _object(self:FitsSet, path, kind):
     with _one_fits(path) as (f,hdus):
@@ -318,6 +329,7 @@ def _cards_of(hdus, f):
     if not all(type(out.get(k)) in (int,float) for k in ('ra','dec')): out |= dict(zip(('ra','dec'), _middle(f.images[0].header, f.shape)))
     return out
 
+# %% ../../nbs/09_data.formats.ipynb #216d3a5b
 def impossible_wcs(
     h, # A FITS header
 ):     # Such as 'WCSAXES = 100000000', or None
@@ -325,6 +337,7 @@ def impossible_wcs(
     cards = ((c.keyword, c.value) for c in h.cards)
     return next((f'{k} = {v}' for k,v in cards if re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and v not in range(21)), None)
 
+# %% ../../nbs/09_data.formats.ipynb #82560f63
 def _middle(h, shape):
     "RA and Dec of the middle of an image, NaN without a WCS"
     if impossible_wcs(h): return np.nan,np.nan
@@ -333,6 +346,7 @@ def _middle(h, shape):
         return [float(o) for o in w.all_pix2world((shape[2]-1)/2, (shape[1]-1)/2, 0)] if w.has_celestial else (np.nan,np.nan)
     except Exception: return np.nan,np.nan     # A WCS that astropy cannot read says nothing about where the object is
 
+# %% ../../nbs/09_data.formats.ipynb #f718f8b5
 @patch
 def _list_columns(self:FitsSet, found, attrs): self.columns,self.left_out,self.names = [],[],{}
 
@@ -363,6 +377,7 @@ def file_kind(
     what = 'a pickle, which is not read' if head.startswith(b'\x80') else 'not an HDF5 file (nor NumPy, PyTorch or FITS), or its beginning is damaged'
     raise DataError(f'{path} is {what}')
 
+# %% ../../nbs/09_data.formats.ipynb #b1584421
 def open_files(
     paths,        # Files of any kind, in order
     bands=None,   # As in `CutoutFile`

@@ -38,11 +38,13 @@ def _check_own(d, name, path):
         raise DataError(f'{path}: `{name}` is packed in chunks of {size/2**30:.0f} GiB, each to be unpacked for a single row: '
                         'write it again in smaller chunks')
 
+# %% ../../nbs/08_data.hdf5.ipynb #940e8245
 def _check_link(root, name, path):
     "Refuse a name that points away"
     if root.links.get_info(name).type != h5l.TYPE_HARD:
         raise DataError(f'{path}: `{text_of(name)}` is a link, and links are not followed: copy the data itself')
 
+# %% ../../nbs/08_data.hdf5.ipynb #73011024
 def _datasets(f, path):
     "Name -> dataset, for all in the root group; nothing that points elsewhere"
     found = {}
@@ -120,6 +122,7 @@ def _written(d, row):
     except (OSError, RuntimeError, ValueError): return False
     return True
 
+# %% ../../nbs/08_data.hdf5.ipynb #9b084d92
 def _unwritten(d, x, rows):
     "Which of these rows were never written"
     few = x[(slice(None),*(slice(None, None, max(1, n//4)) for n in x.shape[1:]))].reshape(len(x), -1)   # a few pixels rule out most
@@ -128,6 +131,7 @@ def _unwritten(d, x, rows):
     there = {c: _written(d, c*k) for c in {int(rows[i])//k for i in blank}}
     return [i for i in blank if not there[int(rows[i])//k]]
 
+# %% ../../nbs/08_data.hdf5.ipynb #507910b4
 @patch
 def _take(self:H5File, d, rows):
     x = take_rows(d, rows)
@@ -153,6 +157,7 @@ def _signature(path, pixels):
         like += [_texts(o, k) for k in (b'bands',b'unit',b'units',b'pixel_scale',b'zero_point') for o in (root,h5d.open(root, pixels[0].encode()))]
         return (tuple(root),like),n,json_of(next(iter(_texts(root, b'provenance') or ()), None))
 
+# %% ../../nbs/08_data.hdf5.ipynb #28ffb5e9
 def _texts(o, name):
     "An attribute as a list of texts, None where there is none"
     if not h5a.exists(o, name): return None
@@ -171,6 +176,7 @@ def like(self:H5File,
     out.path,out.files,out.model,out.unseen,out._like,out._n = str(path),(str(path),),self.path,True,self._like,None
     return out
 
+# %% ../../nbs/08_data.hdf5.ipynb #b6bf1ff1
 @patch
 def _signed(self:H5File):
     with damage(self.path): return _signature(self.path, [self.images, *self.bad])
@@ -186,6 +192,7 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
     self._n,self.provenance,self.stamp,self.unseen = *found[1:],now,False
     return True
 
+# %% ../../nbs/08_data.hdf5.ipynb #46b7a288
 @patch
 def see(self:H5File):
     "Look at a file that was taken to be like another, and describe it anew if it is not"
@@ -260,6 +267,7 @@ class _Galaxy10(Layout):
     def class_names(self, column, survey): return self.classes if column == 'ans' else None
     def unit(self, found, attrs): return f'8-bit colour image, {found["images"].dtype} as stored'
 
+# %% ../../nbs/08_data.hdf5.ipynb #3c7ba4f8
 @add_layout
 class Galaxy10DECaLS(_Galaxy10):
     name,what = 'Galaxy10 DECaLS','`images` (N,256,256,3) integers, `ans`, `pxscale`: bands z,r,g'
@@ -267,11 +275,13 @@ class Galaxy10DECaLS(_Galaxy10):
     classes = ('Disturbed','Merging','Round Smooth','In-between Round Smooth','Cigar Shaped Smooth','Barred Spiral',
                'Unbarred Tight Spiral','Unbarred Loose Spiral','Edge-on without Bulge','Edge-on with Bulge')
 
+# %% ../../nbs/08_data.hdf5.ipynb #bbe99407
 @add_layout
 class Galaxy10SDSS(_Galaxy10):
     name,what = 'Galaxy10 SDSS','`images` (N,69,69,3) integers, `ans`: bands i,r,g'
     size,rgb = 69,('i','r','g')
 
+# %% ../../nbs/08_data.hdf5.ipynb #4d5f0464
 @add_layout
 class ColourImages(_Galaxy10):
     name,what = 'colour images','`images` (N,H,W,3) integers of another size, bands named by the caller'

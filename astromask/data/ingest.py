@@ -42,6 +42,7 @@ def _table_kind(path):
     if head[:7] == b'# %ECSV': return 'ascii.ecsv'
     return 'ascii.csv' if b',' in head.split(b'\n')[0] else 'ascii'
 
+# %% ../../nbs/12_data.ingest.ipynb #9a178b98
 def _position(t, given, what, path):
     "A column of degrees as float64; unknown ones are NaN"
     names = {c.lower(): c for c in reversed(t.colnames)}
@@ -52,6 +53,7 @@ def _position(t, given, what, path):
     if len(wrong): raise DataError(f'Row {wrong[0]} of {path} has {name} = {x[wrong[0]]:g}, which is no {what} in degrees')
     return name,x
 
+# %% ../../nbs/12_data.ingest.ipynb #ff4dd082
 def _storable(col):
     "A column as a cutout file can hold it, or None"
     x = np.ma.asarray(col)
@@ -109,9 +111,11 @@ class Recipe:
     masks:bool=True     # Use the masks?
     weights:bool=True   # Keep inverse variances?
 
+# %% ../../nbs/12_data.ingest.ipynb #1d8e1381
 @patch
 def has_ivar(self:Recipe): return self.weights and (self.layout.variance_hdu is not None or bool(self.layout.invvar_file))
 
+# %% ../../nbs/12_data.ingest.ipynb #4b1abf05
 @patch
 def dtype(self:Recipe): # One object as the parts hold it
     "How an object is kept until all are there"
@@ -119,10 +123,12 @@ def dtype(self:Recipe): # One object as the parts hold it
     ivar = [('ivar','<f4',shape)] if self.has_ivar() else []
     return np.dtype([('valid','<i4',(len(self.bands),)), ('image','<f4',shape), *ivar])
 
+# %% ../../nbs/12_data.ingest.ipynb #d75fb496
 @patch
 def reference_of(self:Recipe, tile): # The band of a tile whose pixel grid its cutouts have
     return tile.reference or next(b for b in (self.reference, *self.bands) if b in tile.files)
 
+# %% ../../nbs/12_data.ingest.ipynb #623a608c
 @dataclass
 class Job:
     "A tile and the objects on it"
@@ -134,6 +140,7 @@ class Job:
     x:np.ndarray     # and in the tile
     y:np.ndarray
 
+# %% ../../nbs/12_data.ingest.ipynb #8f21f7d1
 def _inside(x, y, shape): return np.minimum.reduce([x+.5, shape[1]-.5-x, y+.5, shape[0]-.5-y])
 
 @patch
@@ -150,6 +157,7 @@ def _check_scales(found):
     raise DataError(f'{found[large][1].path} has pixels of {scales[large]:.4g}", but {found[small][1].path} of {scales[small]:.4g}": '
                     'ingest them apart, or give a pixel_scale to resample all to')
 
+# %% ../../nbs/12_data.ingest.ipynb #eb1ae5ef
 def plan_catalog(
     found, # Pairs of `Tile` and the `Plane` of its reference band
     ra,    # Degrees; NaN where unknown
@@ -177,6 +185,7 @@ def _starts(n, size, step):
     starts = list(range(0, max(n-size, 0)+1, step))
     return np.array(starts + ([n-size] if starts[-1] + size < n else []))
 
+# %% ../../nbs/12_data.ingest.ipynb #518d2449
 def plan_grid(
     found,       # Pairs of `Tile` and the `Plane` of its reference band
     size:int,    # Pixels on a side
@@ -261,6 +270,7 @@ def _named(file, path, tile, band, layout):
     stem = re.sub(r'\.fits(\.fz|\.gz)?$', '', Path(path).name)
     return Path(path).with_name(file.format(tile=told[0] if told else tile.name, band=band, stem=stem))
 
+# %% ../../nbs/12_data.ingest.ipynb #0ed82ccb
 def _beside(plane, hdu, file, tile, band, what, layout):
     "The mask or weights that belong to a plane, or None"
     if hdu is None and not file: return None
@@ -274,6 +284,7 @@ def _beside(plane, hdu, file, tile, band, what, layout):
                                                    f'{plane.shape[0]} x {plane.shape[1]}: the {what} belongs to another image')
     return other
 
+# %% ../../nbs/12_data.ingest.ipynb #361521ca
 def file_zero_point(
     plane,  # `Plane` of the image
     recipe, # `Recipe`
@@ -288,6 +299,7 @@ def file_zero_point(
         told = float(2.5*np.log10(flux))
     return told
 
+# %% ../../nbs/12_data.ingest.ipynb #a7752d62
 def _factor(plane, recipe, band):
     "What brings a file's fluxes to the cutouts' zero point"
     told = file_zero_point(plane, recipe, band)
@@ -307,6 +319,7 @@ def pixel_shift(
     whole = np.round(moved[:,-1])
     return tuple(whole) if np.abs(moved - whole[:,None]).max() < 0.05 else None   # NaN compares as False
 
+# %% ../../nbs/12_data.ingest.ipynb #ad2e8b3f
 @dataclass
 class Layer:
     "One band of an open tile"
@@ -320,6 +333,7 @@ class Layer:
     zeros_missing:bool=False
     shift:tuple=None       # Where the reference band's pixels are; None: another grid
 
+# %% ../../nbs/12_data.ingest.ipynb #d820d2d4
 def open_layer(
     tile,      # `Tile`
     band,      # One of its bands
@@ -376,6 +390,7 @@ def cutout_wcs(
     frame = np.broadcast_to(np.float32(0), plane.shape)
     return Cutout2D(frame, (round(float(x), 4),round(float(y), 4)), size, wcs=plane.wcs, mode='partial', fill_value=0).wcs
 
+# %% ../../nbs/12_data.ingest.ipynb #441b7735
 def north_up(
     ra,    # Degrees
     dec,   # Degrees
@@ -394,6 +409,7 @@ def _reproject():
     except ImportError: raise InputError("Bands on different pixel grids need the package reproject: pip install 'astromask[ingest]'") from None
     return reproject_exact
 
+# %% ../../nbs/12_data.ingest.ipynb #b4ac270e
 @patch
 def resampled(self:Layer,
     target, # WCS of the cutout
@@ -465,6 +481,7 @@ def _all_files(tile, layout):
             stem = _named(file, path, tile, band, layout).name.split('.fits')[0]
             yield from sorted(str(p) for p in Path(path).parent.glob(stem + '.fits*'))
 
+# %% ../../nbs/12_data.ingest.ipynb #fe826364
 def part_key(
     job,    # `Job`
     recipe, # `Recipe`
@@ -475,6 +492,7 @@ def part_key(
     where = np.stack([job.ra, job.dec, job.x, job.y]).astype('<f8')
     return hashlib.sha256(told.encode() + where.tobytes()).hexdigest()[:24]
 
+# %% ../../nbs/12_data.ingest.ipynb #a401053f
 def part_paths(
     job,    # `Job`
     recipe, # `Recipe`
@@ -484,6 +502,7 @@ def part_paths(
     k,key = max(1, _PART//recipe.dtype().itemsize),part_key(job, recipe)
     return [(Path(parts)/f'{key}-{i//k:04d}',slice(i, min(i+k, len(job.rows)))) for i in range(0, len(job.rows), k)]
 
+# %% ../../nbs/12_data.ingest.ipynb #193103a4
 def _is_done(path, rows, recipe):
     try: return os.path.getsize(path) == (rows.stop-rows.start)*recipe.dtype().itemsize
     except OSError: return False
@@ -518,6 +537,7 @@ def cut_in_worker(
         threading.Thread(target=_leave_after, args=(parent,), name=name, daemon=True).start()
     return cut_job(*job)
 
+# %% ../../nbs/12_data.ingest.ipynb #a6ab888f
 def _cut_all(jobs, recipe, parts, processes):
     "Numbers of objects cut, tile by tile as they are done"
     from joblib import Parallel, cpu_count, delayed
@@ -553,6 +573,7 @@ def choose(
     order = order[enough]
     return Table(dict(object=object_[order], job=job_[order], place=place[order]))
 
+# %% ../../nbs/12_data.ingest.ipynb #31461f26
 def _gather(chosen, jobs, recipe, parts, what, k=256):
     "Images or inverse variances of the chosen objects, in blocks"
     opened,paths = {},[part_paths(j, recipe, parts) for j in jobs]
@@ -578,6 +599,7 @@ def _table(chosen, jobs, catalog, recipe):
         t[k] = v
     return t
 
+# %% ../../nbs/12_data.ingest.ipynb #f75f77f4
 def _finish(out, parts, jobs, catalog, recipe, overwrite, min_bands, min_valid, dtype, facts):
     "Write the file beside its place and move it there"
     chosen = choose(jobs, recipe, parts, min_bands, min_valid)
@@ -603,6 +625,7 @@ def _recipe(tiles, bands, layout, survey, size, zero_point, pixel_scale, masks, 
     reference = known.reference if known and known.reference in bands else bands[0]
     return Recipe(bands, size, layout, reference, to, tuple(per_band.items()), pixel_scale, masks, weights)
 
+# %% ../../nbs/12_data.ingest.ipynb #c6f16a9e
 def _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale):
     for what,value,ok in (('size',size,1 <= size <= 4096), ('overlap',overlap,0 <= overlap < 1), ('min_valid',min_valid,0 <= min_valid <= 1),
                           ('pixel_scale',pixel_scale,pixel_scale is None or pixel_scale > 0),
@@ -643,6 +666,7 @@ def _plan(tiles, recipe, table, overlap):
                                  f'the first tile is at {plane.to_sky(0, 0)[0].to_string()}')
     return jobs,table,recipe,dict(unit=unit, pixel_scale=scale, zero_point=recipe.zero_point)
 
+# %% ../../nbs/12_data.ingest.ipynb #00b6c1da
 def _parts_folder(out, n, recipe):
     "Where parts are kept; says early if they will not fit"
     parts = out.with_name(f'.{out.name}.parts')

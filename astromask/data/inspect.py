@@ -22,6 +22,7 @@ def _flat_tops(flat, high, full):
     with np.errstate(all='ignore'): whole = (flat == np.round(flat)) | ~np.isfinite(flat)
     return ((flat == high[:,None]).sum(1) >= 5) & ~whole.all(1)
 
+# %% ../../nbs/19_data.inspect.ipynb #27198d18
 def _band_statistics(x, rows, full):
     "What a band's (n,H,W) pixels look like, and which rows are odd in it"
     flat = x.reshape(len(x), -1)
@@ -44,6 +45,7 @@ def _known(col):
     if x.dtype.kind == 'U': seen &= x != ''
     return int(seen.reshape(len(x), -1).any(1).sum())
 
+# %% ../../nbs/19_data.inspect.ipynb #25a5d5df
 def _extent(t):
     "Where on the sky the objects are: right ascension runs through 0 if that is the shorter way"
     ra,dec = np.asarray(t['ra'], float),np.asarray(t['dec'], float)
@@ -72,6 +74,7 @@ def _in_bands(found, n):
     if len(found) < 2: return f'{sum(found.values())} of {n} cutouts',f'band {"".join(found)}'
     return f'up to {max(found.values())} of {n} cutouts','bands '+', '.join(f'{b} ({k})' for b,k in found.items())
 
+# %% ../../nbs/19_data.inspect.ipynb #16f6b263
 def _wrong_pixels(r, blank, floats):
     n,bands = r['sampled'],r['bands']
     if blank: yield f'{blank} of {n} cutouts are NaN in all bands'
@@ -83,6 +86,7 @@ def _wrong_pixels(r, blank, floats):
     for b,s in bands.items():
         if s['missing'] > .5: yield f'{s["missing"]:.0%} of the pixels of band {b} are missing'
 
+# %% ../../nbs/19_data.inspect.ipynb #b106972b
 def _pairs(n): return f'{n} pair{"s" if n > 1 else ""} of cutouts'
 
 def _wrong_twins(w, n):
@@ -92,6 +96,7 @@ def _wrong_twins(w, n):
     if w['sky']: yield f'{_pairs(w["sky"])} are within 1 arcsec on the sky: split_rows keeps them on one side'
     if w['labels_differ']: yield f'{_pairs(w["labels_differ"])} that are the same object have different labels'
 
+# %% ../../nbs/19_data.inspect.ipynb #ad5dc306
 def _wrong_catalogue(t, r):
     twice = len(t) - len(np.unique(t['id']))
     if twice: yield f'{twice} rows have the id of an earlier row'
@@ -148,6 +153,7 @@ def _about_objects(t):
                        classes={str(k): int((labels == i).sum()) for i,k in enumerate(names)}, unlabelled=int((labels < 0).sum()),
                        redshifts=dict(known=len(z), min=low, median=middle, max=high), sky=_extent(t))
 
+# %% ../../nbs/19_data.inspect.ipynb #b381e848
 def inspect_cutouts(
     source,      # Path, glob, list of them, or `Cutouts`
     bands=None,  # As in `Cutouts.open`
@@ -196,6 +202,7 @@ def contact_sheet(
     shown = [(int(i), str(i)) for i in sample_rows(c, n)] + strange
     return show_cutouts(c[[i for i,_ in shown]], c.bands, titles=[t for _,t in shown], ncols=8)
 
+# %% ../../nbs/19_data.inspect.ipynb #7222e062
 def write_report(
     report,          # Of `inspect_cutouts`
     sheet=None,      # A figure, of `contact_sheet`

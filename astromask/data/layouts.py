@@ -37,21 +37,25 @@ def band_names(
     if twice or not all(names): raise InputError(f'Bands must be names, each given once, but these are {names}')
     return names
 
+# %% ../../nbs/07_data.layouts.ipynb #c9681010
 def text_of(x):
     "Bytes or anything else as text"
     return x.decode(errors='replace') if isinstance(x, bytes) else str(x)
 
+# %% ../../nbs/07_data.layouts.ipynb #d435c27b
 def number_of(x):
     "A finite number, or None"
     try: x = float(np.asarray(x).item())
     except (TypeError,ValueError): return None
     return x if np.isfinite(x) else None
 
+# %% ../../nbs/07_data.layouts.ipynb #0654b75f
 def json_of(x):
     "What a text in JSON holds, the text itself if it is none, or None"
     try: return None if x is None else json.loads(text_of(x))
     except (ValueError,RecursionError): return text_of(x)
 
+# %% ../../nbs/07_data.layouts.ipynb #7fe19110
 def texts_of(x):
     "One or many of them as a list of texts"
     return [text_of(o) for o in np.ravel(np.asarray(x, dtype=object))]
@@ -129,6 +133,7 @@ def damage(
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
         raise DataError(f'{path} is damaged or truncated: it cannot be {doing} ({why}); get the file again') from e
 
+# %% ../../nbs/07_data.layouts.ipynb #ff547d3e
 def check_file(
     path, # Where it should be
 ):
@@ -146,6 +151,7 @@ def stamp(path):
     s = os.stat(path)
     return s.st_ino, s.st_size, s.st_mtime_ns
 
+# %% ../../nbs/07_data.layouts.ipynb #417b0973
 class CutoutFile:
     "One file of cutouts: what is in it, and how its rows and columns are read"
     layouts = ()       # That such a file may have
@@ -196,6 +202,7 @@ def _describe(self:CutoutFile, f, bands, survey):
     self.dtype = np.dtype('f4') if native.kind != 'f' and self.bad else native
     self._list_columns(found, attrs)
 
+# %% ../../nbs/07_data.layouts.ipynb #1a92e4b6
 @patch
 def _orient(self:CutoutFile, l, bands):
     "Channels first or last?"
@@ -205,6 +212,7 @@ def _orient(self:CutoutFile, l, bands):
         raise DataError(f'{self.path}: it cannot be told whether `{l.images}` {tuple(self.stored)} has its channels first or '
                         'last: write it again in our own layout (Cutouts.write)')
 
+# %% ../../nbs/07_data.layouts.ipynb #24bf924f
 @patch
 def _find_missing(self:CutoutFile, l, found, d):
     "The arrays that say which pixels are missing; with an inverse variance, a mask of good pixels is not asked"
@@ -225,6 +233,7 @@ def _same_measure(a, b):
     try: return a.strip() == b.strip() or u.Unit(a) == u.Unit(b)
     except (TypeError,ValueError): return False
 
+# %% ../../nbs/07_data.layouts.ipynb #71d8b494
 def check_measures(
     a, # A `CutoutFile`
     b, # Another
@@ -249,12 +258,14 @@ def _choose(self:CutoutFile, stored, bands, survey, c):
     self._check_known(self.bands, stored)
     self.channels = None if self.bands == stored else [stored.index(b) for b in self.bands]
 
+# %% ../../nbs/07_data.layouts.ipynb #aeedffef
 @patch
 def _check_known(self:CutoutFile, bands, stored):
     unknown = [b for b in bands if b not in stored]
     if unknown:
         raise InputError(f'{self.path} has no band {", ".join(unknown)}; it has {", ".join(stored)}: name bands among these')
 
+# %% ../../nbs/07_data.layouts.ipynb #024b17b8
 @patch
 def _named(self:CutoutFile, bands, survey, c):
     "Names for the bands of a file that does not tell them"
@@ -289,6 +300,7 @@ def _infinite(x):
     if x.dtype.kind != 'f': return np.zeros((), bool)
     return np.abs(x) > np.finfo('f4').max if x.itemsize > 4 else np.isinf(x)
 
+# %% ../../nbs/07_data.layouts.ipynb #73522eac
 def _blank(x, masked, w, known):
     "Make pixels NaN that are masked, have no weight or do not fit into float32; the others' weight goes to `known`"
     bad = _infinite(x)
@@ -297,6 +309,7 @@ def _blank(x, masked, w, known):
     if bad.any(): x[bad] = np.nan
     if known is not None: known[:] = np.where(np.isnan(x), 0, np.minimum(w, np.finfo('f4').max))
 
+# %% ../../nbs/07_data.layouts.ipynb #0cfe90bb
 def _few(x):
     "Slices of a few rows, so that what is computed on the way is small"
     k = max(1, (1<<16)//max(1, x[0].nbytes))
@@ -322,6 +335,7 @@ def read(self:CutoutFile,
             raise
     return (x,w) if ivar else x
 
+# %% ../../nbs/07_data.layouts.ipynb #9cf4d516
 @patch
 def _read(self:CutoutFile, rows, ivar):
     rows,l = np.asarray(rows),self.layout
@@ -335,6 +349,7 @@ def _read(self:CutoutFile, rows, ivar):
     for s in _few(x): _blank(x[s], None if m is None else m[s] == (l.mask_means == 'bad'), None if w is None else w[s], known[s] if ivar else None)
     return self._arranged(x, at, np.nan),self._arranged(known, at, 0) if ivar else None
 
+# %% ../../nbs/07_data.layouts.ipynb #f43f9392
 @patch
 def check_ivar(self:CutoutFile):
     "Refuse a file without inverse variances"
@@ -357,6 +372,7 @@ def _channels_of(self:CutoutFile, f, rows):
         at[i] = [row.index(b) if b in row else -1 for b in self.bands]
     return at
 
+# %% ../../nbs/07_data.layouts.ipynb #e62bbf82
 @patch
 def _arranged(self:CutoutFile, x, at, none):
     if self.last: x = np.moveaxis(x, -1, 1)
@@ -390,6 +406,7 @@ def _list_columns(self:CutoutFile, found, attrs):
         names = [o for o in (*names, self.layout.class_names(k, self.survey)) if o is not None]
         if names: self.names[k] = texts_of(names[0])
 
+# %% ../../nbs/07_data.layouts.ipynb #aedbeec7
 @patch
 def _enum_names(self:CutoutFile, d): return None     # Names that its type gives to whole numbers
 
@@ -431,12 +448,14 @@ def file_labels(
     often = Counter(names)
     return [k if often[k] == 1 else f'{Path(p).absolute().parent.name}/{k}' for k,p in zip(names, paths)]
 
+# %% ../../nbs/07_data.layouts.ipynb #920b7515
 @patch
 def _table(self:CutoutFile):
     with self._reading('read for its catalogue') as f:
         self._list_columns(*self._list(f))
         return Table([self._column(k, f[k]) for k in self.columns])
 
+# %% ../../nbs/07_data.layouts.ipynb #1780707c
 @patch
 def catalog(self:CutoutFile,
     labels=None, # What its files are called in the ids of rows without one; None: by their names

@@ -31,6 +31,7 @@ def size2d(
     if min(h, w) < 1: raise InputError(f'An image size must be positive, not {size}')
     return h,w
 
+# %% ../../nbs/16_data.loaders.ipynb #8515e017
 def fit_size(
     x,           # (...,H,W) NumPy
     size,        # An int, or (H,W)
@@ -91,6 +92,7 @@ def _limits(path):
             try: yield [int((f/o).read_text()) for o in files]
             except (OSError,ValueError): continue            # no such limit: 'max', or not a group
 
+# %% ../../nbs/16_data.loaders.ipynb #d9dc1b21
 def free_memory(
     groups='/proc/self/cgroup', # Where Linux lists this process's groups
 )->int:                         # Bytes
@@ -99,6 +101,7 @@ def free_memory(
     if os.path.exists(groups): free = min([free, *(max(0, limit-used) for limit,used in _limits(groups))])
     return free//int(os.environ.get('LOCAL_WORLD_SIZE', 1))
 
+# %% ../../nbs/16_data.loaders.ipynb #89819e85
 def choose_home(
     nbytes,      # What is to be kept
     device,      # Where batches go
@@ -151,6 +154,7 @@ def pieces(self:Pixels,
         if last < 0 or (a-last)*row >= nbytes: starts.append(last := a)
     return list(zip(starts, [*starts[1:], len(rows)]))
 
+# %% ../../nbs/16_data.loaders.ipynb #f8ee6fed
 @patch
 def fill(self:Pixels,
     room, # From `empty`
@@ -165,12 +169,14 @@ def fill(self:Pixels,
     at = slice(None) if np.array_equal(whole, want) else np.searchsorted(whole, want)
     for to,x in zip(room, found): to[a:b].numpy()[...] = fit_size(x, self.crop)[at]
 
+# %% ../../nbs/16_data.loaders.ipynb #ebba9a23
 def _closed(rows, edges):
     "Rows, and what is between them in the same block"
     first = np.unique(np.searchsorted(edges, rows, 'right'), return_index=True)[1]
     ends = np.append(first[1:], len(rows))
     return np.concatenate([np.arange(rows[a], rows[b-1]+1) for a,b in zip(first, ends)])
 
+# %% ../../nbs/16_data.loaders.ipynb #5047f546
 @patch
 def load(self:Pixels,
     device, # Where they shall stay
@@ -198,6 +204,7 @@ def finish(self:Pixels,
     found = [x.to(device, non_blocking=True).to(torch.float32) for x in found]
     return tuple(F.pad(x, frame, value=fill) if any(frame) else x for x,fill in zip(found, (torch.nan,0.)))
 
+# %% ../../nbs/16_data.loaders.ipynb #6130c817
 @patch
 def __getitem__(self:Pixels,
     rows, # (n,) row numbers
@@ -311,6 +318,7 @@ def get_idxs(self:CutoutLoader)->tuple: # ((n,) rows, (n,) the window of each)
     mine = mine[self.start*self.bs:]
     return rows[mine],number[mine]
 
+# %% ../../nbs/16_data.loaders.ipynb #dc5783db
 @patch
 def create_batches(self:CutoutLoader, samps):
     "Batches of the rows that `get_idxs` gives"
@@ -328,11 +336,13 @@ def create_batches(self:CutoutLoader, samps):
                 yield self._finish(left, rows[first:a])
                 left,first = [],a
 
+# %% ../../nbs/16_data.loaders.ipynb #5c747c36
 @patch
 def _finish(self:CutoutLoader, left, rows):
     found = left[0] if len(left) == 1 else [torch.cat(o) for o in zip(*left)]
     return *self.dataset.finish(found, self.device),torch.from_numpy(rows).to(self.device, non_blocking=True)
 
+# %% ../../nbs/16_data.loaders.ipynb #5e495b71
 @patch
 def __iter__(self:CutoutLoader):
     if self.device is None or self.device.type == 'cpu': keep_memory()

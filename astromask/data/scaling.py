@@ -90,6 +90,7 @@ def _median(v): # Of the numbers in the last axis that are not NaN
     found = v.nan_to_num(torch.inf).sort(-1).values.gather(-1, ((n-1)//2).clamp(min=0))
     return torch.where(n > 0, found, torch.nan)
 
+# %% ../../nbs/14_data.scaling.ipynb #6b283c03
 def sky_and_noise(
     x, # (...,C,H,W) pixels, NaN where missing
 ):     # Two (...,C,1,1): NaN where a band has no valid pixel
@@ -147,6 +148,7 @@ def inverse(self:LinearScaling,
     "Scaled pixels back to survey units; clipped ones come back as the limit"
     return self.center + self.scale*y
 
+# %% ../../nbs/14_data.scaling.ipynb #09f70d83
 @patch
 def slope(self:LinearScaling,
     x, # (...,C,H,W) pixels in survey units
@@ -155,6 +157,7 @@ def slope(self:LinearScaling,
     inside = (x >= self.low) & (x <= self.high)
     return torch.where(x.isnan(), x, inside/self.scale)
 
+# %% ../../nbs/14_data.scaling.ipynb #f90c0484
 @patch
 def config(self:LinearScaling)->dict: # Plain lists, without limits that no band has
     "What to save"
@@ -190,6 +193,7 @@ def _noise(v):
     center = np.median(v)
     return center, 1.4826*np.median(np.abs(v-center)) or v.std() or abs(center) or 1.
 
+# %% ../../nbs/14_data.scaling.ipynb #68431367
 def _fit_asinh(v, softening, percentiles):
     center,noise = _noise(v)
     spread = np.arcsinh((v-center) / (softening*noise)).std()

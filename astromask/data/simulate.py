@@ -110,6 +110,7 @@ def _blocks(n, sim, processes, ivar, size=64):
     if processes < 2: yield from (_block(b, sim, ivar) for b in blocks)
     else: yield from Parallel(processes, return_as='generator')(delayed(_block)(b, sim, ivar) for b in blocks)
 
+# %% ../../nbs/11_data.simulate.ipynb #b083b97f
 def _written(path, n, sim, processes, overwrite, ivar):
     if not isinstance(n, (int,np.integer)) or n < 1: raise InputError(f'n={n} objects: give a whole number from 1 on')
     columns,scratch = {},tempfile.TemporaryFile() # filled while the images are written, and read after them
@@ -127,6 +128,7 @@ def _written(path, n, sim, processes, overwrite, ivar):
         return Cutouts.write(path, images(), bands=sim.bands, catalog=columns, ivar=weights() if ivar else None,
                              survey=sim.survey.name, unit=sim.survey.unit, overwrite=overwrite, provenance=provenance)
 
+# %% ../../nbs/11_data.simulate.ipynb #8aaa7312
 def simulate_survey(
     path,            # Where the file shall be
     n:int=4000,      # Objects
@@ -148,6 +150,7 @@ def cache_dir()->Path: # $ASTROMASK_CACHE, or ~/.cache/astromask
     "Where files are kept that can be made again"
     return Path(os.environ.get('ASTROMASK_CACHE') or Path.home()/'.cache'/'astromask')
 
+# %% ../../nbs/11_data.simulate.ipynb #9c06ec91
 def simulated_survey(
     n:int=4000,     # Objects
     survey='sdss',  # Name or Survey

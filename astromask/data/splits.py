@@ -55,6 +55,7 @@ def _width(data):
         except InputError: pass                       # a survey that nobody registered
     return None if not scale or not hasattr(data, 'shape') else max(data.shape[1:])*float(scale)
 
+# %% ../../nbs/13_data.splits.ipynb #15dc2d53
 def _overlapping(data, twins, ra, dec):
     "Width of the cutouts in arcsec if most overlap another object's, else 0"
     width,known = _width(data),np.flatnonzero(np.isfinite(ra))
@@ -65,6 +66,7 @@ def _overlapping(data, twins, ra, dec):
     nearest = cKDTree(x).query(x, 2)[0][:,1]
     return width if (nearest < .999*_chord(width)).mean() > .5 else 0.
 
+# %% ../../nbs/13_data.splits.ipynb #aa3a9ce6
 def _apart(ra, dec, parts, width):
     "The parts, without the rows that may overlap a row of a later part"
     x,known,parts = _on_sphere(ra, dec),np.isfinite(ra),list(parts)
@@ -84,6 +86,7 @@ def _members(groups, labels):
     classes,number = (pairs%(labels.max()+1)).tolist(),number.tolist()
     return [list(zip(classes[a:b], number[a:b])) for a,b in zip(start, start[1:])]
 
+# %% ../../nbs/13_data.splits.ipynb #021f1b02
 def _fill(order, members, counts, share, taken):
     "Groups in order, while they fit, until every class has its share"
     left,room,mine = [share*n for n in counts],max(1, round(share*sum(counts))),[]
@@ -109,6 +112,7 @@ def _classes(t, labels, n, share):
     _,place,count = np.unique(labels, return_inverse=True, return_counts=True)
     return np.unique(np.where((count*share < 1)[place], -1, place), return_inverse=True)[1]
 
+# %% ../../nbs/13_data.splits.ipynb #4db37ca7
 def split_rows(
     data,             # `Cutouts`, or a catalogue with `id`, `ra`, `dec`
     valid:float=0.05, # Share that validates
@@ -138,6 +142,7 @@ def split_rows(
     parts = np.setdiff1d(np.arange(n), np.concatenate([te,va])),va,te
     return _guarded(parts, ra, dec, width) if width else parts
 
+# %% ../../nbs/13_data.splits.ipynb #66d72c71
 def _guarded(parts, ra, dec, width):
     apart = _apart(ra, dec, parts, width)
     left,n = sum(map(len, parts))-sum(map(len, apart)),sum(map(len, parts))
@@ -159,6 +164,7 @@ def split_hash(
         else: h.update('\x1f'.join(sorted(ids[part])).encode()+b'\x1e')
     return h.hexdigest()[:16]
 
+# %% ../../nbs/13_data.splits.ipynb #4cb41c02
 def save_split(
     path,    # JSON
     data,    # `Cutouts`, or a catalogue with `id`
@@ -187,6 +193,7 @@ def _read_split(path):
     if not isinstance(left, list) or not isinstance(about, dict): raise DataError(f'{path} is no split: write it with save_split')
     return [*parts,[str(i) for i in left]],about
 
+# %% ../../nbs/13_data.splits.ipynb #9d338d26
 def load_split(
     path,         # Of `save_split`
     data,         # `Cutouts`, or a catalogue with `id`

@@ -45,6 +45,7 @@ def fits_damage(
         why = ' '.join(str(e).split())[:160] or type(e).__name__
         raise DataError(f'{path} is damaged, truncated or not FITS ({why}): get the file again') from e
 
+# %% ../../nbs/11_data.tiles.ipynb #40c29961
 def _check_axes(path):
     "Refuse impossible numbers of axes, which astropy would count for ever"
     with open(path, 'rb') as f:
@@ -60,6 +61,7 @@ def _check_axes(path):
             if zipped or size < 0: return        # a zipped file cannot be skipped through
             f.seek(-(-size//2880)*2880, 1)
 
+# %% ../../nbs/11_data.tiles.ipynb #756f67d1
 def _check_size(hdu, path, i):
     "Refuse an image that its file cannot hold"
     packed = isinstance(hdu, fits.CompImageHDU) or path.endswith(('.gz','.bz2','.xz','.Z'))
@@ -76,6 +78,7 @@ def _plane_shape(hdu):
     shape = tuple(int(n) for n in hdu.shape or ())
     return shape[-2:] if len(shape) >= 2 and all(n == 1 for n in shape[:-2]) and min(shape) > 0 else None
 
+# %% ../../nbs/11_data.tiles.ipynb #9e41096c
 def _find_hdu(hdus, hdu, path):
     "The number of the HDU that is meant"
     names = [f'{i} ({h.name or "no name"}, {" x ".join(map(str, _plane_shape(h) or ())) or "no image"})' for i,h in enumerate(hdus)]
@@ -101,6 +104,7 @@ class Plane:
     @property
     def where(self): return f'HDU {self.hdu} of {self.path}'
 
+# %% ../../nbs/11_data.tiles.ipynb #45509908
 def _sky(hdu, hdus, path, i):
     "The WCS of an image and its frame"
     h = hdu.header
@@ -110,6 +114,7 @@ def _sky(hdu, hdus, path, i):
         raise DataError(f'HDU {i} of {path} has no WCS that gives right ascension and declination: name another HDU, or solve its astrometry')
     return w,wcs_to_celestial_frame(w)
 
+# %% ../../nbs/11_data.tiles.ipynb #bdc763d2
 def open_plane(
     path,       # A FITS file
     hdu=None,   # Number or name of the HDU; None takes the first image
@@ -138,6 +143,7 @@ def to_pixel(self:Plane,
         coords = SkyCoord(np.atleast_1d(ra), np.atleast_1d(dec), unit='deg').transform_to(self.frame).spherical
         return self.wcs.all_world2pix(coords.lon.deg, coords.lat.deg, 0, ra_dec_order=True, quiet=True)
 
+# %% ../../nbs/11_data.tiles.ipynb #2170bc06
 @patch
 def to_sky(self:Plane,
     x, # Columns, from 0
@@ -148,11 +154,13 @@ def to_sky(self:Plane,
         lon,lat = self.wcs.all_pix2world(np.atleast_1d(x), np.atleast_1d(y), 0, ra_dec_order=True)
         return SkyCoord(lon, lat, unit='deg', frame=self.frame).icrs
 
+# %% ../../nbs/11_data.tiles.ipynb #317b9b22
 @patch
 def scale(self:Plane)->float: # Arcsec
     "How wide a pixel is, at the WCS's own centre"
     return float(np.sqrt(proj_plane_pixel_area(self.wcs))*3600)
 
+# %% ../../nbs/11_data.tiles.ipynb #a37e8091
 def pixel_area(
     wcs, # A celestial WCS
     x,   # Column
@@ -162,6 +170,7 @@ def pixel_area(
     p = wcs.pixel_to_world(x + np.array([-.5,.5,.5,-.5]), y + np.array([-.5,-.5,.5,.5])).icrs.cartesian.xyz.value.T
     return float(np.linalg.norm(np.cross(p[2]-p[0], p[3]-p[1]))/2)
 
+# %% ../../nbs/11_data.tiles.ipynb #b3433595
 @patch
 def centre(self:Plane)->tuple: # (3,) unit vector, and the angle to the farthest corner in radians
     "Where a plane is on the sky, and how far it reaches"
@@ -169,6 +178,7 @@ def centre(self:Plane)->tuple: # (3,) unit vector, and the angle to the farthest
     p = self.to_sky([(columns-1)/2,-.5,-.5,columns-.5,columns-.5], [(rows-1)/2,-.5,rows-.5,-.5,rows-.5])
     return p[0].cartesian.xyz.value,float(p[0].separation(p[1:]).rad.max())
 
+# %% ../../nbs/11_data.tiles.ipynb #7546e3ac
 @patch
 def _check_sky(self:Plane):
     vector,radius = self.centre()
@@ -183,6 +193,7 @@ def _data(self:Plane, raw=False):
         _check_size(hdu, self.path, self.hdu)
         return hdu.data.reshape(_plane_shape(hdu))
 
+# %% ../../nbs/11_data.tiles.ipynb #ae9363a2
 @patch
 def pixels(self:Plane)->np.ndarray: # (rows, columns), a float type
     "The plane's values; missing ones are NaN"
@@ -191,6 +202,7 @@ def pixels(self:Plane)->np.ndarray: # (rows, columns), a float type
     if blank is not None and self.header['BITPIX'] > 0: x[self._data(raw=True) == blank] = np.nan
     return x
 
+# %% ../../nbs/11_data.tiles.ipynb #173c647a
 @patch
 def bits(self:Plane)->np.ndarray: # (rows, columns), an integer type
     "The plane's values as bit patterns"
@@ -225,6 +237,7 @@ def plane_bits(
     named |= {str(c.value).strip(): c.keyword[5:] for c in header.cards if c.keyword.startswith('MBIT_')}
     return {k: int(v) for k,v in named.items() if str(v).isdecimal() and int(v) < 64}
 
+# %% ../../nbs/11_data.tiles.ipynb #05746b54
 def bad_bits(
     plane,       # The mask's `Plane`
     wanted=(),   # Names or numbers of bits; unknown ones are an error
@@ -299,6 +312,7 @@ class Tile:
     files:dict  # band -> path
     reference:str='' # The band whose pixel grid is kept; '' leaves that to who cuts
 
+# %% ../../nbs/11_data.tiles.ipynb #cde40a0d
 def _fits_files(source):
     "The files of a folder (with all below it), a glob, a path, or a list of these"
     if isinstance(source, (list,tuple)): return [p for s in source for p in _fits_files(s)]
@@ -348,6 +362,7 @@ def share_in(self:Plane,
     x,y = other.to_pixel(p.ra.deg, p.dec.deg)
     return float(((x > -.5) & (y > -.5) & (x < other.shape[1]-.5) & (y < other.shape[0]-.5)).mean())
 
+# %% ../../nbs/11_data.tiles.ipynb #35636ee7
 def _refuse_same_sky(band, planes, where, layout):
     "Two files of a band must not show the same sky"
     radius = max(r for _,r in where)
@@ -359,6 +374,7 @@ def _refuse_same_sky(band, planes, where, layout):
         if share > 0.5:
             raise DataError(f'{a.path} and {b.path} are both band {band} of the same sky ({share:.0%} of one is in the other): give one of them only')
 
+# %% ../../nbs/11_data.tiles.ipynb #e376d392
 def tiles_by_sky(
     files,    # band -> list of FITS files
     hdu=None, # Of the images
@@ -392,6 +408,7 @@ def _by_template(source, bands):
     if bands is None: return found
     return {b: found[k] for b in bands for k in found if _own_band(k, [b])}
 
+# %% ../../nbs/11_data.tiles.ipynb #64dceee2
 def find_tiles(
     source,      # A folder, glob, or list of files; a dict of these by band; or a path with {band} in it
     survey=None, # Whose names the files have

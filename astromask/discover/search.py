@@ -55,6 +55,7 @@ def rows(self:SimilarityIndex,
                                  f'ids look like {self.ids[0]}')
     return np.concatenate(places)
 
+# %% ../../nbs/60_discover.search.ipynb #47eb56f2
 @patch
 def _query(self:SimilarityIndex, examples):
     "The direction to look in, and the rows to leave out"

@@ -23,6 +23,7 @@ def _panels(rows, cols, width, height, **kw):
     for ax in axs.flat: ax.tick_params(labelsize=7)
     return fig, axs
 
+# %% ../../nbs/34_evaluate.figures.ipynb #2c447b53
 def _labels(ax, x, y, title=None):
     ax.set_xlabel(x, fontsize=8)
     ax.set_ylabel(y, fontsize=8)
@@ -44,6 +45,7 @@ def _matrix(ax, values, texts, names, high):
     ax.set_xticks(range(len(names)), names, rotation=45, ha='right')
     ax.set_yticks(range(len(names)), names)
 
+# %% ../../nbs/34_evaluate.figures.ipynb #767103dc
 def confusion_figure(
     matrix, # (K,K) numbers, as `confusion` gives: a row for each true class
     names,  # Names of the K classes
@@ -160,6 +162,7 @@ def _density(x, y, bins=60):
     i,j = (np.clip(np.searchsorted(e, v, 'right')-1, 0, bins-1) for e,v in ((ex, x), (ey, y)))
     return gaussian_filter(counts, 1.)[i,j]
 
+# %% ../../nbs/34_evaluate.figures.ipynb #11d2511f
 def _crowd(ax, x, y, **kw):
     "Points, coloured by their density where there are many; the most crowded on top"
     if len(x) < 200: return ax.scatter(x, y, s=8, alpha=.7, lw=0, **kw)
@@ -167,6 +170,7 @@ def _crowd(ax, x, y, **kw):
     order = np.argsort(density, kind='stable')
     return ax.scatter(x[order], y[order], c=density[order], s=max(1., min(6., 6000/len(x))), lw=0, cmap='viridis', rasterized=True, **kw)
 
+# %% ../../nbs/34_evaluate.figures.ipynb #16b694ea
 def _running(x, d, least=20, most=12):
     "Median of x, median of d and its NMAD in quantile bins of x"
     n = min(most, len(x)//least)
@@ -302,6 +306,7 @@ def _curve(table):
     order = np.argsort(n)[np.isfinite(mean[np.argsort(n)])]
     return np.log(n[order]), mean[order]
 
+# %% ../../nbs/34_evaluate.figures.ipynb #cc1e9b69
 def crossings(
     tables, # Method to its Table with n and mean
 )->Table:   # first, second, n, value: where the curves of two methods cross, and which is better before (first)
@@ -326,6 +331,7 @@ def _clear(tables, row):
     n,ahead = _ahead(tables[row['first']], tables[row['second']])
     return bool((ahead[n < row['n']] > 1).any() and (ahead[n > row['n']] < -1).any())
 
+# %% ../../nbs/34_evaluate.figures.ipynb #24189d46
 def _ahead(a, b):
     "Common numbers of labels, and the difference of two methods in units of its spread"
     (na,ma,sa),(nb,mb,sb) = ([np.asarray(t[k], float) for k in ('n','mean','std')] for t in (a, b))

@@ -54,6 +54,7 @@ def _classes(y):
     y = np.ma.filled(y, unknown)
     return y, (y != unknown) & (y == y)
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #0919ec0d
 def _known_classes(y_true, y_pred):
     (t,known),(p,_) = _classes(y_true), _classes(y_pred)
     if t.shape != p.shape:
@@ -72,6 +73,7 @@ def _numbers(y, known, names):
     if strange: raise InputError(f'There is no class {sorted(strange)[0]!r} among the names {", ".join(number)}')
     return np.array([number.get(n, -1) for n in y], int)
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #f0376c30
 def _scored(y_true, probability, names=None):
     "Class numbers (n,) and probabilities (n,K) of the objects that have both"
     y,known = _classes(y_true)
@@ -97,6 +99,7 @@ def _rounded(table):
         if c.dtype.kind == 'f': c.info.format = '.4f'
     return table
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #ca04b60d
 def reliability(
     y_true,      # (N,) classes, -1 or '' where unknown
     probability, # (N,K)
@@ -127,6 +130,7 @@ def roc_auc(
     y,p = _scored(y_true, probability, names)
     return np.array([roc_auc_score(y == k, p[:,k]) if 0 < (y == k).sum() < len(y) else np.nan for k in range(p.shape[1])])
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #a6ab822f
 def _probability_metrics(y_true, probability, names):
     y,p = _scored(y_true, probability, names)
     n,k = p.shape
@@ -162,6 +166,7 @@ def classification_metrics(
     recall,f1 = (right/np.maximum(t_count, 1))[t_count > 0].mean(), (2*right/(t_count+p_count)).mean()
     return dict(accuracy=float((t==p).mean()), balanced_accuracy=float(recall), macro_f1=float(f1)) | more | {'n': len(t)}
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #c41c428c
 def likeliest(
     probability, # (N,K); NaN rows where there is none
     names=None,  # Names of the K classes; None: their numbers
@@ -186,6 +191,7 @@ def confusion(
         raise InputError(f'Classes run from {min(t.min(), p.min())} to {max(t.max(), p.max())}, and there are {k} names')
     return np.bincount(t*k+p, minlength=k*k).reshape(k, k)
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #091a811d
 def per_class(
     y_true, # (N,) classes, -1 or '' where unknown
     y_pred, # (N,) predicted classes
@@ -212,12 +218,14 @@ def share_error(
     p = (share*n+2)/(n+4)
     return np.where(n > 0, np.sqrt(p*(1-p)/(n+4)), np.nan)
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #dfa68199
 def _bin_edges(x, n):
     known = x[np.isfinite(x)]
     if not len(known): return np.array([0., 1.])
     edges = np.unique(np.quantile(known, np.linspace(0, 1, n+1)))
     return edges if len(edges) > 1 else np.array([edges[0], np.nextafter(edges[0], np.inf)])
 
+# %% ../../nbs/31_evaluate.metrics.ipynb #716a785f
 def _bootstrap_errors(metrics, answers, repeats, rng):
     n = len(answers[0])
     if n < 2 or not repeats: return {}

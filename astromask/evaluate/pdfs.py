@@ -35,6 +35,7 @@ def check_pdfs(
         raise InputError(f'PDF {np.flatnonzero(bad)[0]} is negative, infinite or zero everywhere: an object without a PDF has NaN')
     return grid, np.where(none[:,None], np.nan, pdf/total[:,None])
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #29a0a192
 def cdf(
     grid,        # (G,) redshifts
     pdf,         # (N,G)
@@ -53,6 +54,7 @@ def _inverse(grid, F, q):
     low,high = F[rows,k-1], F[rows,k]
     return grid[k-1] + (grid[k]-grid[k-1])*np.clip((q-low)/np.where(high > low, high-low, 1), 0, 1) + 0*F[:,0]
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #c31ed2d6
 def quantiles(
     grid,      # (G,) redshifts
     pdf,       # (N,G)
@@ -64,6 +66,7 @@ def quantiles(
     F,grid = cdf(grid, pdf), np.asarray(grid, float)
     return np.stack([_inverse(grid, F, q) for q in levels], axis=1)
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #14b3753a
 def central_interval(
     grid,           # (G,) redshifts
     pdf,            # (N,G)
@@ -92,11 +95,13 @@ def _place(grid, z):
     i = np.clip(np.searchsorted(grid, z, 'right')-1, 0, len(grid)-2)
     return i, np.clip((z-grid[i])/(grid[i+1]-grid[i]), 0, 1)
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #26dbf130
 def _truths(pdf, z):
     z = np.atleast_1d(np.ma.filled(np.ma.asarray(z, dtype=np.float64), np.nan))
     if z.shape != (len(pdf),): raise InputError(f'There are {len(pdf)} PDFs, and redshifts of shape {z.shape}: give one for each')
     return z
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #7e0a3e12
 def pit(
     grid,      # (G,) redshifts
     pdf,       # (N,G)
@@ -116,6 +121,7 @@ def _anderson_darling(p):
     if a >= 2: return a, -np.expm1(-np.exp(np.polyval([-.0003146, .008056, -.082433, .43424, -2.30695, 1.0776], a)))
     return a, 1-np.exp(-1.2337141/a)/np.sqrt(a)*np.polyval([.00168691, -.011672, .0347962, -.0649821, .247105, 2.00012], a)
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #94a6aca4
 def pit_uniformity(
     pit, # PIT values; NaN are left out
 )->dict: # ks, ks_p, cvm, cvm_p, ad, ad_p; NaN for fewer than two PITs
@@ -157,6 +163,7 @@ def density_at(
     i,t = _place(grid, z)
     return np.where((z < grid[0]) | (z > grid[-1]), 0*pdf[:,0], pdf[rows,i] + t*(pdf[rows,i+1]-pdf[rows,i]))
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #f7c346cb
 def log_likelihood(
     grid,             # (G,) redshifts
     pdf,              # (N,G)
@@ -182,6 +189,7 @@ def hpd_level(
     level = (mass*before).sum(1) + t*mass[rows,i]
     return np.where((z < grid[0]) | (z > grid[-1]), 1 + 0*mass[:,0], level)
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #2c740f81
 def coverage(
     grid,                     # (G,) redshifts
     pdf,                      # (N,G)
@@ -234,12 +242,14 @@ def _bend(x, y, v):
     slope = np.where(v < x[0], ends[0], np.where(v > x[-1], ends[1], curve.derivative()(inside)))
     return curve(inside) + (v-inside)*slope, slope
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #6f0d0998
 def _knots(p, k):
     if not k: return np.zeros(0), np.zeros(0)
     levels = (np.arange(k)+.5)/k
     x,first = np.unique(_probit(np.quantile(p, levels)), return_index=True)
     return x, _probit(levels[first])
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #30977c38
 def _log_density(p, x, y):
     "The logarithm of R's slope: of PITs that follow R, the density"
     v = _probit(p)
@@ -323,6 +333,7 @@ class Conformal:
 
     def __repr__(self): return f'Conformal({self.level}), widening {self.widening:.4g}, from {self.n} objects'
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #051070f2
 def _ends(low, high, scale):
     low = np.atleast_1d(np.asarray(low, float))
     if scale is None: scale = 1+low if high is None else 1.
@@ -349,6 +360,7 @@ def fit(self:Conformal,
     self.widening,self.n = float(e[k-1]) if k <= len(e) else np.inf, len(e)
     return self
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #b249edb1
 @patch
 def interval(self:Conformal,
     low,        # (N,) lower ends, or point estimates

@@ -48,6 +48,7 @@ def _first_of_group(rows, groups):
     order = np.argsort(first)
     return first[order],np.argsort(order)[group]
 
+# %% ../../nbs/32_evaluate.probe.ipynb #fb4d0531
 def _folds(strata, rows, group, splits, repeats, seed):
     if splits < 2 or repeats < 1: raise InputError(f'splits is {splits} and repeats {repeats}: take 2 or more, and 1 or more')
     from sklearn.model_selection import RepeatedStratifiedKFold
@@ -55,6 +56,7 @@ def _folds(strata, rows, group, splits, repeats, seed):
     tested = [np.isin(group, test) for _,test in cv.split(strata, strata)]
     return [(rows[~t], rows[t]) for t in tested]
 
+# %% ../../nbs/32_evaluate.probe.ipynb #d3b8af48
 def class_folds(
     labels,        # (N,) integer classes, -1 where unknown
     splits:int=5,  # Folds in a repeat
@@ -123,6 +125,7 @@ def _logistic(x, y, x_test, strengths=(0.01, 0.1, 1.)):
               for c in strengths]
     return model.set_params(C=strengths[int(np.argmax(scores))]).fit(x, y).predict(x_test)
 
+# %% ../../nbs/32_evaluate.probe.ipynb #2d9a48df
 def class_probe(
     embedding, # (N,D) frozen embeddings
     labels,    # (N,) integer classes
@@ -137,6 +140,7 @@ def _ridge(x, y, x_test):
     model = RidgeCV(alphas=np.logspace(-1, 5, 13)).fit(x.astype(np.float64), np.log1p(y))
     return np.expm1(model.predict(x_test.astype(np.float64)))
 
+# %% ../../nbs/32_evaluate.probe.ipynb #8f9712e4
 def redshift_probe(
     embedding, # (N,D) frozen embeddings
     z,         # (N,) redshifts

@@ -66,6 +66,7 @@ def loss(self:Classes,
     shares = (1-self.smoothing)*shares + self.smoothing/self.n_out
     return _mean(-(shares*out.log_softmax(1)).sum(1), known, weight)
 
+# %% ../../nbs/27_models.answers.ipynb #998c0f00
 @patch
 def predict(self:Classes,
     out, # (B,K) what the head gives
@@ -95,6 +96,7 @@ class _Redshift:
         self.center,self.scale = t.mean().item(),max(t.std(unbiased=False).item(), 1e-3)
         return t
 
+# %% ../../nbs/27_models.answers.ipynb #9eafe633
 class Point(_Redshift):
     "One redshift: the mean of ln(1+z)"
     n_out,targets = 1,('z',)
@@ -134,6 +136,7 @@ def normalise_pdf(
     area = ((pdf[:,1:]+pdf[:,:-1])/2 * _steps(grid)).sum(1, keepdim=True)
     return pdf/area
 
+# %% ../../nbs/27_models.answers.ipynb #d0663440
 def pdf_median(
     pdf,  # (B,G) densities
     grid, # (G,) increasing redshifts
@@ -146,12 +149,14 @@ def pdf_median(
     share = ((half[:,0]-low)/(high-low).clamp(min=torch.finfo(cdf.dtype).tiny)).clamp(0, 1)
     return grid[i-1] + share*(grid[i]-grid[i-1])
 
+# %% ../../nbs/27_models.answers.ipynb #530b58cf
 def in_double(
     x, # A tensor
 ):     # float64; on the CPU where the device may know no such numbers, as Apple's
     "As precise as densities are read"
     return (x if x.device.type in ('cpu','cuda') else x.cpu()).double()
 
+# %% ../../nbs/27_models.answers.ipynb #1e65f3c1
 class _Density(_Redshift):
     "An answer with a density on `grid`"
     targets = ('z','pdf')
@@ -207,6 +212,7 @@ def loss(self:Bins,
     reached = torch.arange(self.n_out, device=out.device) >= place[:,None]
     return _mean((out.softmax(1).cumsum(1)-reached.to(out.dtype)).square().sum(1), known, weight)
 
+# %% ../../nbs/27_models.answers.ipynb #70f59c63
 @patch
 def predict(self:Bins,
     out, # (B,n) what the head gives
@@ -256,6 +262,7 @@ def log_density(self:Mixture,
     d = (t[...,None] - self.center - self.scale*mean)/width
     return (share.log_softmax(2) - d**2/2 - width.log() - math.log(2*math.pi)/2).logsumexp(2)
 
+# %% ../../nbs/27_models.answers.ipynb #2b8177a8
 @patch
 def loss(self:Mixture,
     out,         # (B,3k) what the head gives
@@ -266,6 +273,7 @@ def loss(self:Mixture,
     t,known = self.log_target(out, y)
     return _mean(-self.log_density(out, t[:,None])[:,0], known, weight)
 
+# %% ../../nbs/27_models.answers.ipynb #32cefd28
 @patch
 def predict(self:Mixture,
     out, # (B,3k) what the head gives

@@ -41,6 +41,7 @@ def _geometry(h, w):
     border = ((np.minimum(rows, h-1-rows) < edge) | (np.minimum(columns, w-1-columns) < edge)).ravel()
     return dx.ravel(), dy.ravel(), np.stack([r <= f*min(h, w) for f in RADII]), border
 
+# %% ../../nbs/24_models.baselines.ipynb #15869b25
 def _background(x, border):
     "Median of the border's valid pixels and its noise, each (n,C,1)"
     with warnings.catch_warnings():
@@ -88,6 +89,7 @@ def _forest(kind, features, y, folds, **kwargs):
     model = lambda: kind(min_samples_leaf=3, n_jobs=-1, **kwargs)
     return [model().fit(x[train], y[train]).predict(x[test]) for train,test in folds]
 
+# %% ../../nbs/24_models.baselines.ipynb #44667d59
 def forest_classes(
     features,  # (N,F), NaN where unknown
     labels,    # (N,) integer classes
@@ -100,6 +102,7 @@ def forest_classes(
     return _forest(RandomForestClassifier, features, labels, folds, n_estimators=trees, random_state=seed,
                    class_weight='balanced_subsample')
 
+# %% ../../nbs/24_models.baselines.ipynb #ae5967d7
 def forest_redshift(
     features,  # (N,F), NaN where unknown
     z,         # (N,) redshifts

@@ -51,6 +51,7 @@ class _Linear(torch.autograd.Function):
         return (onednn()(dy, w.t()) if need[0] else None, _rows(dy).t() @ _rows(x) if need[1] else None,
                 _rows(dy).sum(0) if need[2] else None)
 
+# %% ../../nbs/20_models.blocks.ipynb #39cafa0b
 def linear(
     x, # (...,D)
     w, # (M,D)
@@ -59,6 +60,7 @@ def linear(
     "`x @ w.T + b`"
     return _Linear.apply(x, w, b) if on_cpu(x) and w.dtype == torch.float32 else F.linear(x, w, b)
 
+# %% ../../nbs/20_models.blocks.ipynb #9f40aa31
 class Linear(nn.Linear):
     "`nn.Linear` by `linear`"
     def forward(self, x): return linear(x, self.weight, self.bias)
@@ -89,6 +91,7 @@ class Mlp(nn.Module):
         self.fc1,self.fc2 = Linear(dim, hidden),Linear(hidden, dim)
     def forward(self, x): return self.fc2(F.gelu(self.fc1(x)))
 
+# %% ../../nbs/20_models.blocks.ipynb #f1b9d418
 class Attention(nn.Module):
     "The linear maps of self-attention"
     def __init__(self,
@@ -98,6 +101,7 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads,self.qkv,self.proj = num_heads,Linear(dim, 3*dim),Linear(dim, dim)
 
+# %% ../../nbs/20_models.blocks.ipynb #289f903d
 class Block(nn.Module):
     "timm's pre-norm transformer block: the same parameters, names and numbers"
     def __init__(self,

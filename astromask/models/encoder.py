@@ -102,6 +102,7 @@ def check_views(
     if views in (1,2,4,8): return views
     raise InputError(f'views is {views}; an image has 8 orientations: give 1, 2, 4 or 8')
 
+# %% ../../nbs/21_models.encoder.ipynb #cb356a62
 def orientations(
     x,       # (B,C,H,W) images
     n:int=8, # How many: 1, 2, 4 or 8
@@ -165,6 +166,7 @@ def fit_image(self:BandEncoder,
     self.grid = H//self.patch_size, W//self.patch_size
     self.position_grid = tuple(position_grid or self.grid)
 
+# %% ../../nbs/21_models.encoder.ipynb #b404fdef
 BLOCKS = dict(vit=Block, vitae=NormalCell)
 
 def transformer(
@@ -179,6 +181,7 @@ def transformer(
     if block not in BLOCKS: raise InputError(f'block is {block!r}; it must be one of {", ".join(BLOCKS)}')
     return nn.ModuleList([BLOCKS[block](dim, num_heads, mlp_ratio, norm_eps) for _ in range(depth)])
 
+# %% ../../nbs/21_models.encoder.ipynb #cc598577
 @patch
 def place_positions(self:BandEncoder,
     name, # The attribute: pos_embed or decoder_pos_embed
@@ -191,6 +194,7 @@ def place_positions(self:BandEncoder,
     if kind == 'learned': setattr(self, name, nn.Parameter(table))
     else: self.register_buffer(name, table, persistent=False)
 
+# %% ../../nbs/21_models.encoder.ipynb #94ccb107
 @patch
 def build_trunk(self:BandEncoder,
     depth,     # Blocks
@@ -259,6 +263,7 @@ def place_bands(self:BandEncoder,
     absent = torch.full_like(x[:,0], torch.nan)
     return torch.stack([x[:,names.index(b)] if b in names else absent for b in self.bands], 1)
 
+# %% ../../nbs/21_models.encoder.ipynb #c5720d69
 @patch
 def pixels(self:BandEncoder,
     x,          # (B,C',H,W) pixels in survey units, NaN where missing
@@ -302,6 +307,7 @@ def prefix(self:BandEncoder,
     if tuple(coords.shape) != (B,2): raise InputError(f'coords is {tuple(coords.shape)}; it must be ({B},2): right ascension and declination')
     return torch.cat([x, self.sky_embed(coords)[:,None].to(x.dtype)], dim=1)
 
+# %% ../../nbs/21_models.encoder.ipynb #c1c4d8ad
 @patch
 def run_block(self:BandEncoder,
     block, # A module
@@ -311,6 +317,7 @@ def run_block(self:BandEncoder,
     if self.activation_checkpointing and torch.is_grad_enabled(): return checkpoint(block, *args, use_reentrant=False)
     return block(*args)
 
+# %% ../../nbs/21_models.encoder.ipynb #b5a3f95f
 @patch
 def attend(self:BandEncoder,
     tokens,      # (B,K,D) patch tokens
@@ -336,6 +343,7 @@ def encode(self:BandEncoder,
     "Patch tokens of whole images; never masks"
     return self.attend(self.tokens(*self.pixels(x, bands)), coords)[:,self.n_prefix:]
 
+# %% ../../nbs/21_models.encoder.ipynb #210041cb
 @patch
 def observed(self:BandEncoder,
     valid, # (B,L,P) bool: valid pixels of patches
@@ -357,6 +365,7 @@ def make_attn_pool(self:BandEncoder):
     self.attn_pool.fused_attn = True                        # timm's other way takes no mask of truth values
     log.info('A fresh attention pool was made: until it is trained, pool=attn is an arbitrary average of patches')
 
+# %% ../../nbs/21_models.encoder.ipynb #a3048aa9
 @patch
 def load_state_dict(self:BandEncoder,
     tensors,  # Name to tensor
@@ -376,6 +385,7 @@ def central(self:BandEncoder)->torch.Tensor: # (L,) bool
     row,col = ((torch.arange(n)-(n-1)/2).abs() < 1.5 for n in (side//self.stride for side in self.img_size))
     return (row[:,None] & col).flatten().to(self.fill.device)
 
+# %% ../../nbs/21_models.encoder.ipynb #c08e4729
 @patch
 def pool(self:BandEncoder,
     out,  # (B,n+L,D) tokens
@@ -394,6 +404,7 @@ def pool(self:BandEncoder,
     look = seen | ~seen.any(1, keepdim=True)                # where nothing was seen the answer is NaN in any case
     return self.attn_pool(patches, attn_mask=look[:,None,None,:,0])
 
+# %% ../../nbs/21_models.encoder.ipynb #8c35f1b1
 @patch
 def embed_one(self:BandEncoder,
     x,          # (B,C,H,W) pixels in survey units, NaN where missing
@@ -408,6 +419,7 @@ def embed_one(self:BandEncoder,
     if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
     return pooled,seen.any(1)
 
+# %% ../../nbs/21_models.encoder.ipynb #d35f3b86
 @patch
 def embed(self:BandEncoder,
     x,                # (B,C,H,W) pixels in survey units, NaN where missing
@@ -439,6 +451,7 @@ def fit_tensors(self:BandEncoder,
                 old, part.window_size, new.shape, self.get_submodule(name).window_size)
     return tensors
 
+# %% ../../nbs/21_models.encoder.ipynb #5c60a0ef
 @patch
 def resized(self:BandEncoder,
     img_size, # Pixels: an int, or (H,W)

@@ -33,12 +33,14 @@ def encoder_only(
     for k in _pretraining if isinstance(m, BandEncoder) else (): setattr(m, k, None)
     return m
 
+# %% ../../nbs/28_models.heads.ipynb #14bd1e7c
 def encoder_config(
     m, # An encoder, or None
 ):     # None, or a dict
     "What must be known to build an encoder again"
     return None if m is None else dict(model=type(m).__name__, config=m.config | dict(views=m.views))
 
+# %% ../../nbs/28_models.heads.ipynb #67821cb3
 def encoder_from_config(
     config, # Of `encoder_config`
 ):          # The encoder with fresh weights
@@ -107,12 +109,14 @@ def config(self:Predictor):
     return dict(encoder=encoder_config(self.encoder), answer=self.answer.config(), head=self.kind, pool=self.pool, magnitudes=list(self.magnitudes),
                 norm=self.norm, hidden=self.hidden, head_std=self.head_std, seed=self.seed)
 
+# %% ../../nbs/28_models.heads.ipynb #0eaca91b
 def _of_encoder(name):
     def get(self): return None if self.encoder is None else getattr(self.encoder, name)
     def put(self, value):
         if self.encoder is not None: setattr(self.encoder, name, value)
     return property(get, put)
 
+# %% ../../nbs/28_models.heads.ipynb #c5bca106
 Predictor.scaling,Predictor.source = _of_encoder('scaling'),_of_encoder('source')
 
 @patch
@@ -120,6 +124,7 @@ def __setattr__(self:Predictor, name, value):
     "A scaling is a module, which PyTorch would keep here, without a word to the encoder"
     (object if name in ('scaling','source') else nn.Module).__setattr__(self, name, value)
 
+# %% ../../nbs/28_models.heads.ipynb #9ddc6291
 @patch
 def check(self:Predictor):
     "Refuse what does not fit together"
@@ -147,12 +152,14 @@ def dense(
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
 
+# %% ../../nbs/28_models.heads.ipynb #279969d4
 def _branches(p, image):
     "The image's branch, and that of the magnitudes, where there are some"
     parts = {} if p.encoder is None else dict(image=image)
     if p.magnitudes: parts['magnitudes'] = Columns(len(p.magnitudes))
     return nn.ModuleDict(parts), p.width*(p.encoder is not None) + len(p.magnitudes)
 
+# %% ../../nbs/28_models.heads.ipynb #c8080e39
 def _pooled_norm(p):
     if p.norm == 'batch': return nn.BatchNorm1d(p.width, affine=False, eps=1e-6)
     if p.norm == 'layer': p.encoder.norm,p.encoder.fc_norm = nn.Identity(),nn.LayerNorm(p.width, eps=p.encoder.norm_eps)
@@ -166,6 +173,7 @@ def linear_head(
     branches,n = _branches(p, _pooled_norm(p))
     return branches,dense(n, [], p.answer.n_out, p.head_std)
 
+# %% ../../nbs/28_models.heads.ipynb #452f1020
 def mlp_head(
     p, # The `Predictor` that is being made
 ):     # Its branches, and its head
@@ -173,6 +181,7 @@ def mlp_head(
     branches,n = _branches(p, _pooled_norm(p))
     return branches,dense(n, p.hidden, p.answer.n_out, p.head_std)
 
+# %% ../../nbs/28_models.heads.ipynb #4c692441
 def attentive_head(
     p, # The `Predictor` that is being made
 ):     # Its branches, and its head
@@ -200,6 +209,7 @@ class TokensAndPixels(nn.Module):
         pooled,pixels = x[:,:self.n_tokens],x[:,self.n_tokens:].unflatten(1, self.shape)
         return torch.cat([self.tokens(pooled), self.pixels.features(torch.where(pixels.isfinite(), pixels, self.pixels.fill))], 1)
 
+# %% ../../nbs/28_models.heads.ipynb #32ece98b
 def astromae_head(
     p, # The `Predictor` that is being made
 ):     # Its branches, and its head
@@ -235,6 +245,7 @@ def see(self:Predictor,
     values,valid = e.pixels(x, bands)
     return e.attend(e.tokens(values, valid), coords, paths)[:,e.n_prefix:],e.observed(valid)[...,0]
 
+# %% ../../nbs/28_models.heads.ipynb #c6d0f82f
 @patch
 def weigh(self:Predictor,
     features,  # Of `see`; None without an encoder
@@ -247,6 +258,7 @@ def weigh(self:Predictor,
     if self.magnitudes: found.append(self.branches['magnitudes'](mags))
     return self.head(torch.cat(found, 1))
 
+# %% ../../nbs/28_models.heads.ipynb #61a08c80
 @patch
 def look(self:Predictor, features, seen):
     "The image's branch"
@@ -270,6 +282,7 @@ def measured(self:Predictor,
     if tuple(mags.shape) == (B, len(self.magnitudes)): return mags
     raise InputError(f'mags is {tuple(mags.shape)}; it must be ({B},{len(self.magnitudes)}): {", ".join(self.magnitudes)}')
 
+# %% ../../nbs/28_models.heads.ipynb #4c085e28
 @patch
 def forward(self:Predictor,
     x,           # (B,C',H,W) pixels in survey units, NaN where missing; None for a model of magnitudes alone
@@ -303,6 +316,7 @@ def predict(self:Predictor,
     if mags is not None: known |= mags.isfinite().any(1)
     return {k: torch.where(known.to(v.device).view(-1, *[1]*(v.ndim-1)), v, torch.nan) for k,v in found.items()}
 
+# %% ../../nbs/28_models.heads.ipynb #8199d34a
 @patch
 def embed(self:Predictor,
     x,          # (B,C',H,W) pixels in survey units, NaN where missing

@@ -30,6 +30,7 @@ def patch_statistics(
     square = torch.where(valid, values-mean, 0).square().sum(-1, keepdim=True)
     return n, mean, square / (n-ddof).clamp(min=1)
 
+# %% ../../nbs/22_models.mae.ipynb #b6cc27e5
 def normalise_patches(
     values, # (B,K,P) pixels of patches
     valid,  # (B,K,P) bool
@@ -65,6 +66,7 @@ class MaskedOutput(NamedTuple):
     mask: torch.Tensor      # True where hidden
     n_targets: torch.Tensor # How many pixels the loss is a mean of
 
+# %% ../../nbs/22_models.mae.ipynb #46e6ca22
 def check_norm_pix(
     norm_pix_loss, # What was given
 ):
@@ -72,6 +74,7 @@ def check_norm_pix(
     if norm_pix_loss not in (True, False, 'population'):
         raise InputError(f"norm_pix_loss is {norm_pix_loss!r}; it must be True, False or 'population'")
 
+# %% ../../nbs/22_models.mae.ipynb #1d45e0b2
 class MAE(BandEncoder):
     "Masked autoencoder (He et al. 2022) for images with named bands and missing pixels"
     def __init__(self,
@@ -168,6 +171,7 @@ def decode_self(self:MAE,
     if not len(self.decoder_blocks): return take(x, hidden+n)
     return self.run_block(self.decoder_blocks[-1], x, hidden+n)       # of the last block only these are wanted
 
+# %% ../../nbs/22_models.mae.ipynb #c8004057
 @patch
 def decode_cross(self:MAE,
     memory,  # (B,n+K,d) embedded tokens
@@ -181,6 +185,7 @@ def decode_cross(self:MAE,
     for block in self.decoder_blocks: x = self.run_block(block, x, memory)
     return x
 
+# %% ../../nbs/22_models.mae.ipynb #6779157f
 @patch
 def decode(self:MAE,
     latent,  # (B,n+K,D) encoded class token (sky token) and visible patches
@@ -195,6 +200,7 @@ def decode(self:MAE,
 @patch(as_prop=True)
 def n_noise(self:MAE): return self.n_patches
 
+# %% ../../nbs/22_models.mae.ipynb #db3b5632
 @patch
 def draw(self:BandEncoder,
     B:int,          # Objects
@@ -208,6 +214,7 @@ def draw(self:BandEncoder,
     if tuple(generator.shape) == (B,self.n_noise): return generator
     raise InputError(f'generator holds {tuple(generator.shape)} numbers; this model takes ({B},{self.n_noise}) to draw its masks from')
 
+# %% ../../nbs/22_models.mae.ipynb #a455be9a
 @patch
 def choose_mask(self:MAE,
     valid,          # (B,L,P) bool: valid pixels of patches
@@ -217,6 +224,7 @@ def choose_mask(self:MAE,
     "The mask as given, or a random one"
     return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio, valid.any(-1)) if mask is None else mask.to(valid.device)
 
+# %% ../../nbs/22_models.mae.ipynb #144e5bf0
 @patch
 def n_shown(self:MAE,
     mask, # (B,L) bool, or None
@@ -229,6 +237,7 @@ def n_shown(self:MAE,
     if mask is not None: torch._assert_async((mask.sum(1) == L-keep).all(), f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
     return keep
 
+# %% ../../nbs/22_models.mae.ipynb #588266da
 @patch
 def sample_hidden(self:MAE,
     hidden,    # (B,M) positions of hidden patches
@@ -253,6 +262,7 @@ def weights(self:BandEncoder,
     if self.scaling is not None: ivar = ivar / self.scaling.slope(x).square()
     return patchify(torch.where(known & ivar.isfinite(), ivar, 0), self.patch_size)
 
+# %% ../../nbs/22_models.mae.ipynb #21e85147
 @patch
 def compare(self:BandEncoder,
     pred,        # (B,K,P) predicted patches
@@ -269,6 +279,7 @@ def compare(self:BandEncoder,
     if ivar is not None: counts = counts & (ivar > 0)
     return masked_loss(pred, target, counts, self.loss, ivar), counts.sum()
 
+# %% ../../nbs/22_models.mae.ipynb #4097ec7e
 @patch
 def forward(self:MAE,
     x,              # (B,C,H,W) pixels in survey units, NaN where missing
@@ -318,6 +329,7 @@ def usual_noise(self:BandEncoder,
     "The numbers that masks of figures are made from: the same every time"
     return uniform(0, 0, torch.arange(B, device=self.fill.device), self.n_noise, 'mask')
 
+# %% ../../nbs/22_models.mae.ipynb #61463fbc
 @patch
 def fill_in(self:BandEncoder,
     x,     # (B,C,H,W) survey pixels of the model's bands, NaN where hidden
@@ -329,6 +341,7 @@ def fill_in(self:BandEncoder,
     if self.scaling is not None: image = self.scaling.inverse(image, x)
     return torch.where(unpatchify(shown, self.patch_size, self.img_size), x, image)
 
+# %% ../../nbs/22_models.mae.ipynb #d892caa4
 @patch
 def hidden_pixels(self:MAE,
     mask, # (B,L) bool
@@ -336,6 +349,7 @@ def hidden_pixels(self:MAE,
     "Which pixels a mask hides"
     return spread_units(mask[:,None], self.grid, self.patch_size)
 
+# %% ../../nbs/22_models.mae.ipynb #dc9022cb
 @patch
 def predict_patches(self:MAE,
     values,      # (B,L,P) scaled pixels
@@ -352,6 +366,7 @@ def predict_patches(self:MAE,
     mean,var = self.interpolate_statistics(values, valid, ~mask)
     return pred*(var+1e-6).sqrt() + mean
 
+# %% ../../nbs/22_models.mae.ipynb #f84dd26c
 @patch
 @torch.no_grad()
 def reconstruct(self:MAE,

@@ -23,6 +23,7 @@ def patchify(
     p,h,w = patch_size, H//patch_size, W//patch_size
     return x.reshape(B,C,h,p,w,p).permute(0,2,4,3,5,1).reshape(B, h*w, p*p*C)
 
+# %% ../../nbs/20_models.masking.ipynb #3893f9f3
 def unpatchify(
     patches,        # (B,L,p*p*C)
     patch_size:int, # Pixels on a side
@@ -41,6 +42,7 @@ def n_visible(
     if not isinstance(mask_ratio, Real) or not 0 <= mask_ratio < 1: raise InputError(f'mask_ratio is {mask_ratio}: it must be at least 0 and less than 1')
     return max(1, int(L*(1-mask_ratio)))
 
+# %% ../../nbs/20_models.masking.ipynb #39a3d818
 def mask_from_noise(
     noise,            # (B,L) numbers in [0,1), such as `uniform`'s: the smallest stay visible
     mask_ratio:float, # Share to hide
@@ -64,6 +66,7 @@ def split_tokens(
     ids = mask.to(torch.uint8).argsort(dim=1, stable=True)
     return ids[:,:keep], ids[:,keep:]
 
+# %% ../../nbs/20_models.masking.ipynb #63f874d4
 def take(
     tokens, # (B,L,D)
     ids,    # (B,K) positions
@@ -71,6 +74,7 @@ def take(
     "The tokens at some positions"
     return tokens.gather(1, ids[...,None].expand(-1,-1,tokens.shape[-1]))
 
+# %% ../../nbs/20_models.masking.ipynb #28d94393
 def put(
     tokens, # (B,K,D)
     ids,    # (B,K) positions
@@ -111,6 +115,7 @@ def units_from_noise(
         noise = noise + torch.where(observed, torch.where(first, 0, 2), 1)                    # these, empty ones, the rest
     return noise.argsort(dim=-1, stable=True).argsort(dim=-1) < _count(noise.shape[-1], mask_ratio)
 
+# %% ../../nbs/20_models.masking.ipynb #2e84de9b
 def spread_units(
     mask,       # (B,C,L) one value for each unit
     grid:tuple, # (rows, columns) of units; L is their product

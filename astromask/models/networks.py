@@ -139,6 +139,7 @@ class InceptionBlock(nn.Module):
 
     def forward(self, x): return torch.cat([b(x) for b in self.branches], 1)
 
+# %% ../../nbs/24_models.networks.ipynb #70a3861a
 class Inception(PixelNet):
     "AstroMAE's local branch: five Inception blocks and two linear layers"
     def __init__(self,

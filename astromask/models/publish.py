@@ -25,6 +25,7 @@ def _text(v):
     if isinstance(v, float): v = f'{v:.6g}'
     return ' '.join(str(v).split()).replace('|', r'\|')
 
+# %% ../../nbs/26_models.publish.ipynb #68d52687
 def _flat(facts, under=''):
     "Nested facts on one level, those that are not known left out"
     for k,v in (facts or {}).items():
@@ -57,6 +58,7 @@ def _licence_fields(licence):
     if known: return dict(license=known[0])
     return dict(license='other', license_name='-'.join(words)[:60]) if words else {}
 
+# %% ../../nbs/26_models.publish.ipynb #5bd0f340
 def _front_matter(m, library, licence):
     "The YAML block at the top of a card"
     licence = licence or (m.source or {}).get('licence', '').replace('not stated', '')
@@ -73,6 +75,7 @@ def _sizes(m):
     learned = {'calibration': (getattr(m, 'calibration', None) or {}).get('conformal'), 'photometry': getattr(m, 'photometry', None)}
     return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')} | learned
 
+# %% ../../nbs/26_models.publish.ipynb #e86b890c
 def _files_text(files, most=20):
     "Files and their hashes; of very many, the first"
     files = list(files)
@@ -80,6 +83,7 @@ def _files_text(files, most=20):
     rows = [(Path(f['file']).name, f'`{f["sha256"]}`') for f in files[:most]]
     return _table(rows, ('file','sha256')) + more
 
+# %% ../../nbs/26_models.publish.ipynb #2fcacdb7
 def _source_text(m):
     "Whose weights these were"
     return 'They began as those of others:\n\n' + _table(list(_flat(m.source))) if m.source else ''
@@ -122,6 +126,7 @@ def _use(m):
     columns = f' with the columns {", ".join(m.magnitudes)}' if m.magnitudes and not m.photometry else ' with fluxes and their errors' if m.photometry else ''
     return _ASK % ((images if m.bands else 'tables or cutouts') + columns, _UNTESTED)
 
+# %% ../../nbs/26_models.publish.ipynb #0f1a8dd8
 def model_card(
     m,             # The model
     data=None,     # What it was trained on: name to value, such as survey, objects, unit
@@ -144,6 +149,7 @@ def _timm_vit(m):
     args = dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'], fc_norm=isinstance(m.norm, torch.nn.Identity))
     return 'vit_base_patch16_224', args | dict(patch_size=m.patch_size, embed_dim=m.embed_dim), dict(pos_embed=m.pos_embed)
 
+# %% ../../nbs/26_models.publish.ipynb #d6dbd046
 def _timm_beit(m):
     "SimMIM's ViT: BEiT's, with one table of relative positions for all blocks, or one in each"
     shared = m.rel_pos_bias is not None
@@ -151,6 +157,7 @@ def _timm_beit(m):
     args |= dict(use_fc_norm=isinstance(m.norm, torch.nn.Identity), patch_size=m.patch_size, embed_dim=m.embed_dim)
     return 'beit_base_patch16_224', args | dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio']), {}
 
+# %% ../../nbs/26_models.publish.ipynb #34a3ce60
 def _timm_swin(m):
     "A Swin, which is timm's own"
     c = m.config
@@ -158,12 +165,14 @@ def _timm_swin(m):
     if isinstance(c['depth'], int): return c['encoder'], args, {}
     return c['encoder'], args | dict(depths=c['depth'], **{k: c[k] for k in ('embed_dim','num_heads','mlp_ratio')}), {}
 
+# %% ../../nbs/26_models.publish.ipynb #e6f06f5d
 def _eyes(m):
     "What looks at images: the model, or the encoder of one with a head"
     e = m.encoder if isinstance(m, Predictor) else m
     if e is None: raise InputError('This model looks at magnitudes alone: it has no encoder to export')
     return e
 
+# %% ../../nbs/26_models.publish.ipynb #484a2fd6
 def _timm_parts(m):
     "timm's name of the architecture, all arguments, and the tensors under timm's names"
     if not isinstance(m, BandEncoder): raise InputError(f'timm has no {type(m).__name__}: only a vision transformer can go there; use to_onnx')
@@ -200,6 +209,7 @@ def _same(a, b, eps=1e-5):
     if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()): return False
     return bool((a-b).nan_to_num().abs().max() <= eps*b.nan_to_num().abs().max().clamp(min=1))
 
+# %% ../../nbs/26_models.publish.ipynb #8cd652dc
 @contextmanager
 def _all_or_nothing(folder):
     "A temporary folder; what is in it moves to `folder` when nothing went wrong"
@@ -210,6 +220,7 @@ def _all_or_nothing(folder):
             yield Path(tmp)
             for f in sorted(Path(tmp).iterdir(), reverse=True): os.replace(f, folder/f.name)
 
+# %% ../../nbs/26_models.publish.ipynb #4fba8114
 def _alone(m):
     "A copy of the model on the CPU, in evaluation mode"
     return copy.deepcopy(m).cpu().float().eval()
@@ -253,6 +264,7 @@ def need_extra(
     missing = [p for p in packages if importlib.util.find_spec(p) is None]
     if missing: raise InputError(f"This needs {', '.join(missing)}: pip install 'astromask[{extra}]'")
 
+# %% ../../nbs/26_models.publish.ipynb #2a9c2221
 class _Embedder(torch.nn.Module):
     "embed with its options chosen, as a module that can be traced"
     def __init__(self, m, bands, pool):
@@ -274,6 +286,7 @@ def _trial(m, n_bands, seed=0):
     coords = torch.rand(3, 2, generator=generator)*torch.tensor([360.,180.]) - torch.tensor([0.,90.])
     return (x,coords) if m.sky_token else (x,)
 
+# %% ../../nbs/26_models.publish.ipynb #2ba0e467
 def _onnx_program(m, bands, pool):
     "Trace and translate"
     batch,inputs = torch.export.Dim('batch'), _trial(m, len(bands))
@@ -287,6 +300,7 @@ def _onnx_program(m, bands, pool):
     program.model.metadata_props.update({f'astromask.{k}': str(v) for k,v in facts.items()})
     return program
 
+# %% ../../nbs/26_models.publish.ipynb #4d382444
 @torch.no_grad()
 def _check_onnx(m, path, bands, pool):
     "Does ONNX Runtime give what we give, at other batch sizes too?"
@@ -348,6 +362,7 @@ def _hub_sentence(e, repo_id, revision, endpoint):
     first = next((o.strip() for o in str(e).splitlines() if o.strip()), '')
     return f'{hub} and we did not come to terms over {repo_id} ({type(e).__name__}: {first})'
 
+# %% ../../nbs/26_models.publish.ipynb #20475414
 @contextmanager
 def _hub_errors(repo_id, revision=None, endpoint=None):
     "Whatever fails on the Hub, as one sentence"

@@ -68,6 +68,7 @@ def _ratios(mask_ratio):
     if 0 <= low <= high <= 1 and high > 0: return float(low),float(high)
     raise InputError(f'mask_ratio is {mask_ratio}: it must be a share more than 0 and at most 1, or (low, high) of such shares')
 
+# %% ../../nbs/23_models.simmim.ipynb #05124068
 @patch
 def set_masking(self:SimMIM,
     mask_in,    # tokens or pixels
@@ -120,6 +121,7 @@ def make_swin(
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as e:
         raise InputError(f'timm cannot make {name} for images of {img_size} pixels with {changes}: {e}') from None
 
+# %% ../../nbs/23_models.simmim.ipynb #02735132
 @patch
 def take_swin(self:SimMIM,
     swin, # From `make_swin`
@@ -131,6 +133,7 @@ def take_swin(self:SimMIM,
     del self.blocks
     if self.sky_token: raise InputError('A Swin has no place for a sky token: leave sky_token out')
 
+# %% ../../nbs/23_models.simmim.ipynb #26bb729f
 @patch
 def attend(self:SimMIM,
     tokens,      # (B,K,D) patch tokens
@@ -153,11 +156,13 @@ def attend(self:SimMIM,
 @patch(as_prop=True)
 def mask_shape(self:SimMIM): return len(self.bands) if self.per_band else 1, self.units[0]*self.units[1]
 
+# %% ../../nbs/23_models.simmim.ipynb #6ccafebb
 @patch(as_prop=True)
 def n_noise(self:SimMIM):
     C,L = self.mask_shape
     return C*L + (self.mask_ratio[0] < self.mask_ratio[1])
 
+# %% ../../nbs/23_models.simmim.ipynb #cd1e1886
 @patch
 def observed_units(self:SimMIM,
     valid, # (B,L,P) bool: valid pixels of patches
@@ -168,6 +173,7 @@ def observed_units(self:SimMIM,
     (h,w),u = self.units,self.mask_unit
     return seen.reshape(*seen.shape[:2], h, u, w, u).any(5).any(3).flatten(2)
 
+# %% ../../nbs/23_models.simmim.ipynb #47fec8f3
 @patch
 def choose_mask(self:SimMIM,
     valid,          # (B,L,P) bool: valid pixels of patches
@@ -184,6 +190,7 @@ def choose_mask(self:SimMIM,
         raise InputError(f'mask is {tuple(mask.shape)} {mask.dtype}; it must be {shape} torch.bool over mask units, True where hidden')
     return mask.to(valid.device)
 
+# %% ../../nbs/23_models.simmim.ipynb #5e65580c
 @patch
 def hidden_pixels(self:SimMIM,
     mask, # (B,C,L') bool
@@ -208,6 +215,7 @@ def predict(self:SimMIM,
     image = x.reshape(len(x), H//s, W//s, -1, s, s).permute(0,3,1,4,2,5).reshape(len(x), -1, H, W)
     return patchify(image, self.patch_size)
 
+# %% ../../nbs/23_models.simmim.ipynb #fd0c52b3
 @patch
 def hidden_patches(self:SimMIM,
     mask, # (B,C,L') bool over units
@@ -215,6 +223,7 @@ def hidden_patches(self:SimMIM,
     "A mask over units -> (B,L,P) bool over the pixels of patches"
     return patchify(self.hidden_pixels(mask).expand(-1, len(self.bands), -1, -1), self.patch_size)
 
+# %% ../../nbs/23_models.simmim.ipynb #cd400dec
 @patch
 def forward(self:SimMIM,
     x,              # (B,C,H,W) pixels in survey units, NaN where missing
@@ -249,6 +258,7 @@ def predict_scaled(self:SimMIM,
     mean,var = self.interpolate_statistics(values, valid & ~hidden, everywhere)
     return pred*(var+1e-6).sqrt() + mean
 
+# %% ../../nbs/23_models.simmim.ipynb #c1655b9e
 @patch
 @torch.no_grad()
 def reconstruct(self:SimMIM,

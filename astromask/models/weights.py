@@ -41,16 +41,19 @@ def save_model(
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
     write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source, **learned))
 
+# %% ../../nbs/25_models.weights.ipynb #6918a7d1
 def _largest(o): # number in a description
     if isinstance(o, dict): o = [v for k,v in o.items() if k != 'seed']
     if isinstance(o, list): return max(map(_largest, o), default=0)
     return o if isinstance(o, int) else 0
 
+# %% ../../nbs/25_models.weights.ipynb #dc49d0d8
 def _photometry(zero_point, softening):
     "How magnitudes are made of fluxes, as numbers that can be meant"
     if not all(b > 0 for b in softening.values()): raise ValueError('a softening is not positive')
     return dict(zero_point=float(zero_point), softening={k: float(b) for k,b in softening.items()})
 
+# %% ../../nbs/25_models.weights.ipynb #12d63499
 def model_from_config(
     config:dict,   # What `save_model` wrote to config.json
     where='config',# The file it came from, for messages
@@ -124,6 +127,7 @@ class _DType:
     def __init__(self, code, *ignored): self.code,self.order = code,'='
     def __setstate__(self, state): self.order = state[1]
 
+# %% ../../nbs/25_models.weights.ipynb #41f7be04
 def _number(dtype, data):
     "Stands in for NumPy's scalars: a Python number from its bytes"
     if not re.fullmatch('[biuf][1248]', dtype.code): raise ValueError(f'{dtype.code} is no type of number')
@@ -140,6 +144,7 @@ def _refused(file, why):
     return (f'{file} names {named if isinstance(named, str) else named[1]}, which is code and not data, so it is not opened; if it holds a whole '
             f"model, its owner can export the weights, where that code is at home, with torch.save({{'model': m.state_dict()}}, 'weights.pth')")
 
+# %% ../../nbs/25_models.weights.ipynb #3167ea2b
 def _read_pickle(file):
     "What is in a file of torch.save, without running any of it"
     try:
@@ -148,6 +153,7 @@ def _read_pickle(file):
             return torch.load(file, map_location='cpu', weights_only=True)
     except Exception as e: raise DataError(_refused(file, str(e))) from None    # a hostile file can raise anything
 
+# %% ../../nbs/25_models.weights.ipynb #b5ba3fbf
 def _read_safetensors(file):
     "What is in a safetensors file"
     try: return load_file(file)
@@ -160,6 +166,7 @@ class Checkpoint(NamedTuple):
     args: dict    # Settings of the script that wrote it, where there are some
     file: Path    # The file itself
 
+# %% ../../nbs/25_models.weights.ipynb #10237f07
 def _weights_file(path):
     "The file with the weights at a path"
     path = Path(path)
@@ -169,6 +176,7 @@ def _weights_file(path):
         if (path/name).is_file(): return path/name
     raise InputError(f'{path} is a directory with neither model.safetensors nor pytorch_model.bin in it')
 
+# %% ../../nbs/25_models.weights.ipynb #e1d7f767
 def _find_tensors(content, file):
     "The state dict in what was read"
     if isinstance(content, dict):
@@ -202,12 +210,14 @@ def _heads(given, known, width, name, file):
     if heads: return heads
     raise InputError(f'{file} does not say how many attention heads share its {width} channels: give {name}')
 
+# %% ../../nbs/25_models.weights.ipynb #987e113d
 def _bands(bands, C, file):
     if bands is None and C == 3: return ('R','G','B')
     if bands is None: raise InputError(f'{file} has weights for {C} bands without their names: give bands, in their order')
     if len(band_names(bands)) == C: return band_names(bands)
     raise InputError(f'bands names {len(band_names(bands))} bands, but {file} has weights for {C}: name these, then use `with_bands`')
 
+# %% ../../nbs/25_models.weights.ipynb #e8963476
 def _depth(t, stem): return 1 + max((int(k[len(stem):].split('.')[0]) for k in t if re.match(re.escape(stem)+r'\d+\.', k)), default=-1)
 
 def _ratio(t, key, width):
@@ -244,6 +254,7 @@ def _patches(t, patch_size, file):
     if patch_size not in (None,p): raise InputError(f'patch_size is {patch_size}, but {file} has patches of {p} pixels')
     return D,C,p
 
+# %% ../../nbs/25_models.weights.ipynb #20e88757
 def _vit(t, file, img_size, patch_size, bands, num_heads):
     "The arguments of `BandEncoder` that a ViT's tensors tell"
     D,C,p = _patches(t, patch_size, file)
@@ -260,6 +271,7 @@ def _leave_out(t, prefixes, file):
     for k in out: del t[k]
     if out: warnings.warn(f'{file}: the head of a finished task is left out ({", ".join(out)})', stacklevel=4)
 
+# %% ../../nbs/25_models.weights.ipynb #e101e7e7
 def _take_weights(m, t, file, fresh=()):
     "Load a state dict exactly, but for the names that `fresh` begins"
     own = m.state_dict()
@@ -270,6 +282,7 @@ def _take_weights(m, t, file, fresh=()):
         if names: raise DataError(f'{file} {what} {", ".join(names[:3])}{f" and {len(names)-3} more" if len(names) > 3 else ""}')
     m.load_state_dict(own | t)
 
+# %% ../../nbs/25_models.weights.ipynb #f0e867aa
 def _finish(m, name, sha256, layout, licence, img_size):
     "Say where the weights came from, and take the size that was asked for"
     m.source = dict(file=name, sha256=sha256, layout=layout, licence=licence or 'not stated')
@@ -292,6 +305,7 @@ def _rename(t, names):
         return k
     return {new(k): v for k,v in t.items()}
 
+# %% ../../nbs/25_models.weights.ipynb #a009ec62
 def _join_qkv(t, file):
     "One linear map for queries, keys and values instead of three"
     for stem in [k[:-len('q.weight')] for k in t if k.endswith('.attn.q.weight')]:
@@ -312,6 +326,7 @@ def _hf_facts(file):
                  norm_pix_loss='norm_pix_loss', mask_ratio='mask_ratio')
     return dict(norm_eps=1e-12) | {k: c[v] for k,v in names.items() if v in c}
 
+# %% ../../nbs/25_models.weights.ipynb #f785d8ad
 def _mae_layout(ckpt):
     "The layout's name, tensors under our names, and what else is known"
     t,file = ckpt.tensors,ckpt.file
@@ -374,6 +389,7 @@ def _sky_simmim(t, file):
                         f'without its decoder.0.* tensors the encoder can be loaded')
     return t
 
+# %% ../../nbs/25_models.weights.ipynb #92595fdf
 def _simmim_layout(ckpt):
     "The layout's name, tensors under our names, and what the layout says about masks"
     t,file = ckpt.tensors,ckpt.file
@@ -398,6 +414,7 @@ def _beit(t, file, img_size, patch_size, bands):
                 depth=_depth(t, 'blocks.'), num_heads=table.shape[1], mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D), shared_bias=shared,
                 norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
+# %% ../../nbs/25_models.weights.ipynb #653076ec
 def _swin(t, file, img_size, patch_size, bands):
     "The arguments of `SimMIM` that the tensors of its Swin tell; masks of shifted windows leave t"
     D,C,p = _patches(t, patch_size, file)
@@ -447,6 +464,7 @@ def _timm_facts(source):
         raise InputError(f'{type(source).__name__} is no plain ViT with a class token, its position, and GELU: it has no exact counterpart here')
     return dict(num_heads=block.attn.num_heads, norm_eps=block.norm1.eps, img_size=source.patch_embed.img_size)
 
+# %% ../../nbs/25_models.weights.ipynb #24b5d503
 def load_timm_vit(
     source,         # A timm VisionTransformer, or a file of its weights (torch.save, safetensors, or timm's directory)
     img_size=None,  # Pixels: an int, or (H,W); None: its own. At another size positions are interpolated
@@ -480,6 +498,7 @@ def _band_sources(m, bands, like):
     names = [like[b] if b in like else b for b in bands]
     return [None if b is None else m.bands.index(b) for b in names]
 
+# %% ../../nbs/25_models.weights.ipynb #93a9099b
 def _by_band(k, v, C):
     "A weight with its axis of bands first, and how to put that back; None where it has no such axis"
     if k == 'patch_embed.proj.weight': return v.transpose(0,1), lambda o: o.transpose(0,1)
@@ -501,6 +520,7 @@ def _map_bands(old, new, ix):
     t['patch_embed.proj.bias'] = proj.bias.detach() + torch.einsum('dcpq,cpq->d', proj.weight[:,gone], old.fill[gone]).detach()
     return t
 
+# %% ../../nbs/25_models.weights.ipynb #4ec1c0a0
 def with_bands(
     m,           # A masked image model
     bands,       # Names of the new bands

@@ -24,6 +24,7 @@ def _reference(ids, rows, n, seed):
     draw = uniform(seed, 0, hash_ids(ids[rows]), 1, 'reference')[:,0]
     return rows[np.lexsort((ids[rows], draw))[:n]]
 
+# %% ../../nbs/53_tasks.anomaly.ipynb #509984c1
 def _components(x, reference, n):
     "(N,D) -> (N,n'): principal components of the reference, of unit variance, without those that are rounding errors"
     from sklearn.decomposition import PCA
@@ -45,6 +46,7 @@ def _outlier_scores(x, reference, neighbours):
         factor[some],distance[some] = -lof.score_samples(x[some]),lof.kneighbors(x[some])[0].mean(1)
     return factor,distance
 
+# %% ../../nbs/53_tasks.anomaly.ipynb #1b635c98
 def _forest_scores(x, reference, seed):
     "Isolation Forest's score, 0 to 1"
     from sklearn.ensemble import IsolationForest
@@ -111,6 +113,7 @@ def _masks(m, valid, keys, masks, seed):
     turns = covering_noise(noise.reshape(len(noise), *m.mask_shape), observed, masks)
     return [m.choose_mask(valid, generator=torch.cat([o.flatten(1), extra], 1)) for o in turns]
 
+# %% ../../nbs/53_tasks.anomaly.ipynb #ddc5a930
 def _block_errors(m, x, bands, coords, keys, masks, seed, relative=False):
     "(B,) mean loss over hidden, valid pixels of all masks, or over that of the object's mean; NaN where there is none"
     def added(v): return v.sum(2).cpu().double().sum(1)                  # not every device has float64

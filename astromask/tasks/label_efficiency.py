@@ -33,6 +33,7 @@ def label_subsets(
         return tuple(np.sort(np.concatenate([o[h == v] for o,h in zip(taken, held)])) for v in (False,True))
     return [subset(n) for n in sizes]
 
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #ef8f85e5
 def label_sizes(
     task,          # `Task`
     rows,          # Objects whose labels may be used
@@ -45,6 +46,7 @@ def label_sizes(
     while np.minimum(counts, first).sum() < len(rows)*2/3: sizes,first = [*sizes,first],first*factor
     return [*sizes, 0]
 
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #e9f8f81c
 def whole_numbers(
     text:str, # With commas between them
 )->list:
@@ -52,6 +54,7 @@ def whole_numbers(
     try: return [int(n) for n in text.split(',')]
     except ValueError: raise InputError(f'{text!r} must be whole numbers, with commas between them') from None
 
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #ccc3e5e5
 def check_sizes(
     sizes, # Labels of each class in each subset, 0 for all
 )->list:   # From few to many, all last
@@ -94,6 +97,7 @@ def label_efficiency(
             log.info(f'seed {i}, {len(fit)+len(held)} labels: ' + ', '.join(f'{r[1]} {r[4]:.3f}' for r in found[-len(names):]))
     return Table(rows=found, names=('seed','method','size','labels','score'))
 
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #0f9c6acd
 def curves(
     table,  # Of `label_efficiency`
 )->dict:    # Method to a Table of n (labels), mean and std (the spread over seeds) of the score
@@ -180,6 +184,7 @@ def of_pretraining(
     "Where a reading of the pretrained encoder equals a method without it"
     return points[[str(m).startswith('pretrained') and not str(o).startswith('pretrained') for m,o in zip(points['method'], points['other'])]]
 
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #c9f75199
 def equal_rows(
     points, # Of `equal_points`
 )->list:    # (method, n, other, its n, value), as `label_efficiency_figure` takes them

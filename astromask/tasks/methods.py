@@ -109,12 +109,14 @@ def _standard(x, train):
     mean,std = x[train].mean(0), x[train].std(0)
     return (x-mean)/np.where(std > 1e-6*np.abs(mean), std, 1)
 
+# %% ../../nbs/50_tasks.methods.ipynb #da7caf9c
 def _all_classes(q, classes, k):
     "(n,<=K) probabilities of some classes -> (n,K)"
     full = np.zeros((len(q), k))
     full[:,classes] = q
     return full
 
+# %% ../../nbs/50_tasks.methods.ipynb #007914b2
 def _logistic(task, x, train, valid, test, strengths=10.**np.arange(-4, 2)):
     from sklearn.linear_model import LogisticRegression
     model = LogisticRegression(class_weight='balanced', tol=1e-3, max_iter=1000, warm_start=True)
@@ -123,6 +125,7 @@ def _logistic(task, x, train, valid, test, strengths=10.**np.arange(-4, 2)):
         return [_all_classes(model.predict_proba(x[rows]), model.classes_, len(task.names)) for rows in (valid, test)]
     return _best(task, [answers(c) for c in strengths], valid)
 
+# %% ../../nbs/50_tasks.methods.ipynb #b580597e
 def _ridge(task, x, train, valid, test, strengths=10.**np.arange(-1, 6)):
     from sklearn.linear_model import Ridge
     x,t = x.astype(np.float64), np.log1p(task.y[train])
@@ -160,6 +163,7 @@ def nearest_neighbours(
     near = [task.y[train][index.kneighbors(x[rows], return_distance=False)] for rows in (valid, test)]
     return _best(task, [[_vote(task, y[:,:k], train) for y in near] for k in sorted({min(k, most) for k in numbers})], valid)
 
+# %% ../../nbs/50_tasks.methods.ipynb #e6acf54f
 def _vote(task, y, train):
     if task.kind == 'redshift': return np.median(y, axis=1)
     shares = _shares(task, train)
@@ -179,6 +183,7 @@ def chance(
     if task.kind == 'redshift': return np.full(len(test), np.median(task.y[train]))
     return np.tile(_shares(task, train), (len(test), 1))
 
+# %% ../../nbs/50_tasks.methods.ipynb #b1aa05fd
 def forest(
     task,  # `Task`
     train, # Rows
@@ -212,12 +217,14 @@ def _student(task, which, head, seed):
     kind,norm = 'attentive' if head == 'attentive' else 'linear','batch' if head == 'lars' else ''
     return Predictor(task.model(which, seed), answer, head=kind, pool=task.pool, norm=norm, seed=seed),recipe
 
+# %% ../../nbs/50_tasks.methods.ipynb #d07aa938
 def batch_size(
     n:int, # Objects that train
 )->int:
     "A power of two from 8 to 256, so that an epoch has 64 steps, where there are objects enough"
     return 2**int(np.clip(np.log2(max(n, 1)/64), 3, 8))
 
+# %% ../../nbs/50_tasks.methods.ipynb #f0f10abe
 @contextmanager
 def quiet():
     "While this lasts, only warnings are logged: tables say what came of it"
@@ -226,6 +233,7 @@ def quiet():
     try: yield
     finally: log.setLevel(level)
 
+# %% ../../nbs/50_tasks.methods.ipynb #c55c8353
 def network(
     task,    # `Task`
     which,   # random | pretrained
@@ -306,6 +314,7 @@ def answer_name(
     h.update(task.keep('hash', lambda: '' if task.encoder is None else model_hash(task.encoder)).encode())
     return f'{task.kind}-{name.replace(" ", "-")}-{seed}-{h.hexdigest()[:8]}'
 
+# %% ../../nbs/50_tasks.methods.ipynb #dba41d45
 def kept_answer(
     name:str,    # Of a method
     task,        # `Task`
@@ -327,6 +336,7 @@ def kept_answer(
     write_atomic(path, content.getvalue())
     return found
 
+# %% ../../nbs/50_tasks.methods.ipynb #a88a0db1
 def run_methods(
     names,      # Of methods
     task,       # `Task`
@@ -398,6 +408,7 @@ def score_table(
         rows.append((name, metric, mean, spread, error))
     return _four_digits(Table(rows=rows, names=('method','metric','score','spread','error')))
 
+# %% ../../nbs/50_tasks.methods.ipynb #be171423
 def _four_digits(t):
     for k in t.colnames:
         if t[k].dtype.kind == 'f': t[k].info.format = '.4f'
@@ -426,6 +437,7 @@ def measured_against(
     encoder,_,head = name.rpartition(' ')
     return [f'random {head}' if encoder == 'pretrained' else 'chance', *NEXT.get(name, [])]
 
+# %% ../../nbs/50_tasks.methods.ipynb #02ec38a0
 def gain_table(
     task,     # `Task`
     results,  # Of `run_methods`

@@ -45,12 +45,14 @@ class TableFile:
         self.n = len(self.table)
     def catalog(self, labels=None): return self.table
 
+# %% ../../nbs/52_tasks.predict.ipynb #cae25ca4
 def _once(paths):
     "Each file once"
     found = list({os.path.abspath(p): p for p in paths}.values())
     if len(found) < len(paths): log.warning(f'{len(paths)-len(found)} of {len(paths)} files are given more than once, such as {next(p for p in paths if paths.count(p) > 1)}: each is read once')
     return found
 
+# %% ../../nbs/52_tasks.predict.ipynb #4b402520
 def _alike(path, tables):
     "What files have in common that are opened together"
     try:
@@ -113,6 +115,7 @@ def check_parts(self:Rows):
     for p in self.parts:
         for o in told: check_measures(o, p)
 
+# %% ../../nbs/52_tasks.predict.ipynb #7662fcb4
 @patch
 def check_bands(self:Rows):
     "Refuse bands that the model does not know, and say which it will miss"
@@ -125,6 +128,7 @@ def check_bands(self:Rows):
         more = f' and {len(paths)-1} more files have' if len(paths) > 1 else ' has'
         if bands: log.warning(f'{paths[0]}{more} no band {", ".join(bands)}: what the model cannot see there counts as missing')
 
+# %% ../../nbs/52_tasks.predict.ipynb #50a58226
 @patch
 def kinds_of(self:Rows,
     columns, # Names
@@ -135,6 +139,7 @@ def kinds_of(self:Rows,
         raise InputError(f'{self.parts[0].path} has no column {", ".join(lacking)} with one value for each object; it has {", ".join(t.colnames)}')
     return {k: float if t[k].dtype.kind in 'biuf' else str for k in columns}
 
+# %% ../../nbs/52_tasks.predict.ipynb #353848c7
 def _along(t, k, kind, path):
     "A column of a catalogue, NaN or empty where nothing is known"
     if k not in t.colnames: return np.full(len(t), np.nan if kind is float else '')
@@ -158,6 +163,7 @@ def known(self:Rows,
     labels,names = class_labels(t)
     return dict(label=np.array([*names,''])[labels]) | along
 
+# %% ../../nbs/52_tasks.predict.ipynb #9fbbbbec
 @patch
 def catalog(self:Rows,
     k,    # Number of a file
@@ -182,6 +188,7 @@ class Block(NamedTuple):
     ids: np.ndarray    # (B,) str
     known: dict        # Name to (B,): what the catalogue knows, as `Rows.known` has it
 
+# %% ../../nbs/52_tasks.predict.ipynb #7fcba479
 @patch
 def read(self:Rows,
     start, # First row
@@ -202,6 +209,7 @@ def read(self:Rows,
         blocks.append(Block(x, mags, np.stack([t['ra'],t['dec']], 1), np.asarray(t['id']).astype(str), known))
     return blocks[0] if len(blocks) == 1 else Block(*map(_end_to_end, *blocks))
 
+# %% ../../nbs/52_tasks.predict.ipynb #ddd17d27
 def _end_to_end(*values):
     "Arrays, or dicts of arrays, as one"
     if values[0] is None: return None
@@ -234,6 +242,7 @@ class Task(NamedTuple):
     settings: dict     # What the columns depend on, besides model and data
     notes: dict        # What else a reader of the table must know
 
+# %% ../../nbs/52_tasks.predict.ipynb #c681dfd5
 def prediction(
     p:Predictor,     # A trained model
     views:int=None,  # Orientations to average over; None: those that it was calibrated with, or else the model's own number
@@ -254,6 +263,7 @@ def prediction(
     notes = dict(answer=p.answer.config()) | (dict(grid=grid.tolist()) if pdf else {}) | (dict(level=right.level) if right else {})
     return Task('predict', p, columns, dict(views=views, pdf=bool(pdf), calibrated=right is not None), notes)
 
+# %% ../../nbs/52_tasks.predict.ipynb #34ff9626
 def embedding(
     m,              # A model with `embed`
     views:int=None, # Orientations to average over; None: the model's own number
@@ -272,6 +282,7 @@ def _arrow(v):
     if v.ndim == 2: return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(v).ravel()), v.shape[1])
     return pa.array(v.astype(object), pa.string()) if v.dtype.kind in 'UO' else pa.array(v)
 
+# %% ../../nbs/52_tasks.predict.ipynb #cfc7eb9a
 def _numpy(column):
     import pyarrow as pa
     c = column.combine_chunks()
@@ -291,6 +302,7 @@ def table_facts(
     except (OSError, pa.ArrowException, TypeError, LookupError, ValueError) as e:
         raise DataError(f'{path} is damaged, or no table that astromask made ({type(e).__name__})') from None
 
+# %% ../../nbs/52_tasks.predict.ipynb #90426c77
 def read_table(
     path, # Parquet or FITS
 )->Table: # `meta` says what it was made of
@@ -318,6 +330,7 @@ def arrow_table(
     import pyarrow as pa
     return pa.table({k: _arrow(v) for k,v in columns.items()})
 
+# %% ../../nbs/52_tasks.predict.ipynb #0f9ad4ab
 def _to_fits(source, path):
     "A Parquet table of ours as FITS"
     from astropy.io import fits
@@ -350,6 +363,7 @@ class _Group:
         if self.n: self.writer.write_table(arrow_table({k: v[:self.n] for k,v in self.held.items()}))
         self.n = 0
 
+# %% ../../nbs/52_tasks.predict.ipynb #30328ef5
 def _write(f, schema, blocks):
     "Write columns as they come, in groups of rows"
     import pyarrow.parquet as pq
@@ -401,6 +415,7 @@ def _own_shard(n):
     if job or not n.isdecimal(): return job
     raise InputError(f'Which of the {n} shards? Say --shard 1/{n}, or run in a SLURM array (--array=1-{n}), which sets SLURM_ARRAY_TASK_ID, or as {n} tasks (srun -n {n})')
 
+# %% ../../nbs/52_tasks.predict.ipynb #de0cd5fe
 def parse_shard(
     text, # 'i/n'; 'n' in a SLURM array, or in a job of n tasks; '' or None for all
 )->tuple: # (i, n)
@@ -410,6 +425,7 @@ def parse_shard(
     if i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n): return int(i),int(n)
     raise InputError(f'{i}/{n} is no shard: they are counted from 1 to n, as in 1/8 to 8/8')
 
+# %% ../../nbs/52_tasks.predict.ipynb #1bb3683c
 def shard_path(
     out,   # The whole table's path
     i:int, # Shard
@@ -421,6 +437,7 @@ def shard_path(
     if out.is_dir(): raise InputError(f'{out} is a folder: give the name of a file in it')
     return out if n == 1 else out.with_name(f'{out.stem}.{i}-of-{n}.parquet')
 
+# %% ../../nbs/52_tasks.predict.ipynb #4c5a45a1
 def block_starts(
     N:int,   # Rows
     bs:int,  # Rows of a block
@@ -438,6 +455,7 @@ def report_path(
     "Where its report is"
     return Path(f'{path}.report.json')
 
+# %% ../../nbs/52_tasks.predict.ipynb #ff6bcef3
 def is_made(
     path,      # A table
     facts:dict,# What would be made
@@ -461,6 +479,7 @@ def pick_device(
     except (RuntimeError, AssertionError, NotImplementedError) as e: raise InputError(f'There is no device {name!r} here ({str(e).splitlines()[0]}): use auto') from None
     return torch.device(name)
 
+# %% ../../nbs/52_tasks.predict.ipynb #38743868
 def _ahead(read, starts):
     "What `read` gives for each of `starts`; the next is read while this one is used"
     with ThreadPoolExecutor(1) as pool:
@@ -491,6 +510,7 @@ def _watched(blocks, answer, seen):
         if there.any(): seen.append({k: v[there] for k,v in c.items() if v.ndim == 1 and k not in ('id','ra','dec')})
         yield c
 
+# %% ../../nbs/52_tasks.predict.ipynb #ccb1a2a7
 def answer_metrics(
     answer:dict, # Its description
     seen:list,   # Of blocks with known truths the columns
@@ -515,6 +535,7 @@ def _report(task, path, device, bs, n, blocks, bits, began, seconds):
     return dict(verb=task.verb, table=str(path), objects=n, seconds=seconds, **rate, batches=blocks, batch_size=bs, bits=bits, peak_memory_bytes=peak,
                 peak_device_memory_bytes=torch.cuda.max_memory_allocated(device) if cuda else None, began=began, ended=began+seconds, **where)
 
+# %% ../../nbs/52_tasks.predict.ipynb #7670c5dd
 def _computed_table(task, rows, path, starts, bs, facts, device, progress):
     "Compute a table and write it; its report"
     sizes,seen = [],[]
@@ -532,6 +553,7 @@ def _computed_table(task, rows, path, starts, bs, facts, device, progress):
     report = _report(task, path, device, bs, int(n), len(starts), int(bits), began, time.perf_counter()-clock)
     return _reported(path, report, facts, seen)
 
+# %% ../../nbs/52_tasks.predict.ipynb #dcb343cc
 def _reported(path, report, facts, seen):
     "Write a report, with metrics where truths were seen"
     found = answer_metrics(facts.get('answer'), seen)
@@ -589,6 +611,7 @@ def join_shards(
     write_table(out, pq.read_schema(paths[0]).remove_metadata(), _watched(columns, facts['answer'], seen) if 'answer' in facts else columns, facts)
     return _reported(out, _joined_report(out, [read_json(report_path(p), dict) for p in paths]), facts, seen)
 
+# %% ../../nbs/52_tasks.predict.ipynb #d647d194
 def _joined_report(out, reports):
     "The numbers of shards, of which some may have run side by side"
     total = {k: sum(r[k] for r in reports) for k in ('objects','batches','bits')}

@@ -48,6 +48,7 @@ def _measured(flux, error):
     known = np.isfinite(flux) & (error > 0)
     return np.where(known, flux, np.nan),np.where(known, error, np.nan)
 
+# %% ../../nbs/50_tasks.redshift.ipynb #8a97ffdc
 def median_error(
     flux,    # (N,) fluxes
     error,   # (N,) their errors; not positive where there is no measurement
@@ -56,6 +57,7 @@ def median_error(
     error = _measured(flux, error)[1]
     return float(np.median(error[error > 0])) if (error > 0).any() else float('nan')
 
+# %% ../../nbs/50_tasks.redshift.ipynb #93cde1a6
 def asinh_magnitudes(
     flux,   # (N,) fluxes
     error,  # (N,) their errors; not positive where there is no measurement
@@ -67,6 +69,7 @@ def asinh_magnitudes(
     flux,error = _measured(flux, error)
     return zero_point - k*(np.arcsinh(flux/(2*b)) + np.log(b)), k*error/np.sqrt(flux**2 + 4*b**2)
 
+# %% ../../nbs/50_tasks.redshift.ipynb #dd7f4c83
 def photometry_table(
     source,   # A file (FITS, Parquet, VOTable, CSV or other text), or a Table, with fluxes and their errors as X and X_err, or with mag_*
     zero_point:float=23.9, # AB magnitude of a flux of 1
@@ -90,6 +93,7 @@ def magnitude_columns(
     "The columns with magnitudes and their errors"
     return [n for n in catalog_features(catalog)[1] if n.startswith('mag_')]
 
+# %% ../../nbs/50_tasks.redshift.ipynb #d1227576
 def magnitude_features(
     catalog,    # Table
     bands=None, # Names of the bands in the order of wavelength; None: the order of the columns
@@ -115,6 +119,7 @@ def redshift_answer(
     if kind == 'mixture': return Mixture(gaussians, low, high, 2*bins)
     raise InputError(f'The answer {kind!r} is not known; choose point, bins or mixture')
 
+# %% ../../nbs/50_tasks.redshift.ipynb #1a734d35
 def teach_redshift(
     c,               # `Cutouts`, or a `TableOnly`
     z,               # (N,) redshifts, NaN where unknown
@@ -154,6 +159,7 @@ def redshift_numbers(
         numbers |= dict(conformal_coverage=held['coverage'], conformal_width=held['width'])
     return numbers
 
+# %% ../../nbs/50_tasks.redshift.ipynb #2b1eb217
 def redshift_bins(
     x,          # (n,) what the bins are of
     z,          # (n,) true redshifts

@@ -46,6 +46,7 @@ class Pretext(Callback):
 
     def before_batch(self): self.learn.xb = self.task(self.xb, self.yb[0], self.epoch, self.training)
 
+# %% ../../nbs/41_train.callbacks.ipynb #8461e980
 def pretext_loss(
     out,  # `MaskedOutput`
     rows, # Row numbers: unused
@@ -62,6 +63,7 @@ def warmup_cosine(
     if t < warmup: return t/warmup
     return 0.5*(1 + math.cos(math.pi*min(1, (t-warmup)/(1-warmup))))
 
+# %% ../../nbs/41_train.callbacks.ipynb #3a21bd5b
 class Schedule(Callback):
     "Set the learning rate before every step"
     def __init__(self,
@@ -86,6 +88,7 @@ def targets(
     "How many targets a loss is the mean of"
     return out.n_targets * (len(out.pred)/out.pred.numel())
 
+# %% ../../nbs/41_train.callbacks.ipynb #328c5988
 def finite_loss(
     loss, # The mean over some targets
     n,    # How many
@@ -94,6 +97,7 @@ def finite_loss(
     ok = loss.isfinite()
     return torch.where(ok, loss, 0), n*ok
 
+# %% ../../nbs/41_train.callbacks.ipynb #eb3a8dab
 class SafeStep(Callback):
     "Limit the gradient; no step without a target, and none that is not finite"
     order = 20
@@ -141,6 +145,7 @@ def _together(self:SafeStep):
     self.targets,self.losses,bad = summed(torch.stack([self.targets, self.losses, (~self.finite).float()]))
     return bad == 0
 
+# %% ../../nbs/41_train.callbacks.ipynb #bd8043e5
 @patch
 def _rescale(self:SafeStep, finite):
     self.good = (self.good + 1) * finite
@@ -148,6 +153,7 @@ def _rescale(self:SafeStep, finite):
     self.scale = torch.where(finite, torch.where(grown, 2*self.scale, self.scale), self.scale/2).clamp(1., 2.**24)
     self.good = self.good * ~grown
 
+# %% ../../nbs/41_train.callbacks.ipynb #648adf5d
 @patch
 def _count(self:SafeStep, finite):
     rows,innocent = self.yb[0],finite | (self.finite & ~self.everywhere)      # another rank has the bad ones
@@ -169,6 +175,7 @@ def check(self:SafeStep)->int: # Steps that were not taken so far
                                  'look at these objects, or lower the learning rate (lr)')
     return skipped
 
+# %% ../../nbs/41_train.callbacks.ipynb #27a98b70
 @patch
 @torch.no_grad()
 def culprits(self:SafeStep, most:int=5)->str:
@@ -181,6 +188,7 @@ def culprits(self:SafeStep, most:int=5)->str:
     ids = [str(o) for o in self.dls.train.dataset.cutouts.catalog['id'][some[:most].cpu().numpy()]]
     return f'{len(some)} object(s) ' + ('' if guilty else 'none of which is to blame alone ') + f'({", ".join(ids)}{", ..." if len(some) > most else ""})'
 
+# %% ../../nbs/41_train.callbacks.ipynb #0473efe8
 @patch
 def _loss_of(self:SafeStep, row):
     planes = self.dls.train.dataset[row.cpu().numpy()]
@@ -278,16 +286,19 @@ def say(self:History):
     log.info(f'step {self.learn.step}, {100*self.learn.progress():.0f} %: loss {_mean(self.sums):.4f}, '
              f'{self.seen/(self.last-self.epoch_began):.0f} images/s, stalled {self.stalled(self.last):.1%}')
 
+# %% ../../nbs/41_train.callbacks.ipynb #f7aaf551
 @patch
 def stalled(self:History, now)->float:
     "Share of the time since the epoch began that batches were waited for"
     return (self.dls.train.waited-self.waited)/max(now-self.epoch_began, 1e-9)
 
+# %% ../../nbs/41_train.callbacks.ipynb #872c7226
 @patch
 def columns(self:History)->dict: # Name to list
     "The history by column, as figures want it"
     return {k: [row[k] for row in self.rows] for k in self.rows[0]}
 
+# %% ../../nbs/41_train.callbacks.ipynb #dc6102f0
 @patch
 def write(self:History):
     "history.csv, whole"

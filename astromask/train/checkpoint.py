@@ -46,6 +46,7 @@ def save_checkpoint(
     prune(folder, path, keep, loaded)
     return path
 
+# %% ../../nbs/40_train.checkpoint.ipynb #84ccaca8
 def _of_step(folder, step):
     "The newest whole checkpoint of a step, or None; and the name of the next"
     there = [p for p in checkpoints(folder) if _number(p)[0] == step and _whole(p)]
@@ -67,6 +68,7 @@ def checkpoints(
     "All checkpoints, whether valid or not"
     return sorted((p for p in Path(folder).glob('step-*') if _number(p)), key=_number, reverse=True)
 
+# %% ../../nbs/40_train.checkpoint.ipynb #3fd40a70
 def _number(path): # 'step-000000120.1' -> (120, 1): the second that was saved at step 120
     name = re.fullmatch(r'step-(\d+)(?:\.(\d+))?', path.name)
     return name and (int(name[1]), int(name[2] or 0))
@@ -85,9 +87,11 @@ def check_space(
         raise StorageError(f'{folder} has {free/2**20:.1f} MiB free and a checkpoint needs {size/2**20:.1f} MiB; '
                            'free some space and run the same command again')
 
+# %% ../../nbs/40_train.checkpoint.ipynb #f59dcb2a
 class LaterFormat(InputError):
     "A checkpoint of a later AstroMASK"
 
+# %% ../../nbs/40_train.checkpoint.ipynb #75ae5953
 def check_format(
     path,      # A checkpoint's directory
     sums:dict, # Its sums.json
@@ -97,6 +101,7 @@ def check_format(
     raise LaterFormat(f'{path} has format {sums["format"]!r}, and this AstroMASK reads format {FORMAT}: continue the run with the AstroMASK that '
                       'wrote it, or a later one, or use another run directory')
 
+# %% ../../nbs/40_train.checkpoint.ipynb #2d4a2688
 def verify(
     path, # A checkpoint's directory
 ):
@@ -134,6 +139,7 @@ def load_checkpoint(
     verify(path)
     return load_tensors((path/'tensors.safetensors').read_bytes()), read_json(path/'state.json')
 
+# %% ../../nbs/40_train.checkpoint.ipynb #e05a6635
 def newest_checkpoint(
     folder, # Where checkpoints are kept
 ):          # (tensors, state, path) of the newest valid one; None if there is none

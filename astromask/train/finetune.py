@@ -130,6 +130,7 @@ class Judged(NamedTuple):
     pred: torch.Tensor      # (B,n_out) the head's numbers
     n_targets: torch.Tensor # The number of these objects, times n_out
 
+# %% ../../nbs/43_train.finetune.ipynb #1e8ed938
 def target_weight(
     answer,   # Of the predictor
     y,        # (B,) or (B,K) targets
@@ -197,6 +198,7 @@ def beta_quantiles(
     from scipy.stats import beta
     return torch.from_numpy(beta.ppf((np.arange(n)+.5)/n, alpha, alpha).astype(np.float32))
 
+# %% ../../nbs/43_train.finetune.ipynb #e3b6ec60
 def rectangles(
     share, # (B,) share of the area that stays
     at,    # (B,2) row and column of the middle, in units of the image's sides
@@ -210,6 +212,7 @@ def rectangles(
         inside.append((i >= (middle-half)[:,None]) & (i < (middle+half)[:,None]))
     return inside[0][:,:,None] & inside[1][:,None]
 
+# %% ../../nbs/43_train.finetune.ipynb #b10916ab
 @patch
 def mix(self:Lesson, x, y, w, mags, rows, epoch):
     "Mix every object with the one at the mirrored place of the batch"
@@ -237,6 +240,7 @@ def freeze(
     if frozen == 'encoder': return [e.requires_grad_(False)]
     return _lower_blocks(e, frozen) if str(frozen).isdigit() else _named_parts(e, frozen)
 
+# %% ../../nbs/43_train.finetune.ipynb #cbe8e316
 def _named_parts(e, words):
     parts = []
     for word in (w.strip() for w in words.split(',')):
@@ -245,6 +249,7 @@ def _named_parts(e, words):
         parts += found
     return parts
 
+# %% ../../nbs/43_train.finetune.ipynb #c51af272
 def _lower_blocks(e, n):
     blocks = getattr(e, 'blocks', None)
     if not isinstance(e, BandEncoder) or blocks is None or int(n) > len(blocks):
@@ -253,6 +258,7 @@ def _lower_blocks(e, n):
     for o in (*parts, *(t for t in (e.fill, e.cls_token, e.pos_embed) if isinstance(t, torch.nn.Parameter))): o.requires_grad_(False)
     return parts
 
+# %% ../../nbs/43_train.finetune.ipynb #531d6cba
 def check_batches(
     p,          # A `Predictor`
     parts:list, # Of `freeze`
@@ -263,6 +269,7 @@ def check_batches(
     if n < 2 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m not in still for m in p.modules()):
         raise InputError('Batches of one object teach a batch norm nothing: give more objects that train, or a larger batch')
 
+# %% ../../nbs/43_train.finetune.ipynb #f4b28477
 class Frozen(Callback):
     "Keep frozen parts in evaluation mode"
     order = -5       # after fastai has set the mode of the whole
@@ -283,6 +290,7 @@ def can_be_kept(
     moves = o['mixup'] or o['cutmix'] or o['band_dropout'] or getattr(augment, 'name', None) not in ('','dihedral')
     return p.encoder is not None and o['frozen'] == 'encoder' and not moves
 
+# %% ../../nbs/43_train.finetune.ipynb #f6072c78
 def kept_bytes(
     p,          # A `Predictor`
     n:int,      # Objects
@@ -442,11 +450,13 @@ def before_training(self:FinetuneLearner):
     self.pretext.kept = Kept(self.model, self.pixels, rows, self.pretext.coords, turned)
     self.read_rows_only()
 
+# %% ../../nbs/43_train.finetune.ipynb #97bc8f32
 @patch
 def read_rows_only(self:FinetuneLearner):
     "From here on, batches have no pixels"
     for dl in (self.dls.train, self.dls.valid): dl.dataset = NoPixels(self.pixels)
 
+# %% ../../nbs/43_train.finetune.ipynb #8e25045c
 @patch
 def _fit(self:FinetuneLearner, n_epoch):
     self.pixels = self.dls.train.dataset
@@ -461,6 +471,7 @@ def _hash(*tensors):
     for t in tensors: h.update(t.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
 
+# %% ../../nbs/43_train.finetune.ipynb #34cdd357
 def _flat(d, before=''):
     return {k: v for a,b in d.items() for k,v in (_flat(b, f'{before}{a}.') if isinstance(b, dict) else {f'{before}{a}': b}).items()}
 
@@ -471,12 +482,14 @@ def task(self:FinetuneLearner)->dict: # What must be the same when a run is cont
     found['model'] = {k: v for k,v in _flat(found['model']).items() if k not in ('answer.center','answer.scale')}  # follow from the labels
     return found
 
+# %% ../../nbs/43_train.finetune.ipynb #010e1b7a
 @patch
 def state(self:FinetuneLearner)->tuple: # (tensors, the rest)
     "All that a checkpoint must hold"
     tensors,rest = PretrainLearner.state(self)
     return tensors | {f'best.{k}': v for k,v in (self.best.tensors or {}).items()}, rest
 
+# %% ../../nbs/43_train.finetune.ipynb #1547db06
 @patch
 def restore(self:FinetuneLearner, tensors, state, path=None):
     "Take a state back"
@@ -484,6 +497,7 @@ def restore(self:FinetuneLearner, tensors, state, path=None):
     best = {k[5:]: v.to(self.dls.device) for k,v in tensors.items() if k.startswith('best.')}
     self.best.tensors = best or None
 
+# %% ../../nbs/43_train.finetune.ipynb #ead46981
 @patch
 def settle(self:FinetuneLearner):
     "Give the model the weights of the best epoch"
@@ -505,6 +519,7 @@ def _column(x, n, name, width=None):
     if tuple(x.shape) != shape: raise InputError(f'{name} has the shape {tuple(x.shape)}; it must be {shape}: one row for each cutout')
     return x.float()
 
+# %% ../../nbs/43_train.finetune.ipynb #d5ceb7f6
 def _labels(y, answer, n):
     "Targets by row: int64 with -1, or float32 with NaN, where unknown"
     y = _column(y, n, 'y')
@@ -515,6 +530,7 @@ def _labels(y, answer, n):
     if int(y.max()) >= answer.n_out: raise InputError(f'y names class {int(y.max())}, and the answer has {answer.n_out}: classes count from 0')
     return y.clamp(min=-1)
 
+# %% ../../nbs/43_train.finetune.ipynb #d1cd7785
 def object_weights(
     y,         # (N,) answers, from `_labels`
     w,         # (N,) weights, or None
@@ -557,6 +573,7 @@ def lesson_tables(
     if p.sky_token: found['coords'] = sky_positions(c, dls.device)
     return {k: v.to(dls.device) for k,v in found.items() if v is not None}
 
+# %% ../../nbs/43_train.finetune.ipynb #f6701c25
 @torch.no_grad()
 def begin(
     p,         # A `Predictor`
@@ -621,6 +638,7 @@ def encoder_hash(
     "What tells the weights of a pretrained encoder from others; '' where they are random"
     return '' if p.encoder is None or recipe in ('scratch','cnn') else _hash(*p.encoder.state_dict().values())
 
+# %% ../../nbs/43_train.finetune.ipynb #11908b36
 def check_options(
     o:dict, # Of `recipe_options`
     p,      # A `Predictor`

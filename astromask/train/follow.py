@@ -41,6 +41,7 @@ def new_figures(
     seen.update({k: t for k,(_,t) in times.items()})
     return found
 
+# %% ../../nbs/41_train.follow.ipynb #25bf58e8
 def flat_metrics(
     found,          # What metrics.json holds
     prefix:str='',  # What the names begin with
@@ -93,6 +94,7 @@ def begin(
     return wandb.init(id=facts['id'], resume='allow', project=os.environ.get('WANDB_PROJECT', facts['project']), name=facts['name'],
                       config=facts['config'] | _params(folder), dir=str(folder), mode=mode, settings=settings)
 
+# %% ../../nbs/41_train.follow.ipynb #a8003076
 def _params(folder):
     if not (folder/'params.yaml').exists(): return {}
     import yaml

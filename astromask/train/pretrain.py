@@ -52,6 +52,7 @@ def decay_groups(
         found.setdefault((scale,decays), []).append(p)
     return [dict(params=ps, weight_decay=weight_decay*decays, lr_scale=scale) for (scale,decays),ps in sorted(found.items(), key=lambda o: (-o[0][0],-o[0][1]))]
 
+# %% ../../nbs/42_train.pretrain.ipynb #b666ca0f
 def depth_of(
     name:str, # Of a parameter
 ):            # 0 for what comes before the blocks, 1 for the first; None for what comes after
@@ -60,6 +61,7 @@ def depth_of(
     if block := re.match(r'(?:blocks|layers)\.(\d+)\.', name): return int(block[1])+1
     return 0 if name.split('.')[0] in ('patch_embed','cls_token','pos_embed','fill','mask_token','sky_embed','rel_pos_bias') else None
 
+# %% ../../nbs/42_train.pretrain.ipynb #1c22a730
 def scaled_lr(
     bs:int,             # Objects in a batch
     base:float=4e-3,    # Learning rate for a batch of 256
@@ -125,6 +127,7 @@ def in_parts(
     cut = [n*[None] if o is None else o.chunk(n) for o in xb]
     return list(zip(*cut))
 
+# %% ../../nbs/42_train.pretrain.ipynb #009fbe9d
 @patch
 def _do_one_batch(self:PretrainLearner):
     self.torn = True                                         # until the fit ends as it should
@@ -154,6 +157,7 @@ def fingerprint(
     h.update(np.ascontiguousarray(cutouts[np.unique(np.linspace(0, len(cutouts)-1, n).astype(int))]))
     return h.hexdigest()[:16]
 
+# %% ../../nbs/42_train.pretrain.ipynb #0f0d90c5
 @patch
 def task(self:PretrainLearner)->dict: # What must be the same when a run is continued
     "What is trained on what"
@@ -171,12 +175,14 @@ def _generators(device):
     tensors = dict(torch=torch.get_rng_state()) | (dict(cuda=torch.cuda.get_rng_state(device)) if device.type == 'cuda' else {})
     return tensors, dict(numpy=[kind,keys.tolist(),*rest], python=[version,list(words),gauss])
 
+# %% ../../nbs/42_train.pretrain.ipynb #5d6b0ee4
 def _set_generators(tensors, state, device):
     torch.set_rng_state(tensors['torch'])
     if 'cuda' in tensors and device.type == 'cuda': torch.cuda.set_rng_state(tensors['cuda'], device)
     np.random.set_state((state['numpy'][0], np.array(state['numpy'][1], np.uint32), *state['numpy'][2:]))
     random.setstate((state['python'][0], tuple(state['python'][1]), state['python'][2]))
 
+# %% ../../nbs/42_train.pretrain.ipynb #5ace1206
 @patch
 def state(self:PretrainLearner)->tuple: # (tensors, the rest)
     "All that a checkpoint must hold"
@@ -208,6 +214,7 @@ def check_same(self:PretrainLearner,
         if k == 'model' and old != new: k,(old,new) = 'the model\'s '+_first_difference(old, new)[0],_first_difference(old, new)[1]
         if old != new: raise InputError(f'{self.out} was begun with {k} {old}, and now it is {new}; use another run directory')
 
+# %% ../../nbs/42_train.pretrain.ipynb #8bf7631f
 def _first_difference(a, b):
     k = next(k for k in {**a, **b} if a.get(k) != b.get(k))
     return k,(a.get(k), b.get(k))
@@ -243,6 +250,7 @@ def deterministic(
     try: yield
     finally: torch.use_deterministic_algorithms(was[0], warn_only=was[1])
 
+# %% ../../nbs/42_train.pretrain.ipynb #c2f76e04
 @contextmanager
 def plain_errors():
     "Take away what fastai writes in front of an error's sentence"
@@ -251,6 +259,7 @@ def plain_errors():
         if e.args and isinstance(e.args[0], str): e.args = (re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\n\t', '', e.args[0]), *e.args[1:])
         raise
 
+# %% ../../nbs/42_train.pretrain.ipynb #e57b2c48
 @patch
 def settle(self:PretrainLearner):
     "Give the model the weights that are kept, where these are not its own; to go on, its own are in the checkpoint"
@@ -258,6 +267,7 @@ def settle(self:PretrainLearner):
     self.average.take()
     self.average.own,self.torn = None,True
 
+# %% ../../nbs/42_train.pretrain.ipynb #12c81501
 @patch
 def finish(self:PretrainLearner):
     "Write the model"
@@ -278,6 +288,7 @@ def resume(self:PretrainLearner):
     self.torn = False
     self.agree()
 
+# %% ../../nbs/42_train.pretrain.ipynb #6def3451
 @patch
 def fit(self:PretrainLearner,
     n_epoch:int, # Epochs in all, those done earlier in this run directory included
@@ -288,6 +299,7 @@ def fit(self:PretrainLearner,
     self.opt.zero_grad()                                     # of a step that was broken off
     with rank_errors(), plain_errors(), _owned(self.out): self._fit(n_epoch)
 
+# %% ../../nbs/42_train.pretrain.ipynb #e19dac7b
 @contextmanager
 def _owned(run):
     "A run directory that can be written, and by nobody else meanwhile"
@@ -329,6 +341,7 @@ def check_task(
     if not 0 <= band_dropout < 1: raise InputError(f'band_dropout is {band_dropout}: it must be 0 or more, and less than 1')
     if band_dropout and len(m.bands) == 1: raise InputError(f'band_dropout is {band_dropout}, but there is one band only: set it to 0')
 
+# %% ../../nbs/42_train.pretrain.ipynb #dc7e956d
 def as_augment(
     augment,   # Words for `Augment`, a function, or None
     ivar:bool, # Do inverse variances come along?
@@ -340,6 +353,7 @@ def as_augment(
                          '(dihedral, rotate, jitter, crop)')
     return augment
 
+# %% ../../nbs/42_train.pretrain.ipynb #c21d6ddb
 def sky_positions(
     cutouts, # `Cutouts`
     device,  # Where the table shall be

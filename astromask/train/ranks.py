@@ -21,6 +21,7 @@ def patience()->float: # Seconds
     "How long another rank is waited for"
     return float(os.environ.get('ASTROMASK_RANK_TIMEOUT', 300))
 
+# %% ../../nbs/40_train.ranks.ipynb #e5fe296f
 @contextmanager
 def rank_errors():
     "Say in a sentence that another rank is gone"
@@ -56,16 +57,19 @@ def summed(
     if world() > 1: dist.all_reduce(x, group=_groups[x.device.type])
     return x
 
+# %% ../../nbs/40_train.ranks.ipynb #4cd74463
 def _reduced(numbers, how, group='cpu'):
     if world() == 1: return numbers
     x = torch.tensor([float(o) for o in numbers], dtype=torch.float64)
     dist.all_reduce(x, how, group=_groups[group])
     return tuple(x.tolist())
 
+# %% ../../nbs/40_train.ranks.ipynb #9ec240f2
 def totals(*numbers): # Their sums over the ranks
     "Add up numbers over the ranks"
     return _reduced(numbers, dist.ReduceOp.SUM)
 
+# %% ../../nbs/40_train.ranks.ipynb #a22c1b0a
 def largest(*numbers): # The largest that a rank has, of each
     "The maxima of numbers over the ranks"
     return _reduced(numbers, dist.ReduceOp.MAX)
@@ -82,6 +86,7 @@ def shared(
     dist.broadcast(x, 0, group=_groups['cpu'])
     return json.loads(x.numpy().tobytes())
 
+# %% ../../nbs/40_train.ranks.ipynb #010b9dff
 def wait(
     x=0., # A number to tell the others
 ):        # The largest that a rank has told

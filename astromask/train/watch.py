@@ -48,6 +48,7 @@ class Question(NamedTuple):
     train:np.ndarray  # Places in `rows` that teach
     test:np.ndarray   # Places in `rows` that are asked
 
+# %% ../../nbs/41_train.watch.ipynb #f3ba9bef
 def probe_question(
     catalog,    # Table
     n:int=1000, # Objects, at most
@@ -118,6 +119,7 @@ def read_rows(
         log.warning(f'{path} is damaged, and begun anew')
         return []
 
+# %% ../../nbs/41_train.watch.ipynb #f6aae41f
 def write_rows(
     path, # Where the file shall be
     rows, # A dict for each row
@@ -186,6 +188,7 @@ def measure(self:OnlineProbe)->dict: # The row of this step
     self.taken = time.monotonic()-start
     return self.rows[-1]
 
+# %% ../../nbs/41_train.watch.ipynb #f8aef2ff
 @patch
 def draw(self:OnlineProbe):
     "Write the table and the figure"
@@ -195,6 +198,7 @@ def draw(self:OnlineProbe):
         self.run_dir.savefig(progress_figure(history, self.columns()), 'progress')
     except StorageError as e: log.warning(f'The probe is not written: {e}')
 
+# %% ../../nbs/41_train.watch.ipynb #9f782c64
 @patch
 def columns(self:OnlineProbe)->dict: # Name to list
     "The answers by column, as figures want them"
@@ -271,6 +275,7 @@ def someone_looks()->bool:
     opened = any(k in os.environ for k in ('JPY_SESSION_NAME','VSCODE_PID','COLAB_RELEASE_TAG'))
     return sys.stderr.isatty() or 'ipykernel' in sys.modules and opened
 
+# %% ../../nbs/41_train.watch.ipynb #403b54ff
 class Bar(Callback):
     "A bar of the steps, or of the minutes where they limit the run"
     order,run_valid = 85,False
