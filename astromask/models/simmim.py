@@ -16,11 +16,11 @@ from timm.models import beit
 from fastcore.basics import patch
 from ..core import InputError
 from .encoder import BandEncoder
-from .mae import LOSSES, MaskedOutput, check_norm_pix
+from .masked import MaskedModel, MaskedOutput
 from .masking import patchify, spread_units, units_from_noise, unpatchify
 
 # %% ../../nbs/23_models.simmim.ipynb #3c14b28b
-class SimMIM(BandEncoder):
+class SimMIM(MaskedModel):
     "SimMIM (Xie et al. 2022) for images with named bands and missing pixels"
     def __init__(self,
         img_size=64,                       # Pixels: an int, or (H,W)
@@ -51,9 +51,8 @@ class SimMIM(BandEncoder):
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), patch_size=patch_size,
                                     loss=loss.lower(), mask_ratio=float(mask_ratio) if isinstance(mask_ratio, Real) else list(map(float, mask_ratio)))
         self.set_masking(mask_in, per_band, mask_ratio, mask_unit or stride)
-        if loss.lower() not in LOSSES: raise InputError(f'loss is {loss!r}; it must be one of {", ".join(LOSSES)}')
-        check_norm_pix(norm_pix_loss)
-        self.encoder,self.norm_pix_loss,self.loss = encoder,norm_pix_loss,loss.lower()
+        self.set_objective(loss, norm_pix_loss)
+        self.encoder = encoder
         if encoder == 'beit': self.build_beit(depth, num_heads, mlp_ratio, shared_bias)
         if swin: self.take_swin(swin)
         self.mask_token = nn.Parameter(torch.zeros(1,1,embed_dim)) if mask_in == 'tokens' else None

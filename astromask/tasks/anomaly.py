@@ -14,7 +14,8 @@ from ..core import InputError, progress as show_progress, uniform
 from ..data.duplicates import hash_ids
 from ..data.loaders import fit_size
 from ..embed import evaluating
-from ..models.mae import LOSSES, MAE
+from ..models.mae import MAE
+from ..models.masked import LOSSES
 from ..models.masking import patchify
 from ..models.simmim import SimMIM
 
