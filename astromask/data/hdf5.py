@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from fastcore.basics import patch
 from h5py import h5a, h5d, h5g, h5l
 from ..core import DataError
-from .layouts import CutoutFile, Layout, band_names, check_file, check_measures, damage, json_of, stamp, text_of, texts_of
+from .files import check_file, damage
+from .layouts import CutoutFile, Layout, band_names, check_measures, json_of, stamp, text_of, texts_of
 
 # %% ../../nbs/08_data.hdf5.ipynb #f0358aa8
 def _opened(path, cache=0):

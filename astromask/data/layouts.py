@@ -6,22 +6,17 @@ Docs: https://astromask.github.io/astromask/data.layouts.html.md"""
 
 # %% auto #0
 __all__ = ['position_names', 'band_names', 'text_of', 'number_of', 'json_of', 'texts_of', 'channels_last', 'Layout',
-           'find_layout', 'damage', 'check_file', 'stamp', 'CutoutFile', 'check_measures', 'degrees', 'file_labels']
+           'find_layout', 'stamp', 'CutoutFile', 'check_measures', 'degrees']
 
 # %% ../../nbs/07_data.layouts.ipynb #d67167da
-import copy, json, os, struct, zipfile, zlib
-from collections import Counter
+import copy, json, os
 from contextlib import contextmanager
-from lzma import LZMAError
-from pathlib import Path
-from pickle import UnpicklingError
-from tokenize import TokenError
 import numpy as np
 from astropy import units as u
-from astropy.io.fits import VerifyError
 from astropy.table import Column, MaskedColumn, Table
 from fastcore.basics import patch
 from ..core import DataError, InputError
+from .files import check_file, damage, file_labels
 from ..surveys import get_survey
 
 # %% ../../nbs/07_data.layouts.ipynb #65e46f72
@@ -116,34 +111,6 @@ def find_layout(
     there = ', '.join(f'`{n}` {tuple(d.shape)} {d.dtype}'[:60] for n,d in list(found.items())[:12]) or 'nothing'
     known = '; '.join(f'{l.name}: {l.what}' for l in layouts)
     raise DataError(' '.join(f'{path} is of no layout that is known: it holds {there}. Known are {known}'.split()))
-
-# %% ../../nbs/07_data.layouts.ipynb #a28fc42a
-_troubles = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, EOFError,
-             AssertionError, SyntaxError, TokenError, struct.error, zlib.error, LZMAError, zipfile.BadZipFile, UnpicklingError, VerifyError)
-
-@contextmanager
-def damage(
-    path,           # The file
-    doing='opened', # What cannot be done to it
-):
-    "Turn a library's complaints about a file into one sentence"
-    try: yield
-    except MemoryError as e: raise DataError(f'{path} cannot be {doing}: that takes more memory than there is ({e})') from e
-    except _troubles as e:
-        why = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
-        raise DataError(f'{path} is damaged or truncated: it cannot be {doing} ({why}); get the file again') from e
-
-# %% ../../nbs/07_data.layouts.ipynb #ff547d3e
-def check_file(
-    path, # Where it should be
-):
-    "Refuse what cannot be a file of data"
-    try: size = os.stat(path).st_size
-    except FileNotFoundError: raise DataError(f'No such file: {path}') from None
-    except (OSError, ValueError) as e: raise DataError(f'{path} cannot be read: {getattr(e, "strerror", e)}') from None
-    if os.path.isdir(path): raise DataError(f'{path} is a folder: give its files, such as {path}/*.h5')
-    if not os.access(path, os.R_OK): raise DataError(f'{path} cannot be read: check its permissions')
-    if size == 0: raise DataError(f'{path} is empty (0 bytes): the copy or download that made it failed')
 
 # %% ../../nbs/07_data.layouts.ipynb #9a06911c
 def stamp(path):
@@ -438,15 +405,6 @@ def degrees(
     if unit in (None,u.deg) or str(unit).lower() in ('','degree','degrees'): return values
     try: return unit.to(u.deg, values)
     except (u.UnitsError,TypeError,ValueError) as e: raise DataError(f'{what} is in {unit}, which is no angle: give it in degrees') from e
-
-# %% ../../nbs/07_data.layouts.ipynb #d0c60d00
-def file_labels(
-    paths, # Files
-)->list:   # Their names without endings; with the folder's where two are equal
-    "What to call files by"
-    names = [Path(p).name.split('.fits')[0] if '.fits' in str(p) else Path(p).stem for p in paths]
-    often = Counter(names)
-    return [k if often[k] == 1 else f'{Path(p).absolute().parent.name}/{k}' for k,p in zip(names, paths)]
 
 # %% ../../nbs/07_data.layouts.ipynb #920b7515
 @patch

@@ -23,7 +23,7 @@ from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
 from ..core import AstroMaskError, DataError, InputError, log
-from .cutouts import _natural
+from .files import natural_key
 from .formats import impossible_wcs
 from ..surveys import get_survey
 
@@ -321,7 +321,7 @@ def _fits_files(source):
     elif os.path.exists(source): found = [source]
     else: found = glob(source, recursive=True)
     if not found: raise DataError(f'No FITS file matches {source}')
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural_key)
 
 # %% ../../nbs/11_data.tiles.ipynb #cdcb5617
 def _own_band(band, bands):
@@ -346,7 +346,7 @@ def tiles_by_name(
     if not tiles:
         raise DataError(f'None of {len(paths)} files, such as {Path(paths[0]).name}, is named as {layout.name} names tiles in {",".join(bands)}: '
                         'list them by band instead, as in g=FILES')
-    return [Tile(k, tiles[k]) for k in sorted(tiles, key=_natural)]
+    return [Tile(k, tiles[k]) for k in sorted(tiles, key=natural_key)]
 
 # %% ../../nbs/11_data.tiles.ipynb #24df6338
 def _stem(path): return re.sub(_FITS + '$', '', Path(path).name, flags=re.IGNORECASE)
