@@ -24,7 +24,8 @@ from scipy.spatial import cKDTree
 from .. import __version__
 from ..core import DataError, InputError, log, progress, storage_errors, sync_dir, write_atomic
 from .cutouts import Cutouts
-from .layouts import band_names, degrees, position_names
+from .columns import NAMES, degrees
+from .layouts import band_names
 from .tiles import Plane, Tile, TileLayout, bad_bits, find_tiles, fits_damage, open_plane, pixel_area
 from ..runs import locked
 from ..surveys import get_survey
@@ -46,7 +47,7 @@ def _table_kind(path):
 def _position(t, given, what, path):
     "A column of degrees as float64; unknown ones are NaN"
     names = {c.lower(): c for c in reversed(t.colnames)}
-    name = given if given in t.colnames else next((names[o] for o in ([given.lower()] if given else position_names[what]) if o in names), None)
+    name = given if given in t.colnames else next((names[o] for o in ([given.lower()] if given else NAMES[what]) if o in names), None)
     if name is None: raise InputError(f'{path} has no column {given or what!r}: name the one that holds {what} among {", ".join(t.colnames)}')
     x = degrees(t[name], f'The column {name!r} of {path}')
     wrong = np.flatnonzero(np.abs(x) > (90 if what == 'dec' else 360))
