@@ -171,10 +171,10 @@ def image_hdu(x, header, cards, f, primary=False, name=None):
 BITS = dict(BAD=0, SAT=1, INTRP=2, CR=3, EDGE=4, DETECTED=5, DETECTED_NEGATIVE=6, SUSPECT=7, NO_DATA=8)
 
 def mask_of(bad, rng, f):
-    "Bits by name: BAD or NO_DATA where bad, DETECTED over the whole object"
+    "Bits by name: BAD, NO_DATA or SAT where bad, DETECTED over the whole object"
     order = rng.permutation(9) if f['bits'] == 'shuffled' else range(9)
     at = dict(zip(BITS, map(int, order)))
-    m = np.where(bad, 1 << at['BAD' if rng.random() < .5 else 'NO_DATA'], 0)
+    m = np.where(bad, 1 << at[('BAD','NO_DATA','SAT')[rng.integers(3)]], 0)
     y,x = np.indices(bad.shape[-2:])
     near = np.hypot(x-bad.shape[-1]/2, y-bad.shape[-2]/2) < bad.shape[-1]/3
     return (m | np.where(near, 1 << at['DETECTED'], 0)).astype('i4'),{f'MP_{k}': v for k,v in at.items()}
@@ -188,7 +188,8 @@ def fits_object(f, rng, shape, bands, number=0, sky=None):
     sky = sky_header(f, rng, shape) if sky is None else sky
     ra,dec,area = (np.nan,np.nan,None) if f['frame'] == 'none' else on_sky(sky, (shape[1]-1)/2, (shape[0]-1)/2)
     unit,zero,cards,tol = UNITS[f['unit']]
-    if zero == 'area': zero = 8.9-2.5*np.log10(1e6*area)
+    if zero == 'area' or 'PIXAR_SR' in cards and area: zero = 8.9-2.5*np.log10(1e6*area)
+    if 'PIXAR_SR' in cards and area: cards,tol = cards | dict(PIXAR_SR=float(area)),1e-4
     base = dict(cards) | ({} if unit is None else dict(BUNIT=unit))
     zeros,per = [zero]*c,[base]*c
     if f['differ'] == 'bands' or f['differ'] == 'files' and number:
@@ -318,7 +319,7 @@ class Said(logging.Handler):
         super().__init__()
         self.lines = []
     def emit(self, r): self.lines.append((r.levelno, r.getMessage()))
-    def told(self, *words): return any(n >= logging.WARNING and any(re.search(w, t, re.I) for w in words) for n,t in self.lines)
+    def told(self, *words, level=logging.WARNING): return any(n >= level and any(re.search(w, t, re.I) for w in words) for n,t in self.lines)
 
 class Wrong(Exception): "What came back is not what is in the file"
 
@@ -359,7 +360,7 @@ def check_pixels(c, rows, truth, said, names):
         wrong = close(x, right*(ratio if power else 1), tol)
         expect(not wrong, f'pixel values: {wrong}')
     if truth[0]['ivar'] is None: return
-    expect(c.has_ivar or said.told('varianc','weight','ivar','error'), 'weights are left out without a word')
+    expect(c.has_ivar or said.told('varianc','weight','ivar','error', level=logging.INFO), 'weights are left out without a word')
     if not c.has_ivar: return
     w = c.ivar(rows)[:,order].astype(float)
     if known_all:
