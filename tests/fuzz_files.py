@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 import h5py, numpy as np
 from astropy import units as u
-from astropy.coordinates import ICRS, SkyCoord
+from astropy.coordinates import FK4, FK5, ICRS, BarycentricMeanEcliptic, Galactic, SkyCoord
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
+from astropy.time import Time
 from astropy.wcs import WCS
 
 # ---- the facts: each has a list of what it may be, the plain case first
@@ -135,13 +136,17 @@ def sky_header(f, rng, shape, scale=.2):
     return h
 
 def on_sky(h, x, y):
-    "Where pixels are, by astropy alone: ICRS degrees"
+    "Where pixels are, by WCS and frames of astropy: ICRS degrees, and the area of a pixel in sr"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         w = WCS(h)
-        p = w.pixel_to_world(x, y)
-        p = SkyCoord(p).transform_to(ICRS())
-        return p.ra.deg,p.dec.deg,w.proj_plane_pixel_area().to_value(u.sr) if w.wcs.lng == 0 else abs(np.linalg.det(w.pixel_scale_matrix))*(np.pi/180)**2
+        world = w.wcs_pix2world(np.ravel(x), np.ravel(y), 0)
+    name = h[f'CTYPE{w.wcs.lng+1}'][:4]      # it decides, and RADESYS only among the equatorial ones (Calabretta & Greisen 2002, section 3)
+    frame = dict(GLON=Galactic(), ELON=BarycentricMeanEcliptic(equinox='J2000')).get(name)
+    if frame is None: frame = dict(ICRS=lambda e: ICRS(), FK5=lambda e: FK5(equinox=Time(e, format='jyear')), FK4=lambda e: FK4(equinox=Time(e, format='byear')))[h['RADESYS']](h.get('EQUINOX'))
+    p = SkyCoord(world[w.wcs.lng], world[w.wcs.lat], unit='deg', frame=frame).transform_to(ICRS())
+    shape = np.shape(x)
+    return p.ra.deg.reshape(shape),p.dec.deg.reshape(shape),abs(np.linalg.det(w.pixel_scale_matrix))*(np.pi/180)**2
 
 def known(f): return UNITS[f['unit']][1]
 
