@@ -285,8 +285,13 @@ NAMES = dict(
         'decj2000','dec_icrs','decl','dedeg','de','_decj2000','de_j2000'),
     x=('x','x_image','xwin_image','xpsf_image','xpeak_image','xcentroid','x_centroid','x_cent','xcenter','x_center','x_pix','x_pixel','xpix','xpos','x_pos','bx','base_sdsscentroid_x','slot_centroid_x'),
     y=('y','y_image','ywin_image','ypsf_image','ypeak_image','ycentroid','y_centroid','y_cent','ycenter','y_center','y_pix','y_pixel','ypix','ypos','y_pos','by','base_sdsscentroid_y','slot_centroid_y'),
-    redshift=('redshift','zspec','z_spec','spec_z','specz','z_best','zbest','z_true','redshift_true','z'),
-    **{'class': ('class','class_name','class name','label','visual_class','ans','spectype')})
+    redshift=('redshift','zspec','z_spec','spec_z','specz','redshift_spec','spec_redshift','z_best','zbest','zfinal','z_final','z_helio','zhelio','z_hel','z_cmb','z_tonry',
+        'z_vi','z_qso','zsp','z_sp','z_grism','nsa_z','z_nsa','photoz','photo_z','zphot','z_phot','phot_z','z_photo','zphoto','photz','photoz_best','z_peak','z_b','z_ml','z_phot_median',
+        'photoz_median','photoz_mode','photoz_mean','phz_median','redshift_phot','redshift_photo','true_redshift','redshift_true','z_true','ztrue','truez','redshift_cosmo','z_cosmo',
+        'z_cos','cosmological_redshift','redshift_obs','z_obs','z'),
+    **{'class': ('class','class_name','label','visual_class','spectype','classification','morphology','morph_class','morph','gz2_class','gz2class','gz_class',
+        'galaxy_class','galaxy_type','object_class','obj_class','objclass','object_type','objtype','obj_type','labels','class_label','class_id','category','hubble_type','ans',
+        'type','morphtype','subclass')})
 
 # %% ../../nbs/07_data.columns.ipynb #4fd8dac8
 _counts = 'name','number','num','seqnr','seq','ident','id_1','id_x'
