@@ -147,7 +147,7 @@ def predict(model, file, views, pdf, raw, **options):
 # %% ../nbs/71_cli.ipynb #8f1fb15e
 @main.command()
 @_tables
-@click.option('--pool', default='mean', show_default=True, help='How patches become one vector: mean, cls, max, attn or central.')
+@click.option('--pool', default='mean', show_default=True, help='How patches become one vector: mean, cls, max or central.')
 def embed(model, file, views, pool, **options):
     """Write the embedding of every object of FILE (or several, or quoted globs).
 

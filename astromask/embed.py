@@ -32,7 +32,7 @@ def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
     c,                  # `Cutouts`
     bs:int=256,         # Cutouts in a block
-    pool:str='mean',    # How patch tokens become one vector: mean | central | max | cls | attn
+    pool:str='mean',    # How patch tokens become one vector: mean | central | max | cls
     views:int=None,     # Orientations that a vector is the mean of: 1, 2, 4 or 8; None: the model's own number
     progress:bool=True, # Show how far we are?
 )->Table:               # The catalogue's columns and `embedding` (N,D) float32, in c's order

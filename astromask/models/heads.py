@@ -16,14 +16,14 @@ from timm.layers import AttentionPoolLatent
 from fastcore.basics import patch
 from ..core import InputError
 from .answers import answer_from_config, mean_prediction
-from .encoder import BandEncoder, _pools, _tensor, check_views, orientations
+from .encoder import BandEncoder, POOLS, as_tensor, check_views, orientations
 from .mae import MAE
 from .networks import CNN, Apertures, Columns, Inception, Magnitudes, PixelNet
 from .simmim import SimMIM
 
 # %% ../../nbs/28_models.heads.ipynb #4c144edb
 ENCODERS = {'MAE': MAE, 'SimMIM': SimMIM, 'CNN': CNN, 'Inception': Inception, 'Apertures': Apertures}
-_pretraining = 'mask_token','decoder_embed','decoder_blocks','decoder_norm','decoder_pred','decoder_pos_embed','head','attn_pool'
+_pretraining = 'mask_token','decoder_embed','decoder_blocks','decoder_norm','decoder_pred','decoder_pos_embed','head'
 
 def encoder_only(
     m, # A masked image model, or a CNN
@@ -131,7 +131,7 @@ def check(self:Predictor):
     if self.kind not in HEADS: raise InputError(f'head is {self.kind!r}; it must be one of {", ".join(HEADS)}')
     if self.norm not in ('','batch','layer'): raise InputError(f'norm is {self.norm!r}; it must be batch, layer, or empty')
     if self.encoder is None and not self.magnitudes: raise InputError('There is nothing to look at: give an encoder, or the names of magnitudes')
-    is_vit,pools = isinstance(self.encoder, BandEncoder),[k for k in _pools if k != 'attn']
+    is_vit,pools = isinstance(self.encoder, BandEncoder),POOLS
     if self.pool not in pools: raise InputError(f'pool is {self.pool!r}; it must be one of {", ".join(pools)} (a learned one is head=attentive)')
     if is_vit and self.pool == 'cls' and self.encoder.cls_token is None: raise InputError('This encoder has no class token: use pool=mean')
     if self.kind == 'attentive' and not is_vit: raise InputError('An attentive head looks at patches, and here are none: use head=linear or mlp')
@@ -278,7 +278,7 @@ def measured(self:Predictor,
         if mags is not None: raise InputError('This model looks at no magnitudes: leave mags out')
         return None
     if mags is None: return self.branches['magnitudes'].mean.new_full((B, len(self.magnitudes)), torch.nan)
-    mags = (mags if torch.is_tensor(mags) else _tensor(np.ma.asarray(mags))).to(self.device, torch.float32)
+    mags = (mags if torch.is_tensor(mags) else as_tensor(np.ma.asarray(mags))).to(self.device, torch.float32)
     if tuple(mags.shape) == (B, len(self.magnitudes)): return mags
     raise InputError(f'mags is {tuple(mags.shape)}; it must be ({B},{len(self.magnitudes)}): {", ".join(self.magnitudes)}')
 
