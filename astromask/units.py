@@ -6,17 +6,18 @@ Docs: https://astromask.github.io/astromask/units.html.md"""
 
 # %% auto #0
 __all__ = ['UNIT_WORDS', 'ZERO_POINT_CARDS', 'unit_zero_point', 'unit_name', 'flux_factor', 'Photometry', 'header_photometry',
-           'Measure', 'fits_float32', 'power_of_two']
+           'Measure', 'conversion', 'scale_ratio']
 
-# %% ../nbs/01_units.ipynb #a54d54ac
+# %% ../nbs/01_units.ipynb #abf4b4e7
 import re, warnings
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 import numpy as np
 from astropy import units as u
+from fastcore.basics import patch
 from .core import DataError, InputError, log
 
-# %% ../nbs/01_units.ipynb #a7b0587a
+# %% ../nbs/01_units.ipynb #a7214071
 UNIT_WORDS = (
     ('Jy', 'jansky: AB magnitude 8.90; with the prefixes n (31.4), u (23.9), m (16.4), k and M'),
     ('maggy', 'maggies: AB magnitude 0; nanomaggies 22.5. Also mgy, nmgy, and with a factor: 10**(-0.4*30) maggies'),
@@ -24,7 +25,7 @@ UNIT_WORDS = (
     ('sr', 'surface brightness, such as MJy/sr or Jy/arcsec2: needs the area of a pixel'),
     ('erg/s/cm2/Hz', 'flux density by frequency: AB magnitude -48.60 (also W/m2/Hz, fnu)'),
     ('erg/s/cm2/A', 'flux density by wavelength: needs the wavelength of the band (also W/m2/um, flam)'),
-    ('10**-20', 'a factor before the unit: 1e-20, 10**-20, 10^(-20), 10-20'),
+    ('10**-20', 'a factor before the unit: 1e-20, 10**-20, 10^(-20), 10-20, 2**-66'),
     ('pix', 'dropped: a value is that of its pixel (also pixel, spaxel)'),
     ('adu', 'counts: no flux, so a card has to give the zero point (also ct, DN, electron, photon, /s)'),
 )
@@ -51,16 +52,16 @@ def _word(m):
         if base == 'AB': return short + 'AB'
     raise ValueError(word)
 
-# %% ../nbs/01_units.ipynb #a6cbb0a2
+# %% ../nbs/01_units.ipynb #a9aa3cf3
 _digits = r'[-+]?(?:\d+\.?\d*|\.\d+)'
-_ten = re.compile(rf'\s*10\s*(?:(?:\*\*|\^)\s*[({{]?\s*({_digits})\s*(?:\*\s*({_digits}))?\s*[)}}]?|([-+]\d+))\s*[*.]?\s*')
+_ten = re.compile(rf'\s*(10|2)\s*(?:(?:\*\*|\^)\s*[({{]?\s*({_digits})\s*(?:\*\s*({_digits}))?\s*[)}}]?|([-+]\d+))\s*[*.]?\s*')
 _times = re.compile(rf'\s*({_digits}(?:[eEdD][-+]?\d+)?)\s*[*x×]?\s*')
 
 def _factor(text):
     "What stands before the unit as a number, and the rest: '10**(-0.4*30) maggies', '1e-17 erg/s'"
     factor = 1.
     while m := _ten.match(text) or _times.match(text):
-        if m.re is _ten: factor *= 10.**(float(m[3] or m[1])*float(m[2] or 1))
+        if m.re is _ten: factor *= float(m[1])**(float(m[4] or m[2])*float(m[3] or 1))
         else: factor *= float(m[1].lower().replace('d', 'e'))
         text = text[m.end():]
     return factor,text
@@ -292,20 +293,41 @@ class Measure:
             raise InputError(f'{k} of the training set is {x!r}, which is no number')
         return cls(str(config.get('unit') or ''), number('zero_point'), number('pixel_scale'))
 
-# %% ../nbs/01_units.ipynb #a46084aa
-def fits_float32(
-    x, # Numbers; NaN and zero fit
-)->bool:
-    "Can float32 hold every one of them without overflow, and without losing digits to underflow?"
-    a = np.abs(np.asarray(x, np.float64))
-    limits = np.finfo(np.float32)
-    return not bool(((a > limits.max) & (a < np.inf) | (a > 0) & (a < limits.tiny)).any())
+# %% ../nbs/01_units.ipynb #d00fe610
+@patch(as_prop=True)
+def ab(self:Measure)->float: # None where neither says it
+    "AB magnitude of one unit, by the zero point or else by the unit"
+    if self.zero_point is not None: return self.zero_point
+    return unit_zero_point(self.unit, (self.pixel_scale*u.arcsec).to_value(u.rad)**2 if self.pixel_scale else None)
 
-# %% ../nbs/01_units.ipynb #b9b153f8
-def power_of_two(
-    x, # Numbers; NaN, infinities and zeros do not count
-)->float: # 1.0 if there is nothing to scale
-    "The power of two that brings the largest of them to between 0.5 and 1: multiplying by it is exact"
-    a = np.abs(np.asarray(x, np.float64))
-    a = a[np.isfinite(a) & (a > 0)]
-    return float(np.ldexp(1., int(np.clip(-np.frexp(a.max())[1], -1000, 1000)))) if len(a) else 1.
+# %% ../nbs/01_units.ipynb #ded8ec06
+def _same_unit(a, b):
+    if a.casefold() == b.casefold(): return True
+    try: return _unit_of(a) == _unit_of(b)
+    except (ValueError, TypeError, ArithmeticError): return False
+
+def conversion(
+    has:Measure,       # Of the pixels
+    wants:Measure,     # What they shall mean
+    who='The data',    # What has them, for messages
+    whose='the model', # What wants them
+)->float:              # Multiply by it; exactly 1 where nothing is to be done
+    "What brings pixels of one set to those of another; InputError if nothing does"
+    if has.ab is not None and wants.ab is not None: return flux_factor(has.ab, wants.ab)
+    a,b = ({'unit': re.sub(r',? *u?int\d+ as stored$', '', m.unit).strip(), 'zero': m.ab} for m in (has, wants))
+    told = [m['unit'] or (unit_name(m['zero'])) for m in (a, b)]
+    if _same_unit(*told): return 1.
+    if not told[0]: log.warning(f'{who} does not say its unit, and {whose} was trained on {told[1]}: pixels are taken as they are (a zero point can be given)')
+    elif not told[1]: log.warning(f'{who} is in {told[0]}, and {whose} does not say the unit that it was trained on: pixels are taken as they are')
+    else: raise InputError(f'{who} is in {told[0]}, and {whose} was trained on {told[1]}: these cannot be converted; give the zero point of the data, if it is known, or another model')
+    return 1.
+
+# %% ../nbs/01_units.ipynb #ab5b5943
+def scale_ratio(
+    has:Measure,   # Of the pixels
+    wants:Measure, # Those that are known
+)->float:          # Size of a pixel of the one in those of the other; 1 within 5 %, or where one is not known
+    "How much larger pixels are"
+    if not has.pixel_scale or not wants.pixel_scale: return 1.
+    ratio = has.pixel_scale/wants.pixel_scale
+    return ratio if abs(ratio-1) > .05 else 1.
