@@ -21,8 +21,9 @@ from ..core import DataError, InputError, storage_errors, sync_dir
 from .files import cutout_paths, file_labels, natural_key
 from .formats import open_files
 from .labels import class_labels, redshifts
-from .layouts import band_names, check_measures, number_of, text_of
+from .layouts import band_names, check_measures, number_of, parts_like, text_of
 from ..surveys import get_survey
+from ..units import Measure
 
 # %% ../../nbs/10_data.cutouts.ipynb #db17bac7
 class Cutouts:
@@ -391,6 +392,26 @@ def write(cls:Cutouts,
             if len(col) != n: raise InputError(f'The catalogue has {len(col)} rows for {n} cutouts')
             _write_column(f, name, col)
     return Path(path)
+
+# %% ../../nbs/10_data.cutouts.ipynb #e3e508d2
+@patch(as_prop=True)
+def measure(self:Cutouts)->Measure:
+    "What its pixels are, as its files tell"
+    told = [next((v for p in self.parts if (v := getattr(p, k, None)) not in ('',None)), None) for k in ('measured','zero_point','pixel_scale')]
+    return Measure(told[0] or '', *told[1:])
+
+# %% ../../nbs/10_data.cutouts.ipynb #2342bed6
+@patch
+def converted(self:Cutouts,
+    to:Measure,     # What pixels shall mean, such as a model's `measure`
+    resample=False, # Bring them to its pixel scale, too?
+)->Cutouts:         # The same object where nothing is to be done
+    "The same cutouts, in the units of another set"
+    parts = parts_like(self.parts, to, resample)
+    if all(a is b for a,b in zip(parts, self.parts)): return self
+    out = Cutouts(parts)
+    out._catalog = self._catalog
+    return out
 
 # %% ../../nbs/10_data.cutouts.ipynb #cf2f56ab
 def sample_rows(

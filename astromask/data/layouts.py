@@ -6,18 +6,20 @@ Docs: https://astromask.github.io/astromask/data.layouts.html.md"""
 
 # %% auto #0
 __all__ = ['position_names', 'band_names', 'text_of', 'number_of', 'json_of', 'texts_of', 'channels_last', 'Layout',
-           'find_layout', 'stamp', 'CutoutFile', 'check_measures', 'degrees']
+           'find_layout', 'stamp', 'CutoutFile', 'check_measures', 'parts_like', 'degrees']
 
 # %% ../../nbs/07_data.layouts.ipynb #d67167da
-import copy, json, os
+import copy, json, os, re
 from contextlib import contextmanager
 import numpy as np
 from astropy import units as u
 from astropy.table import Column, MaskedColumn, Table
 from fastcore.basics import patch
-from ..core import DataError, InputError
+from ..core import DataError, InputError, log
 from .files import check_file, damage, file_labels
+from ..resample import resampled
 from ..surveys import get_survey
+from ..units import Measure, conversion, scale_ratio, unit_name
 
 # %% ../../nbs/07_data.layouts.ipynb #65e46f72
 def band_names(
@@ -123,6 +125,8 @@ class CutoutFile:
     "One file of cutouts: what is in it, and how its rows and columns are read"
     layouts = ()       # That such a file may have
     chunk = 1          # Rows that are read at the cost of one
+    factor = 1.        # What pixels are multiplied by when they are read
+    ratio = 1.         # Size of a stored pixel in units of one that is delivered
     def __init__(self,
         path,          # The file
         bands=None,    # Bands wanted, or the names of all that are stored where the file does not tell
@@ -261,6 +265,47 @@ def select(self:CutoutFile,
     out.bands,out.shape = bands,(len(bands),*self.shape[1:])
     return out
 
+# %% ../../nbs/07_data.layouts.ipynb #1d5f5627
+@patch(as_prop=True)
+def measure(self:CutoutFile)->Measure:
+    "What its pixels are"
+    return Measure(self.measured, self.zero_point, self.pixel_scale)
+
+# %% ../../nbs/07_data.layouts.ipynb #5b816f19
+@patch
+def converted(self:CutoutFile,
+    to:Measure,      # What pixels shall mean
+    factor:float,    # They are multiplied by it, as `conversion` says
+    ratio:float=1.,  # Size of a stored pixel in units of a new one; 1 keeps the pixels
+)->CutoutFile:
+    "The same file, its pixels in other units or of another size"
+    if factor == ratio == 1: return self
+    out,(c,h,w) = copy.copy(self),self.shape
+    out.factor,out.ratio,out.dtype = self.factor*factor,self.ratio*ratio,np.dtype(np.float32)
+    if factor != 1: out.zero_point,out.unit = to.ab,to.unit or unit_name(to.ab)
+    if factor != 1: out.measured = out.unit
+    if ratio != 1: out.has_ivar,out.pixel_scale,out.shape = False,to.pixel_scale,(c,round(h*out.ratio),round(w*out.ratio))
+    return out
+
+# %% ../../nbs/07_data.layouts.ipynb #a3502b0e
+def parts_like(
+    parts,          # `CutoutFile`s
+    to:Measure,     # What their pixels shall mean; what it does not say stays
+    resample=False, # Bring them to its pixel scale, too? Else a warning says where it differs by more than 5 %
+    whose='the model', # Who knows such pixels, for messages
+)->list:            # `CutoutFile`s
+    "Files whose pixels mean what those of a training set mean"
+    found = {}
+    for p in parts:
+        if p.measure in found: continue
+        ratio = scale_ratio(p.measure, to)
+        if resample and not (p.pixel_scale and to.pixel_scale): raise InputError(f'{p.path} cannot be resampled: the pixel scale of {whose if p.pixel_scale else "the file"} is not known')
+        if ratio != 1 and not resample:
+            how = f'{ratio:.2g} times smaller' if ratio > 1 else f'{1/ratio:.2g} times larger'
+            log.warning(f'{p.path} has pixels of {p.pixel_scale:.3g} arcsec, and {whose} was trained on {to.pixel_scale:.3g}: objects look {how} than those that it knows (resample brings them to the same size)')
+        found[p.measure] = conversion(p.measure, to, p.path, whose),ratio if resample else 1.
+    return [p.converted(to, *found[p.measure]) for p in parts]
+
 # %% ../../nbs/07_data.layouts.ipynb #4cb4d84a
 def _infinite(x):
     if x.dtype == np.float16: return (x.view(np.uint16) & 0x7fff) == 0x7c00     # isinf, but four times as fast
@@ -314,7 +359,17 @@ def _read(self:CutoutFile, rows, ivar):
     _check_whole(x, self.path)
     x,known = x.astype(self.dtype, copy=False),np.empty(x.shape, np.float32) if ivar else None
     for s in _few(x): _blank(x[s], None if m is None else m[s] == (l.mask_means == 'bad'), None if w is None else w[s], known[s] if ivar else None)
-    return self._arranged(x, at, np.nan),self._arranged(known, at, 0) if ivar else None
+    x,known = self._arranged(x, at, np.nan),self._arranged(known, at, 0) if ivar else None
+    return (x,known) if self.factor == self.ratio == 1 else self._changed(x, known)
+
+# %% ../../nbs/07_data.layouts.ipynb #1719a11d
+@patch
+def _changed(self:CutoutFile, x, known):
+    "Pixels in other units, or of another size"
+    if self.factor != 1: x = (x*np.float64(self.factor)).astype(np.float32)
+    if self.factor != 1 and known is not None: known = np.minimum(known/np.float64(self.factor)**2, np.finfo('f4').max).astype(np.float32)
+    area = self.zero_point is None and re.search('sr|arcsec', self.measured)          # surface brightness stays
+    return resampled(x, self.ratio, not area) if self.ratio != 1 else x, known
 
 # %% ../../nbs/07_data.layouts.ipynb #f43f9392
 @patch
