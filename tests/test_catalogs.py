@@ -45,7 +45,9 @@ def test_matches_in_radians_and_what_was_found_before_is_kept():
     out = cross_match(t, other, 'z')
     assert out['z'].filled(-1).tolist() == [.1,.2,-1,-1] and out['separation'].tolist() == [5,6,7,8]
     assert out['separation_2'].mask.tolist() == [False,False,True,True] and out['separation_2'][:2].max() < 1e-6
-    with pytest.raises(InputError, match='one number'): match_sky(Table(dict(ra=['10:00:00'], dec=['1:00:00'])), other)
+    match,separation = match_sky(Table(dict(ra=['00:40:00'], dec=['1:00:00'])), other)      # h:m:s and d:m:s
+    assert match.tolist() == [1] and separation[0] < 1e-6
+    with pytest.raises(InputError, match='no angle'): match_sky(Table(dict(ra=['ten'], dec=['1:00:00'])), other)
 
 def test_signal_to_noise_is_its_definition():
     x = np.random.default_rng(0).normal(size=(300,3,21,30)).astype(np.float32)

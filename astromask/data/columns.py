@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/data.columns.html.md"""
 
 # %% auto #0
 __all__ = ['MISSING_WORDS', 'SENTINELS', 'NAMES', 'is_missing', 'clean_column', 'numbers', 'texts', 'degrees', 'rounded_ids',
-           'find_column', 'sky_positions', 'counts_from_one']
+           'find_column', 'sky_positions', 'first_columns', 'counts_from_one']
 
 # %% ../../nbs/07_data.columns.ipynb #eed46f0d
 import re
@@ -374,21 +374,50 @@ def sky_positions(
     ra:str='',  # The caller's name for right ascension; '' finds the usual ones
     dec:str='', # And for declination
     where:str='The table', # Which it is, for messages
+    strict:bool=True, # Refuse what cannot be a position? False: it is unknown, which is said
 )->tuple:       # The two names (None where there is none), (N,) right ascensions and (N,) declinations in degrees, NaN where unknown
     "Where a table's objects are"
     names = dict(zip(('ra','dec'), _pair(t, ra, dec, where)))
     out,gone = {},0
     for axis,name in names.items():
-        if name is None: out[axis] = np.full(len(next(iter(t.values()))), np.nan)
+        if name is None: out[axis] = np.full(len(next(iter(t.values()), ())), np.nan)
         else:
             out[axis],wrong = _known_angles(t, name, axis, where)
             gone = gone | wrong
-            bad = np.flatnonzero(_impossible(out[axis], axis))
-            if len(bad): raise DataError(f'Row {bad[0]} of {where} has {name} = {out[axis][bad[0]]:g}, which is no {axis} in degrees')
+            bad = _impossible(out[axis], axis)
+            if bad.any():
+                text = f'Row {bad.argmax()} of {where} has {name} = {out[axis][bad.argmax()]:g}, which is no {axis} in degrees'
+                if strict: raise DataError(text)
+                log.warning(f'{text}; {bad.sum()} of {len(bad)} are unknown by that')
+                out[axis] = np.where(bad, np.nan, out[axis])
     zero = (out['ra'] == 0) & (out['dec'] == 0)
     if zero.sum() > 1: gone = gone | zero
     if np.any(gone): log.warning(f'{where}: {np.sum(gone)} of {len(zero)} positions are numbers such as -99 or (0,0) that stand for "unknown", and count as unknown')
     return names['ra'],names['dec'],*(np.where(gone, np.nan, out[k]) for k in ('ra','dec'))
+
+# %% ../../nbs/07_data.columns.ipynb #dbe405bf
+def _is_empty(col):
+    x,_ = _cleaned(col)
+    return x is not None and _flat(x).ndim == 1 and not (texts(x) != '').any()
+
+def first_columns(
+    t,          # Table, or dict of columns
+    rows,       # (N,) text: what to call objects without an id of their own
+    ra:str='',  # As in `sky_positions`
+    dec:str='', # As in `sky_positions`
+    where:str='The table', # Which it is, for messages
+    strict:bool=True, # As in `sky_positions`
+)->tuple:       # Table with `id`, `ra`, `dec` (deg); and the names of the columns that are wholly in it
+    "Who the objects are, and where"
+    own,(a,d,x,y) = find_column(t, 'id'),sky_positions(t, ra, dec, where, strict)
+    ids = np.asarray(rows).astype(str)
+    if not len(t.keys()): x = y = np.full(len(ids), np.nan)
+    if own is not None:
+        mine,lost = texts(t[own]),rounded_ids(t[own])
+        if lost.any(): log.warning(f'{where}: {lost.sum()} ids in the column {own!r}, such as {mine[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
+        ids = np.where(mine == '', ids, mine)
+    used = {k for k in (own,a,d) if k is not None and (k != own or _spelled(k) == 'id')} | {k for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
+    return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg'))),used
 
 # %% ../../nbs/07_data.columns.ipynb #fdf058f2
 _from_one = re.compile(r'[xy](win|psf|peak|model|min|max|)_image(_\w+)?|[xy](center|init|pos)')

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from ..core import InputError, log, progress, uniform
 from .cutouts import Cutouts
-from .layouts import degrees
+from .columns import degrees
 
 # %% ../../nbs/13_data.duplicates.ipynb #f4c2471c
 def _hash(b): return int.from_bytes(hashlib.blake2b(b, digest_size=8).digest(), 'little', signed=True)
@@ -287,7 +287,7 @@ def positions(
     "Positions in degrees"
     names = {str(k).lower(): k for k in reversed(list(t.keys()))}
     if not {'ra','dec'} <= set(names): raise InputError(f'{what} has no columns ra and dec; it has {", ".join(map(str, t.keys()))}')
-    ra,dec = (degrees(t[names[k]], f'The column {names[k]!r}') for k in ('ra','dec'))
+    ra,dec = (degrees(t[names[k]], f'The column {names[k]!r}', k) for k in ('ra','dec'))
     zero = (ra == 0) & (dec == 0)
     unknown = ~(np.isfinite(ra) & (np.abs(dec) <= 90)) | zero & (zero.sum() > 1)
     return np.where(unknown, np.nan, ra),np.where(unknown, np.nan, dec)
