@@ -36,13 +36,15 @@ STEMS = 'plain','a b','br[1]ck','a,b','objét','mask_r','calexp-HSC-R-9813-4,5',
 SKY = dict(frame=('icrs','fk5','fk5_1975','fk4','galactic','ecliptic'), axes=('lon,lat','lat,lon'), matrix=('CD','PC','CDELT','CROTA'), projection=('TAN','SIN','ZEA'))
 PIXELS = dict(unit=tuple(UNITS), cards=('image','primary'), dtype=('f4','f8','i2','i4','u2'), size=('1','1e-12','1e-20','1e-40','1e12'), packed=('','gz','bz2','fz'), fz=('lossless','rice'))
 
-CUTOUT = dict(planes=('bands','cube','cube_ext','filters','IMAGE+MASK+VARIANCE','unnamed','SCI+ERR+DQ','SCI+WHT','SCI+VAR','pairs','cube+IVAR'), **SKY | dict(frame=SKY['frame'] + ('none',)), **PIXELS,
+CUTOUT = dict(planes=('bands','cube','cube_ext','filters','IMAGE+MASK+VARIANCE','unnamed','SCI+ERR+DQ','SCI+WHT','SCI+VAR','pairs','cube+IVAR','JWST','HST','DES','Rubin','band_ivar'), **SKY | dict(frame=SKY['frame'] + ('none',)), **PIXELS,
               differ=('no','bands','files','unknown'), ending=('.fits','.FITS','.fit','.fts'), stem=STEMS, n=(1,3), opened=('list','folder','glob'), pointing=('no','yes'), bits=('named','shuffled'), odd=('no','wide'))
-TILE = dict(planes=('plain','IMAGE+MASK+VARIANCE','unnamed','SCI+ERR+DQ','SCI+WHT','chips'), **SKY, **PIXELS, differ=('no','bands','unknown'), ending=('.fits','.FITS','.fit'), stem=STEMS,
+TILE = dict(planes=('plain','IMAGE+MASK+VARIANCE','unnamed','SCI+ERR+DQ','SCI+WHT','chips','JWST','HST','DES','Rubin'), **SKY, **PIXELS, differ=('no','bands','unknown'), ending=('.fits','.FITS','.fit'), stem=STEMS,
             bits=('named','shuffled'), survey=('','hsc','legacy','unions'), edge=('no','yes'))
 
 MISSING = '','null','NULL','None','N/A','NA','nan','NaN','\\N','<NA>','--'
-FORMATS = 'csv','fits','parquet','ecsv','votable','tsv','semicolon','spaces','bom','comment','hash','decimal_comma','hdf5','hdf5_group','votable_binary'
+BINARY = 'fits','parquet','ecsv','votable','votable_binary','hdf5','hdf5_group','hdf5_compound'
+SPACED = 'spaces','aligned','topcat','ipac','sextractor'
+FORMATS = 'csv','fits','parquet','ecsv','votable','tsv','semicolon','spaces','bom','comment','hash','decimal_comma','hdf5','hdf5_group','votable_binary','casjobs','crlf','aligned','topcat','ipac','sextractor','blank_lines','hdf5_compound'
 TABLE = dict(format=FORMATS, id=('small','none','19','uint64','padded','zeros','exponent','float_text','repeated','null','unicode','quoted'), id_name=('id','ID','Id','object_id','objID','TARGETID','source_id','SOURCE_ID'),
              position=('ra,dec','RA,DEC','RAJ2000,DEJ2000','_RAJ2000,_DEJ2000','ALPHA_J2000,DELTA_J2000','TARGET_RA,TARGET_DEC','raMean,decMean','RA_ICRS,DE_ICRS','Ra,Dec'),
              dress=('degrees','hours','h:m:s','h m s','hms','decoy','text'), missing=MISSING, sentinel=('none','-1','-9','-99','-999','-9999','99','999','9999'), where=('redshift','position','class','none'),
@@ -68,19 +70,21 @@ def possible(family, f):
         if f['matrix'] == 'CROTA' and f['axes'] != 'lon,lat': f['matrix'] = 'CD'
         if f['planes'] == 'unnamed': f['cards'] = 'primary'
         if f['planes'] in ('plain','cube','cube+IVAR'): f['cards'] = 'image'
-        if f['differ'] == 'bands' and f['planes'] not in ('bands','filters','pairs','plain'): f['differ'] = 'no'
+        if f['differ'] == 'bands' and f['planes'] not in ('bands','filters','pairs','plain','band_ivar'): f['differ'] = 'no'
         if f['differ'] == 'files' and f.get('n') == 1: f['differ'] = 'no'
         if f['differ'] != 'no': f['cards'] = 'image'
-        if f['differ'] == 'unknown' and (f['planes'] not in ('bands','filters','pairs','plain') or known(f) is None): f['differ'] = 'no'
+        if f['differ'] == 'unknown' and (f['planes'] not in ('bands','filters','pairs','plain','band_ivar') or known(f) is None): f['differ'] = 'no'
         if 'opened' in f and f['stem'].startswith('.'): f['opened'] = 'list'      # a hidden file is left out of folders
     if family == 'table':
-        text = f['format'] not in ('fits','parquet','ecsv','votable','votable_binary','hdf5','hdf5_group')
+        text = f['format'] not in BINARY
         if not text: f['packed'] = ''
-        if f['format'] == 'spaces':
+        if f['format'] in SPACED:
             if f['missing'] == '': f['missing'] = 'null'
             if f['dress'] == 'h m s': f['dress'] = 'h:m:s'
             if f['class_dress'] == 'padded': f['class_dress'] = 'text'
             if f['id'] == 'padded': f['id'] = 'small'
+            if f['format'] == 'sextractor' and f['id'] in ('unicode','none'): f['id'] = 'small'
+            if f['format'] == 'topcat': f['order'] = 'id first'
         if f['dress'] == 'hours' and f['format'] not in ('fits','ecsv','votable','votable_binary'): f['dress'] = 'degrees'
         if f['dress'] == 'text' and text: f['dress'] = 'degrees'
         if text: f['odd'] = 'none'
@@ -89,12 +93,13 @@ def possible(family, f):
         if f['format'] == 'parquet' and f['odd'] == '2d': f['odd'] = 'list'
         if f['format'] in ('ecsv','votable','votable_binary') and f['odd'] in ('2d','time'): f['odd'] = 'none'
         if f['format'].startswith('hdf5') and f['odd'] == 'time': f['odd'] = 'none'
-        if f['shape'] == 'column' and f['format'] not in ('fits','hdf5','hdf5_group'): f['shape'] = '1d'
+        if f['shape'] == 'column' and f['format'] not in ('fits','hdf5','hdf5_group','hdf5_compound'): f['shape'] = '1d'
         if f['mags'] == 'bare' and f['redshift'] in ('z','Z'): f['redshift'] = 'redshift'
         if f['format'] == 'hash': f['order'] = 'id first'
-        if f['id'] == 'none' and f['format'] == 'hash': f['id'] = 'small'
+        if f['id'] == 'none' and f['format'] in ('hash','topcat'): f['id'] = 'small'
         if f['id'] in ('padded','quoted','unicode') and f['format'] == 'fits' and f['id'] == 'unicode': f['id'] = 'padded'
         if f['id'] == 'quoted' and not text: f['id'] = 'zeros'
+        if f['id'] == 'uint64' and f['format'] == 'votable_binary': f['id'] = '19'
         if f['class_dress'] == 'category' and f['format'] != 'parquet': f['class_dress'] = 'text'
         if f['where'] == 'class' and (f['klass'] == 'none' or f['class_dress'] == 'whole'): f['where'] = 'redshift'
         if f['dress'] in ('decoy',) and f['position'] in ('RAJ2000,DEJ2000','_RAJ2000,_DEJ2000'): f['position'] = '_RAJ2000,_DEJ2000'
@@ -184,6 +189,19 @@ def mask_of(bad, rng, f):
     near = np.hypot(x-bad.shape[-1]/2, y-bad.shape[-2]/2) < bad.shape[-1]/3
     return (m | np.where(near, 1 << at['DETECTED'], 0)).astype('i4'),{f'MP_{k}': v for k,v in at.items()}
 
+PARTS = {'IMAGE+MASK+VARIANCE': [('IMAGE','image'),('MASK','mask'),('VARIANCE','var')], 'unnamed': [(None,'image'),(None,'mask'),(None,'var')], 'SCI+ERR+DQ': [('SCI','image'),('ERR','err'),('DQ','dq')],
+         'SCI+WHT': [('SCI','image'),('WHT','wht')], 'SCI+VAR': [('SCI','image'),('VAR','var')], 'DES': [('SCI','image'),('MSK','des'),('WGT','ivar')], 'HST': [('SCI','image'),('WHT','wht'),('CTX','count')],
+         'JWST': [('SCI','image'),('ERR','err'),('CON','count'),('WHT','count'),('VAR_POISSON','other'),('VAR_RNOISE','other'),('VAR_FLAT','other')], 'Rubin': [('IMAGE','image'),('MASK','mask'),('VARIANCE','var')]}
+
+def side_plane(role, bad, e, rng, f):
+    "The array and cards of a plane beside an image whose errors are e"
+    if role == 'mask': return mask_of(bad, rng, f)
+    again = np.where(rng.random(bad.shape) < .2, 4, 0)             # JWST: a jump that was mended; DES: interpolated
+    if role in ('dq','des'): return (np.where(bad, 1, 0) | again).astype('u4' if f['packed'] != 'fz' else 'i4'),{}
+    if role == 'count': return rng.integers(1, 5, bad.shape).astype('i4'),{}
+    x = dict(var=e**2, err=e, ivar=1/e**2, wht=np.where(bad, 0, 1/e**2), other=e**2*.1)[role]
+    return x,{}
+
 def fits_object(f, rng, shape, bands, number=0, sky=None):
     "HDUs of one object or tile, and the truth"
     c,size = len(bands),float(f['size'])
@@ -265,32 +283,26 @@ def fits_object(f, rng, shape, bands, number=0, sky=None):
                 for k,a in dict(per[0] if f['cards'] == 'image' else {}).items(): o[k] = a
                 o['FILTER'] = bands[0]
                 hdus.append(image_hdu(arrays[0][0]*0, o, arrays[0][1], f, name=f'CCD{i+1}'))
+    elif kind == 'band_ivar':
+        to_primary({})
+        hdus = [primary]
+        for b in range(c): hdus += [one(b, name=bands[b].upper()), image_hdu((1/error[b]**2).astype(wide), sky, {}, f | dict(fz='lossless'), name=f'{bands[b].upper()}_IVAR')]
+        ivar = 1/error**2
     else:
         more = dict(FILTER=bands[0])
         to_primary(more)
-        names = dict(unnamed=(None,None,None)).get(kind, kind.split('+'))
-        e = error[0]
-        bad = rng.random(shape) < .03
-        hdus = [primary, one(0, more if f['cards'] == 'image' else {}, names[0])]
-        for role,name in zip({'IMAGE+MASK+VARIANCE':('mask','var'), 'unnamed':('mask','var'), 'SCI+ERR+DQ':('err','dq'), 'SCI+WHT':('wht',), 'SCI+VAR':('var',)}[kind], names[1:]):
-            if role == 'mask':
-                m,own = mask_of(bad, rng, f)
-                hdus.append(image_hdu(m, sky, own, f, name=name))
-                values[0][bad] = np.nan
-            if role == 'dq':
-                hdus[0].header['TELESCOP'] = 'JWST'
-                m = np.where(bad, 1, 0) | np.where(rng.random(shape) < .2, 4, 0)      # DO_NOT_USE; JUMP_DET was mended
-                hdus.append(image_hdu(m.astype('u4' if f['packed'] != 'fz' else 'i4'), sky, {}, f, name=name))
-                values[0][bad] = np.nan
-            if role == 'wht':
-                w = 1/e**2
-                w[bad] = 0
-                hdus.append(image_hdu(w.astype(np.float64 if not 1e-15 < size < 1e15 else 'f4'), sky, {}, f | dict(fz='lossless'), name=name))
-                values[0][bad] = np.nan
-                ivar = w[None]
-            if role in ('var','err'):
-                hdus.append(image_hdu((e**2 if role == 'var' else e).astype(wide), sky, {}, f | dict(fz='lossless'), name=name))
-                ivar = 1/e[None]**2
+        parts,e,bad = PARTS[kind],error[0],rng.random(shape) < .03
+        hdus = [primary, one(0, more if f['cards'] == 'image' else {}, parts[0][0])]
+        primary.header.update({'JWST': dict(TELESCOP='JWST', INSTRUME='NIRCAM'), 'HST': dict(TELESCOP='HST', INSTRUME='ACS'), 'SCI+ERR+DQ': dict(TELESCOP='JWST')}.get(kind, {}))
+        if kind == 'DES': hdus[1].header['DES_EXT'] = 'IMAGE'
+        for name,role in parts[1:]:
+            x,cards_ = side_plane(role, bad, e, rng, f)
+            hdus.append(image_hdu(x.astype(x.dtype if role not in ('var','err','ivar','wht') else wide), sky, cards_, f | dict(fz='lossless'), name=name))
+            if kind == 'DES': hdus[-1].header['DES_EXT'] = dict(des='MASK', ivar='WEIGHT')[role]
+            if role in ('mask','dq','des','wht'): values[0][bad] = np.nan
+            if role in ('var','err','ivar'): ivar = 1/e[None]**2
+            if role == 'wht': ivar = np.where(bad, 0, 1/e**2)[None]
+        if kind == 'Rubin': hdus.append(fits.BinTableHDU(Table(dict(a=[1,2])), name='ARCHIVE_INDEX'))
     truth |= dict(values=values, ivar=ivar)
     return fits.HDUList(hdus),truth
 
@@ -302,7 +314,7 @@ def write_fits(hdus, path, f, truth):
         hdus.writeto(raw, overwrite=True, output_verify='silentfix+ignore')
         if f['fz'] == 'rice' and f['packed'] == 'fz':
             with fits.open(raw) as h:
-                lossy = [o.data for o in h if isinstance(o, fits.CompImageHDU) and o.data is not None and o.data.dtype.kind == 'f' and str(o.header.get('EXTNAME')) not in ('IVAR','VARIANCE','ERR','WHT','VAR')
+                lossy = [o.data for o in h if isinstance(o, fits.CompImageHDU) and o.data is not None and o.data.dtype.kind == 'f' and not re.search('IVAR|VAR|ERR|WHT|WGT', str(o.header.get('EXTNAME')))
                          and o.header.get('IMAGETYP') != 'invvar']
                 got = np.stack([np.asarray(o, float) for o in lossy]).reshape(-1, *truth['values'].shape[-2:])
                 got = got[np.abs(got).reshape(len(got), -1).max(1) > 0] if f['planes'] == 'chips' else got
@@ -348,7 +360,7 @@ def check_pixels(c, rows, truth, said, names):
     x,lone = c.read(rows).astype(float),np.asarray(c[rows])
     expect(not np.isinf(lone).any() and (np.isnan(lone) == np.isnan(x)).all(), 'float32 pixels overflow or vanish')
     own = [truth[0]['zeros'][b] for b in range(len(names))]
-    order = [list(c.bands).index(b) for b in names]
+    order = [[o.lower() for o in c.bands].index(b) for b in names]
     x = x[:,order]
     known_all = all(z is not None for t in truth for z in t['zeros'])
     tol = max(t['tol'] for t in truth)
@@ -394,7 +406,7 @@ def check_place(ra, dec, truth, pixel=.2):
 
 def cutout_family(f, rng, folder, said):
     from astromask.data.cutouts import Cutouts
-    bands = ('g','r','i') if f['planes'] in ('bands','cube','cube_ext','filters','pairs','cube+IVAR') else ('r',)
+    bands = ('g','r','i') if f['planes'] in ('bands','cube','cube_ext','filters','pairs','cube+IVAR','band_ivar') else ('r',)
     where,truth,paths = folder/('deep,field [2]' if f['odd'] == 'wide' else 'd'),[],[]
     where.mkdir()
     for i in range(f['n']):
@@ -405,7 +417,7 @@ def cutout_family(f, rng, folder, said):
     source = {'list': [str(p) for p in paths], 'folder': str(where), 'glob': f'{where}/*' if f['odd'] == 'no' else str(where)}[f['opened']]
     c = Cutouts.open(source)
     expect(len(c) == f['n'], f'{len(c)} cutouts of {f["n"]} files')
-    expect(sorted(c.bands) == sorted(bands), f'bands {c.bands}, not {bands}')
+    expect(sorted(o.lower() for o in c.bands) == sorted(bands), f'bands {c.bands}, not {bands}')
     expect(tuple(c.shape) == (len(bands),20,24), f'shape {c.shape}')
     names = [Path(p).name for p in c.files]
     order = [names.index(p.name) for p in paths]
@@ -470,7 +482,7 @@ def columns_of(f, rng, n=9):
     ra,dec = np.round(rng.uniform(0.01, 359.9, n), 7),np.round(rng.uniform(-89, 89, n), 7)
     ids,numbers_ = ids_of(f['id'], n, rng)
     z,klass = [float(o) for o in np.round(rng.uniform(.01, 3, n), 5)],[('GALAXY','STAR','QSO')[i % 3] for i in range(n)]
-    text = f['format'] not in ('fits','parquet','ecsv','votable','votable_binary','hdf5','hdf5_group')
+    text = f['format'] not in BINARY
     truth = dict(id=ids, ra=ra.copy(), dec=dec.copy(), z=np.array(z), klass=list(klass), numbers=numbers_)
     z,klass,lon,lat = list(z),list(klass),list(ra),list(dec)
     if f['sentinel'] != 'none':
@@ -505,17 +517,29 @@ def columns_of(f, rng, n=9):
     return out,unit,truth
 
 def write_text(cols, path, f):
-    sep = dict(tsv='\t', semicolon=';', decimal_comma=';', spaces=' ').get(f['format'], ',')
+    sep = dict(tsv='\t', semicolon=';', decimal_comma=';', spaces=' ', aligned=' ', topcat=' ', ipac=' ', sextractor=' ').get(f['format'], ',')
     def cell(k, v):
         if v is None: return f['missing']
         s = str(v)
         if f['format'] == 'decimal_comma' and isinstance(v, float): s = s.replace('.', ',')
         if f['id'] == 'quoted' and k == f['id_name'] or sep in s: s = f'"{s}"'
         return s
-    lines = [sep.join(cols)] + [sep.join(cell(k, cols[k][i]) for k in cols) for i in range(len(next(iter(cols.values()))))]
+    rows = [[cell(k, cols[k][i]) for k in cols] for i in range(len(next(iter(cols.values()))))]
+    lines = [sep.join(o) for o in [list(cols), *rows]]
+    wide = [max(len(k), *(len(o[i]) for o in rows))+2 for i,k in enumerate(cols)]
+    if f['format'] in ('aligned','topcat','sextractor','ipac'): lines = [''.join(v.rjust(n) for v,n in zip(o, wide)) for o in [list(cols), *rows]]
+    if f['format'] == 'topcat': lines[0] = '#' + lines[0][1:]
+    if f['format'] == 'ipac':
+        kinds = ['char' if any(isinstance(o, str) for o in v) else 'long' if all(isinstance(o, (int,type(None))) for o in v) else 'double' for v in cols.values()]
+        lines[:1] = ['|' + '|'.join(o.rjust(n-1) for o,n in zip(some, wide)) + '|' for some in (list(cols), kinds)]
+        lines[2:] = [o+' ' for o in lines[2:]]
+    if f['format'] == 'sextractor': lines[:1] = [f'# {i+1:3} {k:22} A quantity' for i,k in enumerate(cols)]
+    if f['format'] == 'casjobs': lines = ['#Table1'] + lines
+    if f['format'] == 'blank_lines': lines = ['', *lines[:3], '', *lines[3:], '', '']
     if f['format'] == 'hash': lines[0] = '#' + lines[0]
     if f['format'] == 'comment': lines = ['# made by me, today; with care','# and more'] + lines
-    raw = ('\n'.join(lines)+'\n').encode('utf-8-sig' if f['format'] == 'bom' else 'utf-8')
+    end = '\r\n' if f['format'] == 'crlf' else '\n'
+    raw = (end.join(lines)+end).encode('utf-8-sig' if f['format'] == 'bom' else 'utf-8')
     path.write_bytes(gzip.compress(raw) if f['packed'] == 'gz' else raw)
 
 def odd_column(f, n):
@@ -574,14 +598,19 @@ def write_hdf5(t, path, group):
             elif np.ma.is_masked(x): at[k] = x.filled(-999) if x.dtype.kind in 'iu' else x.filled(np.nan)
             else: at[k] = np.asarray(x)
 
+def write_compound(t, path):
+    "One dataset of named fields, as astropy and PyTables have it"
+    plain = Table({k: np.char.encode(np.ma.getdata(t[k]), 'utf-8') if t[k].dtype.kind == 'U' else np.ma.filled(np.ma.asarray(t[k]), -999 if t[k].dtype.kind in 'iu' and np.ma.is_masked(t[k]) else None) for k in t.colnames})
+    with h5py.File(path, 'w') as h: h['table'] = plain.as_array()
+
 def table_family(f, rng, folder, said):
     from astromask.data.cutouts import class_labels, redshifts
     from astromask.data.ingest import read_catalog
     cols,unit,truth = columns_of(f, rng)
-    ends = dict(fits='.fits', parquet='.parquet', ecsv='.ecsv', votable='.vot', votable_binary='.xml', tsv='.tsv', spaces='.txt', hdf5='.h5', hdf5_group='.hdf5').get(f['format'], '.csv')
+    ends = dict(fits='.fits', parquet='.parquet', ecsv='.ecsv', votable='.vot', votable_binary='.xml', tsv='.tsv', spaces='.txt', aligned='.txt', topcat='.ascii', sextractor='.cat', ipac='.tbl', hdf5='.h5', hdf5_group='.hdf5', hdf5_compound='.hdf').get(f['format'], '.csv')
     path = folder/f'table{ends}{".gz" if f["packed"] else ""}'
     if f['format'] == 'parquet': write_parquet(cols, path, f)
-    elif ends in ('.csv','.tsv','.txt'): write_text(cols, path, f)
+    elif f['format'] not in BINARY: write_text(cols, path, f)
     else:
         t = as_table(cols, unit, f)
         with warnings.catch_warnings():
@@ -590,6 +619,7 @@ def table_family(f, rng, folder, said):
             elif ends == '.ecsv': t.write(path, format='ascii.ecsv')
             elif ends == '.vot': write_votable(t, path)
             elif ends == '.xml': t.write(path, format='votable', tabledata_format='binary2')
+            elif f['format'] == 'hdf5_compound': write_compound(t, path)
             else: write_hdf5(t, path, f['format'] == 'hdf5_group')
     t = read_catalog(path)
     expect(len(t) == len(truth['id']), f'{len(t)} rows of {len(truth["id"])}')
