@@ -114,7 +114,7 @@ def test_photometry_is_read_or_refused(tmp_path):
     t.write(tmp_path/'t.csv')
     found = photometry_table(tmp_path/'t.csv')
     assert np.isfinite(found['mag_f1']).tolist() == [True,False,True]
-    with pytest.raises(InputError, match='neither fluxes'): photometry_table(t['id','ra','dec','zspec'])
+    with pytest.raises(InputError, match='neither magnitudes nor fluxes'): photometry_table(t['id','ra','dec','zspec'])
     assert all(np.isnan(v).all() for v in asinh_magnitudes([np.nan], [-1.]))
     z,w = redshift_targets(Table(dict(id=['a'], redshift=[np.nan])), error='')
     assert np.isnan(z).all() and w is None

@@ -375,7 +375,7 @@ def _band_of(words):
     if len(known) != 1: return '_'.join(words),''
     return known[0],'_'.join(w.lower() for w in words if w != known[0])
 
-# %% ../../nbs/07_data.labels.ipynb #b6f729ad
+# %% ../../nbs/07_data.labels.ipynb #2415a2cd
 def measured_columns(
     catalog,  # Table
     what:str, # mag | flux, or '' for columns that are called by a band alone
@@ -384,7 +384,8 @@ def measured_columns(
     found,errors = {},{}
     for k in catalog.colnames:
         words = _words(k)
-        if _single(catalog[k]).ndim != 1 or (what not in words if what else {'mag','flux'} & set(words)): continue
+        other = {'mag','flux'} & set(words) if not what else {'mag'} & set(words) if what == 'flux' else ()
+        if _single(catalog[k]).ndim != 1 or what and what not in words or other: continue
         rest = tuple(w for w in words if w != what)
         left = tuple(w for w in rest if w not in ERROR_WORDS and w != 'ivar')
         if left != rest: errors[left] = k,'ivar' in rest

@@ -11,20 +11,25 @@ __all__ = ['RADII', 'catalog_features', 'pixel_features', 'forest_classes', 'for
 import re, warnings
 import numpy as np
 from ..core import InputError
+from ..data.labels import magnitudes
 
 # %% ../../nbs/24_models.baselines.ipynb #6e73097f
-_MEASURED = re.compile(r'(mag|mag_err|snr)_(?!abs)\w+|(size|sigma|ellipticity)_measured')
+_MEASURED = re.compile(r'snr_(?!abs)\w+|(size|sigma|ellipticity)_measured')
 
 def catalog_features(
-    catalog,    # Astropy Table with columns such as mag_g, mag_err_g, snr_g, size_measured
+    catalog,    # Astropy Table with magnitudes of any name, and perhaps snr_g, size_measured
     bands=None, # Names of the bands in the order of wavelength, for colours; None: the order of the columns
+    names=None, # Columns with magnitudes and their errors; None: those that `magnitudes` finds
 )->tuple:       # (N,F) float32, NaN where unknown; names of the F features. F is 0 without magnitudes
     "Measured magnitudes, colours, errors and sizes of a catalogue"
-    names = [n for n in catalog.colnames if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
-    mags = [n for n in names if n.startswith('mag_') and not n.startswith('mag_err_')]
-    if bands is not None: mags = [f'mag_{b}' for b in bands if f'mag_{b}' in mags]
+    m = magnitudes(catalog, names)
+    others = [n for n in catalog.colnames if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
+    mags = {b: n for n,b in m.meta['bands'].items()}
+    mags = [n for n in m.meta['bands']] if bands is None else [mags[b] for b in bands if b in mags]
     if not mags: return np.zeros((len(catalog), 0), np.float32), []
-    x = {n: np.ma.filled(np.ma.asarray(catalog[n], dtype=np.float32), np.nan) for n in names}
+    found = {n: m[n] if n in m.colnames else np.ma.filled(np.ma.asarray(catalog[n], dtype=np.float64), np.nan)
+             for n in sorted({*m.colnames, *others}, key=catalog.colnames.index)}
+    x = {n: np.asarray(v, np.float32) for n,v in found.items()}
     x |= {f'{a}-{b}'.replace('mag_', ''): x[a]-x[b] for a,b in zip(mags, mags[1:])}
     x = {n: np.where(np.isfinite(v), v, np.nan) for n,v in x.items()}
     return np.stack(list(x.values()), 1), list(x)

@@ -15,6 +15,7 @@ from torch import nn
 from timm.layers import AttentionPoolLatent
 from fastcore.basics import patch
 from ..core import InputError
+from ..data.labels import magnitudes
 from .answers import answer_from_config, mean_prediction
 from .encoder import BandEncoder, POOLS, as_tensor, check_views, orientations
 from .mae import MAE
@@ -52,15 +53,11 @@ def encoder_from_config(
 def catalog_magnitudes(
     catalog, # Table
     names,   # Columns that are wanted
-):           # (N,M) float32, NaN where a column or a number is missing
+):           # (N,M) float32, NaN where a column is missing, or a number is or means nothing
     "What a catalogue measured, as a `Predictor` takes it"
-    x = np.full((len(catalog), len(names)), np.nan, np.float32)
-    for i,k in enumerate(names):
-        if k not in catalog.colnames: continue
-        if (v := np.ma.asarray(catalog[k])).dtype.kind not in 'biuf' or v.ndim != 1:
-            raise InputError(f'Column {k!r} of the catalogue holds {v.dtype} of shape {v.shape}, and a magnitude is one number: name another column')
-        x[:,i] = np.ma.filled(v.astype(np.float32), np.nan)
-    return x
+    t = magnitudes(catalog, [k for k in names if k in catalog.colnames])
+    columns = [t[k] if k in t.colnames else np.full(len(catalog), np.nan) for k in names]
+    return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((len(catalog), 0), np.float32)
 
 # %% ../../nbs/28_models.heads.ipynb #89c92d26
 class Predictor(nn.Module):

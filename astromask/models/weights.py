@@ -48,10 +48,11 @@ def _largest(o): # number in a description
     return o if isinstance(o, int) else 0
 
 # %% ../../nbs/25_models.weights.ipynb #dc49d0d8
-def _photometry(zero_point, softening):
+def _photometry(zero_point, softening, zero_points=None):
     "How magnitudes are made of fluxes, as numbers that can be meant"
     if not all(b > 0 for b in softening.values()): raise ValueError('a softening is not positive')
-    return dict(zero_point=float(zero_point), softening={k: float(b) for k,b in softening.items()})
+    told = dict(zero_points={k: float(v) for k,v in zero_points.items()}) if zero_points else {}
+    return dict(zero_point=float(zero_point), softening={k: float(b) for k,b in softening.items()}) | told
 
 # %% ../../nbs/25_models.weights.ipynb #12d63499
 def model_from_config(

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from ..core import InputError, RunDir, Unfinished, log, rank, read_json, storage_errors, world
 from ..data.augment import Augment
+from ..data.labels import class_labels, redshifts
 from ..data.layouts import band_names
 from ..data.loaders import size2d
 from ..data.scaling import fit_scaling, scaling_from_config
@@ -431,6 +432,8 @@ def pretrain_learner(
     ema:float=0.,             # Decay of a running mean of the weights, which the model then gets (0.999, say); 0: none
     compile:bool=False,       # Compile the model (torch.compile): minutes at first, faster steps on a GPU
     deterministic:bool=False, # Only operations whose bits do not depend on chance (on a GPU slower, and to be asked for before it is first used)
+    label:str='',             # Column with the classes that the probe asks for; '': the first of the usual ones
+    redshift:str='',          # Column with the redshifts that it asks for; '': the first of the usual ones
 )->PretrainLearner:
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
     cutouts,seed = dls.train.dataset.cutouts,dls.train.seed
@@ -439,11 +442,12 @@ def pretrain_learner(
     check_recipe(recipe, max_minutes, dls.train.bs)
     recipe['lr'] = lr or scaled_lr(dls.train.bs*world())
     check_task(m, cutouts, band_dropout)
+    for name,read in ((label,class_labels), (redshift,redshifts)): name and read(cutouts.catalog, name)     # refused now, and not when first asked
     augment = as_augment(augment, dls.train.dataset.ivar)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
     if m.scaling is None: m.scaling = fit_scaling(cutouts, seed=seed, kind=scaling)
     coords = sky_positions(cutouts, dls.device) if m.sky_token else None
-    cbs = [Pretext(seed, augment, band_dropout, coords), Figures(run), OnlineProbe(run, probe_minutes)]
+    cbs = [Pretext(seed, augment, band_dropout, coords), Figures(run), OnlineProbe(run, probe_minutes, label=label or None, redshift=redshift or None)]
     opt = partial(torch.optim.AdamW, betas=(0.9,0.95), fused=True)
     return make_learner(PretrainLearner, dls, m, run, opt, partial(decay_groups, weight_decay=weight_decay), cbs, recipe,
                         max_minutes, save_minutes, wandb, compile)

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from ..core import AstroMaskError, DataError, RunDir, StorageError, log, rank, read_json, write_atomic, write_json
-from ..data.cutouts import class_labels, redshifts
+from ..data.labels import class_labels, redshifts
 from ..data.splits import split_rows
 from ..embed import evaluating
 from ..evaluate.metrics import classification_metrics, redshift_metrics
@@ -52,9 +52,11 @@ class Question(NamedTuple):
 def probe_question(
     catalog,    # Table
     n:int=1000, # Objects, at most
+    label=None, # Column with the classes; None: the first of the usual ones
+    redshift=None, # Column with the redshifts; None: the first of the usual ones
 )->Question:    # Without labels: rows only
     "Objects to watch a run with"
-    (labels,names),z = class_labels(catalog),redshifts(catalog)
+    (labels,names),z = class_labels(catalog, label),redshifts(catalog, redshift)
     z = np.where(galaxies(labels, names), z, np.nan)
     rows = np.flatnonzero((labels >= 0) | np.isfinite(z))
     known = len(rows) > 0
@@ -140,7 +142,11 @@ class OnlineProbe(Callback):
         minutes:float=5.,   # Between questions
         n:int=1000,         # Objects, at most
         share:float=.02,    # Of the time that may be taken: a slow probe is asked less often
-    ): self.run_dir,self.minutes,self.n,self.share,self.rows,self.question,self.taken = run,minutes,n,share,[],None,0.
+        label=None,         # Column with the classes; None: the first of the usual ones
+        redshift=None,      # Column with the redshifts; None: the first of the usual ones
+    ):
+        self.run_dir,self.minutes,self.n,self.share,self.rows,self.question,self.taken = run,minutes,n,share,[],None,0.
+        self.label,self.redshift = label,redshift
 
     def before_fit(self):
         path,self.last = self.run_dir/'probe.csv',self.learn.seconds()
@@ -160,7 +166,7 @@ class OnlineProbe(Callback):
         "The question, among objects that train or validate: those held out for tests stay unseen"
         train,valid = self.learn.dls.train,self.learn.dls.valid
         rows = np.union1d(train.rows, valid.rows)
-        q = probe_question(train.dataset.cutouts.catalog[rows], self.n)
+        q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
         return q._replace(rows=rows[q.rows])
 
     def embeddings(self, bs=128):
