@@ -245,11 +245,46 @@ def test_names_of_classes_and_what_is_none(tmp_path):
         f.create_dataset('class', data=np.array([1,0], 'u1'), dtype=h5py.enum_dtype(dict(star=0, galaxy=1), 'u1'))
     assert class_labels(Cutouts.open(tmp_path/'e.h5').catalog)[1] == ('star','galaxy')
 
-@pytest.mark.parametrize('first, second', ((dict(unit='mJy'), dict(unit='nanomaggy')), (dict(zero_point=22.5), dict(zero_point=23.9)), (dict(pixel_scale=.2), dict(pixel_scale=.4))))
+@pytest.mark.parametrize('first, second', ((dict(unit='mJy'), dict(unit='nanomaggy')), (dict(zero_point=22.5), dict(zero_point=23.9)), (dict(pixel_scale=.2), dict(pixel_scale=.4)),
+                                           (dict(unit='counts'), dict(unit='electron')), (dict(unit='counts'), dict(unit='nJy'))))
 def test_measures_are_not_mixed(tmp_path, first, second):
     a,b,silent = numbered(tmp_path/'a.h5', n=2, **first),numbered(tmp_path/'b.h5', n=2, **second),numbered(tmp_path/'c.h5', n=2)
-    with pytest.raises(DataError, match='b.h5 has .* but .*a.h5 has'): Cutouts.open([silent, a, b])
-    assert len(Cutouts.open([silent, a, a])) == 6
+    with pytest.raises(DataError, match=r'[ab].h5 has .* but .*[ab].h5 has'): Cutouts.open([silent, a, b])
+    c = Cutouts.open([silent, a, a])
+    assert len(c) == 6 and (c.zero_point,c.pixel_scale) == (None,None)
+
+def test_fluxes_are_brought_to_the_first_zero_point(tmp_path):
+    a,b = numbered(tmp_path/'a.h5', n=2, unit='nanomaggy', ivar=np.full((2,3,16,16), 4.)),numbered(tmp_path/'b.h5', n=2, unit='nJy', ivar=np.full((2,3,16,16), 4.))
+    both,other = Cutouts.open([a, b]),Cutouts.open([b, a])
+    assert (both.unit,both.zero_point,other.unit,other.zero_point) == ('nanomaggy',22.5,'nJy',31.4)
+    alone = Cutouts.open(b)[:]
+    np.testing.assert_allclose(both[2:], alone*10**(.4*(22.5-31.4)), rtol=1e-6)
+    np.testing.assert_allclose(both.ivar(slice(2, 4)), 4*10**(.8*(31.4-22.5)), rtol=1e-6)
+    np.testing.assert_array_equal(other[:2], alone)
+    many = Cutouts.open([a]*130 + [b])                    # the last is described when it is first needed
+    np.testing.assert_allclose(many[[260,261]], both[2:], rtol=1e-6)
+
+def test_the_callers_word(tmp_path, caplog):
+    silent,told = numbered(tmp_path/'a.h5', n=2),numbered(tmp_path/'b.h5', n=2, unit='nJy', pixel_scale=.2)
+    facts = lambda c: (c.unit,c.zero_point,c.pixel_scale)
+    assert facts(Cutouts.open(silent)) == ('',None,None) and facts(Cutouts.open(silent, survey='nobody')) == ('',None,None)
+    assert facts(Cutouts.open(silent, unit='uJy', pixel_scale=.3)) == ('uJy',23.9,.3) and facts(Cutouts.open(silent, zero_point=27)) == ('27 mag AB',27.,None)
+    assert not [r for r in caplog.records if r.levelname == 'WARNING']
+    assert facts(Cutouts.open(told, zero_point=22.5, pixel_scale=.4)) == ('nanomaggy',22.5,.4) and caplog.text.count('yours is taken') == 2
+    with pytest.raises(InputError, match='state one of them'): Cutouts.open(silent, unit='nJy', zero_point=27)
+    with pytest.raises(InputError, match='no number'): Cutouts.open(silent, zero_point='27')
+    assert facts(Cutouts.open(silent, survey='hsc')) == ('27 mag AB',27.,.168)
+
+def test_row_0_is_turned_to_where_the_first_file_has_it(tmp_path):
+    x = np.arange(2*16, dtype='f4').reshape(2,1,4,4)
+    up,down = (Cutouts.write(tmp_path/f'{o}.h5', x, 'r', origin=o, ivar=x+1) for o in ('upper','lower'))
+    c,d = Cutouts.open([up, down]),Cutouts.open([down, up])
+    assert (c.origin,d.origin,Cutouts.open(up).select('r').origin) == ('upper','lower','upper')
+    for o in (c,d):
+        np.testing.assert_array_equal(o[:2], x)
+        np.testing.assert_array_equal(o[[3,2]], x[::-1,:,::-1])
+        np.testing.assert_array_equal(o.ivar(slice(2, 4)), x[:,:,::-1]+1)
+    with pytest.raises(InputError, match='origin'): Cutouts.write(tmp_path/'x.h5', x, 'r', origin='top')
 
 def test_a_flipped_bit_in_our_own_file_is_named(tmp_path):
     from astromask.data.catalogs import merge

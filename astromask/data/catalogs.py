@@ -193,7 +193,7 @@ def write_rows(
     ivar = (np.asarray(c.ivar(p)) for p in parts) if c.has_ivar else None
     dtype = dtype or ('float16' if c.dtype in ('f2','u1','i1') else 'float32')
     return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
-                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance, pixel_scale=c.pixel_scale, zero_point=c.zero_point, checksum=checksum)
+                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance, pixel_scale=c.pixel_scale, zero_point=c.zero_point, checksum=checksum, origin=c.origin)
 
 # %% ../../nbs/18_data.catalogs.ipynb #9db18387
 def merge(

@@ -24,6 +24,7 @@ from .hdf5 import H5File
 from .files import check_file, damage, file_format, kind_by_name, not_cutouts
 from .layouts import CutoutFile, Layout, band_names
 from ..surveys import _surveys
+from ..units import Measure
 
 # %% ../../nbs/09_data.formats.ipynb #8a3d4a07
 def _npy_header(f, path, name, size):
@@ -256,13 +257,15 @@ class FitsLayout(Layout):
 # %% ../../nbs/09_data.formats.ipynb #c88c1747
 class FitsSet(CutoutFile):
     "FITS files, one object each, as one set"
-    layouts,_checked = [FitsLayout()],8
+    layouts,_checked,sampled = [FitsLayout()],8,False
     def __init__(self,
         paths,         # The files
         bands=None,    # As in `CutoutFile`
         survey=None,   # As in `CutoutFile`
         strict=True,   # As in `CutoutFile`
+        given=None,    # As in `CutoutFile`
     ):
+        self.given = given or Measure()
         self.paths = [str(p) for p in paths]
         self.path,self.files = self.paths[0],tuple(self.paths)
         self.strict,self.told,self._cards = strict,True,None
@@ -384,19 +387,20 @@ def open_files(
     survey=None,  # As in `CutoutFile`
     strict=True,  # As in `CutoutFile`
     at_once=128,  # HDF5 files that are looked at now; further ones when they are needed
+    given=None,   # As in `CutoutFile`
 )->list:          # `CutoutFile`s
     "Files of cutouts, each described by what is in it"
     parts,model = [],None
     for suffix,some in groupby(paths, lambda p: kind_by_name(p) or Path(p).suffix):
         some = [str(p) for p in some]
         if file_kind(some[0]) is FitsSet:
-            parts.append(FitsSet(some, bands, survey, strict))
+            parts.append(FitsSet(some, bands, survey, strict, given))
             continue
         for p in some:
             part = model.like(p) if model else None
             if part is None or len(parts) < at_once and not (h5py.is_hdf5(p) and part.matches()):
                 kind = file_kind(p)
-                part = kind([p] if kind is FitsSet else p, bands, survey, strict)
+                part = kind([p] if kind is FitsSet else p, bands, survey, strict, given)
             if model is None and isinstance(part, H5File): model = part
             parts.append(part)
     return parts
