@@ -362,7 +362,7 @@ def savefig(self:RunDir,
     "Keep a figure as figures/NAME.png"
     if rank(): return
     buffer = io.BytesIO()
-    fig.savefig(buffer, format='png', dpi=100, bbox_inches='tight')
+    fig.savefig(buffer, format='png', dpi=2*fig.dpi, bbox_inches='tight')
     self.write(f'figures/{name}.png', buffer.getvalue())
 
 # %% ../nbs/00_core.ipynb #3fce1db0

@@ -12,9 +12,10 @@ import numpy as np
 from pathlib import Path
 from astropy.table import MaskedColumn, Table
 from fastcore.basics import patch
-from ..core import DataError, InputError, progress, uniform
+from ..core import DataError, InputError, log, progress, uniform
 from .cutouts import Cutouts, class_labels
 from .duplicates import hash_ids, positions
+from ..plots import for_the_eye
 
 # %% ../../nbs/18_data.catalogs.ipynb #462f3b71
 def _positions(t, what):
@@ -105,7 +106,7 @@ def signal_to_noise(
     data,       # `Cutouts`, or an (N,C,H,W) array
     centre:int=8, # Pixels on a side of the central square
     block=256,  # Rows read at once
-)->np.ndarray:  # (N,C) float32
+)->np.ndarray:  # (N,C) float32, NaN where the noise cannot be told, as in pictures made for the eye
     "Mean of the central pixels over the standard deviation of the others, for each band"
     shape = data.shape if isinstance(data, Cutouts) else np.shape(data)[1:]
     if len(shape) != 3 or not 0 < centre < min(shape[1:]):
@@ -114,15 +115,20 @@ def signal_to_noise(
     inner = np.zeros(shape[1:], bool)
     inner[y,x] = True
     parts = [_ratio(np.asarray(data[i:i+block], np.float32), inner) for i in range(0, len(data), block)]
-    return np.concatenate(parts or [np.zeros((0,shape[0]))]).astype(np.float32)
+    snr = np.concatenate(parts or [np.zeros((0,shape[0]))]).astype(np.float32)
+    if len(snr) and np.isnan(snr).all(): log.warning('No signal to noise: pictures of whole numbers up to 255 were made for the eye, and images without noise tell none')
+    return snr
 
 # %% ../../nbs/18_data.catalogs.ipynb #ed195f17
 def _ratio(x, inner):
+    if for_the_eye(x): return np.full(x.shape[:2], np.nan)      # their grey levels are no fluxes
     def mean(v):
         ok = np.isfinite(v)
         with np.errstate(all='ignore'): return np.where(ok, v, 0).sum(-1, dtype=np.float64)/ok.sum(-1)
-    centre,rest = x[...,inner],x[...,~inner]
-    with np.errstate(all='ignore'): return mean(centre)/(np.sqrt(mean((rest-mean(rest)[...,None])**2))+1e-8)
+    centre,rest = x[...,inner].astype(np.float64),x[...,~inner].astype(np.float64)
+    with np.errstate(all='ignore'):
+        noise = np.sqrt(mean((rest-mean(rest)[...,None])**2))
+        return np.where(noise > 0, mean(centre)/noise, np.nan)
 
 # %% ../../nbs/18_data.catalogs.ipynb #b30d0789
 def bright_rows(

@@ -200,7 +200,7 @@ def contact_sheet(
     what = {i: [k for k,rows in kinds.items() if i in rows] for i in chosen}
     strange = [(i, f'{i}: {k[0]}' + (f' + {len(k)-1}' if len(k) > 1 else '')) for i,k in what.items()]
     shown = [(int(i), str(i)) for i in sample_rows(c, n)] + strange
-    return show_cutouts(c[[i for i,_ in shown]], c.bands, titles=[t for _,t in shown], ncols=8)
+    return show_cutouts(c[[i for i,_ in shown]], c.bands, titles=[t for _,t in shown], ncols=8, origin=getattr(c, 'origin', None))
 
 # %% ../../nbs/19_data.inspect.ipynb #7222e062
 def write_report(
@@ -216,5 +216,5 @@ def write_report(
     if json_path: write_json(json_path, report)
     if sheet_path:
         png = io.BytesIO()
-        sheet.savefig(png, format='png')
+        sheet.savefig(png, format='png', dpi=2*sheet.dpi)
         write_atomic(sheet_path, png.getvalue())

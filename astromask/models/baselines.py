@@ -53,7 +53,8 @@ def _background(x, border):
         warnings.simplefilter('ignore', RuntimeWarning)
         sky = np.nan_to_num(np.nanmedian(x[...,border], -1, keepdims=True))
         noise = 1.4826*np.nanmedian(abs(x[...,border]-sky), -1, keepdims=True)
-    return sky, np.where(noise > 0, noise, 1)
+    level = np.nan_to_num(abs(x-sky), posinf=0).max(-1, keepdims=True)/255        # a grey level, where the border has no noise
+    return sky, np.where(noise > 0, noise, np.where(level > 0, level, 1))
 
 # %% ../../nbs/24_models.baselines.ipynb #bcf5930f
 def _measure(x):

@@ -25,6 +25,7 @@ from ..models.answers import Classes, Point
 from ..models.heads import Predictor
 from ..models.networks import CNN
 from ..models.weights import model_hash, untrained, with_bands
+from ..plots import for_the_eye
 from ..train.finetune import finetune_learner, predict_cutouts
 
 # %% ../../nbs/50_tasks.methods.ipynb #7166080d
@@ -471,11 +472,12 @@ def each_once(
 def object_properties(
     c, # `Cutouts`
 )->dict: # What is measured to (N,) numbers
-    "Signal to noise, magnitude and size"
+    "Signal to noise (not of pictures made for the eye, which have none), magnitude and size"
     middle = len(c.bands)//2
     band,t = c.bands[middle],c.catalog
     names = {f'S/N in {band}': f'snr_{band}', f'magnitude in {band}': f'mag_{band}', 'size (arcsec)': 'size_measured'}
     found = {k: np.ma.filled(np.ma.asarray(t[v], dtype=float), np.nan) for k,v in names.items() if v in t.colnames}
     if found: return found
     x = pixel_features(c)[:,9*middle:9*middle+9]
-    return {f'S/N in {band}': 2*np.sinh(x[:,2].astype(float)), 'size (pixels)': x[:,6].astype(float)}
+    snr = {} if for_the_eye(c[:256]) else {f'S/N in {band}': 2*np.sinh(x[:,2].astype(float))}
+    return snr | {'size (pixels)': x[:,6].astype(float)}
