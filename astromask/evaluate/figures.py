@@ -14,7 +14,7 @@ from astropy.table import Table
 from ..core import InputError
 from .metrics import _scored, roc_auc, share_error
 from .pdfs import central_interval, check_pdfs, pit_uniformity, quantiles
-from ..plots import _axes, _tile, colour_image
+from ..plots import _axes, _tile, colour_image, image_origin, text_width, wrap_text
 
 # %% ../../nbs/34_evaluate.figures.ipynb #e11920bd
 def _panels(rows, cols, width, height, **kw):
@@ -32,16 +32,25 @@ def _labels(ax, x, y, title=None):
 def _legend(ax, **kw):
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7, **kw)
 
+def _legend_below(fig, ax):
+    handles,names = ax.get_legend_handles_labels()
+    if not names: return
+    width,height = fig.get_size_inches()
+    width = min(max([width, *(text_width(o)+.7 for o in names)]), 6.)
+    fig.set_size_inches(width, height+.16*len(names)+.1)
+    fig.legend(handles, [wrap_text(o, width-.6, lines=1) for o in names], fontsize=7, loc='outside lower center')
+
 def _say(ax, why): ax.text(.5, .5, why, transform=ax.transAxes, ha='center', va='center', fontsize=8, wrap=True)
 
 def _named(tables): return {'': tables} if isinstance(tables, Table) else dict(tables)
 
 # %% ../../nbs/34_evaluate.figures.ipynb #26227ccc
-def _matrix(ax, values, texts, names, high):
+def _matrix(ax, values, texts, names, high, cell):
+    size = max(4, min(8, .85*72*cell/(.65*max([1, *map(len, texts.flat)]))))
     ax.imshow(values, cmap='Blues', vmin=0, vmax=high)
     for i,j in np.ndindex(values.shape):
         dark = np.nan_to_num(values[i,j]) > high/2
-        ax.text(j, i, texts[i,j], ha='center', va='center', fontsize=max(4, min(8, 40/len(names))), color='w' if dark else 'k')
+        ax.text(j, i, texts[i,j], ha='center', va='center', fontsize=size, color='w' if dark else 'k')
     ax.set_xticks(range(len(names)), names, rotation=45, ha='right')
     ax.set_yticks(range(len(names)), names)
 
@@ -55,12 +64,13 @@ def confusion_figure(
     if c.shape != (k, k): raise InputError(f'The confusion matrix has shape {c.shape}, and there are {k} names')
     total = c.sum(1, keepdims=True)
     percent = np.where(total > 0, 100*c/np.maximum(total, 1), np.nan)
-    side = max(2.2, .35*k+1.2)
-    fig,((a,b),) = _panels(1, 2, 2*side, side)
-    _matrix(a, c, c.astype(str), names, max(c.max(initial=0), 1))
-    _matrix(b, percent, np.where(np.isnan(percent), '', [[f'{v:.0f}' for v in row] for row in np.nan_to_num(percent)]), names, 100)
+    side,room = max(1.8, .4*k),max((text_width(str(o), 7) for o in names), default=0)
+    fig,((a,b),) = _panels(1, 2, 2*side+room+.6, side+.75*room+.8, sharey=True)
+    _matrix(a, c, c.astype(str), names, max(c.max(initial=0), 1), side/max(k, 1))
+    shares = np.where(np.isnan(percent), '', [[f'{v:.0f}' for v in row] for row in np.nan_to_num(percent)])
+    _matrix(b, percent, shares, names, 100, side/max(k, 1))
     _labels(a, 'predicted class', 'true class', f'{c.sum()} objects')
-    _labels(b, 'predicted class', 'true class', 'per cent of the true class')
+    _labels(b, 'predicted class', '', 'per cent of the true class')
     return fig
 
 # %% ../../nbs/34_evaluate.figures.ipynb #c5291a6b
@@ -82,7 +92,7 @@ def roc_figure(
     if np.isnan(areas).all(): _say(ax, f'no curve: the {len(y)} objects are not of two classes')
     ax.set(xlim=(-.01, 1.01), ylim=(-.01, 1.01))
     _labels(ax, 'false positive rate', 'true positive rate')
-    _legend(ax, loc='lower right')
+    _legend_below(fig, ax)
     return fig
 
 # %% ../../nbs/34_evaluate.figures.ipynb #2bca3d18
@@ -91,7 +101,7 @@ def per_class_figure(
 ):         # Figure
     "Precision and recall of each class"
     k = len(table)
-    fig,((ax,),) = _panels(1, 1, 4.2, .8+.42*max(k, 1))
+    fig,((ax,),) = _panels(1, 1, 3.2+max((text_width(str(o), 7) for o in table['class']), default=0), .8+.42*max(k, 1))
     for off,name in ((-.2,'precision'), (.2,'recall')):
         values = np.asarray(table[name], float)
         shares,n = np.nan_to_num(values), np.asarray(table['predicted' if name == 'precision' else 'support'])
@@ -125,7 +135,7 @@ def reliability_figure(
     a.set(xlim=(0, 1), ylim=(0, 1.02))
     _labels(a, '', 'share that is right')
     _labels(b, 'probability of the likeliest class', 'objects')
-    _legend(a, loc='upper left')
+    _legend_below(fig, a)
     return fig
 
 # %% ../../nbs/34_evaluate.figures.ipynb #7199134c
@@ -151,7 +161,7 @@ def binned_figure(
         b.xaxis.set_minor_formatter(NullFormatter())           # else they write over each other
     _labels(a, '', label or metric.replace('_', ' '))
     _labels(b, x, 'objects')
-    _legend(a)
+    _legend_below(fig, a)
     return fig
 
 # %% ../../nbs/34_evaluate.figures.ipynb #9c08d341
@@ -180,10 +190,10 @@ def _running(x, d, least=20, most=12):
 
 # %% ../../nbs/34_evaluate.figures.ipynb #24db1f51
 def redshift_figure(
-    z_true,       # (N,) spectroscopic or true redshifts
+    z_true,       # (N,) redshifts that are held to be true
     z_pred,       # (N,)
     metrics=None, # Numbers to write into the figure, such as redshift_metrics gives
-    truth:str='spectroscopic redshift', # What the true redshifts are called
+    truth:str='redshift', # What they are: spectroscopic, photometric or simulated redshifts, where that is known
 ):                # Figure
     "Predicted against true redshifts, and the residuals with their running median and NMAD"
     t,p = (np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (z_true, z_pred))
@@ -238,7 +248,8 @@ def pit_figure(
         else: _say(ax, 'no PDF with a known redshift')
         u = pit_uniformity(p)
         ax.set(xlim=(0, 1))
-        _labels(ax, 'PIT', 'objects', ', '.join([name]*bool(name) + [f'{n} objects'] + [f'KS p = {u["ks_p"]:.2g}']*(n > 1)))
+        title = ', '.join([name]*bool(name) + [f'{n} objects'] + [f'KS p = {u["ks_p"]:.2g}']*(n > 1))
+        _labels(ax, 'PIT', 'objects', wrap_text(title, 2.3, 8))
     return fig
 
 # %% ../../nbs/34_evaluate.figures.ipynb #4e93d40b
@@ -269,6 +280,7 @@ def pdf_page(
     bands=None,  # Names of the C bands
     titles=None, # n strings
     ncols:int=3, # Objects in a row
+    origin=None, # Where row 0 of the cutouts is, as for `show_cutouts`
 ):               # Figure
     "Example PDFs beside their cutouts"
     grid,pdf = check_pdfs(grid, pdf)
@@ -281,12 +293,12 @@ def pdf_page(
     limits = np.clip([ends.min(), ends.max()], *grid[[0,-1]]) if len(ends) and np.ptp(ends) else grid[[0,-1]]
     fig,axs = _panels(rows, 2*cols, 3.1*cols, 1.15*rows+.2, width_ratios=[1, 1.8]*cols)
     for i,(a,b) in enumerate(axs.reshape(-1, 2)):
-        _tile(a, None if rgb is None or i >= n else rgb[i])
+        _tile(a, None if rgb is None or i >= n else rgb[i], origin='lower' if images is None else image_origin(images, origin))
         b.set_yticks([])
         if i >= n:
             b.axis('off')
             continue
-        if titles is not None: b.set_title(titles[i], fontsize=7, pad=2)
+        if titles is not None: b.set_title(wrap_text(titles[i], 1.9, lines=2), fontsize=7, pad=2, parse_math=False)
         if np.isnan(pdf[i,0]):
             _say(b, 'no PDF')
             continue
@@ -337,7 +349,7 @@ def _ahead(a, b):
     (na,ma,sa),(nb,mb,sb) = ([np.asarray(t[k], float) for k in ('n','mean','std')] for t in (a, b))
     n,i,j = np.intersect1d(na, nb, return_indices=True)
     spread = np.hypot(np.nan_to_num(sa[i]), np.nan_to_num(sb[j]))
-    return n,(ma[i]-mb[j])/np.maximum(spread, 1e-12)
+    return n,(ma[i]-mb[j])/np.maximum(spread, np.finfo(float).tiny)
 
 # %% ../../nbs/34_evaluate.figures.ipynb #27a98971
 def label_efficiency_figure(
