@@ -12,8 +12,15 @@ import io
 from pathlib import Path
 import numpy as np
 from ..core import InputError, write_atomic, write_json
-from .cutouts import Cutouts, class_labels, redshifts, sample_rows
+from .cutouts import Cutouts, sample_rows
 from .duplicates import pixel_twins, sky_twins
+from .labels import find_classes, find_redshifts, read_magnitudes
+
+# %% ../../nbs/19_data.inspect.ipynb #f5fbc2c5
+def _is_picture(x):
+    "Whole numbers from 0 to 255, as in pictures made for the eye: what is black or white there says nothing about a detector"
+    ok = np.isfinite(x)
+    return bool(ok.any()) and bool(((x[ok] >= 0) & (x[ok] <= 255) & (x[ok] % 1 == 0)).all())
 
 # %% ../../nbs/19_data.inspect.ipynb #c4202680
 def _flat_tops(flat, high, full):
@@ -108,6 +115,8 @@ def _wrong_catalogue(t, r):
     if few: yield f'classes with fewer than 10 objects: {", ".join(few[:8])}{" and more" if len(few) > 8 else ""}'
 
 # %% ../../nbs/19_data.inspect.ipynb #7ef57639
+def _or_unknown(v, text, otherwise='unknown'): return otherwise if v is None else text.format(v)
+
 class Report(dict):
     "What `inspect_cutouts` found: a dict that prints as a page"
     def __str__(self):
@@ -115,8 +124,10 @@ class Report(dict):
         page = [r['files'][0] + (f' and {more} more' if more else ''),
                 f'layout    {r["layout"]}',
                 f'cutouts   {r["n"]} of {h} x {w} pixels in {c} band(s), {r["dtype"]}, {r["nbytes"]/2**20:.1f} MiB',
-                f'unit      {r["unit"] or "not stated"}',
-                f'survey    {r["survey"] or "not stated"}',
+                f'unit      {r["unit"] or "unknown"}',
+                f'zero      {_or_unknown(r["zero_point"], "{:g} mag AB is one unit")}',
+                f'pixels    {_or_unknown(r["pixel_scale"], "of {:g} arcsec", "of unknown size")}; row 0 is at the {"top" if r["origin"] == "upper" else "bottom"}',
+                f'survey    {r["survey"] or "unknown"}',
                 f'ivar      {"inverse variance of every pixel" if r["ivar"] else "none, or not in every file"}', '',
                 *self._bands(), '', *self._columns(), *self._objects()]
         return '\n'.join([*page, '', *(['what is wrong', *(f'- {o}' for o in r['wrong'])] if r['wrong'] else ['nothing looks wrong'])])
@@ -132,26 +143,32 @@ class Report(dict):
 
     def _objects(self):
         classes,z,at = ', '.join(f'{k} {n}' for k,n in self['classes'].items()),self['redshifts'],self['sky']
-        if classes: yield f'\nclasses   {classes}; unknown {self["unlabelled"]}'
-        if z['known']: yield f'\nredshifts {z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g}'
+        if classes: yield f'\nclasses   {classes}; unknown {self["unlabelled"]} (column {self["class_column"]})'
+        kind = '' if z['kind'] == 'unknown' else f', {z["kind"]}'
+        if z['known']: yield f'\nredshifts {z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} (column {z["column"]}{kind})'
+        if self['magnitudes']: yield f'\nmagnitudes in {", ".join(self["magnitudes"].values())} (columns {", ".join(self["magnitudes"])})'
         if at['known']:
             (a,b),(low,high) = at['ra'],at['dec']
             yield f'\nsky       {at["known"]} positions, ra {a:.4f} to {b:.4f}, dec {low:.4f} to {high:.4f} deg'
         w = self['twins']
         yield f'\ntwins     {w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky'
 
-# %% ../../nbs/19_data.inspect.ipynb #11af3194
+# %% ../../nbs/19_data.inspect.ipynb #11723e54
 def _open(source, bands, survey):
     return source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, strict=False)
 
+# %% ../../nbs/19_data.inspect.ipynb #05709a4f
 def _about_objects(t):
-    "What the catalogue tells about classes, redshifts and places"
-    (labels,names),z = class_labels(t),redshifts(t)
-    z = z[np.isfinite(z)]
+    "Labels; what the catalogue tells about classes, redshifts, magnitudes and places; and remarks about it"
+    kind,far = find_classes(t),find_redshifts(t)
+    bright,said = read_magnitudes(t)
+    z = far.values[np.isfinite(far.values)]
     low,middle,high = (np.percentile(z, (0,50,100)) if len(z) else [np.nan]*3)
-    return labels,dict(columns={k: dict(dtype=str(t[k].dtype), known=_known(t[k])) for k in t.colnames},
-                       classes={str(k): int((labels == i).sum()) for i,k in enumerate(names)}, unlabelled=int((labels < 0).sum()),
-                       redshifts=dict(known=len(z), min=low, median=middle, max=high), sky=_extent(t))
+    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=_known(t[k])) for k in t.colnames}, class_column=kind.column,
+                 classes={str(k): int((kind.values == i).sum()) for i,k in enumerate(kind.names)}, unlabelled=int((kind.values < 0).sum()),
+                 redshifts=dict(column=far.column, kind=far.kind, known=len(z), min=low, median=middle, max=high),
+                 magnitudes=dict(bright.meta['bands']), sky=_extent(t))
+    return kind.values,facts,[*kind.remarks, *far.remarks, *said]
 
 # %% ../../nbs/19_data.inspect.ipynb #b381e848
 def inspect_cutouts(
@@ -165,18 +182,20 @@ def inspect_cutouts(
     if n < 1: raise InputError(f'n is {n}: look at one row or more')
     c = _open(source, bands, survey)
     rows = sample_rows(c, n)
-    x,full = c[rows],None if c.dtype.kind == 'f' else np.iinfo(c.dtype).max
-    labels,objects = _about_objects(c.catalog)
+    x = c[rows]
+    picture = _is_picture(x)
+    full = None if picture or c.dtype.kind == 'f' else np.iinfo(c.dtype).max
+    labels,objects,remarks = _about_objects(c.catalog)
     stats = {b: _band_statistics(x[:,i], rows, full) for i,b in enumerate(c.bands)}
     twins,copies = _twins(c, np.arange(len(c)) if len(c) <= twins_up_to else rows, labels)
     r = Report(files=list(c.files), layout=c.parts[0].layout.name, n=len(c), shape=c.shape, dtype=str(c.dtype),
-               nbytes=c.nbytes, unit=c.unit, survey=c.survey, ivar=c.has_ivar, sampled=len(x),
+               nbytes=c.nbytes, unit=c.unit, zero_point=c.zero_point, pixel_scale=c.pixel_scale, origin=c.origin, survey=c.survey, ivar=c.has_ivar, sampled=len(x),
                bands={b: s for b,(s,_) in stats.items()}, **objects, twins=twins,
                left_out=sorted({k for p in c.parts for k in p.left_out}),
                odd={f'{k} in {b}': o[:100].tolist() for b,(_,s) in stats.items() for k,o in s.items() if len(o)}
                    | ({'a copy': copies[:100].tolist()} if len(copies) else {}))
     blank = int((~np.isfinite(x).any((1,2,3))).sum())
-    r['wrong'] = [*_wrong_pixels(r, blank, full is None), *_wrong_twins(twins, len(c)), *_wrong_catalogue(c.catalog, r)]
+    r['wrong'] = [*_wrong_pixels(r, blank, c.dtype.kind == 'f' and not picture), *_wrong_twins(twins, len(c)), *_wrong_catalogue(c.catalog, r), *remarks]
     if not all(p.told for p in c.parts): r['wrong'].insert(0, 'the file does not tell its bands: name them in stored order')
     if r['left_out']: r['wrong'].append(f'neither pixels nor columns, so not read: {", ".join(r["left_out"])}')
     return r

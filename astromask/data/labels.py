@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.labels.html.md"""
 __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BANDS', 'ERROR_WORDS', 'KINDS_OF_MAGNITUDE',
            'Found', 'say_once', 'plain_name', 'column_named', 'impossible_redshifts', 'redshift_columns',
            'find_redshifts', 'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'Measured',
-           'measured_columns', 'like_magnitudes', 'find_magnitudes', 'magnitudes', 'match_ids']
+           'measured_columns', 'like_magnitudes', 'find_magnitudes', 'read_magnitudes', 'magnitudes', 'match_ids']
 
 # %% ../../nbs/07_data.labels.ipynb #8a0ef76f
 import re
@@ -456,27 +456,36 @@ def _clean_numbers(col, name, role):
     if not bad.any(): return v,why
     return np.where(bad, np.nan, v),f'{bad.sum()} of {len(v)} values of `{name}` stand for nothing and count as unknown: {_listed(v[bad])}'
 
-# %% ../../nbs/07_data.labels.ipynb #b5102cb5
+# %% ../../nbs/07_data.labels.ipynb #7b3121bc
+def read_magnitudes(
+    catalog,    # Table
+    names=None, # As for `magnitudes`
+)->tuple:       # Table, as `magnitudes` gives; remarks
+    "How bright each object is, and what in the columns means nothing"
+    if names is None:
+        wanted = {k for m in find_magnitudes(catalog)[0] for k in (m.column, m.error)}
+        names = [k for k in catalog.colnames if k in wanted]
+    names = [column_named(catalog, k.strip()) for k in (names.split(',') if isinstance(names, str) else names) if k.strip()]
+    bands,errors = _roles(catalog, names)
+    out,remarks = {},[]
+    for k in names:
+        out[k],text = _clean_numbers(catalog[k], k, 'magnitude' if k in bands else 'error' if k in errors else '')
+        remarks += [text] if text else []
+    for k,of in errors.items():
+        if of in out: out[k] = np.where(np.isnan(out[of]), np.nan, out[k])
+    return Table(out, meta=dict(bands=bands, errors=errors)),tuple(remarks)
+
+# %% ../../nbs/07_data.labels.ipynb #c03d6491
 def magnitudes(
     catalog,    # Table
     names=None, # Columns wanted, in this order: a list, or text with commas; None: the magnitudes that are there, and their errors
 )->Table:       # float64 columns, NaN where unknown; `meta` has `bands` (column to band) and `errors` (column of errors to that of its magnitudes)
     "How bright each object is"
-    if names is None:
-        taken,left = find_magnitudes(catalog)
-        wanted = {k for m in taken for k in (m.column, m.error)}
-        names = [k for k in catalog.colnames if k in wanted]
-        if left: say_once([f'magnitudes are {", ".join(m.column for m in taken)}; there are {", ".join(m.column for m in left)}, too: name them to have them'], 'info')
-    names = [column_named(catalog, k.strip()) for k in (names.split(',') if isinstance(names, str) else names) if k.strip()]
-    bands,errors = _roles(catalog, names)
-    out,said = {},[]
-    for k in names:
-        out[k],text = _clean_numbers(catalog[k], k, 'magnitude' if k in bands else 'error' if k in errors else '')
-        said += [text] if text else []
-    for k,of in errors.items():
-        if of in out: out[k] = np.where(np.isnan(out[of]), np.nan, out[k])
-    say_once(said)
-    return Table(out, meta=dict(bands=bands, errors=errors))
+    t,remarks = read_magnitudes(catalog, names)
+    say_once(remarks)
+    left = find_magnitudes(catalog)[1] if names is None else ()
+    if left: say_once([f'magnitudes are {", ".join(t.meta["bands"])}; {", ".join(m.column for m in left)} are there, too: name them to have them'], 'info')
+    return t
 
 # %% ../../nbs/07_data.labels.ipynb #f63ef0ac
 def match_ids(
