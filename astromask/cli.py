@@ -177,7 +177,7 @@ def tile_sources(
     given, # What `--tiles` said, once or more
 ):         # As `find_tiles` takes it
     "Tiles as the command line writes them"
-    pairs = [g.partition('=')[::2] for g in given if '=' in g.split('/')[0]]
+    pairs = [g.partition('=')[::2] for g in given if '=' in g.split('/')[0] and not os.path.exists(g)]
     if not pairs: return given[0] if len(given) == 1 else list(given)
     if len(pairs) < len(given): raise InputError('Give every --tiles as BAND=FILES, or none')
     files = {}
@@ -193,12 +193,20 @@ def _zero_point(text):
         return {b.strip(): float(z) for b,z in (o.split('=') for o in text.split(','))}
     except ValueError: raise InputError(f'--zero-point {text!r} is neither a magnitude nor BAND=MAGNITUDE,...') from None
 
+# %% ../nbs/71_cli.ipynb #f918a7e7
+def _units(text):
+    "--unit as `ingest` takes it"
+    if '=' not in text: return text.strip()
+    pairs = [o.partition('=') for o in text.split(',')]
+    if not all(b.strip() and u.strip() for b,_,u in pairs): raise InputError(f'--unit {text!r} is neither a unit nor BAND=UNIT,...')
+    return {b.strip(): u.strip() for b,_,u in pairs}
+
 # %% ../nbs/71_cli.ipynb #166165a7
 @main.command()
 @click.argument('out', type=click.Path(dir_okay=False))
 @click.option('--tiles', multiple=True, required=True, help='Folder or glob of FITS tiles; BAND=GLOB, repeated; or a path with {band}.')
 @click.option('--catalog', help='FITS, Parquet, VOTable or CSV with positions; a regular grid without it.')
-@click.option('--survey', help='How tiles are named and filled: hsc, unions or legacy; or any known survey.')
+@click.option('--survey', help='How tiles are named: hsc, unions or legacy; or any known survey.')
 @click.option('--bands', default='', help='Letters, or names with commas between them; all that are there without it.')
 @click.option('--size', default=64, show_default=True, help='Pixels on a side.')
 @click.option('--overlap', default=0.4, show_default=True, help='Of neighbours on a grid, as a share of a side.')
@@ -208,7 +216,11 @@ def _zero_point(text):
 @click.option('--mask-hdu', default='', help='Where masks are.')
 @click.option('--variance-hdu', default='', help='Where variances are.')
 @click.option('--mask-planes', default='', help='More mask planes that mean missing: names or bits, with commas.')
-@click.option('--zero-point', default='', help='AB magnitude of one unit; or BAND=MAGNITUDE with commas.')
+@click.option('--zero-point', default='', help='AB magnitude of one unit, where headers do not tell; or BAND=MAGNITUDE with commas.')
+@click.option('--unit', default='', help='What one unit is, such as nJy, where headers do not tell; or BAND=UNIT with commas.')
+@click.option('--x', default='', help='Column of pixel positions (columns of the image), for images without a WCS.')
+@click.option('--y', default='', help='Column of pixel positions (rows).')
+@click.option('--first-pixel', type=click.IntRange(0, 1), help='What --x and --y call the first pixel: 1 for X_IMAGE and its like, else 0, without it.')
 @click.option('--pixel-scale', type=float, help='Resample to this many arcsec per pixel, north up, centred.')
 @click.option('--no-masks', is_flag=True, help='Ignore masks.')
 @click.option('--no-weights', is_flag=True, help='Ignore variances.')
@@ -217,7 +229,7 @@ def _zero_point(text):
 @click.option('--dtype', default='float32', show_default=True, type=click.Choice(['float32','float16']), help='Of the pixels.')
 @click.option('--processes', default=0, help='Worker processes; one per core without it.')
 @click.option('--overwrite', is_flag=True, help='Replace OUT if it is there.')
-def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, zero_point, no_masks, no_weights, **options):
+def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, zero_point, unit, no_masks, no_weights, **options):
     """Cut objects out of survey tiles into OUT (HDF5).
 
     Interrupted, the same command goes on where it was."""
@@ -225,7 +237,7 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
     from astromask.data import ingest as room
     hdus = dict(image_hdu=_hdu(image_hdu), mask_hdu=_hdu(mask_hdu), variance_hdu=_hdu(variance_hdu))
     planes = [o.strip() for o in mask_planes.split(',') if o.strip()]
-    click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes, zero_point=_zero_point(zero_point),
+    click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes, zero_point=_zero_point(zero_point), unit=_units(unit),
                            masks=not no_masks, weights=not no_weights, **hdus, **options))
 
 # %% ../nbs/71_cli.ipynb #800c9584
