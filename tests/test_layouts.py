@@ -529,4 +529,9 @@ def test_real_fits():
     assert c.shape == (1,466,466) and np.isfinite(c[0]).mean() > 0.9
     with fits.open(real/'fits'/'hsc_g.fits') as f: np.testing.assert_array_equal(c[0][0], f[0].data.astype('f4'))
     assert abs(c.catalog['ra'][0]-29.75) < 2 and abs(c.catalog['dec'][0]+2.23) < 2
-    with pytest.raises(DataError, match='hsc_coadd_r_9071.fits is no cutout.*astromask ingest'): Cutouts.open(real/'fits'/'hsc_coadd_r_9071.fits')
+    c = Cutouts.open(real/'fits'/'hsc_coadd_r_9071.fits')         # image, mask and variance without names
+    with fits.open(real/'fits'/'hsc_coadd_r_9071.fits', do_not_scale_image_data=True) as f: image,mask,variance = (f[i].data for i in (1,2,3))
+    bad = (mask & 0x110b) != 0
+    np.testing.assert_array_equal(c[0][0], np.where(bad, np.nan, image))
+    np.testing.assert_allclose(c.ivar(0)[0], np.where(bad, 0, 1/variance), rtol=1e-6)
+    assert c.bands == ('r',) and abs(c.zero_point-27) < 1e-6

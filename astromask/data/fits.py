@@ -315,7 +315,7 @@ def image_planes(
         if found is None: raise DataError(f'{path} has {sum(p.kind == kind for p in planes)} planes of kind {kind} for {len(images)} images, and it cannot be told which belongs to which: '
                                           'name them alike (EXTNAME or EXTVER)')
         for p,o in zip(images, found):
-            if o is not None and o.shape[-2:] != p.shape[-2:]: raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} {p.shape[-2]} x {p.shape[-1]}: '
+            if o is not None and o.shape not in (p.shape,p.shape[-2:]): raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} {p.shape[-2]} x {p.shape[-1]}: '
                                                                          f'the {kind} belongs to another image')
             setattr(p, what, o)
     return images
@@ -626,9 +626,9 @@ def _hides(name, band):
 def _instrument(plane):
     "The table of an instrument whose masks do not name their bits, or None"
     said = ' '.join(str(plane.card(k) or '') for k in ('TELESCOP','INSTRUME','OBSERVAT','IMAGETYP')).upper()
+    if 'DECAM' in said and plane.card('PLVER'): return 'DECAM'
     if plane.card('DES_EXT','DESFNAME'): return 'DES'
     if 'MASKBITS' in said or plane.name.upper() == 'MASKBITS': return 'LEGACY'
-    if 'DECAM' in said and plane.card('PLVER'): return 'DECAM'
     return next((k for k in ('JWST','EUCLID','HST','GEMINI') if k in said), None)
 
 # %% ../../nbs/07_data.fits.ipynb #fd793cd9

@@ -20,7 +20,7 @@ from astropy.table import Table
 from fastcore.basics import patch
 from ..core import DataError, InputError, log, progress as show_progress, read_json, storage_errors, sync_dir, versions, write_json
 from ..data.cutouts import _clear_left, class_labels, cutout_paths, redshifts
-from ..data.formats import FitsSet, _one_fits, file_kind, open_files
+from ..data.formats import FitsSet, file_kind, fits_alike, open_files
 from ..data.ingest import read_catalog
 from ..data.layouts import band_names, check_measures, file_labels
 from ..data.loaders import fit_size
@@ -56,8 +56,7 @@ def _once(paths):
 def _alike(path, tables):
     "What files have in common that are opened together"
     try:
-        if file_kind(path) is not FitsSet: return 'cutouts'
-        with _one_fits(path) as (f,_): return sorted(f.bands or ()),f.shape,sorted(f.extra),f.images[0].header.get('BUNIT')
+        return fits_alike(path) if file_kind(path) is FitsSet else 'cutouts'
     except DataError:
         if tables: return 'table'                                           # its reader says what is wrong, if it is none
         raise
