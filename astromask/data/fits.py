@@ -534,7 +534,8 @@ def hdu_pixels(
     if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)): return hdu_bits(hdu, '', exact=True)
     y = x.astype(np.float32 if x.dtype.itemsize < 4 and (scale,zero) == (1,0) else np.float64)*scale + zero
     if blank is not None: y[x == blank] = np.nan
-    return y.astype(np.float32) if x.dtype.itemsize < 4 else y
+    small = x.dtype.itemsize < 4 and all(1e-30 < abs(o) < 1e30 for o in (scale,zero or 1))
+    return y.astype(np.float32) if small else y
 
 # %% ../../nbs/07_data.fits.ipynb #e449cdc3
 def hdu_bits(
@@ -677,19 +678,18 @@ def bad_bits(
     if any(b > 63 for b in bits): raise InputError(f'A mask has bits 0 to 63, not {max(bits)}')
     return sum(1 << b for b in bits) if bits or named else None
 
-# %% ../../nbs/07_data.fits.ipynb #39deb358
-_tiny,_huge = float(np.finfo('f4').tiny),float(np.finfo('f4').max)
-
+# %% ../../nbs/07_data.fits.ipynb #81c47d9d
 def inverse_variance(
-    x,         # A plane's values, any shape
-    kind,      # 'ivar', 'variance' or 'error'
-    factor=1., # What its image is multiplied by
-)->np.ndarray: # Its shape, float64, within float32's range; 0 where nothing is known
+    x,                # A plane's values, any shape
+    kind,             # 'ivar', 'variance' or 'error'
+    factor=1.,        # What its image is multiplied by
+    dtype=np.float32, # Whose range they shall fit into
+)->np.ndarray:        # Its shape, float64; 0 where nothing is known
     "Inverse variances of an image that is multiplied by a factor"
-    x = np.asarray(x, dtype=np.float64)
+    x,limits = np.asarray(x, dtype=np.float64),np.finfo(dtype)
     with np.errstate(all='ignore'):
         w = (x if kind == 'ivar' else 1/x if kind == 'variance' else 1/x/x)/factor/factor
-        return np.where((x > 0) & np.isfinite(x), np.clip(w, _tiny, _huge), 0)
+        return np.where((x > 0) & np.isfinite(x), np.clip(w, float(limits.tiny), float(limits.max)), 0)
 
 # %% ../../nbs/07_data.fits.ipynb #95f55117
 def power_of_two(

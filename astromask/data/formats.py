@@ -245,7 +245,7 @@ class FitsObject:
     @property
     def shape(self): return self.image.shape
 
-# %% ../../nbs/09_data.formats.ipynb #f718f8b5
+# %% ../../nbs/09_data.formats.ipynb #18268c11
 @patch
 def _pixels(self:Fits, plane, whole=False):
     return hdu_pixels(self.hdus[plane.hdu], whole) if plane.path == self.path else plane.pixels()
