@@ -26,7 +26,6 @@ from .fits import Plane, fits_planes, hdu_bits, hdu_pixels, image_planes, imposs
 from .layouts import CutoutFile, Layout, band_names
 from ..surveys import _surveys
 from ..units import ZERO_POINT_CARDS, Measure, flux_factor, unit_name
-from ..units import Measure
 
 # %% ../../nbs/09_data.formats.ipynb #8a3d4a07
 def _npy_header(f, path, name, size):
