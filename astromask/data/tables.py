@@ -394,8 +394,7 @@ def _check_positions(t, ra, dec, path):
     "Refuse a table without positions, with the names of its columns"
     for what,given in (('ra',ra),('dec',dec)):
         if find_column(t, what, given, path) or any(k.strip().lower() in NAMES[what] for k in t.colnames): continue
-        pixels = ' (for images without a WCS give the pixel columns: --x and --y)' if find_column(t, 'x') and find_column(t, 'y') else ''
-        raise InputError(f'{path} has no column {what!r}: name the one that holds {what} among {", ".join(t.colnames)}{pixels}')
+        raise InputError(f'{path} has no column {what!r}: name the one that holds {what} among {", ".join(t.colnames)}')
 
 # %% ../../nbs/07_data.tables.ipynb #5f58c426
 def read_catalog(
