@@ -245,7 +245,7 @@ def _find_missing(self:CutoutFile, l, found, d):
         if k in found and tuple(found[k].shape) not in (d.shape, *[d.shape[:1]+d.shape[2:]]*(k == l.mask and not self.last)):
             raise DataError(f'{self.path}: `{k}` has shape {tuple(found[k].shape)}, but `{l.images}` has {tuple(d.shape)}')
         if k in found and found[k].dtype.kind not in 'biuf': raise DataError(f'{self.path}: `{k}` holds {found[k].dtype}, not numbers')
-    planes = self._planes(l, found, d)
+    planes = self._beside(l, found, d)
     self.weight = next((planes[k] for k in ('ivar','variance','error','weight') if k in planes), None)
     self.weighs = next((k for k in ('ivar','variance','error','weight') if k in planes), '')
     self.has_ivar = self.weighs in ('ivar','variance','error')
@@ -263,7 +263,7 @@ def _mask_rule(self:CutoutFile, d):
     return MaskRule(sum(1 << b for k,b in named.items() if k in BAD_BITS['hides'])) if named else None
 
 @patch
-def _planes(self:CutoutFile, l, found, d):
+def _beside(self:CutoutFile, l, found, d):
     "Kind -> name of the arrays beside the images: by the layout's names, else as planes of FITS files are told apart"
     planes = {plane_words(k)[0]: k for k,o in reversed(found.items()) if k != l.images and tuple(o.shape) == tuple(d.shape) and o.dtype.kind in 'biuf'}
     return planes | {kind: k for kind,k in (('ivar', l.ivar), ('mask', l.mask)) if k in found}
@@ -297,7 +297,7 @@ def _plain(v):
     return n if n is not None and np.asarray(v).dtype.kind in 'iuf' else ' '.join(texts_of(v))
 
 @patch
-def _photometry(self:CutoutFile, l, found, attrs, scale):
+def _band_photometry(self:CutoutFile, l, found, attrs, scale):
     "What the file says of each stored band: a list of `Photometry`"
     own,c = getattr(found[l.images], 'attrs', {}),len(self.stored_bands)
     unit,zero = said('unit', own, attrs),said('zero_point', own, attrs)
@@ -330,7 +330,7 @@ def _file_measure(self:CutoutFile, bands, scale):
 def _find_measure(self:CutoutFile, l, found, attrs, survey):
     "Unit, zero point, pixel scale and origin of the pixels, and the type they are read as"
     d = found[l.images]
-    file = self._file_measure(self._photometry(l, found, attrs, scale := l.pixel_scale(found, attrs)), scale)
+    file = self._file_measure(self._band_photometry(l, found, attrs, scale := l.pixel_scale(found, attrs)), scale)
     m = measure_of(file, self.given, self.path)
     if self.native.kind == 'f' and survey is not None: m = self._of_survey(m, survey)
     if self.native == np.float64 and self.sampled: m = self._fitted(d, m)
