@@ -255,7 +255,7 @@ def _bunit(unit, area, wave, *headers):
     if zero is None:
         if unit_zero_point(unit, 1., wave) is not None: return None,f'{unit} needs the area of a pixel'
         return None,(f'{unit} needs the wavelength of the band' if unit_zero_point(unit, area or 1., 5000.) is not None else '')
-    why = _vega('BUNIT', '', *headers) if 'AB' in str(_unit_of(unit)[1]) else ''
+    why = _vega('BUNIT', '', *headers) if not _stated.fullmatch(unit) and 'AB' in str(_unit_of(unit)[1]) else ''
     return (None if why else zero),why
 
 # %% ../nbs/01_units.ipynb #aac35a9a

@@ -356,7 +356,8 @@ def _of_survey(self:CutoutFile, m, survey):
 def _fitted(self:CutoutFile, d, m):
     "A `Measure` of pixels whose typical values fit into float32, scaled by a power of two where they would not"
     x = np.concatenate([np.asarray(self._take(d, np.array([r]))).ravel() for r in {0, self.n//2, self.n-1}])
-    k = power_of_two(x)
+    x = np.abs(x[np.isfinite(x) & (x != 0)])
+    k = power_of_two(x[x <= 1e6*np.median(x)]) if len(x) else 0       # a few odd values tell nothing
     if not k: return m
     self.gain = (1 if self.gain is None else self.gain)*np.full(len(self.stored_bands), 2.**k)
     return Measure(scaled_unit(m.unit, k), None if m.zero_point is None else m.zero_point + 2.5*k*np.log10(2), m.pixel_scale)
