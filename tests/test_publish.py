@@ -12,6 +12,8 @@ from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
 from astromask.models.networks import CNN
 from astromask.models.simmim import SimMIM
+from astromask.data.seen import Seen, place_marks
+from astromask.units import Measure
 from astromask.models.publish import HUB_FILES, from_hub, model_card, push_to_hub, to_onnx, to_timm
 from astromask.models.weights import load_model, save_model
 from fakehub import TOKEN, FakeHub
@@ -70,7 +72,7 @@ def test_what_is_pushed_is_what_is_fetched(online, mode, kind, tmp_path, monkeyp
         assert push(m, hub).startswith(f'{hub.url}/me/galaxies/commit/')
         again = fetch(hub, tmp_path/'cache')
         card = hub.repos['me/galaxies']['commits'][-1]['files']['README.md'].decode()
-        assert set(hub.repos['me/galaxies']['commits'][-1]['files']) == set(HUB_FILES)
+        assert set(hub.repos['me/galaxies']['commits'][-1]['files']) == set(HUB_FILES[:3])
     assert again.config == m.config and again.source == m.source and again.scaling.config() == m.scaling.config() and not again.training
     assert all(torch.equal(a, b) for a,b in zip(m.state_dict().values(), again.state_dict().values(), strict=True))
     assert yaml.safe_load(card.split('---')[1])['license'] == 'cc-by-nc-4.0'
@@ -82,6 +84,7 @@ def with_a_head(kind):
     grid = p.answer.grid.numpy()
     p.calibration = Calibration(.9).fit(dict(pdf=np.ones((50, len(grid)))), np.linspace(.1, .9, 50), grid).config()
     if kind == 'alone': p.photometry = dict(zero_point=23.9, softening=dict(r=.1))
+    p.measure,p.trained_on = Measure('nanomaggy', 22.5, .262),Seen(1, 0, place_marks([10.], [20.]), np.zeros(0, np.uint64))
     return p
 
 @pytest.mark.parametrize('kind', ['both','cnn','alone'])
@@ -92,10 +95,11 @@ def test_a_model_with_a_head_is_pushed_and_its_card_can_be_followed(hub, tmp_pat
     push(tmp_path/'saved', hub, 'me/saved')                         # a folder without a README
     again = fetch(hub, tmp_path/'cache')
     assert again.config == p.config and again.calibration == p.calibration and again.photometry == p.photometry
+    assert again.measure == p.measure and again.trained_on.tensors().keys() == p.trained_on.tensors().keys() and again.trained_on.has(sky=[[10.,20.],[11.,20.]]).tolist() == [True,False]
     assert all(torch.equal(a, b) for a,b in zip(p.state_dict().values(), again.state_dict().values(), strict=True))
     cards = [hub.repos[k]['commits'][-1]['files']['README.md'].decode() for k in ('me/galaxies','me/saved')]
     card = cards[0]
-    assert cards[0] == cards[1] and '| calibration level | 0.9 |' in card and '| calibration n | 50 |' in card and ('| photometry softening r | 0.1 |' in card) == (kind == 'alone')
+    assert cards[0] == cards[1] and '| calibration level | 0.9 |' in card and '| calibration n | 50 |' in card and '| trained_on | 1 object: predict' in card and ('| zero_point | 22.5 |' in card) == (kind != 'alone') and ('| photometry softening r | 0.1 |' in card) == (kind == 'alone')
     monkeypatch.chdir(tmp_path)
     Cutouts.write('FILES.h5', np.ones((3,3,16,24), 'f4'), 'grz', catalog=dict(mag_r=[20.,21.,22.]))
     if kind == 'alone': Table(dict(id=['a','b'], ra=[0.,1.], dec=[0.,1.], r=[1.,2.], r_err=[.1,.1])).write('FILES.csv')
@@ -121,11 +125,11 @@ def test_only_the_three_files_travel(hub, tmp_path):
     (tmp_path/'run/model/README.md').write_text('---\nlibrary_name: astromask\n---\nMine\n')
     push(tmp_path/'run', hub, message='first')
     pushed = hub.repos['me/galaxies']['commits'][-1]['files']
-    assert set(pushed) == set(HUB_FILES) and pushed['README.md'].decode().endswith('Mine\n')
+    assert set(pushed) == set(HUB_FILES[:3]) and pushed['README.md'].decode().endswith('Mine\n')
     hub.commit('me/galaxies', {'evil.py': b'import os', 'pytorch_model.bin': b'x', 'sub/config.json': b'{}'})
     fetch(hub, tmp_path/'cache')
     found = {p.relative_to(next((tmp_path/'cache').glob('models--*/snapshots/*'))).as_posix() for p in (tmp_path/'cache').glob('models--*/snapshots/*/**/*')}
-    assert found == set(HUB_FILES)
+    assert found == set(HUB_FILES[:3])
     assert not [path for verb,path in hub.requests if 'resolve' in path and Path(path).name not in HUB_FILES]
 
 def test_without_a_network_the_cache_serves(hub, tmp_path, monkeypatch):
@@ -244,7 +248,7 @@ def test_timm_refuses_in_a_sentence(tmp_path):
 def test_timm_fetches_it_from_the_hub(hub, tmp_path):
     m = model(scaled=False)
     push(to_timm(m, tmp_path/'timm'), hub, 'me/for-timm')
-    assert set(hub.repos['me/for-timm']['commits'][-1]['files']) == set(HUB_FILES)
+    assert set(hub.repos['me/for-timm']['commits'][-1]['files']) == set(HUB_FILES[:3])
     np.save(tmp_path/'x.npy', torch.randn(2,3,16,24).numpy())
     code = ("import sys, numpy as np, timm, torch; m = timm.create_model('hf-hub:me/for-timm', pretrained=True).eval(); "
             "x,y = sys.argv[1:]; np.save(y, m(torch.tensor(np.load(x))).detach().numpy())")

@@ -20,6 +20,7 @@ from ..data.layouts import band_names
 from ..data.loaders import size2d
 from .blocks import Block, NormalCell, linear
 from .masking import patchify, take
+from ..units import Measure
 
 # %% ../../nbs/21_models.encoder.ipynb #ccb21886
 def sincos_positions(
@@ -114,6 +115,7 @@ def orientations(
 # %% ../../nbs/21_models.encoder.ipynb #9a3703d1
 class BandEncoder(nn.Module):
     "A vision transformer for named bands and images with missing pixels"
+    measure,trained_on = Measure(),None    # of its training set: what pixels are; which objects
     def __init__(self,
         img_size=64,          # Pixels: an int, or (H,W)
         patch_size:int=8,     # Pixels on a patch's side; divides H and W
@@ -448,6 +450,6 @@ def resized(self:BandEncoder,
     "The same model for images of another size, positions interpolated"
     m = type(self)(**self.config | dict(img_size=img_size, position_grid=list(self.position_grid)))
     m.load_state_dict(self.fit_tensors(m))
-    m.scaling,m.source = copy.deepcopy(self.scaling),self.source
+    m.scaling,m.source,m.measure,m.trained_on = copy.deepcopy(self.scaling),self.source,self.measure,self.trained_on
     m.activation_checkpointing = self.activation_checkpointing
     return m.to(self.fill).train(self.training)

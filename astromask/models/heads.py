@@ -21,6 +21,7 @@ from .encoder import BandEncoder, POOLS, as_tensor, check_views, orientations
 from .mae import MAE
 from .networks import CNN, Apertures, Columns, Inception, Magnitudes, PixelNet
 from .simmim import SimMIM
+from ..units import Measure
 
 # %% ../../nbs/28_models.heads.ipynb #4c144edb
 ENCODERS = {'MAE': MAE, 'SimMIM': SimMIM, 'CNN': CNN, 'Inception': Inception, 'Apertures': Apertures}
@@ -75,7 +76,7 @@ class Predictor(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder_from_config(encoder) if isinstance(encoder, dict) else encoder if encoder is None else encoder_only(encoder)
-        self.answer = answer_from_config(answer) if isinstance(answer, dict) else answer
+        with torch.device('cpu'): self.answer = answer_from_config(answer) if isinstance(answer, dict) else answer
         self.magnitudes = (magnitudes,) if isinstance(magnitudes, str) else tuple(magnitudes)
         self.kind,self.pool,self.norm,self.head_std,self.seed = head,pool,norm,head_std,seed
         self.hidden = [hidden] if np.ndim(hidden) == 0 else list(hidden)
@@ -85,6 +86,7 @@ class Predictor(nn.Module):
             self.branches,self.head = HEADS[head](self)
         self.calibration = None                                     # what sets its redshifts right, as `Calibration.config` of the notebook of PDFs has it
         self.photometry = None                                      # how its magnitudes were made of fluxes, where they were: zero_point and softening, as `photometry_table` takes them
+        self.trained_on = None                                      # which objects taught it, as `seen_of` has them
         self.register_buffer('begun', torch.tensor(False))          # has training begun?
 
     @property
@@ -107,19 +109,19 @@ def config(self:Predictor):
                 norm=self.norm, hidden=self.hidden, head_std=self.head_std, seed=self.seed)
 
 # %% ../../nbs/28_models.heads.ipynb #0eaca91b
-def _of_encoder(name):
-    def get(self): return None if self.encoder is None else getattr(self.encoder, name)
+def _of_encoder(name, none=None):
+    def get(self): return none if self.encoder is None else getattr(self.encoder, name)
     def put(self, value):
         if self.encoder is not None: setattr(self.encoder, name, value)
     return property(get, put)
 
 # %% ../../nbs/28_models.heads.ipynb #c5bca106
-Predictor.scaling,Predictor.source = _of_encoder('scaling'),_of_encoder('source')
+Predictor.scaling,Predictor.source,Predictor.measure = _of_encoder('scaling'),_of_encoder('source'),_of_encoder('measure', Measure())
 
 @patch
 def __setattr__(self:Predictor, name, value):
     "A scaling is a module, which PyTorch would keep here, without a word to the encoder"
-    (object if name in ('scaling','source') else nn.Module).__setattr__(self, name, value)
+    (object if name in ('scaling','source','measure') else nn.Module).__setattr__(self, name, value)
 
 # %% ../../nbs/28_models.heads.ipynb #9ddc6291
 @patch

@@ -16,11 +16,12 @@ from ..core import InputError
 from ..data.layouts import band_names
 from ..data.loaders import size2d
 from .encoder import BandEncoder, check_views, orientations
+from ..units import Measure
 
 # %% ../../nbs/24_models.networks.ipynb #0bd892d0
 class PixelNet(nn.Module):
     "What convolutional networks share: bands by name, missing pixels, orientations"
-    sky_token = False
+    sky_token,measure,trained_on = False,Measure(),None
     def __init__(self,
         bands:tuple, # Names of the bands
         img_size=64, # Pixels: an int, or (H,W)

@@ -73,7 +73,8 @@ def _sizes(m):
     known = {'bands': m.bands or None, 'img_size': 'x'.join(map(str, m.img_size or ())), 'embedding': getattr(m, 'embed_dim', None),
              'parameters': f'{sum(p.numel() for p in m.parameters()):,}'}
     learned = {'calibration': (getattr(m, 'calibration', None) or {}).get('conformal'), 'photometry': getattr(m, 'photometry', None)}
-    return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')} | learned
+    if seen := m.trained_on: learned['trained_on'] = f'{seen.train:,} object' + 's'*(seen.train != 1) + (f', and {seen.valid:,} chose among its epochs' if seen.valid else '') + ': predict knows them again'
+    return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')} | {k: v for k,v in m.measure.config().items() if v} | learned
 
 # %% ../../nbs/26_models.publish.ipynb #e86b890c
 def _files_text(files, most=20):
@@ -373,17 +374,17 @@ def _hub_errors(repo_id, revision=None, endpoint=None):
         raise kind(_hub_sentence(e, repo_id, revision, endpoint)) from e
 
 # %% ../../nbs/26_models.publish.ipynb #f714bcf0
-HUB_FILES = 'config.json', 'model.safetensors', 'README.md'
+HUB_FILES = 'config.json', 'model.safetensors', 'README.md', 'seen.safetensors'
 
 def _publishable(source, tmp):
-    "The three files of a model, or of a folder that has one: name to path; a README where there is none"
+    "The files of a model, or of a folder that has one: name to path; a README where there is none"
     m = source if isinstance(source, torch.nn.Module) else None
     if m is not None: save_model(m, tmp)
     folder = Path(source) if m is None else Path(tmp)
     if not (folder/'config.json').exists() and (folder/'model'/'config.json').exists(): folder = folder/'model'
     if absent := [o for o in HUB_FILES[:2] if not (folder/o).is_file()]:
         raise InputError(f'{folder} is no model to publish: there is no {" and no ".join(absent)} in it')
-    files = {o: folder/o for o in HUB_FILES}
+    files = {o: folder/o for o in HUB_FILES if o != 'seen.safetensors' or (folder/o).is_file()}
     of_timm = 'architecture' in read_json(folder/'config.json')
     if m is None and not of_timm: m = load_model(folder)        # what is published can be loaded
     if not files['README.md'].exists():
@@ -401,7 +402,7 @@ def push_to_hub(
     message:str='',     # What this version is
     endpoint=None,      # Another hub's address; None: HF_ENDPOINT, else https://huggingface.co
 )->str:                 # The address of what was uploaded
-    "Upload config.json, model.safetensors and README.md to the Hub"
+    "Upload config.json, model.safetensors, README.md and, where there is one, seen.safetensors to the Hub"
     with tempfile.TemporaryDirectory() as tmp:
         files = _publishable(folder_or_model, tmp)
         with _hub_errors(repo_id, endpoint=endpoint):
