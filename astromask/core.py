@@ -6,9 +6,9 @@ Docs: https://astromask.github.io/astromask/core.html.md"""
 
 # %% auto #0
 __all__ = ['log', 'AstroMaskError', 'InputError', 'DataError', 'StorageError', 'RankLost', 'Unfinished', 'Requeued', 'mix',
-           'uniform', 'shuffled', 'storage_errors', 'sync_dir', 'write_atomic', 'try_lock', 'write_json', 'read_json',
-           'sha256_file', 'git_commit', 'versions', 'start_logging', 'progress', 'world', 'rank', 'local_rank',
-           'utc_now', 'new_run_dir', 'RunDir']
+           'check_seed', 'uniform', 'shuffled', 'storage_errors', 'sync_dir', 'write_atomic', 'try_lock', 'write_json',
+           'read_json', 'sha256_file', 'git_commit', 'versions', 'start_logging', 'progress', 'world', 'rank',
+           'local_rank', 'utc_now', 'new_run_dir', 'RunDir']
 
 # %% ../nbs/00_core.ipynb #0b78069c
 import errno, fcntl, hashlib, io, json, logging, os, platform, socket, subprocess, sys, tempfile, time, warnings, zlib
@@ -66,6 +66,16 @@ def mix(
     x = (x ^ _shift(x, 27)) * _C2
     return x ^ _shift(x, 31)
 
+# %% ../nbs/00_core.ipynb #15b333ba
+def check_seed(
+    seed,   # What was given as a seed
+)->int:     # The same
+    "A seed is a whole number that 64 bits hold, or an error"
+    try: whole = int(seed) == seed
+    except (TypeError, ValueError, OverflowError): whole = False
+    if not whole or isinstance(seed, str) or not -2**63 <= seed < 2**63: raise InputError(f'{str(seed)[:40]} is no seed: give a whole number from 0 on, less than 2**63')
+    return int(seed)
+
 # %% ../nbs/00_core.ipynb #fc604e51
 def uniform(
     seed:int,      # The run's seed
@@ -75,7 +85,7 @@ def uniform(
     stream:str='', # What they are for: streams are independent
 ): # (B,n) in [0,1), multiples of 2**-24, which float32 holds exactly
     "Random numbers that are a function of (seed, epoch, sample id, stream) and of nothing else"
-    base = np.zeros(1, np.int64)
+    base,seed = np.zeros(1, np.int64),check_seed(seed)
     for part in (seed, epoch, zlib.crc32(stream.encode())): base = mix(base + _GOLDEN) ^ int(part)
     key = mix(mix(ids + _GOLDEN) ^ int(mix(base + _GOLDEN)[0]))
     if isinstance(key, np.ndarray): counter = np.arange(1, n+1)

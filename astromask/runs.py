@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/runs.html.md"""
 
 # %% auto #0
 __all__ = ['experiment_name', 'experiments', 'find_experiment', 'Parameter', 'cast', 'read_parameters', 'check_parameters',
-           'read_params_file', 'locked', 'is_done', 'slurm_job', 'requeue', 'rank_environments', 'continue_command',
-           'run_experiment']
+           'read_params_file', 'locked', 'recorded_parameters', 'is_done', 'slurm_job', 'requeue', 'rank_environments',
+           'continue_command', 'run_experiment']
 
 # %% ../nbs/03_runs.ipynb #f589bfdb
 import ast, difflib, io, json, math, os, queue, re, shlex, shutil, signal, socket, subprocess, sys, tempfile, threading, time
@@ -132,6 +132,16 @@ def read_parameters(
     except (SyntaxError, tokenize.TokenError) as e:
         raise InputError(f'The parameters cell of {path} is not valid Python: {e}') from None
 
+# %% ../nbs/03_runs.ipynb #81f8f3c3
+def _shorten(text, n): return text if len(text) <= n else text[:n-1]+'…'
+
+def _check_whole(name, value):
+    "Refuse whole numbers of more than 64 bits, and seeds below 0"
+    for v in value if isinstance(value, list) else [value]:
+        if not isinstance(v, int): continue
+        if abs(v) >= 2**63: raise InputError(f'Parameter {name} is {_shorten(str(v), 40)}: a whole number must be less than 2**63 = {2**63}')
+        if name == 'seed' and v < 0: raise InputError(f'Parameter seed is {v}: a seed is a whole number from 0 on')
+
 # %% ../nbs/03_runs.ipynb #eac1d313
 def check_parameters(
     spec:dict,   # Of `read_parameters`
@@ -149,18 +159,45 @@ def check_parameters(
     for name in names:
         kind,default = spec[name].type,spec[name].default
         try: params[name] = cast(kind, given[name]) if name in given else default
-        except ValueError: raise InputError(f'Parameter {name} is of type {kind}; {given[name]!r} is not') from None
+        except ValueError: raise InputError(f'Parameter {name} is of type {kind}; {_shorten(repr(given[name]), 80)} is not') from None
+        _check_whole(name, params[name])
     return params
+
+# %% ../nbs/03_runs.ipynb #367256ce
+def _refuse(why, mark): raise yaml.YAMLError(f'line {mark.line+1}: {why}')
+
+class _Recipe(yaml.SafeLoader):
+    "YAML in which plain values are text, or nothing"
+    yaml_implicit_resolvers = {c: [(tag,how) for tag,how in found if tag.endswith(':null')] for c,found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    yaml_constructors = {tag: f for tag,f in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag.split(':')[-1] in ('null','str','seq','map')}
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, 'anchor', None): _refuse('anchors and aliases are not read', event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        names = set()
+        for key,_ in node.value:
+            if not isinstance(key, yaml.ScalarNode): _refuse('a name is one word', key.start_mark)
+            if key.value in names: _refuse(f'`{_shorten(key.value, 80)}` is given twice', key.start_mark)
+            names.add(key.value)
+            key.tag = 'tag:yaml.org,2002:str'
+        return super().construct_mapping(node, deep)
 
 # %% ../nbs/03_runs.ipynb #8c0c4675
 def read_params_file(
     path, # A YAML file of `name: value` lines
-)->dict:  # Name to value
+)->dict:  # Name to value: text, None for nothing, or a list of these
     "Read a recipe"
-    try: params = yaml.safe_load(Path(path).read_text())
+    path = Path(path)
+    if path.exists() and not path.is_file(): raise InputError(f'{path} is no file that could be read as a recipe: give a YAML file of `name: value` lines')
+    try:
+        if (size := path.stat().st_size) > 1<<20: raise InputError(f'{path} has {size} bytes: a recipe is a YAML file of `name: value` lines')
+        params = yaml.load(path.read_text(), _Recipe)
     except OSError as e: raise InputError(f'Could not read {path}: {e.strerror}') from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as e:   # PyYAML raises what it meets
-        raise InputError(f'{path} is not valid YAML: {" ".join(str(e).split())}') from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as e:   # PyYAML raises what it meets
+        raise InputError(f'{path} is not valid YAML: {_shorten(" ".join(str(e).split()), 500)}') from None
     if params is None: return {}
     if not isinstance(params, dict): raise InputError(f'{path} should hold lines of `name: value`')
     return params
@@ -189,6 +226,18 @@ def locked(
     try: yield got[0]
     finally: os.close(got[0])
 
+# %% ../nbs/03_runs.ipynb #42bf5ce1
+def recorded_parameters(
+    run,       # A `RunDir` with a params.yaml
+    spec:dict, # Of `read_parameters`
+)->dict:       # Name to value; text, where the experiment has no such parameter any more
+    "What a run was made with"
+    found = read_params_file(run/'params.yaml')
+    for name in [n for n in found if n in spec]:
+        try: found[name] = cast(spec[name].type, found[name])
+        except ValueError: raise InputError(f'{run}/params.yaml: {name} is of type {spec[name].type}; {_shorten(repr(found[name]), 80)} is not') from None
+    return {n: p.default for n,p in spec.items() if n != 'run_dir'} | found
+
 # %% ../nbs/03_runs.ipynb #62512d86
 _EXTENDS = ('epochs', 'max_minutes')
 
@@ -207,7 +256,7 @@ def is_done(
     was = read_json(run/'manifest.json', dict)
     if was.get('experiment') != name: refuse(f"is a run of '{was.get('experiment')}', not of '{name}': run that")
     if was.get('state') == 'failed' and was.get('exit_code') == 2 and not (run/'checkpoints').exists(): return False
-    old = {n: p.default for n,p in spec.items() if n != 'run_dir'} | read_params_file(run/'params.yaml')
+    old = recorded_parameters(run, spec)
     changed = [n for n in old if old[n] != params.get(n)]
     other = [n for n in changed if n not in _EXTENDS or n not in params or not isinstance(old[n], (int,float)) or params[n] < old[n]]
     if other:

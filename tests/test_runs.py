@@ -300,3 +300,81 @@ def test_recipes_are_read_or_refused(tmp_path_factory, text):
     path.write_text(text)
     try: assert isinstance(read_params_file(path), dict)
     except InputError: pass
+
+# ---- recipes say what they say
+
+SPEC = {k: Parameter(kind, default) for k,kind,default in (('epochs','int',1), ('lr','float',.1), ('ivar','bool',False), ('label','str',''), ('sizes','list[int]',[]),
+                                                          ('data','path',''), ('seed','int',0))}
+
+@pytest.mark.parametrize('line,name,value', [
+    ('epochs: 017', 'epochs', 17), ('epochs: 08', 'epochs', 8), ('epochs: 1e2', 'epochs', 100), ('epochs: "3"', 'epochs', 3), ('label: 1:30', 'label', '1:30'),
+    ('label: 017', 'label', '017'), ('label: no', 'label', 'no'), ('label: on', 'label', 'on'), ('label: yes', 'label', 'yes'), ('label: 0x10', 'label', '0x10'),
+    ('label: 1_000', 'label', '1_000'), ('label: 2026-11-29', 'label', '2026-11-29'), ('label: 1.10', 'label', '1.10'), ('label: =', 'label', '='), ("label: ''", 'label', ''),
+    ("label: 'null'", 'label', 'null'), ('ivar: no', 'ivar', False), ('ivar: true', 'ivar', True), ('ivar: "yes"', 'ivar', True), ('lr: 1e-3', 'lr', .001), ('lr: .5', 'lr', .5),
+    ('sizes: [010, 2]', 'sizes', [10,2]), ('sizes: 3,4', 'sizes', [3,4]), ('seed: 9223372036854775807', 'seed', 2**63-1)])
+def test_values_of_a_recipe_are_the_text_that_they_are(tmp_path, line, name, value):
+    (tmp_path/'a.yaml').write_text(line)
+    found = check_parameters(SPEC, read_params_file(tmp_path/'a.yaml'))[name]
+    assert found == value and type(found) is type(value)
+
+@pytest.mark.parametrize('text,why', [
+    ('epochs: 1:30', "'1:30' is not"), ('epochs: 0o17', "'0o17' is not"), ('epochs:', 'None is not'), ('label: ~', 'None is not'), ('label: null', 'None is not'),
+    ('epochs: on', "'on' is not"), ('ivar: maybe', "'maybe' is not"), ('epochs: {a: 1}', 'is not'), ('1: 2', "no parameter '1'"), ('1.5: 2', "no parameter '1.5'"),
+    ('yes: 2', "no parameter 'yes'"), ('? [1, 2]\n: 3', 'line 1: a name is one word'), ('~: 1', "no parameter '~'"),
+    ('epochs: 1\nlr: 1\nepochs: 2', 'line 3: `epochs` is given twice'), ('epochs: 1\n"epochs": 1', 'line 2: `epochs` is given twice'), ('label: {a: 1, a: 2}', '`a` is given twice'),
+    ('a: &x [1]\nb: [*x,*x]', 'anchors and aliases'), ('<<: {epochs: 3}', "no parameter '<<'"), ('epochs: !!int "017"', 'not valid YAML'), ('epochs: !!python/object/apply:os.getcwd []', 'not valid YAML'),
+    ('- epochs', 'lines of `name: value`'), ('epochs', 'lines of `name: value`'), ('epochs: 1\n---\nepochs: 2', 'not valid YAML'), ('seed: 99999999999999999999', 'less than 2**63'),
+    ('seed: -1', 'from 0 on'), ('sizes: [1, 99999999999999999999]', 'less than 2**63'), ('epochs: ' + '9'*5000, 'is not'), ('label: [' + 'a, '*5000 + ']', 'is not')])
+def test_recipes_are_refused_in_a_sentence(tmp_path, text, why):
+    (tmp_path/'a.yaml').write_text(text)
+    with pytest.raises(InputError) as e: check_parameters(SPEC, read_params_file(tmp_path/'a.yaml'))
+    assert why in str(e.value) and len(str(e.value)) < 700 and '\n' not in str(e.value)
+
+def test_a_bomb_of_aliases_is_refused_at_once(tmp_path):
+    lines = ['a0: &a0 [x,x,x,x,x,x,x,x,x]'] + [f'a{i}: &a{i} [{",".join([f"*a{i-1}"]*9)}]' for i in range(1, 30)]
+    (tmp_path/'a.yaml').write_text('\n'.join(lines))
+    start = time.monotonic()
+    with pytest.raises(InputError, match='line 1: anchors and aliases'): read_params_file(tmp_path/'a.yaml')
+    assert time.monotonic()-start < 2
+
+def test_only_files_of_a_sane_size_are_recipes(tmp_path):
+    os.mkfifo(tmp_path/'pipe.yaml')
+    (tmp_path/'big.yaml').write_text('label: ' + 'x'*2**20)
+    for path,why in ((tmp_path/'pipe.yaml', 'no file'), (tmp_path, 'no file'), (Path('/dev/zero'), 'no file'), (tmp_path/'none.yaml', 'No such file'), (tmp_path/'big.yaml', 'bytes')):
+        with pytest.raises(InputError, match=why): read_params_file(path)
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(KINDS), yaml_values)
+def test_what_a_run_records_is_read_back_exactly(tmp_path_factory, kind, value):
+    spec = dict(x=Parameter(kind, None))
+    try: params = check_parameters(spec, dict(x=value))
+    except InputError: return
+    path = tmp_path_factory.getbasetemp()/'recorded.yaml'
+    path.write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
+    assert check_parameters(spec, read_params_file(path)) == params
+
+def test_a_run_compares_what_it_recorded_by_type(tmp_path):
+    run = RunDir(tmp_path/'run')
+    params = check_parameters(SPEC, dict(label='017', ivar='yes', sizes='1,2', lr='1e-5'))
+    (tmp_path/'run'/'params.yaml').write_text(yaml.safe_dump(params, sort_keys=False))
+    run.manifest(experiment='toy', state='done')
+    assert is_done(run, 'toy', params, SPEC)
+    with pytest.raises(InputError, match="label was '017' and is now '17'"): is_done(run, 'toy', params | dict(label='17'), SPEC)
+
+@pytest.mark.parametrize('seed', [2**63, 10**20, -2**63-1, 1.5, 'x', '3', None])
+def test_seeds_beyond_64_bits_are_refused_in_a_sentence(seed):
+    from astromask.core import uniform
+    from astromask.models.answers import Classes
+    from astromask.models.heads import Predictor
+    from astromask.models.mae import MAE
+    from astromask.models.weights import untrained
+    tiny = MAE(img_size=16, patch_size=8, bands='gr', embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
+    for ask in (lambda: uniform(seed, 0, np.arange(3), 2), lambda: Predictor(tiny, Classes('ab'), seed=seed), lambda: untrained(tiny, seed)):
+        with pytest.raises(InputError, match='is no seed'): ask()
+
+def test_large_seeds_are_seeds():
+    from astromask.core import uniform
+    from astromask.evaluate.probe import class_folds
+    seeds = 2**40, 2**63-1
+    assert len({uniform(s, 0, np.arange(3), 2).tobytes() for s in seeds}) == 2
+    for s in seeds: assert len(class_folds(np.arange(40)%2, 5, 1, s)) == 5

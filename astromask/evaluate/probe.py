@@ -11,7 +11,7 @@ __all__ = ['choose_classes', 'galaxies', 'class_folds', 'redshift_folds', 'usabl
 # %% ../../nbs/32_evaluate.probe.ipynb #03dc21aa
 import numpy as np
 from astropy.table import Table
-from ..core import InputError
+from ..core import InputError, check_seed
 
 # %% ../../nbs/32_evaluate.probe.ipynb #dc5511bf
 def choose_classes(
@@ -52,7 +52,7 @@ def _first_of_group(rows, groups):
 def _folds(strata, rows, group, splits, repeats, seed):
     if splits < 2 or repeats < 1: raise InputError(f'splits is {splits} and repeats {repeats}: take 2 or more, and 1 or more')
     from sklearn.model_selection import RepeatedStratifiedKFold
-    cv = RepeatedStratifiedKFold(n_splits=splits, n_repeats=repeats, random_state=seed)
+    cv = RepeatedStratifiedKFold(n_splits=splits, n_repeats=repeats, random_state=check_seed(seed) % 2**32)
     tested = [np.isin(group, test) for _,test in cv.split(strata, strata)]
     return [(rows[~t], rows[t]) for t in tested]
 

@@ -10,7 +10,7 @@ __all__ = ['RADII', 'catalog_features', 'pixel_features', 'forest_classes', 'for
 # %% ../../nbs/24_models.baselines.ipynb #79bce1d9
 import re, warnings
 import numpy as np
-from ..core import InputError
+from ..core import InputError, check_seed
 from ..data.labels import magnitudes
 
 # %% ../../nbs/24_models.baselines.ipynb #6e73097f
@@ -105,7 +105,7 @@ def forest_classes(
 )->list:       # The predicted classes of each fold's test objects
     "Classify by a random forest on features"
     from sklearn.ensemble import RandomForestClassifier
-    return _forest(RandomForestClassifier, features, labels, folds, n_estimators=trees, random_state=seed,
+    return _forest(RandomForestClassifier, features, labels, folds, n_estimators=trees, random_state=check_seed(seed) % 2**32,
                    class_weight='balanced_subsample')
 
 # %% ../../nbs/24_models.baselines.ipynb #ae5967d7
@@ -118,6 +118,6 @@ def forest_redshift(
 )->list:       # The predicted redshifts of each fold's test objects
     "Predict redshifts by a random forest on features"
     from sklearn.ensemble import RandomForestRegressor
-    logs = _forest(RandomForestRegressor, features, np.log1p(z), folds, n_estimators=trees, random_state=seed,
+    logs = _forest(RandomForestRegressor, features, np.log1p(z), folds, n_estimators=trees, random_state=check_seed(seed) % 2**32,
                    max_features=1/3)
     return [np.expm1(p) for p in logs]

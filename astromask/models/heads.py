@@ -14,7 +14,7 @@ from functools import partial
 from torch import nn
 from timm.layers import AttentionPoolLatent
 from fastcore.basics import patch
-from ..core import InputError
+from ..core import InputError, check_seed
 from ..data.labels import magnitudes
 from .answers import answer_from_config, mean_prediction
 from .encoder import BandEncoder, POOLS, as_tensor, check_views, orientations
@@ -82,7 +82,7 @@ class Predictor(nn.Module):
         self.hidden = [hidden] if np.ndim(hidden) == 0 else list(hidden)
         self.check()
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(check_seed(seed))
             self.branches,self.head = HEADS[head](self)
         self.calibration = None                                     # what sets its redshifts right, as `Calibration.config` of the notebook of PDFs has it
         self.photometry = None                                      # how its magnitudes were made of fluxes, where they were: zero_point and softening, as `photometry_table` takes them

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays, save as array_bytes
 from safetensors.torch import load as load_tensors, load_file, save as tensor_bytes
-from ..core import DataError, InputError, log, read_json, sha256_file, write_atomic, write_json
+from ..core import DataError, InputError, check_seed, log, read_json, sha256_file, write_atomic, write_json
 from ..data.files import check_file
 from ..data.layouts import band_names
 from ..data.loaders import size2d
@@ -200,7 +200,7 @@ def untrained(
 ):              # A model of the same class, sizes, bands and scaling, in evaluation mode
     "The same model before training"
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(check_seed(seed))
         twin = type(m)(**m.config)
     twin.scaling,twin.measure = copy.deepcopy(m.scaling),m.measure
     return twin.to(next(m.parameters()).device).eval()

@@ -10,7 +10,7 @@ __all__ = ['rank_scores', 'anomaly_scores', 'covering_noise', 'reconstruction_er
 # %% ../../nbs/53_tasks.anomaly.ipynb #5815f043
 import numpy as np, torch
 from astropy.table import Table
-from ..core import InputError, progress as show_progress, uniform
+from ..core import InputError, check_seed, progress as show_progress, uniform
 from ..data.duplicates import hash_ids
 from ..data.loaders import fit_size
 from ..embed import evaluating
@@ -51,7 +51,7 @@ def _outlier_scores(x, reference, neighbours):
 def _forest_scores(x, reference, seed):
     "Isolation Forest's score, 0 to 1"
     from sklearn.ensemble import IsolationForest
-    return -IsolationForest(n_estimators=300, random_state=seed).fit(x[reference]).score_samples(x)
+    return -IsolationForest(n_estimators=300, random_state=check_seed(seed) % 2**32).fit(x[reference]).score_samples(x)
 
 # %% ../../nbs/53_tasks.anomaly.ipynb #31209f83
 def rank_scores(

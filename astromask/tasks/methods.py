@@ -15,7 +15,7 @@ import copy, hashlib, io, json, logging, shutil, tempfile, numpy as np, torch
 from contextlib import contextmanager
 from astropy.table import Table
 from threadpoolctl import threadpool_limits
-from ..core import InputError, RunDir, Unfinished, log, write_atomic
+from ..core import InputError, check_seed, RunDir, Unfinished, log, write_atomic
 from ..data.loaders import cutout_dls
 from ..embed import embed_cutouts
 from ..evaluate.metrics import classification_metrics, redshift_metrics
@@ -195,7 +195,7 @@ def forest(
 ):         # (n,K) probabilities where classes are equally common, or (n,) redshifts
     "A random forest on measured magnitudes, colours and sizes"
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-    x,common = task.features(), dict(n_estimators=trees, random_state=seed, n_jobs=-1)
+    x,common = task.features(), dict(n_estimators=trees, random_state=check_seed(seed) % 2**32, n_jobs=-1)
     def answers(leaf):
         if task.kind == 'redshift':
             model = RandomForestRegressor(min_samples_leaf=leaf, max_features=1/3, **common).fit(x[train], np.log1p(task.y[train]))
