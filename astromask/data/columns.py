@@ -30,13 +30,19 @@ SENTINELS = dict(        # Role -> numbers that mean "unknown" there
     magnitude=(-99, -999, -9999, 99, 999, 9999))
 
 # %% ../../nbs/07_data.columns.ipynb #a3483cb9
+def _lower(x):
+    "Text with small letters for the Latin capitals"
+    codes = np.ascontiguousarray(x).view(np.uint32)
+    return np.where((codes >= 65) & (codes <= 90), codes+32, codes).astype(np.uint32).view(x.dtype).reshape(x.shape)
+
 def is_missing(
     x, # Array of text
 )->np.ndarray: # Array of bool
     "Which cells of text hold nothing"
     x = np.strings.strip(np.asarray(x, dtype=np.str_))
-    out,short = np.zeros(x.shape, bool),np.strings.str_len(x) <= max(map(len, MISSING_WORDS))
-    out[short] = np.isin(np.strings.lower(x[short]), MISSING_WORDS)
+    out,most = np.zeros(x.shape, bool),max(map(len, MISSING_WORDS))
+    short = np.strings.str_len(x) <= most
+    out[short] = np.isin(_lower(x[short].astype(f'U{most}')), MISSING_WORDS)
     return out
 
 # %% ../../nbs/07_data.columns.ipynb #86f04c32
@@ -49,8 +55,10 @@ def _cut(x):
     return np.array([o.split('\0')[0] for o in x.ravel().tolist()]).reshape(x.shape)
 
 def _decoded(x):
-    try: return np.strings.decode(x, 'utf-8')
-    except UnicodeDecodeError: return np.strings.decode(x, 'latin-1')
+    for decode in (lambda: x.astype(np.str_), lambda: np.strings.decode(x, 'utf-8')):       # ASCII is fast
+        try: return decode()
+        except UnicodeDecodeError: pass
+    return np.strings.decode(x, 'latin-1')
 
 # %% ../../nbs/07_data.columns.ipynb #735944f5
 def _text(x, hidden):
@@ -216,6 +224,12 @@ def numbers(
     return np.where(wrong, np.nan, values)
 
 # %% ../../nbs/07_data.columns.ipynb #1dab0591
+def _known(x):
+    "Which values of an array are there"
+    if x.dtype.kind == 'U': return np.strings.str_len(x) > 0
+    if x.dtype.kind == 'f': return ~np.isnan(x)
+    return ~np.ma.getmaskarray(x)
+
 def texts(
     col, # Any column with one value a row
 )->np.ndarray: # (N,) text, '' where it is missing
@@ -224,11 +238,12 @@ def texts(
     name = getattr(col, 'name', None) or 'values'
     if x is None or _flat(x).ndim != 1: raise DataError(f'The column {name!r} holds {why or "several values a row"}, where one text a row should be')
     x = _flat(x)
-    hidden,x = np.ma.getmaskarray(x) | (x != x),np.ma.getdata(x)
+    known,x = _known(x),np.ma.getdata(x)
     if x.dtype.kind == 'f':
         whole = (x == np.trunc(x)) & (np.abs(x) < 2**63)
-        return np.where(hidden, '', np.where(whole, np.where(whole, x, 0).astype(np.int64).astype(str), x.astype(str)))
-    return np.where(hidden, '', x.astype(str))
+        x = np.where(whole, np.where(whole, x, 0).astype(np.int64).astype(str), x.astype(str))
+    elif x.dtype.kind in 'iu' and len(x): x = x.astype(f'U{max(len(str(x.min())), len(str(x.max())))}')
+    return np.where(known, x.astype(str), '') if not known.all() else x.astype(str, copy=False)
 
 # %% ../../nbs/07_data.columns.ipynb #b9f94d11
 _sexagesimal = re.compile(r'([+-]?)(\d{1,3})\s*([hd°:\s])\s*(\d{1,2}(?:\.\d*)?)\s*(?:[m\'′:\s]\s*(?:(\d{1,2}(?:\.\d*)?)\s*(?:s|"|″|\'\')?)?)?')
@@ -325,10 +340,9 @@ def rounded_ids(
     return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()]) if np.strings.find(x, '.').max(initial=-1) == 1 else np.zeros(len(x), bool)
 
 # %% ../../nbs/07_data.columns.ipynb #0c7a1cfd
-def _repeats(col):
-    x = texts(col)
-    x = x[x != '']
-    return len(np.unique(x)) < len(x)
+def _repeats(x):
+    x = np.ma.getdata(x)[_known(x)].tolist()
+    return len(set(x)) < len(x)
 
 def _usable(t, name, role):
     "Does a column hold something for this role?"
@@ -338,8 +352,7 @@ def _usable(t, name, role):
     if role in ('ra','dec'): return bool(np.isfinite(_angles(x, role)[0]).any()) if x.dtype.kind != 'b' else False
     if role in ('x','y'): return x.dtype.kind != 'b' and bool(np.isfinite(_values(x)[0]).any())
     if role == 'redshift': return x.dtype.kind != 'b' and bool(np.isfinite(np.where(_sentinels(v := _values(x)[0], 'redshift'), np.nan, v)).any())
-    if not (texts(x) != '').any(): return False
-    if role != 'id': return True
+    if role != 'id' or not _known(x).any(): return bool(_known(x).any())
     brick = any(_spelled(k).startswith('brick') for k in t.keys())
     counts = _spelled(name) in _counts or _spelled(name) == 'objid' and brick or rounded_ids(x).any()
     return not (counts and _repeats(x))
@@ -424,11 +437,11 @@ def sky_positions(
 # %% ../../nbs/07_data.columns.ipynb #dbe405bf
 def _is_empty(col):
     x,_ = _cleaned(col)
-    return x is not None and _flat(x).ndim == 1 and not (texts(x) != '').any()
+    return x is not None and _flat(x).ndim == 1 and not _known(_flat(x)).any()
 
 def first_columns(
     t,          # Table, or dict of columns
-    rows,       # (N,) text: what to call objects without an id of their own
+    rows,       # A function that gives (N,) text: what to call objects without an id of their own
     ra:str='',  # As in `sky_positions`
     dec:str='', # As in `sky_positions`
     where:str='The table', # Which it is, for messages
@@ -436,12 +449,14 @@ def first_columns(
 )->tuple:       # Table with `id`, `ra`, `dec` (deg); and the names of the columns that are wholly in it
     "Who the objects are, and where"
     own,(a,d,x,y) = find_column(t, 'id'),sky_positions(t, ra, dec, where, strict)
-    ids = np.asarray(rows).astype(str)
-    if not len(t.keys()): x = y = np.full(len(ids), np.nan)
+    for k in (k for k in t.keys() if k != own and _spelled(k) in NAMES['id'] and rounded_ids(t[k]).any()):
+        log.warning(f'{where}: the ids in the column {k!r} have lost digits, as in {texts(t[k])[rounded_ids(t[k]).argmax()]}: they were floats or went through a spreadsheet, and are not used')
     if own is not None:
         mine,lost = texts(t[own]),rounded_ids(t[own])
         if lost.any(): log.warning(f'{where}: {lost.sum()} ids in the column {own!r}, such as {mine[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
-        ids = np.where(mine == '', ids, mine)
+        ids = mine if (mine != '').all() else np.where(mine == '', rows(), mine)
+    else: ids = np.asarray(rows()).astype(str)
+    if not len(t.keys()): x = y = np.full(len(ids), np.nan)
     used = {k for k in (own,a,d) if k is not None and (k != own or _spelled(k) == 'id')} | {k for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
     return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg'))),used
 

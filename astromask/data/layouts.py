@@ -679,7 +679,7 @@ def catalog(self:CutoutFile,
 )->Table: # N rows; id, ra, dec first
     "The file's columns"
     t = self._table()
-    out,used = first_columns(t, self._row_ids(labels or file_labels(self.files)), where=self.path, strict=False)
+    out,used = first_columns(t, lambda: self._row_ids(labels or file_labels(self.files)), where=self.path, strict=False)
     for k in t.colnames:
         if k not in used: out[k if k not in out.colnames else f'catalog_{k}'] = t[k]
     return out

@@ -22,9 +22,14 @@ from .fits import open_fits
 
 # %% ../../nbs/07_data.tables.ipynb #a020e349
 _gone = pa.array([o for o in MISSING_WORDS])
-_plain,_padded,_digits = r'^(0|-?[1-9][0-9]*)$',r'^[+-]?0[0-9]+$',r'^[+-]?[0-9]{16,}$'
+_plain,_digits = r'^(0|-?[1-9][0-9]*)$',r'^[+-]?[0-9]{16,}$'
 
-def _any(x, pattern): return pc.any(pc.match_substring_regex(x, pattern)).as_py()
+def _any(x, pattern): return bool(pc.any(pc.match_substring_regex(x, pattern)).as_py())
+
+def _is_padded(x):
+    "Is a whole number written with zeros before it?"
+    some = x.filter(pc.or_(pc.starts_with(x, '0'), pc.or_(pc.starts_with(x, '-0'), pc.starts_with(x, '+0'))))
+    return len(some) > 0 and _any(some, r'^[+-]?0[0-9]+$')
 
 def _cast(x, kind):
     try: return x.cast(kind)
@@ -33,11 +38,11 @@ def _cast(x, kind):
 # %% ../../nbs/07_data.tables.ipynb #c603177a
 def _as_numbers(x, commas=False):
     "Arrow text as numbers, or None where one cell is none or would lose digits"
-    if _any(x, _padded): return None
-    for kind in (pa.int64(), pa.uint64()):
-        if (y := _cast(x, kind)) is not None: return y
-    if _any(x, _digits): return None
-    if (y := _cast(x, pa.float64())) is not None: return y
+    for kind in (pa.int64(), pa.uint64(), pa.float64()):
+        y = _cast(x, kind)
+        if y is None: continue
+        lost = kind == pa.float64() and (pc.max(pc.abs(y)).as_py() or 0) >= 1e15 and _any(x, _digits)
+        return None if lost or _is_padded(x) else y
     if _any(x, r'[0-9.][dD][+-]?[0-9]+$'): return _cast(pc.replace_substring_regex(x, r'[dD]([+-]?[0-9]+)$', r'e\1'), pa.float64())
     return _cast(pc.replace_substring(x, ',', '.'), pa.float64()) if commas else None
 
@@ -48,10 +53,12 @@ def typed(
     commas=False, # Do commas divide the cells?
 ):                # Arrow array of numbers, truths or text
     "What a column of text can be"
+    ids = str(name).strip().lstrip('#').strip().lower() in NAMES['id']
+    if not ids and (y := _as_numbers(x)) is not None: return y         # nothing is missing
     x = pc.utf8_trim_whitespace(x)
     x = pc.if_else(pc.is_in(pc.ascii_lower(x), _gone), pa.scalar(None, x.type), x)
     if x.null_count == len(x): return x.cast(pa.float64())
-    if str(name).strip().lstrip('#').strip().lower() in NAMES['id']: return x.cast(pa.int64()) if not pc.any(pc.invert(pc.match_substring_regex(x, _plain))).as_py() and _cast(x, pa.int64()) is not None else x
+    if ids: return x if pc.any(pc.invert(pc.match_substring_regex(x, _plain))).as_py() or (y := _cast(x, pa.int64())) is None else y
     first = x[pc.index(pc.is_valid(x), True).as_py()].as_py()
     if re.match(r'[+-]?[.,]?\d|[+-]?inf', first, re.I):
         thousands = commas and not _any(x, r',[0-9]{1,2}$|,[0-9]{4}|^[+-]?([0-9]{4,}|0*),')
@@ -167,7 +174,7 @@ def _arrow_text(raw, at, divider, names, path):
     body = raw[at:] if at else raw
     if b'\n#' in body or body[:1] == b'#': body = re.sub(rb'(?m)^#.*\n?', b'', body)
     if divider == ' ': body,divider = _spaced(body),'\t'
-    if not body.strip(): raise DataError(f'{path} has no rows')
+    if not body[:1<<16].strip(): raise DataError(f'{path} has no rows')
     how = dict(read_options=arrow_csv.ReadOptions(column_names=names, block_size=1<<23),
                parse_options=arrow_csv.ParseOptions(delimiter=divider or '\x1f', newlines_in_values=b'"' in body),
                convert_options=arrow_csv.ConvertOptions(column_types={k: pa.string() for k in names}, null_values=[], strings_can_be_null=False))
@@ -408,7 +415,7 @@ def read_catalog(
     path = t.meta['path']
     if sky or ra or dec: _check_positions(t, ra, dec, path)
     stem = 'row' if path == 'the catalogue' else os.path.basename(path).split('.')[0]
-    out,used = first_columns(t, np.char.add(f'{stem}:', np.arange(len(t)).astype(str)), ra, dec, path, sky)
+    out,used = first_columns(t, lambda: np.char.add(f'{stem}:', np.arange(len(t)).astype(str)), ra, dec, path, sky)
     _say_repeats(out['id'], path)
     for name in (k for k in t.colnames if k not in used):
         new = re.sub(r'[/\0]', '_', name)
@@ -419,7 +426,8 @@ def read_catalog(
 
 # %% ../../nbs/07_data.tables.ipynb #5a8fa0c0
 def _say_repeats(ids, path):
-    again = len(ids) - len(np.unique(ids))
+    ids = ids.tolist()
+    again = len(ids) - len(set(ids))
     if not again: return
-    first = next(i for i,k in Counter(ids.tolist()).items() if k > 1)
+    first = next(i for i,k in Counter(ids).items() if k > 1)
     log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as {first!r}: each is cut, but ids will not tell them apart')
