@@ -170,7 +170,7 @@ def _number(name, *headers, low, high):
     except (TypeError, ValueError): x = np.nan
     if x in _sentinels: return None,comment
     if low < x < high: return x,comment
-    raise DataError(f'The card {name} is {value!r}, which cannot be a {"zero point" if high < 100 else "calibration"}: mend the header, or give a zero point yourself')
+    raise DataError(f'The card {name} is {value!r}, which cannot be a {"zero point" if high < 1001 else "calibration"}: mend the header, or give a zero point yourself')
 
 # %% ../nbs/01_units.ipynb #a0aca855
 _per_second = re.compile(r'(/ ?s(ec)?\b|s\s*(\*\*|\^)?-1|per[ -]?s(ec(ond)?)?\b|cps\b)', re.I)
@@ -203,7 +203,8 @@ def _said(name, unit, pixel_area, *headers):
         flux,_ = _number(name, *headers, low=0, high=np.inf)
         return (None,'') if flux is None else (2.5*np.log10(flux),'')
     if name in ('PHOTFNU','PHOTFLAM','PHOTMJSR'): return _inverse_sensitivity(name, unit, pixel_area, *headers)
-    zero,comment = _number(name, *headers, low=-60, high=60)
+    far = 60 if abs(unit_zero_point(unit, 1., 5000.) or 0) < 60 else 1000      # fluxes that float32 could not hold were scaled, and the unit says so
+    zero,comment = _number(name, *headers, low=-far, high=far)
     if zero is None: return None,''
     why = _vega(name, comment, *headers)
     if why: return None,why
