@@ -12,6 +12,7 @@ from astromask.data import ingest as room
 from astromask.data.cutouts import Cutouts, _write_column
 from astromask.data.ingest import ingest, read_catalog
 from astromask.data.tiles import open_plane
+from astromask.units import unit_zero_point
 
 real = Path(__file__).parents[1].parent/'shared'/'data'/'fits'
 needs_real = pytest.mark.skipif(not (real/'hsc_g.fits').exists(), reason=f'the real field of {real} is not here')
@@ -432,21 +433,24 @@ def test_nothing_is_assumed(tmp_path, caplog):
 def test_numbers_beyond_float32(tmp_path, size):
     "Scaled by a power of two, so that digits stay; magnitudes do not change"
     x = np.random.default_rng(0).normal(5, 1, (90,110))
-    h = header()
-    h['MAGZERO'] = 25.
+    h,zero_point = header(),25+2.5*np.log10(size) if 1e-30 < size < 1e20 else None
+    if zero_point is not None: h['MAGZERO'] = zero_point
     fits.HDUList([fits.PrimaryHDU(x*size, h), fits.ImageHDU(np.full(x.shape, size**2), name='VAR')]).writeto(tmp_path/'a.fits')
     c = cut(tmp_path, dict(g=str(tmp_path/'a.fits')), positions(header(), [55.], [45.]), size=16)
     k = np.log2(np.median(c[0][0].astype(np.float64)/(x*size)[37:53,47:63])).round(6)
-    assert np.isfinite(c[:]).all() and k % 1 == 0 and (size != 1 or k == 0)
-    k = round(k)
+    assert np.isfinite(c[:]).all() and k % 1 == 0 and (k != 0) == (size not in (1,1e12))
     np.testing.assert_array_equal(c[0][0], (x*size*2.**k)[37:53,47:63].astype('f4'))
     np.testing.assert_allclose(c.ivar(slice(None))[0,0], (size*2.**k)**-2, rtol=1e-6)
-    assert c.zero_point == pytest.approx(25 + 2.5*np.log10(2)*k, abs=1e-6)
-    del h['MAGZERO']
-    h['BUNIT'] = 'erg/s/cm2/Angstrom'
-    fits.writeto(tmp_path/'b.fits', x*size, h)
-    c = cut(tmp_path, dict(g=str(tmp_path/'b.fits')), positions(header(), [55.], [45.]), size=16)
-    assert (f'2**{-k}' in c.unit) == (k != 0) and 'erg' in c.unit
+    if zero_point is None: assert c.zero_point is None
+    else: assert c.zero_point == pytest.approx(zero_point + 2.5*np.log10(2)*k, abs=1e-6)
+
+@pytest.mark.parametrize('size', [1e-20,1e30,1.])
+def test_the_unit_says_the_power_of_two(tmp_path, size):
+    x = np.random.default_rng(0).normal(5, 1, (90,110))*size
+    c = cut(tmp_path, dict(g=tile(tmp_path/'b.fits', x, dict(BUNIT='erg/s/cm2/Angstrom'))), positions(header(), [55.], [45.]), size=16)
+    k = round(np.log2(np.median(c[0][0].astype(np.float64)/x[37:53,47:63])))
+    assert (f'2**{-k}' in c.unit) == (k != 0) == (size != 1) and 'erg' in c.unit and c.zero_point is None
+    assert unit_zero_point(c.unit, wavelength=5000.) == pytest.approx(unit_zero_point('erg/s/cm2/A', wavelength=5000.) + 2.5*np.log10(2)*k, abs=1e-6)
 
 def test_half_precision(tmp_path):
     "Maggies of 1e-10 do not vanish in float16"
