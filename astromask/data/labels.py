@@ -88,20 +88,21 @@ def _numbers_of(col, name):
     text = f'the column `{name}` has texts that are no numbers, such as {str(words[odd][0])!r}: they count as unknown' if odd.any() else ''
     return values[back],text
 
-# %% ../../nbs/07_data.labels.ipynb #db04af53
+# %% ../../nbs/07_data.labels.ipynb #332b406e
 PLAUSIBLE_REDSHIFTS = -.1,20.
 _nines = 9.99,9.999,9.9999      # of VIPERS and zCOSMOS
+
+def _stands_for_nothing(z):
+    nines = [np.isclose(z, o, rtol=1e-6) for o in _nines]
+    return np.isin(z, SENTINELS['redshift']) | (np.abs(z) >= 1e20) | np.any([o & (o.sum() > 1) for o in nines], axis=0)      # one 9.99 may be a redshift
 
 def impossible_redshifts(
     z,           # (N,) float64, NaN where missing
 )->np.ndarray:   # (N,) bool
     "Numbers that no galaxy has as a redshift: what they say is that it is not known"
-    low,high = PLAUSIBLE_REDSHIFTS
-    with np.errstate(invalid='ignore'): out = np.isinf(z) | np.isin(z, SENTINELS['redshift']) | (z < low) | (z > high)
-    nines = [np.isclose(z, o, rtol=1e-6) for o in _nines]
-    return out | np.any([o for o in nines if o.sum() > 1] or [np.zeros(len(z), bool)], axis=0)
+    return _stands_for_nothing(z) | (z < PLAUSIBLE_REDSHIFTS[0]) | (z > PLAUSIBLE_REDSHIFTS[1])
 
-# %% ../../nbs/07_data.labels.ipynb #04c3fd59
+# %% ../../nbs/07_data.labels.ipynb #0130d172
 def _redshift_values(catalog, name):
     "(N,) redshifts of a column and a remark; or None and why not"
     z,why = _numbers_of(catalog[name], name)
@@ -109,7 +110,7 @@ def _redshift_values(catalog, name):
     if z is None: return None,f'{why}, so its redshifts are not used'
     if unit not in ('','1','redshift'): return None,f'the column `{name}` is in {unit}, and a redshift has no unit: it is not used'
     known,bad = np.isfinite(z),impossible_redshifts(z)
-    odd = bad & ~np.isin(z, SENTINELS['redshift']) & (np.abs(z) < 1e20)
+    odd = bad & ~_stands_for_nothing(z)
     if odd.sum() > (known & ~bad).sum():
         return None,f'the values of `{name}` run from {np.min(z[known]):g} to {np.max(z[known]):g}, and redshifts do not: it is not used'
     text = f'{bad.sum()} of {len(z)} values of `{name}` cannot be redshifts and count as unknown: {_listed(z[bad])}' if bad.any() else why
@@ -341,13 +342,13 @@ def class_labels(
     say_once(found.remarks)
     return found.values,found.names
 
-# %% ../../nbs/07_data.labels.ipynb #89bc0ef5
+# %% ../../nbs/07_data.labels.ipynb #f2a382fb
 KNOWN_BANDS = re.compile(r'[ugrizy]|[ubvrijhk]|ks|kp|w[1-4]|bp|rp|vis|nuv|fuv|n\d{3,4}|[fin]b\d+|f\d{3,4}(w|m|n|lp|x|w2|wn)?\d?|irac_?[1-4]|ch[1-4]', re.I)
 ERROR_WORDS = {'err','errs','error','errors','e','sig','sigma','unc','uncert','uncertainty','rms','std'}
 _no_magnitude = {'abs','absolute','lim','limit','limiting','depth','zp','zpt','zero','zeropoint','zeropt','flag','flags','mask','offset','corr','correction','ext','extinction',
                  'nobs','n','num','npts','chi','chi2','ratio','diff','delta','rest','restframe','bias','snr','weight'}
 _written = (r'^([jhk])_m$', r'\1_mag'), (r'^([jhk])_(msigcom|cmsig)$', r'\1_mag_err'), (r'^(w[1-4])mpro$', r'\1_mag'), (r'^(w[1-4])sigmpro$', r'\1_mag_err')   # 2MASS, WISE
-_camel = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+')
+_camel = re.compile(r'[A-Z0-9]+(?![a-z0-9])|[A-Z]?[a-z0-9]+')
 _glued = re.compile(r'^(.*?)(mags?|magnitudes?|flux(?:es)?)(\d*)(err(?:or)?|sig(?:ma)?|ivar)?$', re.I)
 
 def _words(name):
