@@ -30,8 +30,35 @@ def test_each_fault_has_its_sentence(tmp_path):
 def test_catalogue_faults(tmp_path):
     t = dict(id=['a']*2+list(map(str, range(38))), ra=[0,0,400.5,*np.arange(10, 46),45], dec=[0.]*40, label=[0]*35+[1]*5)
     said = ' '.join(wrong(tmp_path, noise(), catalog=t))
-    for words in ('1 rows have the id', '1 sky positions are impossible', '2 sky positions are exactly 0, 0', 'fewer than 10 objects: 1 (5)', '1 pair of cutouts are within 1 arcsec'):
+    for words in ('1 rows have the id', 'has ra = 400.5, which is no ra in degrees', '2 of 40 positions are numbers such as -99 or (0,0)', 'fewer than 10 objects: 1 (5)', '1 pair of cutouts are within 1 arcsec'):
         assert words in said, said
+
+def test_what_stands_for_nothing_and_what_is_not_used_is_said(tmp_path):
+    z = np.linspace(.1, 1, 40)
+    z[::10],z[5] = 99,-99
+    r = inspect_cutouts(Cutouts.write(tmp_path/'a.h5', noise(), bands='gri', catalog=dict(redshift=z[:,None], label=np.eye(2)[np.arange(40)%2], mag_g=[20.]*39+[99.])))
+    page = str(r)
+    assert r['redshifts']['known'] == 35 and r['classes'] == {'0': 20, '1': 20} and r['magnitudes'] == dict(mag_g='g')
+    assert 'redshifts 35 from' in page and '(column redshift)' in page and 'magnitudes in g (columns mag_g)' in page
+    for words in ('5 of 40 values of `redshift` cannot be redshifts and count as unknown: 99 (4), -99 (1)', '1 of 40 values of `mag_g` stand for nothing'): assert f'- {words}' in page
+    r = inspect_cutouts(Cutouts.write(tmp_path/'b.h5', noise(), bands='gri', catalog=dict(redshift=['high']*40, label=np.full((40,3), 1/3), zspec=z)))
+    for words in ("the column `redshift` is text, such as 'high'", '`label` has 3 values for each object that are not one 1 and zeros'): assert words in ' '.join(r['wrong'])
+    assert r['redshifts']['column'] == 'zspec' and r['redshifts']['kind'] == 'spectroscopic' and not r['classes']
+
+def test_what_is_unknown_is_called_unknown(tmp_path):
+    page = str(inspect_cutouts(Cutouts.write(tmp_path/'a.h5', noise(), bands='gri')))
+    for line in ('unit      unknown', 'zero      unknown', 'pixels    of unknown size; row 0 is at the bottom', 'survey    unknown'): assert line in page, page
+    page = str(inspect_cutouts(Cutouts.write(tmp_path/'b.h5', noise(), bands='gri', unit='nJy', zero_point=31.4, pixel_scale=.2)))
+    for line in ('unit      nJy', 'zero      31.4 mag AB is one unit', 'pixels    of 0.2 arcsec'): assert line in page, page
+
+def test_pictures_are_not_saturated(tmp_path):
+    x = np.random.default_rng(0).integers(0, 200, (40,3,24,24)).astype('f4')
+    x[3,1,8:12,8:12],x[4,0,:12] = 255,0
+    assert wrong(tmp_path, x) == []                                                # white and black of a picture
+    with h5py.File(tmp_path/'p.h5', 'w') as f: f['images'],f['ans'] = np.moveaxis(x, 1, -1).astype('u1'),np.arange(40)%10
+    assert not any('saturated' in o for o in inspect_cutouts(tmp_path/'p.h5', bands='irg')['wrong'])
+    x += .25*(x < 255)
+    assert any('saturated' in o for o in wrong(tmp_path, x))
 
 def test_twins_with_other_labels(tmp_path):
     x = noise()

@@ -8,10 +8,10 @@ Docs: https://astromask.github.io/astromask/data.inspect.html.md"""
 __all__ = ['Report', 'inspect_cutouts', 'contact_sheet', 'write_report']
 
 # %% ../../nbs/19_data.inspect.ipynb #9b70cccb
-import io
+import io, logging
 from pathlib import Path
 import numpy as np
-from ..core import InputError, write_atomic, write_json
+from ..core import InputError, log, write_atomic, write_json
 from .cutouts import Cutouts, sample_rows
 from .duplicates import pixel_twins, sky_twins
 from .labels import find_classes, find_redshifts, read_magnitudes
@@ -107,10 +107,6 @@ def _wrong_twins(w, n):
 def _wrong_catalogue(t, r):
     twice = len(t) - len(np.unique(t['id']))
     if twice: yield f'{twice} rows have the id of an earlier row'
-    ra,dec = np.asarray(t['ra']),np.asarray(t['dec'])
-    off,origin = int(((ra < -180) | (ra > 360) | (np.abs(dec) > 90)).sum()),int(((ra == 0) & (dec == 0)).sum())
-    if off: yield f'{off} sky positions are impossible: ra and dec must be in degrees'
-    if origin > 1: yield f'{origin} sky positions are exactly 0, 0: if that means unknown, write NaN'
     few = [f'{k} ({n})' for k,n in r['classes'].items() if n < 10]
     if few: yield f'classes with fewer than 10 objects: {", ".join(few[:8])}{" and more" if len(few) > 8 else ""}'
 
@@ -153,6 +149,18 @@ class Report(dict):
         w = self['twins']
         yield f'\ntwins     {w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky'
 
+# %% ../../nbs/19_data.inspect.ipynb #bcdeac18
+class _Heard(logging.Handler):
+    "Keeps what is logged as a warning"
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.said = []
+    def emit(self, record): self.said.append(record.getMessage())
+    def __enter__(self):
+        log.addHandler(self)
+        return self.said
+    def __exit__(self, *args): log.removeHandler(self)
+
 # %% ../../nbs/19_data.inspect.ipynb #11723e54
 def _open(source, bands, survey):
     return source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, strict=False)
@@ -180,12 +188,14 @@ def inspect_cutouts(
 )->Report:       # A dict; print it
     "What is in cutout files, and what is wrong with it"
     if n < 1: raise InputError(f'n is {n}: look at one row or more')
-    c = _open(source, bands, survey)
+    with _Heard() as said:
+        c = _open(source, bands, survey)
+        t = c.catalog
     rows = sample_rows(c, n)
     x = c[rows]
     picture = _is_picture(x)
     full = None if picture or c.dtype.kind == 'f' else np.iinfo(c.dtype).max
-    labels,objects,remarks = _about_objects(c.catalog)
+    labels,objects,remarks = _about_objects(t)
     stats = {b: _band_statistics(x[:,i], rows, full) for i,b in enumerate(c.bands)}
     twins,copies = _twins(c, np.arange(len(c)) if len(c) <= twins_up_to else rows, labels)
     r = Report(files=list(c.files), layout=c.parts[0].layout.name, n=len(c), shape=c.shape, dtype=str(c.dtype),
@@ -195,7 +205,7 @@ def inspect_cutouts(
                odd={f'{k} in {b}': o[:100].tolist() for b,(_,s) in stats.items() for k,o in s.items() if len(o)}
                    | ({'a copy': copies[:100].tolist()} if len(copies) else {}))
     blank = int((~np.isfinite(x).any((1,2,3))).sum())
-    r['wrong'] = [*_wrong_pixels(r, blank, c.dtype.kind == 'f' and not picture), *_wrong_twins(twins, len(c)), *_wrong_catalogue(c.catalog, r), *remarks]
+    r['wrong'] = [*_wrong_pixels(r, blank, c.dtype.kind == 'f' and not picture), *_wrong_twins(twins, len(c)), *_wrong_catalogue(t, r), *said, *remarks]
     if not all(p.told for p in c.parts): r['wrong'].insert(0, 'the file does not tell its bands: name them in stored order')
     if r['left_out']: r['wrong'].append(f'neither pixels nor columns, so not read: {", ".join(r["left_out"])}')
     return r

@@ -10,7 +10,7 @@ __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BA
            'find_redshifts', 'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'Measured',
            'measured_columns', 'like_magnitudes', 'find_magnitudes', 'read_magnitudes', 'magnitudes', 'match_ids']
 
-# %% ../../nbs/07_data.labels.ipynb #8a0ef76f
+# %% ../../nbs/07_data.labels.ipynb #4fdb9bd0
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import numpy as np
 from astropy.table import Column, Table
 from ..core import InputError, log
 from .columns import NAMES, SENTINELS, is_missing, numbers, texts
+from ..surveys import band_wavelength
 
 # %% ../../nbs/07_data.labels.ipynb #45f27fa3
 @dataclass(frozen=True)
@@ -436,6 +437,12 @@ def find_magnitudes(
     place = catalog.colnames.index
     return sorted(taken, key=lambda m: place(m.column)),[m for m in every if m not in taken]
 
+# %% ../../nbs/07_data.labels.ipynb #9678aa60
+def _by_wavelength(bands):
+    "Column to band, from blue to red where all are known"
+    waves = {k: band_wavelength(b) for k,b in bands.items()}
+    return bands if None in waves.values() else {k: bands[k] for k in sorted(bands, key=waves.get)}
+
 # %% ../../nbs/07_data.labels.ipynb #5547aa12
 def _roles(catalog, names):
     "What each named column holds: magnitude, error or other; and whose error it is"
@@ -457,7 +464,7 @@ def _clean_numbers(col, name, role):
     if not bad.any(): return v,why
     return np.where(bad, np.nan, v),f'{bad.sum()} of {len(v)} values of `{name}` stand for nothing and count as unknown: {_listed(v[bad])}'
 
-# %% ../../nbs/07_data.labels.ipynb #7b3121bc
+# %% ../../nbs/07_data.labels.ipynb #0375b3d1
 def read_magnitudes(
     catalog,    # Table
     names=None, # As for `magnitudes`
@@ -474,13 +481,13 @@ def read_magnitudes(
         remarks += [text] if text else []
     for k,of in errors.items():
         if of in out: out[k] = np.where(np.isnan(out[of]), np.nan, out[k])
-    return Table(out, meta=dict(bands=bands, errors=errors)),tuple(remarks)
+    return Table(out, meta=dict(bands=_by_wavelength(bands), errors=errors)),tuple(remarks)
 
-# %% ../../nbs/07_data.labels.ipynb #c03d6491
+# %% ../../nbs/07_data.labels.ipynb #451f45ce
 def magnitudes(
     catalog,    # Table
     names=None, # Columns wanted, in this order: a list, or text with commas; None: the magnitudes that are there, and their errors
-)->Table:       # float64 columns, NaN where unknown; `meta` has `bands` (column to band) and `errors` (column of errors to that of its magnitudes)
+)->Table:       # float64 columns, NaN where unknown; `meta` has `bands` (column to band, from blue to red) and `errors` (column of errors to that of its magnitudes)
     "How bright each object is"
     t,remarks = read_magnitudes(catalog, names)
     say_once(remarks)

@@ -21,9 +21,9 @@ from fastcore.basics import patch
 from ..core import DataError, InputError, log, progress as show_progress, read_json, storage_errors, sync_dir, versions, write_json
 from ..data.cutouts import _clear_left, class_labels, cutout_paths, redshifts
 from ..data.formats import FitsSet, file_kind, fits_alike, open_files
-from ..data.ingest import read_catalog
 from ..data.layouts import band_names, check_measures, file_labels
 from ..data.loaders import fit_size
+from ..data.tables import read_catalog
 from ..embed import evaluating
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.pdfs import Calibration, central_interval, interval_coverage
@@ -41,7 +41,7 @@ class TableFile:
     ):
         from astromask.tasks.redshift import photometry_table               # all that trains comes with it
         self.path,self.files = path,(path,)
-        self.table = read_catalog(path) if photometry is None else photometry_table(path, **photometry)
+        self.table = read_catalog(path, sky=False) if photometry is None else photometry_table(path, **photometry)
         self.n = len(self.table)
     def catalog(self, labels=None): return self.table
 
@@ -175,7 +175,11 @@ def catalog(self:Rows,
         lacking = tuple(c for c in self.magnitudes if c not in t.colnames)
         if lacking and lacking not in self.lacking: log.warning(f'{self.parts[k].path} has no column {", ".join(lacking)}: they count as missing')
         self.lacking.add(lacking)
-        self.held = k,t[['id','ra','dec',*(c for c in self.magnitudes if c in t.colnames)]],self.known(t, self.parts[k].path)
+        if lacking and not self.bands and len(lacking) == len(self.magnitudes):
+            raise InputError(f'{self.parts[k].path} has none of the columns that this model looks at ({", ".join(self.magnitudes)}); it has {", ".join(t.colnames)}')
+        objects,there = t[['id','ra','dec']],[c for c in self.magnitudes if c in t.colnames]
+        for c,v in zip(there, catalog_magnitudes(t, there).T): objects[c] = v       # made clean for the whole file, so that all its parts agree
+        self.held = k,objects,self.known(t, self.parts[k].path)
     return self.held[1:]
 
 # %% ../../nbs/52_tasks.predict.ipynb #0b400d68

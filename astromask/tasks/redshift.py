@@ -14,8 +14,8 @@ import numpy as np
 from astropy.table import Table
 from ..core import InputError
 from ..data.labels import KNOWN_BANDS, class_labels, column_named, find_magnitudes, find_redshifts, Measured, magnitudes, measured_columns, redshifts, say_once
-from ..data.ingest import read_catalog
 from ..data.loaders import cutout_dls
+from ..data.tables import read_catalog
 from ..evaluate.metrics import binned, redshift_metrics
 from ..evaluate.pdfs import interval_coverage, pdf_metrics
 from ..evaluate.probe import galaxies
@@ -132,7 +132,7 @@ def photometry_table(
     redshift=None,         # Column of the redshifts; None: the usual one
 )->Table:     # Its columns, and mag_X, mag_err_X for each flux X if it has no magnitudes; meta['photometry'] says how they were made
     "A catalogue with magnitudes"
-    t = read_catalog(source)
+    t = read_catalog(source, sky=False)
     if len(set(t['id'])) < len(t): t['id'] = [f'{o}:{i}' for i,o in enumerate(t['id'])]         # several fields, each with its own count
     fluxes,told = _on_one_scale(t, _wanted_fluxes(t, names, softening, redshift), zero_point, None if softening is None else zero_points or {})
     used = {n: median_error(*v) for n,v in fluxes.items()} | (softening or {})
