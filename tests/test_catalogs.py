@@ -49,6 +49,21 @@ def test_matches_in_radians_and_what_was_found_before_is_kept():
     assert match.tolist() == [1] and separation[0] < 1e-6
     with pytest.raises(InputError, match='no angle'): match_sky(Table(dict(ra=['ten'], dec=['1:00:00'])), other)
 
+def test_joined_by_ids(caplog):
+    big = 1237648720693755918
+    t = Table(dict(id=[str(big),f'{big+1}','7','',' x '], ra=[0.]*5, dec=[0.]*5))
+    other = Table(dict(OBJID=[big+1,7,big,7], zspec=[.1,.2,.3,.9], kind=['null','a','b','c']))
+    out = cross_match(t, other, ['ZSPEC','kind'], on=('id','objid'))
+    assert out['zspec'].filled(-1).tolist() == [.3,.1,.2,-1,-1] and out['kind'].filled('').tolist() == ['b','','a','','']
+    assert out.meta['cross_match'] == dict(objects=5, matched=3, filled=dict(zspec=3, kind=2)) and 'separation' not in out.colnames
+    assert "repeat an id, such as '7': the first row of each counts" in caplog.text
+    with pytest.raises(InputError, match="no column 'name'; it has OBJID"): cross_match(t, other, 'kind', on=('id','name'))
+
+def test_what_says_nothing_is_filled():
+    t = Table(dict(ra=[1.,2,3,4], dec=[0.]*4, redshift=[99.,-1,.3,9999], SPECTYPE=['None','STAR','nan','']))
+    out = cross_match(t, Table(dict(ra=[1.,2,3,4], dec=[0.]*4, redshift=[.1,.2,.9,-99], SPECTYPE=['QSO','GALAXY','GALAXY','N/A'])), ['redshift','SPECTYPE'])
+    assert out['redshift'][:3].tolist() == [.1,.2,.3] and out['SPECTYPE'][:3].tolist() == ['QSO','STAR','GALAXY'] and out['redshift'].mask.tolist() == [False]*3+[True]
+
 def test_signal_to_noise_is_its_definition():
     x = np.random.default_rng(0).normal(size=(300,3,21,30)).astype(np.float32)
     x[np.random.default_rng(1).random(x.shape) < .1] = np.nan

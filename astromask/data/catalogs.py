@@ -13,8 +13,10 @@ from pathlib import Path
 from astropy.table import MaskedColumn, Table
 from fastcore.basics import patch
 from ..core import DataError, InputError, log, progress, uniform
+from .columns import NAMES, is_missing
 from .cutouts import Cutouts, class_labels
 from .duplicates import hash_ids, positions
+from .labels import column_named, impossible_redshifts, match_ids, plain_name
 from ..plots import for_the_eye
 
 # %% ../../nbs/18_data.catalogs.ipynb #462f3b71
@@ -47,14 +49,14 @@ def match_sky(
 
 # %% ../../nbs/18_data.catalogs.ipynb #1b3fc1eb
 def _unknown(col, name):
-    "Where a column says nothing: masked, NaN, empty text; negative labels, redshifts of -1 and less"
+    "Where a column says nothing: masked, NaN, a missing word; negative labels, what cannot be a redshift"
     x = np.ma.asarray(col)
     hidden = np.ma.getmaskarray(x).copy()
     x = x.filled() if hidden.any() else np.asarray(x)
     if x.dtype.kind == 'f': hidden |= np.isnan(x)
-    if x.dtype.kind == 'U': hidden |= np.char.strip(x) == ''
-    if name in ('class','label','visual_class','ans') and x.dtype.kind in 'if': hidden |= x < 0
-    if name in ('redshift','zspec','z_spec','spec_z') and x.dtype.kind in 'if': hidden |= x <= -1
+    if x.dtype.kind in 'US': hidden |= is_missing(np.char.decode(x, 'utf-8', 'replace') if x.dtype.kind == 'S' else x)
+    if plain_name(name) in NAMES['class'] and x.dtype.kind in 'if': hidden |= x < 0
+    if plain_name(name) in NAMES['redshift'][:-1] and x.dtype.kind in 'if': hidden |= impossible_redshifts(x.astype(np.float64))      # not `z`, which may be a magnitude
     return hidden
 
 # %% ../../nbs/18_data.catalogs.ipynb #d69c18ad
@@ -75,31 +77,42 @@ def _taken(t, other, name, match):
     col = MaskedColumn(value, name=name, mask=free & ~use, unit=unit, meta=dict(theirs.meta))
     return col,int(use.sum())
 
-# %% ../../nbs/18_data.catalogs.ipynb #014e7569
-def cross_match(
-    t,             # Table with `ra` and `dec`, in degrees or the unit they name, or `Cutouts`
-    other,         # Table with `ra`, `dec` and what is wanted
-    columns,       # Names of the columns wanted from `other`
-    within:float=1., # arcsec
-    once:bool=True, # Each object of `other` is used once at most
-)->Table:          # A copy with these columns and `separation` (arcsec; `separation_2` if there is one); `meta['cross_match']` has the counts
-    "Fill in columns from the nearest object of another catalogue"
-    t,columns = getattr(t, 'catalog', t),[columns] if isinstance(columns, str) else list(columns)
-    if not len(other): raise InputError('The other catalogue is empty')
-    absent = [k for k in columns if k not in other.colnames]
-    if absent: raise InputError(f'The other catalogue has no column {", ".join(absent)}; it has {", ".join(other.colnames)}')
-    many = [k for k in columns if np.ndim(other[k]) != 1]
-    if many: raise InputError(f'The column {many[0]} has more than one value for an object: take one of them')
-    match,separation = match_sky(t, other, within, once)
-    out,filled = Table(t, copy=True),{}
-    for k in columns: out[k],filled[k] = _taken(t, other, k, match)
+# %% ../../nbs/18_data.catalogs.ipynb #b3c1e248
+def _same_ids(t, other, on):
+    "Rows of another table that have the same id"
+    mine,theirs = (on, on) if isinstance(on, str) else on
+    return match_ids(t[column_named(t, mine)], other[column_named(other, theirs)], 'the other catalogue')
+
+# %% ../../nbs/18_data.catalogs.ipynb #de936e1c
+def _with_separation(out, match, separation, within):
+    "Add how far away each match was"
     name,k = 'separation',2
     while name in out.colnames: name,k = f'separation_{k}',k+1           # what an earlier match found is kept
     out[name] = MaskedColumn(separation, mask=match < 0, unit='arcsec')
     known = separation[match >= 0]
-    out.meta['cross_match'] = dict(objects=len(t), matched=len(known), within=within, filled=filled,
-                                   median_separation=float(np.median(known)) if len(known) else None)
+    out.meta['cross_match'] |= dict(within=within, median_separation=float(np.median(known)) if len(known) else None)
     return out
+
+# %% ../../nbs/18_data.catalogs.ipynb #014e7569
+def cross_match(
+    t,             # Table with `ra` and `dec`, in degrees or the unit they name, or `Cutouts`
+    other,         # Table with `ra`, `dec` (or ids) and what is wanted
+    columns,       # Names of the columns wanted from `other`
+    within:float=1., # arcsec
+    once:bool=True, # Each object of `other` is used once at most
+    on='',         # Join by ids instead: name of their column in both, or a pair of names
+)->Table:          # A copy with these columns and `separation` (arcsec; `separation_2` if there is one; none with ids); `meta['cross_match']` has the counts
+    "Fill in columns from the nearest object of another catalogue, or the one with the same id"
+    t,columns = getattr(t, 'catalog', t),[columns] if isinstance(columns, str) else list(columns)
+    if not len(other): raise InputError('The other catalogue is empty')
+    columns = [column_named(other, k) for k in columns]
+    many = [k for k in columns if np.ndim(other[k]) != 1]
+    if many: raise InputError(f'The column {many[0]} has more than one value for an object: take one of them')
+    match,separation = match_sky(t, other, within, once) if not on else (_same_ids(t, other, on),None)
+    out,filled = Table(t, copy=True),{}
+    for k in columns: out[k],filled[k] = _taken(t, other, k, match)
+    out.meta['cross_match'] = dict(objects=len(t), matched=int((match >= 0).sum()), filled=filled)
+    return out if on else _with_separation(out, match, separation, within)
 
 # %% ../../nbs/18_data.catalogs.ipynb #b3cc8089
 def signal_to_noise(
