@@ -83,6 +83,25 @@ def test_embeddings_and_reconstructions_of_missing_pixels(what, kind):
         shown = ~gone & ~m.hidden_pixels(out.mask)
         assert torch.equal(r[shown], x[shown])
 
+def targets_of(m, out, noise, x):
+    "(B,C,H,W) bool: the hidden pixels that are predicted, each counted by the mask of its own patch or unit"
+    B,C,H,W = x.shape
+    mask = out.mask.numpy()
+    if mask.ndim == 2: mask = mask[:,None]
+    side = int((H*W/mask.shape[2])**.5)
+    mask = mask.reshape(*mask.shape[:2], H//side, W//side)
+    return np.broadcast_to(np.kron(mask, np.ones((side,side), bool)), x.shape)
+
+def loss_over(m, out, x, targets):
+    "The mean loss over some pixels, by NumPy"
+    y,(B,C,H,W),p = m.scaling(x).numpy().astype(float),x.shape,m.patch_size
+    if m.norm_pix_loss:
+        patches = y.reshape(B,C,H//p,p,W//p,p)
+        mean,var = patches.mean((1,3,5), keepdims=True),patches.var((1,3,5), ddof=1, keepdims=True)
+        y = ((patches-mean)/np.sqrt(var+1e-6)).reshape(y.shape)
+    pred = (unpatchify(out.pred, p, (H,W)) if isinstance(m, MAE) else out.pred).detach().numpy()
+    return {'mse': np.square, 'l1': np.abs}[m.loss](pred-y)[targets].mean()
+
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('norm_pix', [True, False])
 def test_what_is_hidden_is_not_seen(kind, norm_pix):
@@ -94,11 +113,32 @@ def test_what_is_hidden_is_not_seen(kind, norm_pix):
     hidden = m.hidden_pixels(mask).expand_as(x)
     other = m(torch.where(hidden, x+50, x), generator=noise)
     assert torch.equal(other.pred, out.pred) and (norm_pix or other.loss != out.loss)
+    assert other.n_targets == out.n_targets > 0
+    np.testing.assert_allclose(out.loss.item(), loss_over(m, out, x, targets_of(m, out, noise, x)), rtol=1e-4)
     target = x.clone().requires_grad_()
     m.eval()
     (m(target, generator=noise).loss).backward()
     if kind in ('mae','sky') and not norm_pix:       # a hidden pixel acts on the loss as a target only: dL/dx = -dL/dpred * dscaled/dx
         assert target.grad[hidden].abs().min() > 0
+
+@pytest.mark.parametrize('ratio', [.5,(0,.9)])
+def test_each_band_has_a_mask_of_its_own(ratio):
+    "Where masks are per band, those of two bands have no more in common than chance"
+    m,x = model(4, size=(64,64), kind='pixels', mask_ratio=ratio),torch.randn(50,4,64,64)
+    for generator in (torch.rand(50, m.n_noise), torch.Generator().manual_seed(0), None):
+        mask = m(x, generator=generator).mask.float()
+        assert mask.shape == (50,4,64)
+        for b in range(1, 4):
+            both,alone = (mask[:,0]*mask[:,b]).mean(),(mask[:,0].mean(1)*mask[:,b].mean(1)).mean()      # objects may differ in their share
+            assert abs(both-alone) < .04 and (mask[:,0] != mask[:,b]).any(1).float().mean() > .9
+        shown = m.hidden_pixels(mask.bool())
+        assert shown.shape == x.shape and torch.equal(shown[:,:,::8,::8].flatten(2), mask.bool())
+
+@pytest.mark.parametrize('kind', ['tokens','beit','swin'])
+def test_one_mask_hides_all_bands(kind):
+    m,x = model(kind=kind, size=(64,32)),torch.randn(3,3,64,32)
+    mask = m(x).mask
+    assert mask.shape[1] == 1 and mask.any(2).all() and (kind == 'swin' or not mask.all(2).any())     # of Swin's two units, both
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_gradient_of_a_hidden_missing_pixel(kind):

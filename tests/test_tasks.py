@@ -1,4 +1,5 @@
 "Pretraining tasks: what reaches the model, runs that are continued, and tasks that are refused"
+import time
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
 from astromask.core import InputError, RunDir, Unfinished
@@ -49,6 +50,20 @@ def test_any_task_is_continued_to_the_same_bits(survey, tmp_path, task):
     assert all(torch.equal(whole[k], stopped[k]) and whole[k].isfinite().all() for k in whole)
     losses = [[r.split(',')[:4] for r in (tmp_path/k/'history.csv').read_text().splitlines()] for k in ('whole','stopped')]
     assert losses[0] == losses[1] and (tmp_path/'whole/figures/reconstruction.png').exists()
+
+@pytest.mark.parametrize('minutes,drawn', [(3, [3,6,7]), (5, [5,7]), (0, [1,2,3,4,5,6,7,7]), (100, [7])])
+def test_pictures_are_drawn_at_their_interval(survey, tmp_path, monkeypatch, minutes, drawn):
+    "Epochs of a minute: after so many, and at the end"
+    learn,clock,at,monotonic = learner(survey, tmp_path/'run'),[0],[],time.monotonic
+    class Minutes(Callback):
+        order = 74                                                # before the figures
+        def after_epoch(self): clock[0] += 1
+    monkeypatch.setattr(time, 'monotonic', lambda: 60*clock[0] + monotonic())
+    learn.figures.minutes,learn.figures.last = minutes,time.monotonic()
+    learn.figures.draw = lambda: at.append(clock[0])
+    learn.add_cb(Minutes())
+    learn.fit(7)
+    assert at == drawn
 
 def test_a_run_belongs_to_one_task(survey, tmp_path):
     learner(survey, tmp_path/'run').fit(1)
