@@ -467,6 +467,21 @@ def test_variances_that_do_not_fit(tmp_path):
     w = c.ivar(slice(None))[0,0]
     assert np.isfinite(w).all() and np.argwhere(np.isnan(c[0][0])).tolist() == [[8,10]] and (w[8,8:11] > 0).tolist() == [True,True,False]
 
+def test_write_refuses_what_a_type_cannot_hold(tmp_path):
+    x = np.random.default_rng(0).normal(5, 1, (3,1,8,8))
+    for size,dtype,match in ((1e-40,'float32','power of two'), (1e40,'float32','power of two'), (1e-10,'float16','write float32'), (1e6,'float16','write float32'), (1e-40,'float16','power of two')):
+        with pytest.raises(InputError, match=match): Cutouts.write(tmp_path/'a.h5', x*size, 'g', dtype=dtype)
+    with pytest.raises(InputError, match='ivar'): Cutouts.write(tmp_path/'a.h5', x, 'g', ivar=x*1e40)
+    assert not (tmp_path/'a.h5').exists()
+    Cutouts.write(tmp_path/'a.h5', x*1e-30, 'g', mask=x > 5)
+
+def test_a_survey_does_not_overrule(tmp_path):
+    "What `write` is told counts, and NaN means unknown"
+    x = np.ones((3,1,8,8), 'f4')
+    for i,(call,zero_point) in enumerate((({},27.), (dict(zero_point=31.4, unit='nJy'),31.4), (dict(zero_point=np.nan),None), (dict(unit='counts'),None))):
+        c = Cutouts.open(Cutouts.write(tmp_path/f'{i}.h5', x, 'g', survey='hsc', **call))
+        assert c.zero_point == zero_point, call
+
 # Registered images
 
 def registered(folder, **cards):

@@ -304,9 +304,16 @@ def _cast(x, dtype, what):
     if dtype.kind == 'f' and x.dtype.kind in 'iu' and x.size and max(int(x.max()), -int(x.min())) > 1<<24:
         raise InputError(f'{what} hold whole numbers beyond 16,777,216, which {dtype} would round: scale them, or give them as float32')
     with np.errstate(over='ignore'): y = x.astype(dtype, copy=False)
-    if x.dtype.kind in 'iuf' and (np.isinf(y) & np.isfinite(x)).any():
-        raise InputError(f'{what} hold values up to {np.nanmax(np.abs(x)):.3g}, which {dtype} cannot: write float32')
+    if dtype.kind == 'f' and x.dtype.kind in 'iuf' and x.dtype.itemsize > dtype.itemsize: _check_range(x, y, what)
     return y
+
+def _check_range(x, y, what):
+    "Refuse numbers that a smaller type would make infinite, or all zero"
+    known = np.abs(x[np.isfinite(x)], dtype=np.float64)
+    most = known.max(initial=0)
+    if np.isinf(y).any() and (np.isinf(y) & np.isfinite(x)).any() or 0 < most < np.finfo(y.dtype).tiny:
+        how = 'write float32' if y.dtype == np.float16 and 1e-30 < most < 3e38 else 'multiply them by a power of two, and say so in unit and zero_point'
+        raise InputError(f'{what} hold values up to {most:.3g}, which {y.dtype} cannot: {how}')
 
 # %% ../../nbs/10_data.cutouts.ipynb #726ff539
 def _append(d, x):
@@ -360,8 +367,9 @@ def _header(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
         attrs['survey'] = survey if isinstance(survey, str) else survey.name
         try: s = get_survey(survey)
         except InputError: s = None      # a survey that nobody registered: its name is all we know
-        if s is not None: attrs |= dict(pixel_scale=float(s.pixel_scale), zero_point=float(s.zero_point))
+        if s is not None: attrs |= dict(pixel_scale=float(s.pixel_scale)) | (dict(zero_point=float(s.zero_point)) if unit in ('',None,s.unit) else {})
     attrs |= {k: float(v) for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items() if v is not None}
+    if np.isnan(attrs.get('zero_point', 0)): del attrs['zero_point']      # unknown, whatever the survey has
     if provenance is not None: attrs['provenance'] = json.dumps(provenance, default=str)
     return attrs
 
@@ -376,7 +384,7 @@ def _check_arguments(dtype, catalog, pixel_scale, zero_point):
     if not known: raise InputError(f'Write float32 or float16, not {dtype}')
     if not isinstance(catalog, (Table,dict,type(None))): raise InputError(f'The catalogue is a Table or a dict of columns, not {type(catalog).__name__}')
     for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items():
-        if v is not None and number_of(v) is None: raise InputError(f'{k} is a number, not {v!r}')
+        if v is not None and number_of(v) is None and not (k == 'zero_point' and isinstance(v, float) and v != v): raise InputError(f'{k} is a number, not {v!r}')
 
 # %% ../../nbs/10_data.cutouts.ipynb #6880f3e6
 @patch(cls_method=True)
@@ -393,7 +401,7 @@ def write(cls:Cutouts,
     unit='',           # What the pixel values are
     provenance=None,   # Where the data come from (anything that JSON holds)
     pixel_scale=None,  # Arcsec per pixel, where it is not the survey's
-    zero_point=None,   # AB magnitude of one unit, where it is not the survey's
+    zero_point=None,   # AB magnitude of one unit, where it is not the survey's; NaN: unknown
     checksum=False,    # Sums that tell a flipped bit when its row is read?
     origin='lower',    # Where row 0 is: 'lower', as in FITS, or 'upper', as in photographs
 )->Path:               # The path

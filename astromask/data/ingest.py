@@ -866,6 +866,11 @@ def _parts_folder(out, n, recipe):
     return parts
 
 # %% ../../nbs/12_data.ingest.ipynb #2a320c25
+def _survey_facts(facts, known, survey):
+    "The survey, whose usual values must not overrule what is known or known to be unknown"
+    if facts['pixel_scale'] is None: log.info(f'Neither a WCS nor a card tells the pixel scale: that of the survey {known.name} is taken, {known.pixel_scale:g}"')
+    return dict(survey=survey, zero_point=np.nan if facts['zero_point'] is None else facts['zero_point'])
+
 def _on_sky(catalog, ra, dec):
     "A catalogue with positions on the sky"
     try: return read_catalog(catalog, ra, dec)
@@ -931,7 +936,7 @@ def ingest(
     jobs,table,recipe,facts = _plan(tiles, recipe, table, overlap, given, survey, dtype, at)
     source = 'a table' if isinstance(catalog, Table) else Path(catalog).name if catalog is not None else 'a grid'
     facts['provenance'] = dict(made_by=f'astromask {__version__} ingest', tiles=len(tiles), catalog=source, resampled_to=pixel_scale, files_in=facts.pop('said'))
-    if survey is not None: facts['survey'] = survey
+    if survey is not None: facts |= _survey_facts(facts, get_survey(survey), survey)
     parts,n = _parts_folder(out, sum(len(j.rows) for j in jobs), recipe),len(np.unique(np.concatenate([j.rows for j in jobs])))
     with locked(parts, wait=2):
         for old in parts.glob('.*.*'): old.unlink()   # what a killed process was writing
