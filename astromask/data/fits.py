@@ -522,7 +522,13 @@ def open_plane(
     if len(found[0].shape) != 2: raise DataError(f'HDU {found[0].hdu} of {path} is not a two-dimensional image: {there}')
     return replace(found[0]).find_sky() if sky else replace(found[0])
 
-# %% ../../nbs/07_data.fits.ipynb #9b8d5166
+# %% ../../nbs/07_data.fits.ipynb #84ba2bb9
+def _from_asinh(x, h):
+    "Fluxes of Pan-STARRS stacks, which are stored as asinh magnitudes (cards BSOFTEN and BOFFSET)"
+    soft,offset = h['BSOFTEN'],h.get('BOFFSET', 0)
+    if not all(isinstance(o, (int,float)) and not isinstance(o, bool) for o in (soft,offset)): raise DataError(f'The cards BSOFTEN = {soft!r} and BOFFSET = {offset!r} are no numbers: the pixels cannot be decoded')
+    return offset + soft*2*np.sinh(np.asarray(x, np.float64)*np.log(10)/2.5)
+
 def hdu_pixels(
     hdu,         # An image HDU of a file that was opened with `do_not_scale_image_data`
     whole=False, # Keep whole numbers that have no scale and no BLANK as they are?
@@ -530,10 +536,12 @@ def hdu_pixels(
     "The values of an HDU; missing ones are NaN"
     x,h = hdu.data.reshape(plane_shape(hdu)),hdu.header
     scale,zero,blank = h.get('BSCALE', 1),h.get('BZERO', 0),h.get('BLANK')
+    if x.dtype.kind == 'f' and 'BSOFTEN' in h: return _from_asinh(x*np.float64(scale) + zero, h)
     if x.dtype.kind == 'f': return x if (scale,zero) == (1,0) else x*np.float64(scale) + zero
     if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)): return hdu_bits(hdu, '', exact=True)
     y = x.astype(np.float32 if x.dtype.itemsize < 4 and (scale,zero) == (1,0) else np.float64)*scale + zero
     if blank is not None: y[x == blank] = np.nan
+    if 'BSOFTEN' in h: return _from_asinh(y, h)
     small = x.dtype.itemsize < 4 and all(1e-30 < abs(o) < 1e30 for o in (scale,zero or 1))
     return y.astype(np.float32) if small else y
 
@@ -702,9 +710,8 @@ def power_of_two(
     w = np.asarray([] if ivar is None else ivar, np.float64).ravel()
     w = w[(w > 0) & np.isfinite(w)]
     if not len(x): return 0
-    middle = np.median(x[x > 1e-6*x.max()])      # noiseless images fall to nothing
-    fits_in = 1e-15 < middle < 1e15 and x.max() < 1e34 and (not len(w) or 1e-34 < np.median(w) < 1e34)      # fluxes are squared in float32
-    return 0 if fits_in else -round(math.log2(middle))
+    fits_in = 1e-30 < np.median(x) and x.max() < 1e34 and (not len(w) or 1e-34 < w.min() and w.max() < 1e34)
+    return 0 if fits_in else -round(math.log2(np.median(x)))
 
 def scaled_unit(
     unit, # As the file writes it

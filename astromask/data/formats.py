@@ -25,7 +25,7 @@ from .files import check_file, damage, file_format, file_labels, natural_key, ki
 from .fits import Plane, fits_planes, hdu_bits, hdu_pixels, image_planes, impossible_wcs, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
 from .layouts import CutoutFile, Layout, band_names
 from ..surveys import _surveys
-from ..units import ZERO_POINT_CARDS, Measure, flux_factor, unit_name
+from ..units import ZERO_POINT_CARDS, Measure, Photometry, flux_factor, unit_name
 
 # %% ../../nbs/09_data.formats.ipynb #8a3d4a07
 def _npy_header(f, path, name, size):
@@ -360,7 +360,6 @@ def group_files(
 class FitsLayout(Layout):
     name,what,images = 'FITS cubes','a FITS file for each object, with an image (C,H,W) or an image for each band','image'
     def bands(self, found, attrs, survey, c): return band_names(attrs['names']) if attrs['names'] else None
-    def unit(self, found, attrs): return attrs['unit']
 
 # %% ../../nbs/09_data.formats.ipynb #c88c1747
 class FitsSet(CutoutFile):
@@ -517,7 +516,7 @@ def _factors(self:FitsSet, o):
         f'{mine[0]:.6g}, but {self.first.path} in {self.in_unit or "units"} of {targets[0]:.6g}: files are brought to the zero point of the first')
     return np.array([1. if z is None or abs(z-t) < 1e-7 else flux_factor(z, t) for z,t in zip(mine, targets)])
 
-# %% ../../nbs/09_data.formats.ipynb #cad35d46
+# %% ../../nbs/09_data.formats.ipynb #a99be92a
 @patch
 def _say(self:FitsSet, what, text):
     "Warn once"
@@ -542,7 +541,10 @@ def _settle(self:FitsSet, looked):
     x = np.concatenate([o[np.isfinite(o)] for o,_ in some])
     self.power = power_of_two(x, None if self.first.ivar is None else np.concatenate([w[w > 0] for _,w in some]))
     self.kind = np.result_type(*{o.dtype for o,_ in some}, *([np.float32] if self.power else []))
-    if self.power: log.info(f'{a.path}: its pixels are too large or small for float32, and multiplied by 2**{self.power}, as their unit says')
+    if not self.power: return
+    log.info(f'{a.path}: its pixels are too large or small for float32, and multiplied by 2**{self.power}, as their unit says')
+    g,zero = self.given,self.given.zero_point
+    if self.stated: self.given = Measure(scaled_unit(g.unit, self.power) if g.unit else '', None if zero is None else zero + 2.5*np.log10(2)*self.power, g.pixel_scale)
 
 # %% ../../nbs/09_data.formats.ipynb #df00d4d9
 @patch
@@ -626,9 +628,13 @@ def _arrays(self:FitsSet):
 def _reading(self:FitsSet, what): yield self._arrays()
 
 @patch
-def _list(self:FitsSet, f):
-    zero = self.zeros[0] if None not in self.zeros else None
-    return f,dict(names=self.first.bands, unit=scaled_unit(self.in_unit, self.power), zero_point=None if zero is None else zero + 2.5*np.log10(2)*self.power, pixel_scale=self.first.scale, origin='lower')
+def _list(self:FitsSet, f): return f,dict(names=self.first.bands, pixel_scale=self.first.scale, origin='lower')
+
+@patch
+def _band_photometry(self:FitsSet, l, found, attrs, scale):
+    "What the pixels of each band are as they are read"
+    zero = None if None in self.zeros else self.zeros[0] + 2.5*np.log10(2)*self.power
+    return [Photometry(scaled_unit(self.in_unit, self.power), zero)]*len(self.stored_bands)
 
 @patch
 def _row_ids(self:FitsSet, labels):
@@ -641,7 +647,7 @@ def _row_ids(self:FitsSet, labels):
 _own_cards = re.compile(r'SIMPLE|BITPIX|NAXIS.*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|EXT(NAME|VER|LEVEL|TYPE)|CHECKSUM|DATASUM|COMMENT|HISTORY|INHERIT|'
                         r'WCS.*|CR(VAL|PIX|OTA|DER)\d|C(TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|PC\d{6}|PV\d_.*|L(ON|AT)POLE|RADE.*|EQUINOX|[AB]P?_(ORDER|\d_\d)|'
                         r'Z(IMAGE|TILE|CMP|NAME|VAL|BIT|NAX|SIM|EXT|PC|GC|QUANT|DITH|BLANK).*|'
-                        r'BANDS?\d*|FILT(ER)?S?\d*|END|TTYPE.*|TFORM.*|TFIELDS|RA|DEC|^$')
+                        r'BANDS?\d*|FILT(ER)?S?\d*|END|TTYPE.*|TFORM.*|TFIELDS|RA|DEC|(SOURCE|IMAGE)ID|^$')
 
 def _cards_of(plane):
     "What the headers say of an object"
@@ -656,19 +662,19 @@ def _cards_of(plane):
 def _list_columns(self:FitsSet, found, attrs): self.columns,self.left_out,self.names = [],[],{}
 
 @patch
-def _planes(self:FitsSet):
+def _first_planes(self:FitsSet):
     "The first plane of each object"
     if self.groups: paths = [next(p for (_,kind),p in g.items() if kind == 'image') for g in self.groups]
     else: paths = self.paths
     for p in progress(paths, 'headers') if len(paths) > 1000 else paths:
         with _one_fits(p, self.named) as f: yield from (o[0] for o in f.objects)
 
-# %% ../../nbs/09_data.formats.ipynb #a99be92a
+# %% ../../nbs/09_data.formats.ipynb #18268c11
 @patch
 def _table(self:FitsSet):
     if self._cards is None:
         cards,ra,dec = [],[],[]
-        for some in chunked(self._planes(), 512):
+        for some in chunked(self._first_planes(), 512):
             cards += [_cards_of(p) for p in some]
             for x,y in zip((ra,dec), sky_positions(some)): x.append(y)
         self._cards = Table(rows=cards) if any(cards) else Table()
