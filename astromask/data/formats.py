@@ -669,7 +669,7 @@ def _first_planes(self:FitsSet):
     for p in progress(paths, 'headers') if len(paths) > 1000 else paths:
         with _one_fits(p, self.named) as f: yield from (o[0] for o in f.objects)
 
-# %% ../../nbs/09_data.formats.ipynb #18268c11
+# %% ../../nbs/09_data.formats.ipynb #34842e6d
 @patch
 def _table(self:FitsSet):
     if self._cards is None:
