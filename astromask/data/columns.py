@@ -242,6 +242,7 @@ def texts(
     if x.dtype.kind == 'f':
         whole = (x == np.trunc(x)) & (np.abs(x) < 2**63)
         x = np.where(whole, np.where(whole, x, 0).astype(np.int64).astype(str), x.astype(str))
+        x = x.astype(f'U{max(np.strings.str_len(x).max(initial=0), 1)}')
     elif x.dtype.kind in 'iu' and len(x): x = x.astype(f'U{max(len(str(x.min())), len(str(x.max())))}')
     return np.where(known, x.astype(str), '') if not known.all() else x.astype(str, copy=False)
 
@@ -281,14 +282,20 @@ def _in_degrees(v, unit, what):
     except (u.UnitsError,TypeError,ValueError) as e: raise DataError(f'{what} is in {unit}, which is no angle: give it in degrees') from e
 
 # %% ../../nbs/07_data.columns.ipynb #6e8d2856
+def _unit_in(name):
+    "The unit that a column's name tells, as in `RA (hours)` and `ra_rad`"
+    word = re.search(r'(?:[\[(]([^\[\]()]*)[\])]|_(hours|rad))$', str(name or '').strip().lower())
+    word = (word[1] or word[2] or '').strip() if word else ''
+    return word if word in _hours or word in ('rad','radian','radians','arcsec','arcmin') else None
+
 def degrees(
     x,        # (N,) numbers or text: any sequence, Column or Quantity; degrees where it names no unit
     what:str, # What they are, for the message
     axis:str='', # 'ra': sexagesimal text is in hours; 'dec' or '': in degrees
 )->np.ndarray: # (N,) float64, NaN where missing
     "Angles in degrees"
-    x = Table(dict(x=x))['x']
-    unit,(values,why) = x.unit,_cleaned(x)
+    name,x = getattr(x, 'name', None),Table(dict(x=x))['x']
+    unit,(values,why) = x.unit or _unit_in(name),_cleaned(x)
     if values is not None: values = _flat(values)
     if values is None or values.ndim != 1 or values.dtype.kind == 'b':
         raise DataError(f'{what} is {x.dtype} of shape {x.shape}, and not one number for each object: give it in degrees')
@@ -305,10 +312,10 @@ NAMES = dict(
         'number','num','seqnr','seq','id_1','id_x'),
     ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','_ra','_ra_icrs','i_ra','coord_ra','alpha_j2000','alphawin_j2000','alpha_sky','alphawin_sky',
         'ramean','rastack','target_ra','mean_fiber_ra','fiber_ra','plug_ra','plugra','right_ascension','rightascension','ra_gal','ra_true','ra_model','ra_detec','ra_best','ra_gaia',
-        'x_world','alpha','ra_1','ra_x','ra(deg)','ra(j2000)','ra [deg]','ra (deg)','ra_hours','rastring'),
+        'x_world','alpha','ra_1','ra_x','ra_hours','ra_rad','rastring'),
     dec=('dec','dec_deg','dej2000','_dej2000','dec_j2000','de_icrs','decdeg','_de','_de_icrs','i_dec','coord_dec','delta_j2000','deltawin_j2000','delta_sky','deltawin_sky',
         'decmean','decstack','target_dec','mean_fiber_dec','fiber_dec','plug_dec','plugdec','declination','declination','dec_gal','dec_true','dec_model','dec_detec','dec_best','dec_gaia',
-        'y_world','delta','dec_1','dec_x','dec(deg)','dec(j2000)','dec [deg]','dec (deg)','dec_hours','decstring',
+        'y_world','delta','dec_1','dec_x','dec_hours','dec_rad','decstring',
         'decj2000','dec_icrs','decl','dedeg','de','_decj2000','de_j2000'),
     x=('x','x_image','xwin_image','xpsf_image','xpeak_image','xcentroid','x_centroid','x_cent','xcenter','x_center','x_pix','x_pixel','xpix','xpos','x_pos','bx','base_sdsscentroid_x','slot_centroid_x'),
     y=('y','y_image','ywin_image','ypsf_image','ypeak_image','ycentroid','y_centroid','y_cent','ycenter','y_center','y_pix','y_pixel','ypix','ypos','y_pos','by','base_sdsscentroid_y','slot_centroid_y'),
@@ -323,7 +330,9 @@ NAMES = dict(
 # %% ../../nbs/07_data.columns.ipynb #4fd8dac8
 _counts = 'name','number','num','seqnr','seq','ident','id_1','id_x'
 
-def _spelled(name): return str(name).strip().lstrip('#').strip().lower()
+_bracket = re.compile(r'\s*[\[(]([^\[\]()]*)[\])]$')
+
+def _spelled(name): return _bracket.sub('', str(name).strip().lstrip('#').strip()).lower()
 
 # %% ../../nbs/07_data.columns.ipynb #ddf257de
 _lost = re.compile(r'[+-]?\d\.\d*[eE]\+?\d\d')
@@ -432,6 +441,8 @@ def sky_positions(
     gone = gone | lost | maybe & (lost | ~((x < 0) & ~maybe).any()) | zero & (zero.sum() > 1)
     if gone.any(): log.warning(f'{where}: {gone.sum()} of {n} positions are numbers such as -99 or (0,0) that stand for "unknown", and count as unknown')
     x,y = (np.where(gone, np.nan, v) for v in (x, y))
+    small = 'coord_dec' == _spelled(d or '') and t[d].unit is None and np.nanmax(np.abs(y), initial=0) <= np.pi/2 and np.nanmax(np.abs(x), initial=0) <= 2*np.pi
+    if small and n > 2: log.warning(f'{where}: {a} and {d} name no unit and are small, as radians would be; they are taken for degrees')
     return a,d,_refuse_impossible(x, 'ra', a, where, strict),_refuse_impossible(y, 'dec', d, where, strict)
 
 # %% ../../nbs/07_data.columns.ipynb #dbe405bf
@@ -453,7 +464,7 @@ def first_columns(
         log.warning(f'{where}: the ids in the column {k!r} have lost digits, as in {texts(t[k])[rounded_ids(t[k]).argmax()]}: they were floats or went through a spreadsheet, and are not used')
     if own is not None:
         mine,lost = texts(t[own]),rounded_ids(t[own])
-        if lost.any(): log.warning(f'{where}: {lost.sum()} ids in the column {own!r}, such as {mine[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
+        if lost.any(): log.warning(f'{where}: {lost.sum()} of {len(lost)} ids in the column {own!r}, such as {mine[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
         ids = mine if (mine != '').all() else np.where(mine == '', rows(), mine)
     else: ids = np.asarray(rows()).astype(str)
     if not len(t.keys()): x = y = np.full(len(ids), np.nan)

@@ -80,13 +80,15 @@ def _content(path, kind):
 # %% ../../nbs/07_data.tables.ipynb #76ef5a7f
 def _utf8(raw, path):
     "A text in UTF-8 with Unix's line ends"
-    if raw[:2] in (b'\xff\xfe',b'\xfe\xff'):
-        with damage(path, 'read'): raw = raw.decode('utf-16').encode()
+    few = raw[:200]
+    wide = 'utf-16' if raw[:2] in (b'\xff\xfe',b'\xfe\xff') else next((k for k,at in (('utf-16-le',1),('utf-16-be',0)) if few[at::2].count(0) > .4*len(few) and not few[1-at::2].count(0)), None)
+    if wide:
+        with damage(path, 'read'): raw = raw.decode(wide).encode()
     raw = raw.removeprefix(b'\xef\xbb\xbf')
     if not raw.isascii():
         try: raw.decode()
         except UnicodeDecodeError: raw = raw.decode('cp1252', 'replace').encode()
-    if b'\0' in raw[:4096]: raise DataError(f'{path} is no table that is known here: give FITS, Parquet, VOTable, HDF5 or CSV')
+    if b'\0' in raw[:4096]: raise DataError(f'{path} is no text (it has zeros in it), and no other table that is known: give FITS, Parquet, VOTable, HDF5 or CSV')
     if b'\n' not in raw[:1<<20] and b'\r' in raw[:1<<20]: raw = raw.replace(b'\r', b'\n')
     if b'\n' not in raw[:1<<20] and len(raw) > 1<<20: raise DataError(f'{path} is no table: its first line has more than a million letters')
     return raw
@@ -130,12 +132,15 @@ def _is_header(first, second):
     return any(_is_number(b) and a and not _is_number(a) for a,b in zip(first, second))
 
 # %% ../../nbs/07_data.tables.ipynb #36480fda
+_usual = {o for some in NAMES.values() for o in some}
+
 def _header(lines, comments, divider, path):
     "Names and units of the columns, and how many of the lines told them"
     rows = [_cells(o, divider) if divider else [o.strip()] for o in lines[:4]]
     names,used = rows[0],1
     if not _is_header(rows[0], rows[1] if len(rows) > 1 else []):
-        names,used = next(([*_cells(o.lstrip('# \t'), d)] for o in comments[::-1] for d in (divider, ' ') if d and len(_cells(o.lstrip('# \t'), d)) == len(rows[0])), None),0
+        told = [c for o in comments[::-1] for d in (divider, ' ') if d and len(c := _cells(o.lstrip('# \t'), d)) == len(rows[0])]
+        names,used = next((c for c in told if {o.lower() for o in c} & _usual), told[0] if told else None),0
         if names is None: raise DataError(f'{path} has no line with the names of its columns: its first line is {lines[0][:80]!r}')
     dashes = [i for i,r in enumerate(rows[used:], used) if r and all(re.fullmatch(r'-+', o) for o in r)]
     units = rows[used] if dashes and dashes[0] == used+1 else []
@@ -146,13 +151,14 @@ def _header(lines, comments, divider, path):
 # %% ../../nbs/07_data.tables.ipynb #3ae0879b
 def _named(names, path):
     "Each name once, none empty"
-    out,twice = [],[]
+    out,twice = {},[]
     for i,name in enumerate(names):
         name = str(name).strip().lstrip('#').strip() or f'column {i+1}'
         if name in out: twice.append(name)
         k,plain = 2,name
         while name in out: name,k = f'{plain}_{k}',k+1
-        out.append(name)
+        out[name] = i
+    out = list(out)
     if twice: log.warning(f'{path} has several columns called {", ".join(dict.fromkeys(twice))}: the later ones are called {", ".join(f"{o}_2" for o in dict.fromkeys(twice))}')
     return out
 
@@ -198,8 +204,7 @@ def _csv_table(raw, path):
     spare = [len(_cells(o, divider)) - len(names) for o in lines[used:]] if divider else []
     if spare and all(o == 1 for o in spare) and not any(_cells(o, divider)[-1] for o in lines[used:]): names = [*names,'']
     t = _arrow_text(raw, at, divider, _named(names, path), path)
-    columns = {k: typed(t[k], k, divider == ',') for k in t.column_names}
-    units = dict(zip(t.column_names, units))
+    columns,units = {k: typed(t.column(i), k, divider == ',') for i,k in enumerate(t.column_names)},dict(zip(t.column_names, units))
     return {k: (v,units.get(k)) for k,v in columns.items() if not (k.startswith('column ') and v.null_count == len(v))}
 
 # %% ../../nbs/07_data.tables.ipynb #06a01054
@@ -226,7 +231,8 @@ def _text_table(raw, path):
     kind = ('ascii.ecsv' if comments and re.match(r'# %ECSV', comments[0]) else 'ascii.ipac' if first.startswith(('\\','|')) and re.search(rb'(?m)^\|.*\|\s*$', raw[:1<<16]) else
             'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else '')
     if not kind: return (_sextractor_table if comments and re.match(r'#\s*1\s+[A-Za-z]\S*', comments[0]) else _csv_table)(raw, path)
-    with _reading(path): t = Table.read(raw.decode(), format=kind)
+    more = dict(fill_values=[(o,'0') for o in ('','null','NULL')]) if kind == 'ascii.ecsv' else {}        # Gaia's have null
+    with _reading(path): t = Table.read(raw.decode().split('\n'), format=kind, **more)
     return {k: (t[k],None) for k in t.colnames}
 
 # %% ../../nbs/07_data.tables.ipynb #7587f5ea
@@ -245,14 +251,22 @@ def _first(tables, names, path):
     if len(tables) > 1: log.warning(f'{path} holds {len(tables)} tables ({", ".join(tables)}): {k} is read')
     return tables[k]
 
+def _fits_column(data, j):
+    "A column of a FITS table; masked where it is TNULL, or a truth that is none"
+    o,raw = data.columns[j],data.view(np.ndarray)[data.dtype.names[j]]
+    if raw.dtype.kind == 'S' and raw.ndim == 1 and not o.dim and (o.format or '').lstrip('0123456789')[:1] == 'A': return raw
+    x = np.asarray(data.field(j))
+    if str(o.format).lstrip('1') == 'L': return np.ma.array(x, mask=raw == 0)
+    if o.null is None or raw.shape != x.shape: return x
+    return np.ma.array(x, mask=np.strings.strip(raw) == str(o.null).strip().encode() if raw.dtype.kind == 'S' else raw == o.null)
+
 def _fits_table(path):
-    with _reading(path), open_fits(path, memmap=False) as hdus:
+    with open_fits(path, memmap=False) as hdus, _reading(path):
         found = {f'HDU {i} {o.name}'.strip(): i for i,o in enumerate(hdus) if hasattr(o, 'columns') and not hasattr(o, 'compressed_data') and len(o.data)}
         there = ', '.join(f'HDU {i} {type(o).__name__.removesuffix("HDU")}' for i,o in enumerate(hdus))
         if not found: raise DataError(f'{path} holds no table with rows: it has {there}')
         i = _first(found, lambda i: hdus[i].columns.names, path)
-        t = Table.read(hdus, hdu=i, mask_invalid=False, character_as_bytes=True)
-        return {k: (t[k],None) for k in t.colnames}
+        return {k: (_fits_column(hdus[i].data, j),o.unit) for j,(k,o) in enumerate(zip(_named(hdus[i].columns.names, path), hdus[i].columns))}
 
 # %% ../../nbs/07_data.tables.ipynb #acb79503
 def _arrow_column(x):
@@ -271,11 +285,14 @@ def _arrow_column(x):
     return x.to_pylist()
 
 # %% ../../nbs/07_data.tables.ipynb #ef2b581c
+def _units_told(text):
+    "Name -> unit, as astropy writes them beside a table"
+    return {m[2]: m[3] for m in re.finditer(r'''(?m)^- ?\{name: (["']?)([^,\n]+?)\1, unit: ([^,}\n]+)''', text)}
+
 def _arrow_units(schema):
     "Units of the columns of an Arrow table"
     units = {f.name: (f.metadata or {}).get(b'unit', b'').decode(errors='replace') for f in schema}
-    said = (schema.metadata or {}).get(b'table_meta_yaml', b'').decode(errors='replace')
-    return units | {m[1]: m[2] for m in re.finditer(r'(?m)^- \{name: ([^,\n]+), unit: ([^,}\n]+)', said)}
+    return units | _units_told((schema.metadata or {}).get(b'table_meta_yaml', b'').decode(errors='replace'))
 
 def _parquet_table(path):
     with _reading(path), pq.ParquetFile(path) as f:
@@ -295,13 +312,16 @@ def _check_xml(raw, path):
         raise DataError(f'{path} is in {code[1].decode()}: write it again in UTF-8')
 
 # %% ../../nbs/07_data.tables.ipynb #fbb51a59
+_status = re.compile(rb'<INFO\b[^>]*\bname="QUERY_STATUS"[^>]*\bvalue="(ERROR|OVERFLOW)"[^>]*>([^<]{0,200})')
+
 def _votable(raw, path):
     from astropy.io.votable import parse
-    if raw[:2] in (b'\xff\xfe',b'\xfe\xff') or b'\0' in raw[:64]: raise DataError(f'{path} is in UTF-16: write it again in UTF-8')
     _check_xml(raw, path)
     with _reading(path):
+        cut = _status.search(raw)
+        if cut and cut[1].upper() == b'OVERFLOW': log.warning(f'{path} is not whole: its server cut it off (QUERY_STATUS is OVERFLOW)')
         found = {f'{i} {o.name or o.ID or ""}'.strip(): o for i,o in enumerate(parse(io.BytesIO(raw), verify='ignore').iter_tables(), 1) if len(o.array)}
-        if not found: raise DataError(f'{path} holds no table with rows')
+        if not found: raise DataError(f'{path} holds no table with rows' + (f'; it says {cut[2].decode(errors="replace").strip()!r}' if cut and cut[2].strip() else ''))
         t = _first(found, lambda o: [f.name for f in o.fields], path).to_table(use_names_over_ids=True)
     return {k: (t[k],None) for k in t.colnames}
 
@@ -324,7 +344,9 @@ def _h5_tables(group, path, name='/', deep=3):
     sets = {k: d for k,d in inside.items() if isinstance(d, h5py.Dataset) and d.shape}
     for k,d in sets.items():
         if d.dtype.names and d.ndim == 1: found[f'{name}{k}'] = {o: (d,o) for o in d.dtype.names}
-    sets = {k: d for k,d in sets.items() if not d.dtype.names}
+    sets = {k: d for k,d in sets.items() if not d.dtype.names and not k.endswith('.__table_column_meta__')}
+    alone = {k: g['data'] for k,g in inside.items() if isinstance(g, h5py.Group) and list(g) == ['data'] and 'data' in _h5_children(g, path)}     # vaex
+    if alone and not sets: return {name: {k: (d,None) for k,d in alone.items() if isinstance(d, h5py.Dataset)}}
     lengths = Counter(len(d) for d in sets.values() if d.ndim < 3)
     if lengths:
         n = lengths.most_common(1)[0][0]
@@ -334,6 +356,11 @@ def _h5_tables(group, path, name='/', deep=3):
     return found
 
 # %% ../../nbs/07_data.tables.ipynb #1534d3e6
+def _h5_units(f, name):
+    "Units that astropy writes beside an array of named values"
+    told = _h5_children(f[name].parent, name).get(f'{name.rsplit("/", 1)[1]}.__table_column_meta__')
+    return {} if told is None else _units_told('\n'.join(o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in np.ravel(told[:])))
+
 def _h5_column(d, field):
     "A column of an HDF5 file"
     unit,missing = d.attrs.get('unit') if field is None else None,d.attrs.get('missing') if field is None else None
@@ -346,9 +373,18 @@ def _hdf5_table(path):
         found = {k: c for k,c in _h5_tables(f, path).items() if len(next(iter(c.values()))[0])}
         if not found: raise DataError(f'{path} holds no table: a group with one array for each column, or an array of named values')
         found = dict(sorted(found.items(), key=lambda o: -len(o[1])))
-        return {k: _h5_column(*v) for k,v in _first(found, lambda c: c, path).items()}
+        columns = _first(found, lambda c: c, path)
+        units = _h5_units(f, next(iter(columns.values()))[0].name)
+        columns = {k: _h5_column(*v) for k,v in columns.items()}
+        return {k: (x,unit or units.get(k)) for k,(x,unit) in columns.items()}
 
 # %% ../../nbs/07_data.tables.ipynb #6f92ac1e
+def _way_out(path, kind):
+    "What to do with a file that is no table"
+    if kind == 'zip' and b'xl/' in open(path, 'rb').read(1<<16): return 'it is an Excel workbook: save its sheet as CSV'
+    if kind == 'pickle': return 'it could run code when it is read: write it as Parquet where it was made'
+    return WAYS_OUT[kind] if kind in ('HTML','zip','PDF','Git LFS pointer') else 'convert it'
+
 def _columns_of(path):
     "The columns of a file with their units, as its library gives them"
     check_file(path)
@@ -356,9 +392,10 @@ def _columns_of(path):
     kind = 'text' if head[:2] in (b'\xff\xfe',b'\xfe\xff') else file_format(path)
     if kind in ('FITS','Parquet','HDF5'): return {'FITS':_fits_table,'Parquet':_parquet_table,'HDF5':_hdf5_table}[kind](path)
     if kind not in (*_packed,'VOTable','XML','text',''):
-        raise DataError(f'{path} is a file of kind {kind}, not a table that is read ({WAYS_OUT.get(kind, "convert it")}): give FITS, Parquet, VOTable, HDF5 or CSV')
+        raise DataError(f'{path} is a file of kind {kind}, and no table that is read ({_way_out(path, kind)}): give FITS, Parquet, VOTable, HDF5 or CSV')
     raw = _content(path, kind)
-    return (_votable if raw[:4096].lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<' else _text_table)(raw, path)
+    if raw[:2] in (b'\xff\xfe',b'\xfe\xff'): raw = _utf8(raw, path)
+    with _reading(path): return (_votable if raw[:4096].lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<' else _text_table)(raw, path)
 
 # %% ../../nbs/07_data.tables.ipynb #9e2ec372
 def _spread(columns):
@@ -372,14 +409,15 @@ def _spread(columns):
 # %% ../../nbs/07_data.tables.ipynb #293dc67e
 def _cleaned_table(columns, path):
     "Columns with their units as a table; those that cannot be used are named"
-    t,odd = Table(),[]
+    good,odd = [],[]
     for name,(col,unit) in _spread(columns).items():
         if isinstance(col, (pa.Array,pa.ChunkedArray)): col = _arrow_column(col)
         new,why = plain_column(col, name, unit)
         if new is None: odd.append(f'{name} ({why})')
-        else: t[name] = new
+        else: good.append(new)
     if odd: log.warning(f'{path}: columns that cannot be used are left out: {", ".join(odd[:20])}' + (f' and {len(odd)-20} others' if len(odd) > 20 else ''))
-    if not len(t.columns): raise DataError(f'{path} has no column that can be used')
+    if not good: raise DataError(f'{path} has no column that can be used')
+    t = Table(good, copy=False)
     if not len(t): raise DataError(f'{path} has no rows')
     return t
 
@@ -417,12 +455,13 @@ def read_catalog(
     stem = 'row' if path == 'the catalogue' else os.path.basename(path).split('.')[0]
     out,used = first_columns(t, lambda: np.char.add(f'{stem}:', np.arange(len(t)).astype(str)), ra, dec, path, sky)
     _say_repeats(out['id'], path)
+    rest = {}
     for name in (k for k in t.colnames if k not in used):
         new = re.sub(r'[/\0]', '_', name)
-        if new.lower() in _ours or new in ('','.') or new in out.colnames: new = f'catalog_{new}'
-        if new in out.colnames: log.warning(f'{path}: the column {name!r} is left out, as there is another {new!r}')
-        else: out[new] = t[name]
-    return out
+        if new.lower() in _ours or new in ('','.','id','ra','dec') or new in rest: new = f'catalog_{new}'
+        if new in rest: log.warning(f'{path}: the column {name!r} is left out, as there is another {new!r}')
+        else: rest[new] = t[name]
+    return Table([*out.columns.values(), *rest.values()], names=[*out.colnames, *rest], copy=False)
 
 # %% ../../nbs/07_data.tables.ipynb #5a8fa0c0
 def _say_repeats(ids, path):
