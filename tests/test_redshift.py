@@ -120,6 +120,35 @@ def test_photometry_is_read_or_refused(tmp_path):
     assert np.isnan(z).all() and w is None
 
 
+def test_fluxes_are_told_from_all_else(tmp_path):
+    n,rng = 50,np.random.default_rng(0)
+    sky,z = dict(id=np.arange(n), ra=rng.uniform(0, 9, n), dec=rng.uniform(0, 9, n)),rng.uniform(.1, 1, n)
+    def made(**columns): return photometry_table(Table(sky | columns))
+    mags = {b: 20+rng.normal(size=n) for b in 'ugr'}
+    t = made(**mags, **{b+'_err': np.full(n, .1) for b in mags}, z_spec=z)                    # magnitudes with errors are no fluxes
+    assert not any(k.startswith('mag_') for k in t.colnames) and not t.meta['photometry']['softening']
+    flux = {f'f{k}w': np.exp(rng.normal(size=n)) for k in (115,200)}
+    t = made(**flux, **{k+'_err': np.full(n, .1) for k in flux}, z=z, z_err=z/9, r50=z, r50_err=z, ra_err=z, redshift=z, redshift_err=z)
+    assert [k for k in t.colnames if k.startswith('mag_')] == ['mag_f115w','mag_err_f115w','mag_f200w','mag_err_f200w']      # the redshift is none
+    assert made(**flux, **{k+'_err': np.full(n, .1) for k in flux}, z=z, z_err=z/9).meta['photometry']['softening'].keys() == flux.keys()
+    with pytest.raises(InputError, match='no column .q.; it has|neither'): photometry_table(Table(sky), names=['q'])
+
+def test_units_of_fluxes_decide(tmp_path):
+    nano = Table(dict(id=[1,2,3], ra=[0.]*3, dec=[0.]*3, FLUX_G=[100.,10.,1.], FLUX_IVAR_G=[4.,0.,25.], FLUX_R=[200.,-99.,-99.], FLUX_IVAR_R=[4.,4.,4.], Z=[.1,.2,.3], ZWARN=[0]*3), units=dict(FLUX_G='nanomaggy', FLUX_R='nanomaggy'))
+    t = photometry_table(nano)
+    b = np.median([1/2,1/5])*10**.56                                                          # nanomaggies to microjanskys
+    assert t.meta['photometry']['zero_points'] == dict(FLUX_G=22.5, FLUX_R=22.5) and t.meta['photometry']['softening']['FLUX_G'] == pytest.approx(b)
+    right = 23.9-2.5/np.log(10)*(np.arcsinh(100*10**.56/(2*b))+np.log(b))
+    assert t['mag_FLUX_G'][0] == pytest.approx(right, abs=1e-9) and right == pytest.approx(22.5-5, abs=.001) and np.isnan(t['mag_FLUX_G'][1]) and np.isfinite(t['mag_FLUX_R']).tolist() == [True,False,False]
+    jansky = nano.copy()
+    for k in 'GR': jansky[f'FLUX_{k}'],jansky[f'FLUX_IVAR_{k}'] = jansky[f'FLUX_{k}']*10**-5.44,jansky[f'FLUX_IVAR_{k}']*10**10.88
+    for k in 'GR': jansky[f'FLUX_{k}'].unit = 'Jy'
+    np.testing.assert_allclose(photometry_table(jansky, **t.meta['photometry'])['mag_FLUX_G'], t['mag_FLUX_G'], rtol=1e-9)      # as a model that learned from nanomaggies sees them
+    p = Predictor(None, Point(), magnitudes=['mag_FLUX_G'])
+    p.photometry = t.meta['photometry']
+    save_model(p, tmp_path)
+    assert load_model(tmp_path).photometry == p.photometry
+
 def survey_table(n=400, seed=0):
     rng = np.random.default_rng(seed)
     z = rng.uniform(.1, 1, n)
@@ -154,3 +183,28 @@ def test_the_experiment_takes_a_table(tmp_path):
     assert qp.read(str(tmp_path/'out/pdfs.hdf5')).npdf == len(pdfs)
     assert m.calibration['conformal']['n'] == numbers['objects']['calibrate']
     assert m.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))
+
+def test_a_table_of_bare_bands_from_training_to_prediction(tmp_path):
+    "SDSS's CasJobs: magnitudes called u, g, r, i, z; a model that learned from them finds them again"
+    rng,n = np.random.default_rng(1),260
+    z,stars = rng.uniform(.05, .4, n),np.arange(n)%13 == 0
+    t = Table(dict(objid=1237648720693755918+np.arange(n), ra=rng.uniform(0, 90, n), dec=rng.uniform(-30, 30, n), ZCMB=np.where(np.arange(n)%26 == 1, -9999, z), kind=np.where(stars, 'STAR', 'GALAXY')))
+    for i,b in enumerate('ugriz'): t[b] = np.where(np.arange(n)%20 == 3, -9999, 17+3*z+i*.3+rng.normal(size=n)*.05)
+    t.write(tmp_path/'sdss.csv')
+    how = '-p','table','sdss.csv','-p','redshift','zcmb','-p','label','kind','-p','epochs','2','-p','answers','point'
+    done = astromask('run','redshift',*how,'-p','magnitudes','u,g,r,i,q','--out','wrong', cwd=tmp_path)
+    assert done.returncode == 2 and "no column 'q'; it has id, ra, dec" in done.stdout+done.stderr
+    done = astromask('run','redshift',*how,'-p','magnitudes','u,g,r,i,z','--out','run', cwd=tmp_path)
+    said = done.stdout+done.stderr
+    assert done.returncode == 0 and '10 of 260 values of `ZCMB` cannot be redshifts and count as unknown: -9999 (10)' in said and '13 of 260 values of `u` stand for nothing' in said, said
+    m,numbers = load_model(tmp_path/'run'),json.loads((tmp_path/'run/metrics.json').read_text())
+    assert m.magnitudes == tuple('ugriz') and m.photometry is None and sum(numbers['objects'].values()) == n-20-10
+    done = astromask('predict','run/model','sdss.csv','--out','z.parquet', cwd=tmp_path)
+    found = Table.read(tmp_path/'z.parquet')
+    right = np.stack([np.where(t[b] == -9999, np.nan, t[b]) for b in 'ugriz'], 1)
+    with torch.no_grad(): z = m.predict(None, torch.tensor(right, dtype=torch.float32))['z']
+    assert done.returncode == 0 and found['id'][0] == '1237648720693755918'
+    if m.calibration is None: np.testing.assert_allclose(found['z'], z, rtol=1e-5)
+    t['objid','ra','dec'].write(tmp_path/'none.csv')
+    done = astromask('predict','run/model','none.csv','--out','no.parquet', cwd=tmp_path)
+    assert done.returncode == 2 and 'none of the columns that this model looks at (u, g, r, i, z)' in done.stdout+done.stderr

@@ -376,7 +376,7 @@ def check_measures(
     convert=False, # Is it enough that one can be converted to the other?
 ):
     "Refuse to mix units, zero points or pixel scales"
-    known = None not in (a.zero_point, b.zero_point)      # then the names of units add nothing
+    known = None not in (getattr(o, 'zero_point', None) for o in (a, b))      # then the names of units add nothing
     kinds = {} if known else dict(measured='pixels in')
     if not (known and convert): kinds['zero_point'] = 'a zero point of'
     for k,what in (kinds | dict(pixel_scale='a pixel scale of')).items():

@@ -13,7 +13,7 @@ import re
 import numpy as np
 from astropy.table import Table
 from ..core import InputError
-from ..data.labels import KNOWN_BANDS, class_labels, column_named, find_magnitudes, find_redshifts, Measured, magnitudes, measured_columns, redshifts, say_once
+from ..data.labels import KNOWN_BANDS, class_labels, column_named, find_magnitudes, find_redshifts, Measured, magnitudes, measured_columns, plain_name, redshifts, say_once
 from ..data.loaders import cutout_dls
 from ..data.tables import read_catalog
 from ..evaluate.metrics import binned, redshift_metrics
@@ -71,18 +71,25 @@ def asinh_magnitudes(
     flux,error = _measured(flux, error)
     return zero_point - k*(np.arcsinh(flux/(2*b)) + np.log(b)), k*error/np.sqrt(flux**2 + 4*b**2)
 
+# %% ../../nbs/50_tasks.redshift.ipynb #b3d0c33d
+def _no_flux(catalog, name, found, far):
+    "Is a column that is called by a band a redshift, or in magnitudes?"
+    if name == far.column or 'mag' in str(catalog[name].unit): return True
+    if name.lower() == 'z' and len({n.lower() for n in found} & set('ugriy')) < 2: return True
+    return catalog[name].dtype.kind == 'f' and np.array_equal(np.ma.filled(catalog[name], np.nan), far.values, equal_nan=True)
+
 # %% ../../nbs/50_tasks.redshift.ipynb #dd7f4c83
 def flux_columns(
     catalog,        # Table
     redshift=None,  # Column of the redshifts, which is none; None: the usual one
 )->list:            # `Measured` columns
     "Columns with fluxes and their errors: by their names, or by their units"
-    taken = redshift or find_redshifts(catalog).column
+    far = find_redshifts(catalog, redshift)
     found = {m.column: m for m in measured_columns(catalog, 'flux') + measured_columns(catalog, '') if m.error}
     for n in catalog.colnames:
         unit = unit_zero_point(str(catalog[n].unit or '')) is not None
         if n not in found and n+'_err' in catalog.colnames and (unit or KNOWN_BANDS.fullmatch(n) or re.fullmatch(r'f\d+', n, re.I)): found[n] = Measured(n, n, error=n+'_err')
-    return [found[n] for n in catalog.colnames if n in found and n != taken and 'mag' not in str(catalog[n].unit)]
+    return [found[n] for n in catalog.colnames if n in found and not _no_flux(catalog, n, found, far)]
 
 # %% ../../nbs/50_tasks.redshift.ipynb #cd447c4f
 def _fluxes(t, m):
@@ -116,9 +123,13 @@ def _on_one_scale(t, found, zero_point, learned):
 # %% ../../nbs/50_tasks.redshift.ipynb #8a80322a
 def _wanted_fluxes(t, names, softening, redshift):
     "Fluxes of which magnitudes are to be made: those that a model learned from, or all, where there are no magnitudes"
-    if softening is not None: return [m for m in flux_columns(t, redshift) if m.column in softening]
-    if all(k in t.colnames for k in names) if names else find_magnitudes(t)[0]: return []
     found = flux_columns(t, redshift)
+    if softening is not None: return [m for m in found if m.column in softening]
+    made = {plain_name(f'mag_{e}{m.column}') for m in found for e in ('','err_')}
+    for k in names:
+        if plain_name(k) not in made: column_named(t, k)                # or a sentence with the columns that there are
+    if names: return found if any(plain_name(k) in made for k in names) else []
+    if find_magnitudes(t)[0]: return []
     if found: return found
     raise InputError(f'The table has neither magnitudes nor fluxes with errors by the names of its columns, which are {", ".join(t.colnames)}: name those with magnitudes')
 
