@@ -1,9 +1,9 @@
 "Predictions over many files: the same however they are cut, whole or not there, small in memory, and plain about what does not fit"
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-import numpy as np, pytest, torch
+import numpy as np, pyarrow.parquet as pq, pytest, torch
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import MaskedColumn, Table
 from click.testing import CliRunner
 from torch.utils.data import TensorDataset
 from astromask.cli import main
@@ -200,7 +200,10 @@ def test_a_file_given_twice_is_read_once(survey, caplog):
 def test_units_are_compared_with_the_file_that_tells_them(tmp_path):
     for name,unit in dict(a='', b='nJy', c='nanomaggy').items(): Cutouts.write(tmp_path/f'{name}.h5', np.ones((2,5,32,32), 'f4'), 'ugriz', **(dict(unit=unit) if unit else {}))
     assert len(Rows([tmp_path/'a.h5', tmp_path/'b.h5'], predictor(Point()))) == 4
-    with pytest.raises(DataError, match='c.h5 has pixels in nanomaggy, but .*b.h5 has pixels in nJy'): Rows(tmp_path, predictor(Point()))
+    x = Rows([tmp_path/f'{k}.h5' for k in 'abc'], predictor(Point())).read(0, 6).x
+    np.testing.assert_allclose(x[:,0,0,0], [1,1,1,1,*[10**(.4*8.9)]*2], rtol=1e-6)               # all in nJy, the first that is told
+    Cutouts.write(tmp_path/'d.h5', np.ones((2,5,32,32), 'f4'), 'ugriz', unit='adu')
+    with pytest.raises(DataError, match='d.h5 has pixels in adu, but .*b.h5 has pixels in nJy'): Rows(tmp_path, predictor(Point()))
 
 def test_fits_files_of_several_kinds(tmp_path, caplog):
     rng = np.random.default_rng(3)
@@ -279,7 +282,7 @@ def test_what_a_catalogue_knows_comes_along(survey, tmp_path):
     p = calibrated(predictor(Bins(20, 0, 1)))
     r = table_of(prediction(p), survey, tmp_path/'z.fits', columns=['mag_r','label'], progress=False)
     t,c = read_table(tmp_path/'z.fits'),Cutouts.open(survey).catalog
-    assert t.colnames == 'id ra dec redshift mag_r label z z_lower_68 z_upper_68 z_lower_90 z_upper_90'.split() and str(t['ra'].unit) == fits.getheader(tmp_path/'z.fits', 1)['TUNIT2'] == 'deg'
+    assert t.colnames == 'id file row ra dec redshift mag_r label z z_lower_68 z_upper_68 z_lower_90 z_upper_90'.split() and str(t['ra'].unit) == fits.getheader(tmp_path/'z.fits', 1)['TUNIT4'] == 'deg'
     for k in ('redshift','mag_r','label'): np.testing.assert_array_equal(t[k], c[k])
     held = interval_coverage(c['redshift'], t['z_lower_90'], t['z_upper_90'])
     assert {k: r['metrics'][k] for k in ('n','nmad')} == {k: v for k,v in redshift_metrics(c['redshift'], t['z']).items() if k in ('n','nmad')} and r['metrics']['n'] == 39
@@ -294,9 +297,30 @@ def test_what_a_catalogue_knows_comes_along(survey, tmp_path):
     wanted = classification_metrics(t['label'][known], t['class'][known], np.stack([t['p_star'],t['p_galaxy']], 1)[known], ['star','galaxy'])
     np.testing.assert_array_equal(t['label'], c['label'])
     assert r['metrics'] == pytest.approx(wanted) and r['metrics']['n'] == known.sum()
-    big = np.array([1237648720693755918, 7])
-    Cutouts.write(tmp_path/'big.h5', np.ones((2,5,32,32), 'f4'), 'ugriz', catalog=dict(objid=big))
-    with pytest.raises(DataError, match='objid holds whole numbers that would be rounded'): table_of(prediction(p), tmp_path/'big.h5', tmp_path/'b.parquet', columns=['objid'], progress=False)
+    assert list(t['file']) == [str(survey/'part0.h5')]*50 + [str(survey/'part1.h5')] + [str(survey/'part2.h5')]*50 and list(t['row'][49:53]) == [49,0,0,1]
+
+def test_whole_numbers_come_along_exactly(tmp_path):
+    n,rng = 6,np.random.default_rng(0)
+    x = rng.normal(size=(n,5,32,32)).astype('f4')
+    first = dict(objid=np.array([1237648720693755918, -2**63, 2**63-1, 0, 999999, 7]), source=np.array([2**64-1, 2**63, 5953498425119842304, 0, 1, 999999], 'u8'), good=np.arange(n) % 2 == 0,
+                 few=MaskedColumn(np.arange(n, dtype='i2'), mask=[0,0,1,0,0,0]), gaps=MaskedColumn(np.array([1,2,3,4,5,2**64-1], 'u8'), mask=[1,0,0,0,0,0]), maybe=MaskedColumn([True]*n, mask=[0,1,0,0,0,0]))
+    Cutouts.write(tmp_path/'a.h5', x, 'ugriz', catalog=Table(first))
+    Cutouts.write(tmp_path/'b.h5', x, 'ugriz', catalog=Table(dict(objid=np.array([1., np.nan, 3, 4, 5, 6]), source=np.arange(n), good=first['good'])))
+    p,columns = predictor(Point()),list(first)
+    for name in ('t.parquet','t.fits'):
+        for files in ([tmp_path/'a.h5'],[tmp_path/'a.h5',tmp_path/'b.h5']):
+            table_of(prediction(p), files, tmp_path/name, columns=columns, progress=False, overwrite=True, bs=4)
+            t = read_table(tmp_path/name)
+            for k,v in first.items():
+                want,got = np.ma.asarray(v),np.ma.asarray(t[k][:n])
+                assert (np.ma.getmaskarray(got) == np.ma.getmaskarray(want)).all() and (got == want).all(), (name, k)
+                if k in ('objid','source','gaps'): assert got.dtype.newbyteorder('=') == want.dtype, (name, k, got.dtype)
+        assert list(t['objid'][n:]) == [1,np.ma.masked,3,4,5,6] and list(t['source'][n:]) == list(range(n)) and np.ma.getmaskarray(np.ma.asarray(t['few']))[n:].all()
+    found = pq.read_table(tmp_path/'t.parquet')
+    assert str(found['objid'].type) == 'int64' and str(found['source'].type) == 'uint64' and found['few'].null_count == n+1
+    for bad in (dict(objid=np.array([.5]*n)), dict(source=np.full(n, -1)), dict(objid=np.full(n, 2**63, 'u8')), dict(good=np.full(n, 2))):
+        Cutouts.write(tmp_path/'c.h5', x, 'ugriz', catalog=Table(bad), overwrite=True)
+        with pytest.raises(DataError, match=f'c.h5: the column {next(iter(bad))} holds'): table_of(prediction(p), [tmp_path/'a.h5',tmp_path/'c.h5'], tmp_path/'no.parquet', columns=list(bad), progress=False)
 
 def test_a_report_replaces_nothing(survey, tmp_path):
     (tmp_path/'z.json').write_text('mine')

@@ -321,6 +321,15 @@ def _append(d, x):
     d.resize(len(d)+len(x), 0)
     d[-len(x):] = x
 
+# %% ../../nbs/10_data.cutouts.ipynb #24be4555
+def _free_number(x):
+    "A whole number that is not among these"
+    ends = np.iinfo(x.dtype)
+    ends = (ends.min, ends.max) if x.dtype.kind == 'i' else (ends.max, ends.min)
+    found = next((v for v in (*ends, *range(1, len(x)+2)) if v <= max(ends) and not (x == v).any()), None)
+    if found is None: raise InputError(f'A column of {x.dtype} has every number there is, so none can stand for missing: write it as a larger type')
+    return x.dtype.type(found)
+
 # %% ../../nbs/10_data.cutouts.ipynb #fea76d94
 def _write_column(f, name, col):
     if name in ('cutouts','ivar','mask') or '/' in name or name in ('.',''):
@@ -333,8 +342,7 @@ def _write_column(f, name, col):
         raise InputError(f'The catalogue column {name!r} is neither numbers nor text: it is {x.ndim}-D {x.dtype}')
     if hidden.any():
         if x.dtype.kind == 'b': x = x.astype(np.int8)
-        if x.dtype.kind == 'i': attrs['missing'] = np.iinfo(x.dtype).min
-        if x.dtype.kind == 'u': attrs['missing'] = np.iinfo(x.dtype).max
+        if x.dtype.kind in 'iu': attrs['missing'] = _free_number(x[~hidden])
         x = np.where(hidden, attrs.get('missing', b'' if x.dtype.kind == 'S' else np.nan), x).astype(x.dtype)
     dtype = h5py.string_dtype('utf-8', max(x.dtype.itemsize, 1)) if x.dtype.kind == 'S' else x.dtype
     d = f.create_dataset(name, data=x.astype(dtype))

@@ -643,6 +643,14 @@ def _row_ids(self:FitsSet, labels):
     called = dict(zip(self.paths, labels))
     return np.array([f'{called[p]}:{k}' for p,k in self.items])
 
+# %% ../../nbs/09_data.formats.ipynb #c23fd86d
+@patch
+def origins(self:FitsSet, rows):
+    "(n,) files of rows (of several the first), and (n,) which of their objects they are"
+    if self.groups: found = [(next(iter(self.groups[i].values())),0) for i in rows]
+    else: found = [self.items[i] if self.items else (self.paths[i],0) for i in rows]
+    return np.array([str(p) for p,_ in found]),np.array([k for _,k in found], np.int64)
+
 # %% ../../nbs/09_data.formats.ipynb #a8bbaddf
 _own_cards = re.compile(r'SIMPLE|BITPIX|NAXIS.*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|EXT(NAME|VER|LEVEL|TYPE)|CHECKSUM|DATASUM|COMMENT|HISTORY|INHERIT|'
                         r'WCS.*|CR(VAL|PIX|OTA|DER)\d|C(TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|PC\d{6}|PV\d_.*|L(ON|AT)POLE|RADE.*|EQUINOX|[AB]P?_(ORDER|\d_\d)|'

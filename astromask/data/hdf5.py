@@ -276,7 +276,7 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
 def see(self:H5File):
     "Look at a file that was taken to be like another, and describe it anew if it is not"
     if self.matches(): return
-    other = H5File(self.path, self.stored_bands, self.survey, given=self.given).select(self.bands)
+    other = H5File(self.path, self.stored_bands, self.survey, given=self.given).select(self.bands).converted(self.measure, 1., self.ratio)
     if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
         raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} of shape {other.shape}, '
                         f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')

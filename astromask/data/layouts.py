@@ -201,6 +201,9 @@ class CutoutFile:
     def _take(self, d, rows): return np.asarray(d[rows]) # Rows of an array
     def _values(self, d): return np.asarray(d)          # All of it, as a column
     def _row_ids(self, labels): return np.char.add(f'{labels[0]}:', np.arange(self.n).astype(str))
+    def origins(self, rows):
+        "(n,) files of rows, and (n,) where in them they are"
+        return np.full(len(rows), self.path),np.asarray(rows, np.int64)
 
     @contextmanager
     def _reading(self, what):

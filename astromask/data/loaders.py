@@ -6,10 +6,10 @@ Docs: https://astromask.github.io/astromask/data.loaders.html.md"""
 
 # %% auto #0
 __all__ = ['GROUPS', 'size2d', 'fit_size', 'block_edges', 'epoch_order', 'free_memory', 'choose_home', 'Pixels', 'read_windows',
-           'keep_memory', 'wanted_rows', 'CutoutLoader', 'own_device', 'cutout_dls']
+           'keep_memory', 'wanted_rows', 'CutoutLoader', 'own_device', 'cutout_dls', 'multiplied']
 
 # %% ../../nbs/16_data.loaders.ipynb #b17f4b40
-import ctypes, numpy as np, os, platform, psutil, time, torch
+import copy, ctypes, numpy as np, os, platform, psutil, time, torch
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -117,6 +117,7 @@ _torch = {o: getattr(torch, o) for o in ('float16','float32','uint8','int8','int
 
 class Pixels:
     "Rows of `Cutouts`, cropped to one size; resident where they fit"
+    factor = 1.        # What pixels are multiplied by when they are delivered
     def __init__(self,
         cutouts,       # `Cutouts`
         img_size=None, # An int or (H,W); None keeps the size
@@ -202,6 +203,7 @@ def finish(self:Pixels,
     frame = (W-w)//2,W-w-(W-w)//2,(H-h)//2,H-h-(H-h)//2
     if device is not None and device.type == 'cuda': found = [x if x.is_cuda else x.pin_memory() for x in found]
     found = [x.to(device, non_blocking=True).to(torch.float32) for x in found]
+    if self.factor != 1: found = [x*f*f for x,f in zip(found, (self.factor**.5, 1/self.factor))]     # of inverse variances the inverse square
     return tuple(F.pad(x, frame, value=fill) if any(frame) else x for x,fill in zip(found, (torch.nan,0.)))
 
 # %% ../../nbs/16_data.loaders.ipynb #6130c817
@@ -398,3 +400,15 @@ def cutout_dls(
     common = dict(bs=bs//world(), rank=rank(), world=world(), seed=seed, device=device, num_workers=num_workers)
     return DataLoaders(CutoutLoader(pixels, rows=train, shuffle=True, drop_last=len(train) > bs, **common),
                        CutoutLoader(pixels, rows=val, **common), device=device)
+
+# %% ../../nbs/16_data.loaders.ipynb #1831fae7
+def multiplied(
+    dls,          # From `cutout_dls`
+    factor:float, # What pixels are multiplied by, as `conversion` says
+)->DataLoaders:   # The same loaders where it is 1
+    "The same batches in another unit"
+    if factor == 1: return dls
+    pixels,loaders = copy.copy(dls.train.dataset),[copy.copy(dl) for dl in (dls.train, dls.valid)]
+    pixels.factor = pixels.factor*factor
+    for dl in loaders: dl.dataset,dl._rooms = pixels,[]
+    return DataLoaders(*loaders, device=dls.device)

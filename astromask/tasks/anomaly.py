@@ -13,7 +13,7 @@ from astropy.table import Table
 from ..core import InputError, check_seed, progress as show_progress, uniform
 from ..data.duplicates import hash_ids
 from ..data.loaders import fit_size
-from ..embed import evaluating
+from ..embed import as_known, evaluating
 from ..models.mae import MAE
 from ..models.masked import LOSSES
 from ..models.masking import patchify
@@ -143,7 +143,7 @@ def reconstruction_errors(
 )->np.ndarray:          # (N,) float64, NaN where nothing could be hidden and compared
     "How badly a masked model predicts each object"
     if not isinstance(m, (MAE,SimMIM)): raise InputError(f'A {type(m).__name__} reconstructs nothing: give a pretrained MAE or SimMIM')
-    ratio = m.mask_ratio if isinstance(m, MAE) else sum(m.mask_ratio)/2
+    c,ratio = as_known(m, c),m.mask_ratio if isinstance(m, MAE) else sum(m.mask_ratio)/2
     masks,device,out = max(masks, int(np.ceil(1/max(ratio, 1/64)))),next(m.parameters()).device,[]
     keys,starts = hash_ids(c.catalog['id']),range(0, len(c), bs)
     sky = np.stack([np.asarray(c.catalog[k], np.float32) for k in ('ra','dec')], axis=1)

@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/tasks.predict.html.md"""
 # %% auto #0
 __all__ = ['TableFile', 'Rows', 'Block', 'prediction_columns', 'Task', 'prediction', 'embedding', 'table_facts', 'read_table',
            'arrow_table', 'write_table', 'data_hash', 'parse_shard', 'shard_path', 'block_starts', 'report_path',
-           'is_made', 'pick_device', 'answer_metrics', 'table_of', 'join_shards', 'report_text']
+           'is_made', 'pick_device', 'answer_metrics', 'apart', 'table_of', 'join_shards', 'report_text']
 
 # %% ../../nbs/52_tasks.predict.ipynb #0eef91db
 import hashlib, json, numpy as np, os, platform, resource, socket, sys, time, torch
@@ -16,20 +16,22 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
-from astropy.table import Table
+from astropy.table import Column, MaskedColumn, Table
 from fastcore.basics import patch
 from ..core import DataError, InputError, log, progress as show_progress, read_json, storage_errors, sync_dir, versions, write_json
 from ..data.cutouts import _clear_left, class_labels, cutout_paths, redshifts
+from ..data.duplicates import hash_ids
 from ..data.formats import FitsSet, file_kind, fits_alike, open_files
-from ..data.layouts import band_names, check_measures, file_labels
+from ..data.layouts import band_names, check_measures, file_labels, parts_like
 from ..data.loaders import fit_size
 from ..data.tables import read_catalog
-from ..embed import evaluating
+from ..embed import evaluating, knows_units
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.pdfs import Calibration, central_interval, interval_coverage
 from ..models.encoder import check_views
 from ..models.heads import Predictor, catalog_magnitudes
 from ..models.weights import model_hash
+from ..units import Measure
 
 # %% ../../nbs/52_tasks.predict.ipynb #4c855c8f
 class TableFile:
@@ -44,6 +46,7 @@ class TableFile:
         self.table = read_catalog(path, sky=False) if photometry is None else photometry_table(path, **photometry)
         self.n = len(self.table)
     def catalog(self, labels=None): return self.table
+    def origins(self, rows): return np.full(len(rows), str(self.path)),np.asarray(rows, np.int64)
 
 # %% ../../nbs/52_tasks.predict.ipynb #cae25ca4
 def _once(paths):
@@ -70,17 +73,23 @@ class Rows:
         bands=None,    # Bands wanted of those that files have; or the names of all stored ones, where a file does not tell
         survey=None,   # The survey whose bands they are, where a file does not tell
         columns=(),    # Columns of the catalogues that are taken along
+        given=None,    # `Measure`: unit and zero point of the files that do not tell
+        resample=False,# Bring pixels to the size of those that the model was trained on?
     ):
+        self.given,self.trained_on = given,None if getattr(m, 'answer', None) is None else m.trained_on
         self.bands,self.img_size,self.magnitudes,self.photometry = m.bands,m.img_size,getattr(m, 'magnitudes', ()),getattr(m, 'photometry', None)
         answer,wanted = getattr(m, 'answer', None),None if bands is None else band_names(bands)
         self.truth = None if answer is None else 'label' if hasattr(answer, 'names') else 'redshift'
         self.parts = [self.chosen(p, wanted) for p in self.opened(_once(cutout_paths(files)), wanted, survey)]
-        self.check_parts()
+        self.stored = self.parts
+        if self.bands and knows_units(m): self.parts = parts_like(self.parts, m.measure, resample)
+        elif self.bands: self.check_parts()
         if self.bands: self.check_bands()
         self.ends = np.cumsum([p.n for p in self.parts])
         self.labels = file_labels([f for p in self.parts for f in p.files])
         self.held,self.lacking,self.columns = None,set(),{}
         if columns: self.columns = self.kinds_of(columns)
+        self.told_apart = len(self.labels) > 1 or len(set(self.catalog(0)[0]['id'])) < len(self)
 
     def __len__(self): return int(self.ends[-1])
 
@@ -93,8 +102,8 @@ class Rows:
         parts = []
         for kind,some in groupby(paths, lambda p: _alike(p, not self.bands)):
             if kind == 'table': parts += [TableFile(p, self.photometry) for p in some]
-            else: parts += open_files(list(some), None, survey, strict=False, at_once=len(paths))
-        return [p if p.told or not self.bands else open_files(list(p.files), wanted, survey)[0] for p in parts]
+            else: parts += open_files(list(some), None, survey, strict=False, at_once=len(paths), given=self.given)
+        return [p if p.told or not self.bands else open_files(list(p.files), wanted, survey, given=self.given)[0] for p in parts]
 
     def chosen(self,
         p,      # A file
@@ -109,10 +118,11 @@ class Rows:
 # %% ../../nbs/52_tasks.predict.ipynb #9b7ed206
 @patch
 def check_parts(self:Rows):
-    "Refuse to mix units, zero points or pixel scales"
+    "Bring files to the zero point of the first that tells one; refuse what cannot be, and other pixel scales"
     told = [next((p for p in self.parts if getattr(p, k, None) not in ('',None)), self.parts[0]) for k in ('measured','zero_point','pixel_scale')]
     for p in self.parts:
-        for o in told: check_measures(o, p)
+        for o in told: check_measures(o, p, convert=True)
+    self.parts = [p.suited(told[1].measure, p.origin) for p in self.parts]
 
 # %% ../../nbs/52_tasks.predict.ipynb #7662fcb4
 @patch
@@ -131,20 +141,34 @@ def check_bands(self:Rows):
 @patch
 def kinds_of(self:Rows,
     columns, # Names
-)->dict:     # Name to float or str, as the first file has them
+)->dict:     # Name to bool, np.int64, np.uint64, float or str, as the first file has them
     "What columns of the catalogues hold"
     t = self.parts[0].catalog()
     if lacking := [k for k in columns if k not in t.colnames or t[k].ndim != 1]:
         raise InputError(f'{self.parts[0].path} has no column {", ".join(lacking)} with one value for each object; it has {", ".join(t.colnames)}')
-    return {k: float if t[k].dtype.kind in 'biuf' else str for k in columns}
+    kinds = dict(b=bool, i=np.int64, u=np.uint64, f=float)
+    return {k: kinds.get(t[k].dtype.kind, str) for k in columns}
+
+# %% ../../nbs/52_tasks.predict.ipynb #458ecbe1
+def _whole(v, k, kind, path):
+    "Whole numbers of one type, masked where they are not known"
+    known = ~np.ma.getmaskarray(v) & np.isfinite(np.ma.getdata(v))
+    x = np.where(known, np.ma.getdata(v), 0)
+    with np.errstate(invalid='ignore'): y = x.astype(kind)
+    whole = x.dtype.kind != 'f' or (np.abs(x) <= 1<<53).all()
+    signs = not (np.dtype(kind).kind == 'u' and (x < 0).any()) and not (np.dtype(kind).kind == 'i' and x.dtype.kind == 'u' and (x > np.uint64(2**63-1)).any())
+    if not whole or not signs or (y.astype(x.dtype) != x).any():
+        raise DataError(f'{path}: the column {k} holds {v.dtype} that is no {np.dtype(kind)}, as in the first file: leave it out of columns')
+    return np.ma.MaskedArray(y, mask=~known)
 
 # %% ../../nbs/52_tasks.predict.ipynb #353848c7
 def _along(t, k, kind, path):
-    "A column of a catalogue, NaN or empty where nothing is known"
-    if k not in t.colnames: return np.full(len(t), np.nan if kind is float else '')
-    v = np.ma.asarray(t[k])
+    "A column of a catalogue: NaN, empty or masked where nothing is known; whole numbers exactly"
+    if k not in t.colnames: v = np.ma.masked_all(len(t), kind if kind is not str else 'U1')
+    else: v = np.ma.asarray(t[k])
     if kind is str: return np.ma.filled(v.astype(str), '')
     if v.dtype.kind not in 'biuf': raise DataError(f'{path}: the column {k} holds {v.dtype}, but numbers in the first file: leave it out of columns')
+    if kind is not float: return _whole(v, k, kind, path)
     x = np.ma.filled(v.astype(np.float64), np.nan)
     if v.dtype.kind in 'iu' and (abs(x) > 1<<53).any(): raise DataError(f'{path}: the column {k} holds whole numbers that would be rounded: leave it out of columns')
     return x
@@ -189,7 +213,14 @@ class Block(NamedTuple):
     mags: np.ndarray   # (B,M) float32; None for a model without magnitudes
     sky: np.ndarray    # (B,2) float64: right ascension and declination
     ids: np.ndarray    # (B,) str
-    known: dict        # Name to (B,): what the catalogue knows, as `Rows.known` has it
+    origin: dict       # Name to (B,): file and row, where ids do not tell objects apart
+    known: dict        # Name to (B,): what the catalogue knows, as `Rows.known` has it; and whether the model was trained on it
+
+# %% ../../nbs/52_tasks.predict.ipynb #bfbf707a
+@patch
+def as_stored(self:Rows, k, rows, x):
+    "Pixels of a file before they were resampled"
+    return x if x is None or self.parts[k].shape == self.stored[k].shape else self.stored[k].read(rows)
 
 # %% ../../nbs/52_tasks.predict.ipynb #7fcba479
 @patch
@@ -203,21 +234,25 @@ def read(self:Rows,
         p = self.parts[k]
         first = self.ends[k]-p.n
         rows = np.arange(max(start, first)-first, min(stop, self.ends[k])-first)
-        (t,known),x = self.catalog(k),None
+        (t,known),x,stored = self.catalog(k),None,None
         t,known = t[rows[0]:rows[-1]+1],{c: v[rows[0]:rows[-1]+1] for c,v in known.items()}
         if self.bands:
             x = np.full((len(rows),len(self.bands),*self.img_size), np.nan, np.float32)
-            x[:,[self.bands.index(b) for b in p.bands]] = fit_size(p.read(rows), self.img_size)
+            stored = p.read(rows)
+            x[:,[self.bands.index(b) for b in p.bands]] = fit_size(stored, self.img_size)
         mags = catalog_magnitudes(t, self.magnitudes) if self.magnitudes else None
-        blocks.append(Block(x, mags, np.stack([t['ra'],t['dec']], 1), np.asarray(t['id']).astype(str), known))
+        sky = np.stack([np.ma.filled(np.ma.asarray(t[c], float), np.nan) for c in ('ra','dec')], 1)
+        origin = dict(zip(('file','row'), p.origins(rows))) if self.told_apart else {}
+        if self.trained_on is not None: known = dict(trained_on=self.trained_on.has(self.as_stored(k, rows, stored), sky)) | known
+        blocks.append(Block(x, mags, sky, np.asarray(t['id']).astype(str), origin, known))
     return blocks[0] if len(blocks) == 1 else Block(*map(_end_to_end, *blocks))
 
 # %% ../../nbs/52_tasks.predict.ipynb #ddd17d27
 def _end_to_end(*values):
     "Arrays, or dicts of arrays, as one"
     if values[0] is None: return None
-    if isinstance(values[0], dict): return {k: np.concatenate([v[k] for v in values]) for k in values[0]}
-    return np.concatenate(values)
+    if isinstance(values[0], dict): return {k: _end_to_end(*(v[k] for v in values)) for k in values[0]}
+    return (np.ma if np.ma.isMaskedArray(values[0]) else np).concatenate(values)
 
 # %% ../../nbs/52_tasks.predict.ipynb #21692879
 def prediction_columns(
@@ -263,7 +298,7 @@ def prediction(
     def columns(x, mags, coords):
         found = {k: v.float().cpu().numpy() for k,v in p.predict(x, mags=mags, coords=coords, views=views).items()}
         return prediction_columns(p.answer, right(found, grid), pdf, right.level) if right else prediction_columns(p.answer, found, pdf)
-    notes = dict(answer=p.answer.config()) | (dict(grid=grid.tolist()) if pdf else {}) | (dict(level=right.level) if right else {})
+    notes = dict(answer=p.answer.config(), trained_on=None if p.trained_on is None else len(p.trained_on)) | (dict(grid=grid.tolist()) if pdf else {}) | (dict(level=right.level) if right else {})
     return Task('predict', p, columns, dict(views=views, pdf=bool(pdf), calibrated=right is not None), notes)
 
 # %% ../../nbs/52_tasks.predict.ipynb #34ff9626
@@ -273,7 +308,7 @@ def embedding(
     pool:str='mean',# As the model takes it
 )->Task:
     "Vectors"
-    m = getattr(m, 'encoder', m)
+    if isinstance(m, Predictor): m = m.encoder
     if m is None: raise InputError('This model looks at magnitudes alone: it has no encoder to embed with')
     views = m.views if views is None else check_views(views)
     def columns(x, mags, coords): return dict(embedding=m.embed(x, coords=coords, pool=pool, views=views).float().cpu().numpy())
@@ -283,12 +318,14 @@ def embedding(
 def _arrow(v):
     import pyarrow as pa
     if v.ndim == 2: return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(v).ravel()), v.shape[1])
+    if np.ma.isMaskedArray(v): return pa.array(np.ma.getdata(v), mask=np.ma.getmaskarray(v))
     return pa.array(v.astype(object), pa.string()) if v.dtype.kind in 'UO' else pa.array(v)
 
 # %% ../../nbs/52_tasks.predict.ipynb #cfc7eb9a
 def _numpy(column):
     import pyarrow as pa
     c = column.combine_chunks()
+    if pa.types.is_integer(c.type) or pa.types.is_boolean(c.type): return np.ma.MaskedArray(c.fill_null(0 if pa.types.is_integer(c.type) else False).to_numpy(zero_copy_only=False), mask=c.is_null().to_numpy(zero_copy_only=False))
     if not pa.types.is_fixed_size_list(c.type): return c.to_numpy(zero_copy_only=False)
     return c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), c.type.list_size)
 
@@ -321,6 +358,7 @@ def read_table(
         t = Table({k: _numpy(found[k]) for k in found.column_names})
         for k in t.colnames:
             if t[k].dtype == object: t[k] = t[k].astype(str)
+            if isinstance(t[k], MaskedColumn) and not t[k].mask.any(): t[k] = Column(t[k].data.data)
     t['ra'].unit = t['dec'].unit = 'deg'
     t.meta = facts
     return t
@@ -333,6 +371,14 @@ def arrow_table(
     import pyarrow as pa
     return pa.table({k: _arrow(v) for k,v in columns.items()})
 
+# %% ../../nbs/52_tasks.predict.ipynb #168978f9
+def _fits_masked(col):
+    "Whole numbers with gaps as FITS can have them: a number that is not there stands for a gap; truth values become 0 and 1"
+    x = col.data.data.astype(np.int16) if col.dtype.kind == 'b' else col.data.data
+    there = x[~col.mask]
+    free = next(v for v in (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max, *range(len(there)+1)) if not (there == v).any())
+    return MaskedColumn(x, mask=col.mask, name=col.name, fill_value=free)
+
 # %% ../../nbs/52_tasks.predict.ipynb #0f9ad4ab
 def _to_fits(source, path):
     "A Parquet table of ours as FITS"
@@ -341,6 +387,7 @@ def _to_fits(source, path):
     facts,t.meta = json.dumps(t.meta),{}
     for k in t.colnames:
         if t[k].dtype.kind == 'U': t[k] = np.char.encode(np.asarray(t[k]), 'utf-8')
+        if isinstance(t[k], MaskedColumn): t[k] = _fits_masked(t[k])
     hdu = fits.table_to_hdu(t)
     hdu.header['ASTROMSK'] = facts
     with open(path, 'wb') as f:
@@ -359,7 +406,7 @@ class _Group:
         if self.n+n > self.rows: self.flush()
         if self.held is None or n > self.rows:
             self.rows = max(n, self.rows)
-            self.held = {k: np.empty((self.rows,*v.shape[1:]), object if v.dtype.kind == 'U' else v.dtype) for k,v in columns.items()}
+            self.held = {k: (np.ma if np.ma.isMaskedArray(v) else np).empty((self.rows,*v.shape[1:]), object if v.dtype.kind == 'U' else v.dtype) for k,v in columns.items()}
         for k,v in columns.items(): self.held[k][self.n:self.n+n] = v
         self.n += n
     def flush(self):
@@ -501,7 +548,7 @@ def _computed(task, device, block):
     coords = torch.from_numpy(block.sky.astype(np.float32)).to(device) if m.sky_token else None
     try: found = task.columns(x, mags, coords)
     except torch.OutOfMemoryError: raise InputError(f'Blocks of {len(block.ids)} objects do not fit into the memory of {device}: give a smaller --bs') from None
-    own = dict(id=block.ids, ra=block.sky[:,0], dec=block.sky[:,1])
+    own = dict(id=block.ids) | block.origin | dict(ra=block.sky[:,0], dec=block.sky[:,1])
     if twice := [k for k in block.known if k in own | found]: raise InputError(f'The table has a column {twice[0]} of its own: leave it out of columns')
     return own | block.known | found
 
@@ -510,8 +557,19 @@ def _watched(blocks, answer, seen):
     "Columns as they go by; what metrics want of the objects whose truth is known is added to `seen`"
     for c in blocks:
         there = np.isin(c['label'].astype(str), answer['names']) & (c['class'] != '') if 'names' in answer else np.isfinite(c['redshift'])
-        if there.any(): seen.append({k: v[there] for k,v in c.items() if v.ndim == 1 and k not in ('id','ra','dec')})
+        if there.any(): seen.append({k: v[there] for k,v in c.items() if v.ndim == 1 and k not in ('id','file','row','ra','dec')})
         yield c
+
+# %% ../../nbs/52_tasks.predict.ipynb #3bf083de
+def _counted(blocks):
+    "Columns as they go by; ids that come again are counted and told"
+    marks = []
+    for c in blocks:
+        marks.append(hash_ids(c['id']))
+        yield c
+    n = sum(map(len, marks))
+    again = n - len(np.unique(np.concatenate(marks))) if marks else 0
+    if again: log.warning(f'{again} of {n} objects have the id of another one: the columns file and row tell them apart')
 
 # %% ../../nbs/52_tasks.predict.ipynb #ccb1a2a7
 def answer_metrics(
@@ -527,6 +585,18 @@ def answer_metrics(
         held = interval_coverage(c['redshift'], c[f'z_lower_{level}'], c[f'z_upper_{level}'])
         found |= {f'coverage_{level}': held['coverage'], f'width_{level}': held['width']}
     return found
+
+# %% ../../nbs/52_tasks.predict.ipynb #2c6e2fe4
+def apart(
+    seen:list, # Of blocks with known truths the columns
+)->dict:       # What the report calls their metrics: 'metrics' of unseen objects, 'metrics_trained_on' of the others; to lists like `seen`
+    "Objects that the model was trained on, and others"
+    out = {}
+    for c in seen:
+        old = np.asarray(c.get('trained_on', np.zeros(len(next(iter(c.values()))), bool)), bool)
+        for name,rows in (('metrics',~old), ('metrics_trained_on',old)):
+            if rows.any(): out.setdefault(name, []).append({k: v[rows] for k,v in c.items()})
+    return out
 
 # %% ../../nbs/52_tasks.predict.ipynb #77d3b284
 def _report(task, path, device, bs, n, blocks, bits, began, seconds):
@@ -551,7 +621,8 @@ def _computed_table(task, rows, path, starts, bs, facts, device, progress):
     with evaluating(task.m.to(device)):
         schema = arrow_table(_computed(task, device, rows.read(0, 1))).schema              # the device is warm now
         began,clock = time.time(),time.perf_counter()
-        write_table(path, schema, _watched(columns(), facts['answer'], seen) if 'answer' in facts else columns(), facts)
+        made = _counted(columns())
+        write_table(path, schema, _watched(made, facts['answer'], seen) if 'answer' in facts else made, facts)
     n,bits = np.sum(sizes, axis=0, dtype=np.int64) if sizes else (0,0)
     report = _report(task, path, device, bs, int(n), len(starts), int(bits), began, time.perf_counter()-clock)
     return _reported(path, report, facts, seen)
@@ -559,8 +630,8 @@ def _computed_table(task, rows, path, starts, bs, facts, device, progress):
 # %% ../../nbs/52_tasks.predict.ipynb #dcb343cc
 def _reported(path, report, facts, seen):
     "Write a report, with metrics where truths were seen"
-    found = answer_metrics(facts.get('answer'), seen)
-    report |= dict(metrics=found) if found else {}
+    if 'answer' in facts: report['knows_its_training'] = facts['trained_on'] is not None
+    report |= {name: answer_metrics(facts.get('answer'), some) for name,some in apart(seen).items()}
     write_json(report_path(path), report)
     return report
 
@@ -575,6 +646,9 @@ def table_of(
     bands=None,        # Bands wanted of those that files have; or the names of all stored ones, where a file does not tell
     survey=None,       # The survey whose bands they are, where a file does not tell
     columns=(),        # Columns of the files' catalogues that are taken along
+    unit='',           # What one unit of a pixel is ('nJy'), where a file does not tell
+    zero_point=None,   # AB magnitude of one unit, where a file does not tell
+    resample=False,    # Bring pixels to the size of those that the model was trained on?
     overwrite=False,   # Replace a table that is there?
     merge:int=0,       # Instead of computing: join so many shards
     progress=True,     # Show how far we are?
@@ -583,9 +657,10 @@ def table_of(
     path = shard_path(out, *shard)
     if merge and shard[1] > 1: raise InputError('Shards are computed or joined: give --shard or --merge, and not both')
     if bs < 1: raise InputError(f'bs is {bs}: a block has at least one object')
-    rows = Rows(files, task.m, bands, survey, columns)
+    given = Measure.from_config(dict(unit=unit, zero_point=zero_point))
+    rows = Rows(files, task.m, bands, survey, columns, given, resample)
     starts = block_starts(len(rows), bs, *shard)
-    facts = dict(verb=task.verb, settings=task.settings | dict(columns=list(columns)), bs=bs, model=model_hash(task.m), data=data_hash(rows))
+    facts = dict(verb=task.verb, settings=task.settings | dict(columns=list(columns)) | ({k: v for k,v in dict(given=[given.unit, given.zero_point], resample=resample).items() if v not in (False,['',None])}), bs=bs, model=model_hash(task.m), data=data_hash(rows))
     facts['rows'] = [starts.start, min(starts.stop, len(rows)), len(rows)]
     if is_made(path, facts, overwrite):
         log.info(f'{path} is done: it is left alone')
@@ -610,7 +685,7 @@ def join_shards(
         if not made: gone.append(f'{i+1}/{n}')
     if gone: raise InputError(f'{out} cannot be joined yet: of its shards {", ".join(gone[:5])}{f" and {len(gone)-5} more" if len(gone) > 5 else ""} are not there, or have no report; run them again (--shard {gone[0]}), then join')
     tables,seen = (pa.Table.from_batches([b]) for p in paths for b in pq.ParquetFile(p).iter_batches(1<<13)),[]
-    columns = ({k: _numpy(t[k]) for k in t.column_names} for t in tables)
+    columns = _counted({k: _numpy(t[k]) for k in t.column_names} for t in tables)
     write_table(out, pq.read_schema(paths[0]).remove_metadata(), _watched(columns, facts['answer'], seen) if 'answer' in facts else columns, facts)
     return _reported(out, _joined_report(out, [read_json(report_path(p), dict) for p in paths]), facts, seen)
 
@@ -625,6 +700,16 @@ def _joined_report(out, reports):
     return total | dict(table=str(out), seconds=seconds, shards=len(reports), compute_seconds=sum(r['seconds'] for r in reports), **rate, began=began, ended=ended,
                         **{k: max((r[k] for r in reports if r[k] is not None), default=None) for k in ('peak_memory_bytes','peak_device_memory_bytes')}, **alike)
 
+# %% ../../nbs/52_tasks.predict.ipynb #fc15a4f2
+def _quality(report, name):
+    "How good answers are, in a few words"
+    m = report.get(name, {})
+    if not m: return ''
+    what,score = ('redshifts',f'NMAD {m["nmad"]:.4f}') if 'nmad' in m else ('classes',f'accuracy {m["accuracy"]:.1%}')
+    of = ' of objects that trained the model' if name != 'metrics' else ' of unseen objects' if report.get('knows_its_training') else ''
+    unsure = '' if report.get('knows_its_training') else ' (the model does not say which objects trained it)'
+    return f'; {m["n"]} known {what}{of}: {score}{unsure}'
+
 # %% ../../nbs/52_tasks.predict.ipynb #1a04d181
 def report_text(
     report:dict, # Of `table_of`
@@ -632,7 +717,6 @@ def report_text(
     "A report in a line"
     bits,gib = report['throughput_bps'],report['peak_memory_bytes']/2**30
     shards = f' in {report["shards"]} shards' if 'shards' in report else ''
-    m = report.get('metrics', {})
-    good = f'; {m["n"]} known redshifts: NMAD {m["nmad"]:.4f}' if 'nmad' in m else f'; {m["n"]} known classes: accuracy {m["accuracy"]:.1%}' if m else ''
+    good = ''.join(_quality(report, k) for k in ('metrics','metrics_trained_on'))
     return (f'{report["table"]}: {report["objects"]} objects in {report["seconds"]:.1f} s{shards} on {report["device"]} ({report["device_name"]}), '
             f'{report["objects_per_second"]:.1f} objects/s, {bits/1e9:.3g} Gbit/s, {1000*report["seconds_per_batch"]:.0f} ms a batch, {gib:.2f} GiB of memory at most{good}')

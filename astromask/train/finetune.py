@@ -24,14 +24,14 @@ from ..core import InputError, RunDir, log, progress as show_progress, uniform, 
 from ..data.augment import dihedral_bits, turn
 from ..data.loaders import fit_size, wanted_rows
 from ..data.scaling import fit_scaling
-from ..embed import evaluating
+from ..embed import as_known, evaluating
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..models.answers import Classes
 from ..models.encoder import BandEncoder
 from ..models.heads import catalog_magnitudes
 from ..plots import history_figure
 from .callbacks import Figures, Pretext
-from .pretrain import PretrainLearner, as_augment, check_recipe, check_task, decay_groups, make_learner, sky_positions
+from .pretrain import PretrainLearner, as_augment, check_recipe, check_task, decay_groups, in_known_units, make_learner, sky_positions
 from .ranks import rank, summed
 
 # %% ../../nbs/43_train.finetune.ipynb #bd32e965
@@ -456,6 +456,14 @@ def read_rows_only(self:FinetuneLearner):
     "From here on, batches have no pixels"
     for dl in (self.dls.train, self.dls.valid): dl.dataset = NoPixels(self.pixels)
 
+# %% ../../nbs/43_train.finetune.ipynb #d3b54841
+@patch
+def rows_used(self:FinetuneLearner):
+    "Rows that train, and rows that validate, as far as their answers are known"
+    known = self.pretext.tables['y'].cpu().numpy()
+    known = np.flatnonzero(known >= 0 if known.dtype.kind == 'i' else np.isfinite(known) & (known > -1))
+    return tuple(np.intersect1d(dl.rows, known) for dl in (self.dls.train, self.dls.valid))
+
 # %% ../../nbs/43_train.finetune.ipynb #8e25045c
 @patch
 def _fit(self:FinetuneLearner, n_epoch):
@@ -613,6 +621,7 @@ def finetune_learner(
     p.calibration = None                                                 # of what it said before
     augment = as_augment(o['augment'], False) if p.encoder is not None else None
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'finetune')
+    if p.encoder is not None: dls,cutouts = in_known_units(dls, p)
     if p.encoder is not None and p.scaling is None: p.scaling = fit_scaling(cutouts, seed=dls.train.seed)
     tables = lesson_tables(dls, p, y, magnitudes, weights, o['balanced'])
     begin(p, tables, torch.from_numpy(dls.train.rows).to(dls.device), o['balanced'])
@@ -665,10 +674,12 @@ def predict_cutouts(
     views:int=None,     # Orientations to average over; None: the encoder's own number
     progress:bool=True, # Show how far we are?
     magnitudes=None,    # (N,M) by row of the cutouts, NaN where missing; None: the catalogue's columns of these names
+    resample:bool=False,# Bring pixels to the size of those that the model was trained on?
 )->dict:                # Arrays in the order of rows: probability, or z and pdf
     "Answers for cutouts"
     rows = wanted_rows(len(c), rows)
     if not len(rows): raise InputError('There are no cutouts to ask about: give at least one')
+    if p.encoder is not None: c = as_known(p, c, resample)
     found,starts = [],range(0, len(rows), bs)
     mags = magnitudes if magnitudes is not None or not p.magnitudes else catalog_magnitudes(c.catalog, p.magnitudes)
     mags = _column(mags, len(c), 'magnitudes', len(p.magnitudes))

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/train.pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['HALVES', 'METHODS', 'decay_groups', 'depth_of', 'scaled_lr', 'PretrainLearner', 'in_parts', 'fingerprint',
-           'deterministic', 'plain_errors', 'check_task', 'as_augment', 'sky_positions', 'check_recipe', 'make_learner',
-           'pretrain_learner', 'pretraining_model', 'model_from_weights']
+           'deterministic', 'plain_errors', 'check_task', 'in_known_units', 'as_augment', 'sky_positions',
+           'check_recipe', 'make_learner', 'pretrain_learner', 'pretraining_model', 'model_from_weights']
 
 # %% ../../nbs/42_train.pretrain.ipynb #c56e65db
 import hashlib, math, numpy as np, os, random, re, time, torch
@@ -19,12 +19,13 @@ from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import InputError, RunDir, Unfinished, log, rank, read_json, storage_errors, world
+from ..core import DataError, InputError, RunDir, Unfinished, log, rank, read_json, storage_errors, world
 from ..data.augment import Augment
 from ..data.labels import class_labels, redshifts
 from ..data.layouts import band_names
-from ..data.loaders import size2d
+from ..data.loaders import multiplied, size2d
 from ..data.scaling import fit_scaling, scaling_from_config
+from ..data.seen import seen_of
 from ..data.splits import split_hash
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
@@ -34,6 +35,7 @@ from .callbacks import Average, Checkpoints, Figures, History, Pretext, SafeStep
 from .checkpoint import load_checkpoint, newest_checkpoint
 from .ranks import join, largest, parallel, rank_errors, shared, wait
 from .watch import Bar, OnlineProbe, WandB
+from ..units import Measure, conversion, scale_ratio
 
 # %% ../../nbs/42_train.pretrain.ipynb #02a4adbf
 _undecayed = ('cls_token','mask_token','fill','pos_embed','latent','relative_position_bias_table')
@@ -268,12 +270,24 @@ def settle(self:PretrainLearner):
     self.average.take()
     self.average.own,self.torn = None,True
 
+# %% ../../nbs/42_train.pretrain.ipynb #acb624b0
+@patch
+def objects(self:PretrainLearner):
+    "Marks of the objects that train, and of those that validate; None if their pixels cannot be read any more"
+    try: return seen_of(self.dls.train.dataset.cutouts, *self.rows_used())
+    except DataError as e: log.warning(f'It is not kept which objects the model was trained on: {e}')
+
+@patch
+def rows_used(self:PretrainLearner): return self.dls.train.rows,self.dls.valid.rows
+
 # %% ../../nbs/42_train.pretrain.ipynb #12c81501
 @patch
 def finish(self:PretrainLearner):
-    "Write the model"
+    "Write the model, with what it was trained on"
     self.settle()
-    if rank() == 0: save_model(self.model, self.out/'model')
+    if rank(): return
+    self.model.trained_on = self.objects()
+    save_model(self.model, self.out/'model')
 
 # %% ../../nbs/42_train.pretrain.ipynb #9b38facc
 @patch
@@ -341,6 +355,23 @@ def check_task(
                          "make the model for these bands, or choose the model's in its order (Cutouts.select)")
     if not 0 <= band_dropout < 1: raise InputError(f'band_dropout is {band_dropout}: it must be 0 or more, and less than 1')
     if band_dropout and len(m.bands) == 1: raise InputError(f'band_dropout is {band_dropout}, but there is one band only: set it to 0')
+
+# %% ../../nbs/42_train.pretrain.ipynb #d4379258
+def in_known_units(
+    dls, # From `cutout_dls`
+    m,   # A model; if nobody knows what its pixels are, it learns it from these
+):       # The loaders, and their `Cutouts`, in the units that the model knows
+    "Batches as a model that was trained before wants them"
+    c = dls.train.dataset.cutouts
+    known,new = m.measure,getattr(c, 'measure', Measure())
+    if known.unit or known.ab is not None:
+        factor = conversion(new, known, c.files[0])
+        dls,c = multiplied(dls, factor),c if factor == 1 else c.converted(known)
+        ratio = scale_ratio(new, known)
+        if ratio != 1: log.warning(f'{c.files[0]} has pixels of {new.pixel_scale:.3g} arcsec, and the model was trained on {known.pixel_scale:.3g}')
+        new = Measure(known.unit, known.zero_point, new.pixel_scale)
+    m.measure = new if new.pixel_scale or not known.pixel_scale else Measure(new.unit, new.zero_point, known.pixel_scale)
+    return dls,c
 
 # %% ../../nbs/42_train.pretrain.ipynb #dc7e956d
 def as_augment(
@@ -445,6 +476,7 @@ def pretrain_learner(
     for name,read in ((label,class_labels), (redshift,redshifts)): name and read(cutouts.catalog, name)     # refused now, and not when first asked
     augment = as_augment(augment, dls.train.dataset.ivar)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
+    dls,cutouts = in_known_units(dls, m)
     if m.scaling is None: m.scaling = fit_scaling(cutouts, seed=seed, kind=scaling)
     coords = sky_positions(cutouts, dls.device) if m.sky_token else None
     cbs = [Pretext(seed, augment, band_dropout, coords), Figures(run), OnlineProbe(run, probe_minutes, label=label or None, redshift=redshift or None)]
