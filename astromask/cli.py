@@ -99,13 +99,18 @@ def fetch(name, out, n, bands):
 @click.option('--out', required=True, metavar='FILE', help='The file to write (HDF5, our own layout).')
 @click.option('--bands', default='', help='The bands wanted; or all, in stored order, where the file does not tell.')
 @click.option('--survey', default='', help='The survey whose bands they are, where the file does not tell.')
+@click.option('--unit', default='', help='What one unit of a pixel is (nJy, nanomaggy, ...), where the file does not tell.')
+@click.option('--zero-point', type=float, help='AB magnitude of one unit, where the file does not tell.')
+@click.option('--pixel-scale', type=float, help='Arcsec per pixel, where the file does not tell.')
 @click.option('--dtype', type=click.Choice(['float16','float32']), help='How pixels are stored; by itself the smaller that holds them exactly.')
 @click.option('--checksum', is_flag=True, help='Keep sums by which a flipped bit is noticed when its row is read.')
 @click.option('--overwrite', is_flag=True, help='Replace FILE if it is there.')
-def pack(source, out, bands, survey, dtype, checksum, overwrite):
-    "Rewrite cutout files of any layout (SOURCE: files, a folder or a quoted glob) into one that is read fast."
+def pack(source, out, bands, survey, dtype, checksum, overwrite, **measure):
+    """Rewrite cutout files of any layout into one that is read fast.
+
+    SOURCE: files, a folder or a quoted glob: HDF5, FITS, NumPy, PyTorch, ASDF and Zarr; pictures (a folder for each class, or a table beside them), tar archives of them, and Parquet."""
     from astromask.data.catalogs import merge
-    click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype, checksum))
+    click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype, checksum, **measure))
 
 # %% ../nbs/71_cli.ipynb #adf5608f
 def _tables(f):

@@ -223,9 +223,12 @@ def merge(
     overwrite=False, # Replace a file that exists?
     dtype=None,      # As in `write_rows`
     checksum=False,  # As in `Cutouts.write`
+    unit='',         # As in `Cutouts.open`
+    zero_point=None, # As in `Cutouts.open`
+    pixel_scale=None,# As in `Cutouts.open`
 )->Path:             # The path
     "Cutout files of any layout into one of ours, chunked to be read fast; columns are united, ids kept"
-    c = source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey)
+    c = source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, unit=unit, zero_point=zero_point, pixel_scale=pixel_scale)
     if str(Path(path).absolute()) in {str(Path(f).absolute()) for f in c.files}:
         raise InputError(f'{path} is one of the files to be merged: give another name')
     return write_rows(path, c, dtype=dtype, overwrite=overwrite, checksum=checksum)

@@ -19,6 +19,7 @@ from astropy.units import UnitsError
 from fastcore.basics import patch
 from ..core import DataError, InputError, log, storage_errors, sync_dir
 from .files import cutout_paths, file_labels, natural_key
+import astromask.data.pictures, astromask.data.trees     # which make their kinds of files known
 from .formats import open_files
 from .labels import class_labels, redshifts
 from .layouts import ORIGINS, band_names, check_measures, number_of, parts_like, text_of

@@ -364,7 +364,7 @@ class FitsLayout(Layout):
 # %% ../../nbs/09_data.formats.ipynb #c88c1747
 class FitsSet(CutoutFile):
     "FITS files of cutouts as one set"
-    layouts,_checked,sampled = [FitsLayout()],8,False
+    layouts,_checked,sampled,many = [FitsLayout()],8,False,True      # Many: takes the files of a set, one object each
     def __init__(self,
         paths,         # The files
         bands=None,    # As in `CutoutFile`
@@ -698,7 +698,10 @@ def file_kind(
 )->type:  # The class that reads it
     "Which class reads a file, by its first bytes"
     kind = file_format(path)
-    if kind in KINDS: return KINDS[kind]
+    if kind in KINDS:
+        if hasattr(KINDS[kind], 'check'):
+            with damage(path): KINDS[kind].check(path)
+        return KINDS[kind]
     if kind == 'zip':
         with damage(path), zipfile.ZipFile(path) as z: names = z.namelist()
         if any(o.endswith('/data.pkl') for o in names): return TorchFile
@@ -719,14 +722,15 @@ def open_files(
     parts,model = [],None
     for suffix,some in groupby(paths, lambda p: kind_by_name(p) or Path(p).suffix):
         some = [str(p) for p in some]
-        if file_kind(some[0]) is FitsSet:
-            parts.append(FitsSet(some, bands, survey, strict, given))
+        kind = file_kind(some[0])
+        if getattr(kind, 'many', False):
+            parts.append(kind(some, bands, survey, strict, given))
             continue
         for p in some:
             part = model.like(p) if model else None
             if part is None or len(parts) < at_once and not (h5py.is_hdf5(p) and part.matches()):
                 kind = file_kind(p)
-                part = kind([p] if kind is FitsSet else p, bands, survey, strict, given)
+                part = kind([p] if getattr(kind, 'many', False) else p, bands, survey, strict, given)
             if model is None and isinstance(part, H5File): model = part
             parts.append(part)
     return parts

@@ -128,8 +128,8 @@ class Layout:
         names = said('bands', getattr(found[self.images], 'attrs', {}), attrs)
         if names is None: names = next((found[k][:] for k in ATTRIBUTES['bands'][:6] if k in found and found[k].ndim == 1 and found[k].dtype.kind in 'SUO'), None)
         if names is None: return None
-        names = texts_of(names)
-        return band_names(names[0] if len(names) == 1 else names)
+        names,shape = texts_of(names),found[self.images].shape
+        return band_names(names[0] if len(names) == 1 and 1 not in (shape[1],shape[-1]) else names)
 
     def class_names(self, column, survey):
         "What integer labels mean, where the layout fixes it"
@@ -640,9 +640,9 @@ def _list_columns(self:CutoutFile, found, attrs):
     self.columns,self.left_out,self.names = [],[],{}
     for k,d in found.items():
         if k in (self.layout.images, self.layout.ivar, self.layout.mask, self.weight, self.mask): continue
-        if d.ndim == 1 and len(d) != self.n and k in _per_object:
-            raise DataError(f'{self.path}: the column `{k}` has {len(d)} values for {self.n} cutouts')
-        good = d.ndim in (1,2) and len(d) == self.n and 0 not in d.shape and self._is_column(d)
+        if d.ndim == 1 and d.shape[0] != self.n and k in _per_object:
+            raise DataError(f'{self.path}: the column `{k}` has {d.shape[0]} values for {self.n} cutouts')
+        good = d.ndim in (1,2) and d.shape[0] == self.n and 0 not in d.shape and self._is_column(d)
         (self.columns if good else self.left_out).append(k)
         own = getattr(d, 'attrs', {})
         names = [own.get('names'), attrs.get(f'{k}_names')]

@@ -294,9 +294,9 @@ def _arrow_units(schema):
     units = {f.name: (f.metadata or {}).get(b'unit', b'').decode(errors='replace') for f in schema}
     return units | _units_told((schema.metadata or {}).get(b'table_meta_yaml', b'').decode(errors='replace'))
 
-def _parquet_table(path):
+def _parquet_table(path, columns=None):
     with _reading(path), pq.ParquetFile(path) as f:
-        t = f.read()
+        t = f.read(columns)
         units = _arrow_units(t.schema)
         return {k: (t.column(i),units.get(k)) for i,k in enumerate(_named(t.column_names, path))}
 
@@ -424,11 +424,12 @@ def _cleaned_table(columns, path):
 # %% ../../nbs/07_data.tables.ipynb #6a867a68
 def read_table(
     source, # A file (FITS, Parquet, VOTable, CSV or other text, HDF5), or a Table
+    columns=None, # Of a Parquet file, the columns to be read; None: all
 )->Table:   # Columns as `clean_column` makes them; `meta['path']` is the file
     "Any table, read right or refused"
     given = isinstance(source, Table)
     path = source.meta.get('path', 'the catalogue') if given else os.fspath(source)
-    t = _cleaned_table({k: (source[k],None) for k in source.colnames} if given else _columns_of(path), path)
+    t = _cleaned_table({k: (source[k],None) for k in source.colnames} if given else _columns_of(path) if columns is None else _parquet_table(path, columns), path)
     t.meta['path'] = path
     return t
 
