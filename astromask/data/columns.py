@@ -249,10 +249,10 @@ def texts(
 # %% ../../nbs/07_data.columns.ipynb #b9f94d11
 _sexagesimal = re.compile(r'([+-]?)(\d{1,3})\s*([hd°:\s])\s*(\d{1,2}(?:\.\d*)?)\s*(?:[m\'′:\s]\s*(?:(\d{1,2}(?:\.\d*)?)\s*(?:s|"|″|\'\')?)?)?')
 
-def _one_angle(s):
+def _one_angle(s, comma=False):
     "(value, is it sexagesimal?, its letter) of a text; NaN if it is no angle"
     s = s.strip().replace('\u2212', '-').lower()
-    if (v := _float(s)) == v: return v,False,''
+    if (v := _float(s, comma)) == v: return v,False,''
     m = _sexagesimal.fullmatch(s) if s.isascii() or '°' in s or '′' in s else None
     if not m or float(m[4]) >= 60 or float(m[5] or 0) >= 60: return np.nan,False,''
     v = int(m[2]) + float(m[4])/60 + float(m[5] or 0)/3600
@@ -263,7 +263,8 @@ def _angles(x, axis='', unit=''):
     "Angles as they are written, those that are in hours by their dress, and the row of the first that is none"
     if x.dtype.kind != 'U': return np.ma.filled(np.ma.asarray(x).astype(np.float64), np.nan),np.zeros(len(x), bool),None
     words,back = np.unique(x, return_inverse=True)
-    read = [_one_angle(o) for o in words.tolist()]
+    comma = _decimal_commas(words)
+    read = [_one_angle(o, comma) for o in words.tolist()]
     v,sexa,letter = (np.array([o[i] for o in read])[back] for i in range(3))
     odd = np.flatnonzero(np.isnan(v) & (x != ''))
     hours = axis == 'ra' and not unit.startswith('d') and not (v[sexa] >= 24).any()
@@ -421,6 +422,25 @@ def _refuse_impossible(v, axis, name, where, strict):
     return np.where(bad, np.nan, v)
 
 # %% ../../nbs/07_data.columns.ipynb #da0c4b0c
+def _of_axis(t, name, axis, where, strict):
+    "The name of a column of positions, and what `_known_angles` says of it; None and NaN where it is none"
+    n = len(next(iter(t.values()), ()))
+    none = None,np.full(n, np.nan),np.zeros(n, bool),np.zeros(n, bool)
+    if name is None: return none
+    try: return name,*_known_angles(t, name, axis, where)
+    except DataError as e:
+        if strict: raise
+        log.warning(f'{e}; these positions are unknown')
+        return none
+
+def _say_positions(t, d, x, y, gone, where):
+    "What a reader should know of positions"
+    if gone.any(): log.warning(f'{where}: {gone.sum()} of {len(gone)} positions are numbers such as -99 or (0,0) that stand for "unknown", and count as unknown')
+    if len(x) < 3 or _spelled(d or '') != 'coord_dec' or getattr(t[d], 'unit', None) is not None: return
+    small = np.nanmax(np.abs(y), initial=0) <= np.pi/2 and np.nanmax(np.abs(x), initial=0) <= 2*np.pi
+    if small: log.warning(f'{where}: the positions in {d} name no unit and are small, as radians would be; they are taken for degrees')
+
+# %% ../../nbs/07_data.columns.ipynb #8f290915
 def sky_positions(
     t,          # Table, or dict of columns
     ra:str='',  # The caller's name for right ascension; '' finds the usual ones
@@ -429,20 +449,12 @@ def sky_positions(
     strict:bool=True, # Refuse what cannot be a position? False: it is unknown, which is said
 )->tuple:       # The two names (None where there is none), (N,) right ascensions and (N,) declinations in degrees, NaN where unknown
     "Where a table's objects are"
-    n,found = len(next(iter(t.values()), ())),{}
-    for axis,name in zip(('ra','dec'), _pair(t, ra, dec, where)):
-        found[axis] = None,np.full(n, np.nan),np.zeros(n, bool),np.zeros(n, bool)
-        try: found[axis] = found[axis] if name is None else (name,*_known_angles(t, name, axis, where))
-        except DataError as e:
-            if strict: raise
-            log.warning(f'{e}; these positions are unknown')
-    (a,x,gone,maybe),(d,y,lost,_) = found['ra'],found['dec']
+    a,d = _pair(t, ra, dec, where)
+    (a,x,gone,maybe),(d,y,lost,_) = _of_axis(t, a, 'ra', where, strict),_of_axis(t, d, 'dec', where, strict)
     zero = (x == 0) & (y == 0)
     gone = gone | lost | maybe & (lost | ~((x < 0) & ~maybe).any()) | zero & (zero.sum() > 1)
-    if gone.any(): log.warning(f'{where}: {gone.sum()} of {n} positions are numbers such as -99 or (0,0) that stand for "unknown", and count as unknown')
     x,y = (np.where(gone, np.nan, v) for v in (x, y))
-    small = 'coord_dec' == _spelled(d or '') and t[d].unit is None and np.nanmax(np.abs(y), initial=0) <= np.pi/2 and np.nanmax(np.abs(x), initial=0) <= 2*np.pi
-    if small and n > 2: log.warning(f'{where}: {a} and {d} name no unit and are small, as radians would be; they are taken for degrees')
+    _say_positions(t, d, x, y, gone, where)
     return a,d,_refuse_impossible(x, 'ra', a, where, strict),_refuse_impossible(y, 'dec', d, where, strict)
 
 # %% ../../nbs/07_data.columns.ipynb #dbe405bf

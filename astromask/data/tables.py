@@ -50,7 +50,7 @@ def _as_numbers(x, commas=False):
 def typed(
     x,            # Arrow array of text
     name:str,     # What the column is called: a name of ids keeps everything that is no plain whole number
-    commas=False, # Do commas divide the cells?
+    commas=False, # Do commas divide the cells, or have other numbers a decimal point?
 ):                # Arrow array of numbers, truths or text
     "What a column of text can be"
     ids = str(name).strip().lstrip('#').strip().lower() in NAMES['id']
@@ -142,7 +142,8 @@ def _header(lines, comments, divider, path):
         told = [c for o in comments[::-1] for d in (divider, ' ') if d and len(c := _cells(o.lstrip('# \t'), d)) == len(rows[0])]
         names,used = next((c for c in told if {o.lower() for o in c} & _usual), told[0] if told else None),0
         if names is None: raise DataError(f'{path} has no line with the names of its columns: its first line is {lines[0][:80]!r}')
-    dashes = [i for i,r in enumerate(rows[used:], used) if r and all(re.fullmatch(r'-+', o) for o in r)]
+    dashes = [i for i,r in enumerate(rows[used:used+2], used) if all(re.fullmatch(r'-+', o) for o in r) and max(map(len, r)) > 2]
+    if dashes and any(map(_is_number, rows[used])): dashes = []
     units = rows[used] if dashes and dashes[0] == used+1 else []
     if dashes: used = dashes[0]+1
     if len(rows) > used and all(re.fullmatch(r'\d*[SNM]', o) for o in rows[used]): used += 1        # RDB
@@ -204,7 +205,8 @@ def _csv_table(raw, path):
     spare = [len(_cells(o, divider)) - len(names) for o in lines[used:]] if divider else []
     if spare and all(o == 1 for o in spare) and not any(_cells(o, divider)[-1] for o in lines[used:]): names = [*names,'']
     t = _arrow_text(raw, at, divider, _named(names, path), path)
-    columns,units = {k: typed(t.column(i), k, divider == ',') for i,k in enumerate(t.column_names)},dict(zip(t.column_names, units))
+    points = divider == ',' or any(re.search(r'\d\.\d', o) for o in lines[used:])
+    columns,units = {k: typed(t.column(i), k, points) for i,k in enumerate(t.column_names)},dict(zip(t.column_names, units))
     return {k: (v,units.get(k)) for k,v in columns.items() if not (k.startswith('column ') and v.null_count == len(v))}
 
 # %% ../../nbs/07_data.tables.ipynb #06a01054
@@ -223,16 +225,32 @@ def _sextractor_table(raw, path):
     return {k: (typed(t[k], k),units.get(k)) for k in t.column_names}
 
 # %% ../../nbs/07_data.tables.ipynb #1c8715e6
+def _ipac_table(raw, path):
+    "A table of fixed width, with names, types, units and words for nothing between bars, as IPAC and IRSA write it"
+    lines = raw.decode(errors='replace').split('\n')
+    head = [o.rstrip() for o in lines[:4000] if o.startswith('|')][:4]
+    bars = [i for i,c in enumerate(head[0]) if c == '|']
+    names,types,units,nulls = ([o[a+1:b].strip() for a,b in zip(bars, bars[1:])] for o in head + ['']*(4-len(head)))
+    rows = [o for o in lines if o.strip() and o[0] not in '\\|']
+    if not rows: raise DataError(f'{path} has no rows')
+    out = {}
+    for k,(name,a,b) in enumerate(zip(_named(names, path), bars, bars[1:])):
+        cells = [o[a:b].strip() for o in rows]
+        if nulls[k]: cells = ['' if o == nulls[k] else o for o in cells]
+        out[name] = np.array(cells) if types[k].lower() in ('c','char','date') else typed(pa.array(cells), name),units[k]
+    return out
+
+# %% ../../nbs/07_data.tables.ipynb #2e36a445
 def _text_table(raw, path):
     "Any kind of text as columns"
     raw = _utf8(raw, path)
     lines,comments,_ = _lines(raw, most=3)
     first = lines[0] if lines else ''
-    kind = ('ascii.ecsv' if comments and re.match(r'# %ECSV', comments[0]) else 'ascii.ipac' if first.startswith(('\\','|')) and re.search(rb'(?m)^\|.*\|\s*$', raw[:1<<16]) else
-            'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else '')
+    if first.startswith(('\\','|')) and re.search(rb'(?m)^\|.*\|\s*$', raw[:1<<16]): return _ipac_table(raw, path)
+    kind = 'ascii.ecsv' if comments and re.match(r'# %ECSV', comments[0]) else 'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else ''
     if not kind: return (_sextractor_table if comments and re.match(r'#\s*1\s+[A-Za-z]\S*', comments[0]) else _csv_table)(raw, path)
     more = dict(fill_values=[(o,'0') for o in ('','null','NULL')]) if kind == 'ascii.ecsv' else {}        # Gaia's have null
-    with _reading(path): t = Table.read(raw.decode().split('\n'), format=kind, **more)
+    with _reading(path): t = Table.read(raw.decode().rstrip('\n').split('\n'), format=kind, **more)
     return {k: (t[k],None) for k in t.colnames}
 
 # %% ../../nbs/07_data.tables.ipynb #7587f5ea
