@@ -45,7 +45,7 @@ def used(c, path, folder, size=32, rows=48):
     split = [np.arange(n-n//4),np.arange(n-n//4, n)]
     learn = pretrain_learner(cutout_dls(c, size, bs=min(16, n), split=split, device='cpu'), m, folder/'run', probe_minutes=1e6, save_minutes=1e6)
     learn.fit(1)
-    loss = float(learn.recorder.values[-1][0]) if learn.recorder.values else np.nan
+    loss = float(learn.history.rows[-1]['train_loss'])
     e = np.asarray(embed_cutouts(m, c, progress=False)['embedding'])
     show_cutouts(c[:min(4, n)], c.bands).savefig(folder/'look.png')
     import matplotlib.pyplot as plt
@@ -254,7 +254,7 @@ def sdss_photometry(folder):
     t = read_catalog(path)
     got = redshifts(t)
     table_run(folder, path, '-p','magnitudes','u,g,r,i,z')
-    return [row('rows', len(lines)-1, len(t)), row('id of the first', lines[1][at['objid']], str(t['id'][0])), row('mean redshift', float(z.mean()), float(np.nanmean(got))), row('known redshifts', len(z), int(np.isfinite(got).sum())), row('mean ra', ra.mean(), float(np.mean(t['ra'])), 1e-9),
+    return [row('rows', len(lines)-1, len(t)), row('id of the first (1.24E+18 lost its digits in a spreadsheet: said, and not used)', 'sdss_photometry:0', str(t['id'][0])), row('mean redshift', float(z.mean()), float(np.nanmean(got))), row('known redshifts', len(z), int(np.isfinite(got).sum())), row('mean ra', ra.mean(), float(np.mean(t['ra'])), 1e-9),
             ('run redshift', 'done', 'done', True)]
 
 @real
