@@ -99,6 +99,7 @@ def possible(family, f):
         if f['id'] == 'none' and f['format'] in ('hash','topcat'): f['id'] = 'small'
         if f['id'] in ('padded','quoted','unicode') and f['format'] == 'fits' and f['id'] == 'unicode': f['id'] = 'padded'
         if f['id'] == 'quoted' and not text: f['id'] = 'zeros'
+        if f['id'] == 'null' and f['format'].startswith('hdf5'): f['id'] = '19'        # has no null for whole numbers
         if f['id'] == 'uint64' and f['format'] == 'votable_binary': f['id'] = '19'
         if f['class_dress'] == 'category' and f['format'] != 'parquet': f['class_dress'] = 'text'
         if f['where'] == 'class' and (f['klass'] == 'none' or f['class_dress'] == 'whole'): f['where'] = 'redshift'
@@ -528,13 +529,14 @@ def write_text(cols, path, f):
         return s
     rows = [[cell(k, cols[k][i]) for k in cols] for i in range(len(next(iter(cols.values()))))]
     lines = [sep.join(o) for o in [list(cols), *rows]]
-    wide = [max(len(k), *(len(o[i]) for o in rows))+2 for i,k in enumerate(cols)]
+    wide = [max(len(k), 8, *(len(o[i]) for o in rows))+2 for i,k in enumerate(cols)]
     if f['format'] in ('aligned','topcat','sextractor','ipac'): lines = [''.join(v.rjust(n) for v,n in zip(o, wide)) for o in [list(cols), *rows]]
     if f['format'] == 'topcat': lines[0] = '#' + lines[0][1:]
     if f['format'] == 'ipac':
         kinds = ['char' if any(isinstance(o, str) for o in v) else 'long' if all(isinstance(o, (int,type(None))) for o in v) else 'double' for v in cols.values()]
-        lines[:1] = ['|' + '|'.join(o.rjust(n-1) for o,n in zip(some, wide)) + '|' for some in (list(cols), kinds)]
-        lines[2:] = [o+' ' for o in lines[2:]]
+        heads = list(cols),kinds,['']*len(cols),[f['missing']]*len(cols)          # names, types, units, and what stands for null
+        lines[:1] = ['|' + '|'.join(o.rjust(n-1) for o,n in zip(some, wide)) + '|' for some in heads]
+        lines[4:] = [o+' ' for o in lines[4:]]
     if f['format'] == 'sextractor': lines[:1] = [f'# {i+1:3} {k:22} A quantity' for i,k in enumerate(cols)]
     if f['format'] == 'casjobs': lines = ['#Table1'] + lines
     if f['format'] == 'blank_lines': lines = ['', *lines[:3], '', *lines[3:], '', '']
