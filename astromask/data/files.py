@@ -53,10 +53,14 @@ def natural_key(
 # %% ../../nbs/07_data.files.ipynb #4339e599
 Found = namedtuple('Found', 'path link folder kind')    # A path, is it a link, is it a folder, and what it may be
 
+def _is_folder(o):
+    try: return o.is_dir()
+    except OSError: return False        # a link to itself
+
 def _entries(folder):
     "What is in a folder, hidden names too; links last"
     try:
-        with os.scandir(folder or '.') as some: found = [(o.name,o.is_symlink(),o.is_dir()) for o in some]
+        with os.scandir(folder or '.') as some: found = [(o.name,o.is_symlink(),_is_folder(o)) for o in some]
     except OSError as e: raise DataError(f'The folder {folder} cannot be read: {e.strerror or e}') from None
     return [Found(os.path.join(folder, name), *rest, kind_by_name(name)) for name,*rest in sorted(found, key=itemgetter(1))]
 

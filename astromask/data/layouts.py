@@ -336,7 +336,7 @@ def _find_measure(self:CutoutFile, l, found, attrs, survey):
     file = self._file_measure(self._band_photometry(l, found, attrs, scale := l.pixel_scale(found, attrs)), scale)
     m = measure_of(file, self.given, self.path)
     if self.native.kind == 'f' and survey is not None: m = self._of_survey(m, survey)
-    if self.native == np.float64 and self.sampled: m = self._fitted(d, m)
+    if self.sampled and (self.native == np.float64 or self.has_ivar and (self.weighs != 'ivar' or found[self.weight].dtype.itemsize > 4)): m = self._fitted(found, m)
     self.measured,self.unit,self.zero_point,self.pixel_scale = m.unit,m.unit,m.zero_point,m.pixel_scale
     if self.native.kind in 'iu' and str(self.native) not in self.unit: self.unit = f'{self.unit or "numbers"}, {self.native} as stored'
     self.origin = origin_of(said('origin', getattr(d, 'attrs', {}), attrs), self.unit, self.native)
@@ -356,11 +356,14 @@ def _of_survey(self:CutoutFile, m, survey):
 
 # %% ../../nbs/07_data.layouts.ipynb #cded1939
 @patch
-def _fitted(self:CutoutFile, d, m):
-    "A `Measure` of pixels whose typical values fit into float32, scaled by a power of two where they would not"
-    x = np.concatenate([np.asarray(self._take(d, np.array([r]))).ravel() for r in {0, self.n//2, self.n-1}])
+def _fitted(self:CutoutFile, found, m):
+    "A `Measure` of pixels that fit into float32 with their inverse variances, scaled by a power of two where they would not"
+    rows = np.array(sorted({0, self.n//2, self.n-1}))
+    x = np.asarray(self._take(found[self.layout.images], rows), np.float64)
     x = np.abs(x[np.isfinite(x) & (x != 0)])
-    k = power_of_two(x[x <= 1e6*np.median(x)]) if len(x) else 0       # a few odd values tell nothing
+    w = np.array([]) if not self.has_ivar else inverse_variance(self._take(found[self.weight], rows), self.weighs, dtype=np.float64)
+    w = w[w > 0]
+    k = power_of_two(x[x <= 1e6*np.median(x)], w if len(w) and np.median(w) > 0 else None) if len(x) else 0       # a few odd values tell nothing
     if not k: return m
     self.gain = (1 if self.gain is None else self.gain)*np.full(len(self.stored_bands), 2.**k)
     return Measure(scaled_unit(m.unit, k), None if m.zero_point is None else m.zero_point + 2.5*k*np.log10(2), m.pixel_scale)

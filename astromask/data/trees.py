@@ -177,7 +177,7 @@ def asdf_object(
         found,node = tree_arrays(tree)
         planes = {}
         for k,(a,unit) in found.items(): planes.setdefault(plane_words(k)[0] or 'image', (k,a,unit))
-        if 'image' not in planes: raise DataError(f'{path} holds no image: {", ".join(f"{k} {tuple(a.shape)}" for k,(a,_) in list(found.items())[:8]) or "no arrays"}')
+        if 'image' not in planes: raise DataError(f'{path} is an ASDF file that holds no image: {", ".join(f"{k} {tuple(a.shape)}" for k,(a,_) in list(found.items())[:8]) or "no arrays"}')
         name,a,unit = planes['image']
         if len(a.shape) == 4 or np.prod(a.shape[-2:]) > 1<<22: raise DataError(f'{path} holds `{name}` {tuple(a.shape)}, which is no cutout of one object (ASDF is read one object a file): cut from it first (astrocut), or write an array of cutouts to HDF5 (Cutouts.write)')
         x = _three(np.array(a))
