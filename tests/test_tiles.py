@@ -88,6 +88,7 @@ sisters = [('legacysurvey-0001m002-image-g.fits.fz','legacysurvey-0001m002-invva
            ('hlsp_x_f814w_drz.fits','hlsp_x_f814w_rms.fits','hlsp_x_f814w_mask.fits',.5),
            ('a_drc_sci.fits','a_drc_wht.fits','a_drc_dq.fits.gz',4.),
            ('KiDS_180.0_r_sci.fits','KiDS_180.0_r_wei.fits','KiDS_180.0_r_msk.fits',4.),
+           ('EUC_MER_BGSUB-MOSAIC-NIR-H_TILE101-4B60B2_2024_00.00.fits','EUC_MER_MOSAIC-NIR-H-RMS_TILE101-ABB0C0_2024_00.00.fits','EUC_MER_MOSAIC-NIR-H-FLAG_TILE101-11_2024_00.00.fits',.5),
            ('unwise-w1-img-m.fits','unwise-w1-invvar-m.fits.gz','unwise-w1-mask-m.fits',4.)]
 
 @pytest.mark.parametrize('image,weight,mask,value', sisters, ids=[s[0] for s in sisters])
@@ -105,6 +106,15 @@ def test_files_beside_the_image(tmp_path, image, weight, mask, value, caplog):
     assert weight in caplog.text and mask in caplog.text
     _,x,w = cut(tmp_path, dict(g=f'{tmp_path}/{image}'), at_once, masks=False, weights=False)
     assert np.isfinite(x).all() and w is None
+
+def test_files_that_are_no_images_of_the_sky(tmp_path):
+    "Context, exposure and model images beside the image are no second image of the band"
+    for k,names in dict(a=('x_drz','x_drz_ctx','x_exp','x_wht','x_rms'), b=('legacysurvey-1-image-g','legacysurvey-1-model-g','legacysurvey-1-depth-g','legacysurvey-1-invvar-g'),
+                        c=('s.unconv','s.unconv.wt','s.unconv.num','s.unconv.exp','s.unconv.mask')).items():
+        (tmp_path/k).mkdir()
+        for n in names: fits.writeto(tmp_path/k/f'{n}.fits', noise()*0+(1 if n != names[0] else 5) if 'mask' not in n else np.zeros((60,80), 'i2'), sky())
+        c,x,w = cut(tmp_path, dict(g=str(tmp_path/k)), at_once)
+        assert len(c) == 1 and (x == 5).all() and (w == 1).all(), k
 
 def test_ambiguous_or_strange_files_beside_are_not_used_and_said(tmp_path, caplog):
     h = sky()
@@ -261,3 +271,87 @@ def test_brackets_beside_a_template(tmp_path):
     c,x,_ = cut(tmp_path, f'{folder}/x_{{band}}.fits', at_once)
     assert c.bands == ('g','r')
     np.testing.assert_array_equal(x[0,1], noise(seed=1)[window])
+
+# Real files, compared with what astropy alone reads
+
+def pixels_of(c, n, image):
+    "What an image has where the n-th cutout was cut; NaN beyond it"
+    t,size = c.catalog[n],c.shape[1]
+    a,b = (int(round(t[k]-t['cutout_'+k]))+size for k in 'xy')
+    return np.pad(image.astype(np.float64), size, constant_values=np.nan)[b:b+size,a:a+size]
+
+@real
+def test_nine_registered_bands(tmp_path):
+    "KiDS and VIKING by pixel position, the zero points on the command line: the catalogue's magnitudes come out"
+    from click.testing import CliRunner
+    from astromask.cli import main
+    folder,bands = data/'kids_viking_9band',('u','g','r','i','Z','Y','J','H','Ks')
+    out,told = tmp_path/'o.h5',','.join(f'{b}={0 if b in "ugri" else 30}' for b in bands)
+    args = [o for b in bands for o in ('--tiles',f'{b}={folder/b}.fits')]
+    ran = CliRunner().invoke(main, ['ingest',str(out),*args,'--catalog',str(folder/'catalog.csv'),'--x','x','--y','y','--zero-point',told,'--size','32','--processes','1'])
+    assert ran.exit_code == 0, ran.output
+    c,t = Cutouts.open(out),Table.read(folder/'catalog.csv')
+    assert c.bands == bands and len(c) == len(t) and list(c.catalog['id']) == list(t['id']) and (c.zero_point, c.unit, c.pixel_scale) == (0, 'maggy', None)
+    np.testing.assert_allclose(c.catalog['x'], t['x'], atol=1e-9)
+    for k in (0,4,8):
+        image = fits.getdata(folder/f'{bands[k]}.fits', 1)
+        for n in range(0, len(c), 97): np.testing.assert_allclose(c[n][k], pixels_of(c, n, image)*(1 if k < 4 else 1e-12), rtol=1e-6)
+    x = c[:].astype(np.float64)
+    rows,columns = np.mgrid[:32,:32]
+    near = np.hypot(columns-np.asarray(c.catalog['cutout_x'])[:,None,None], rows-np.asarray(c.catalog['cutout_y'])[:,None,None]) < 6
+    with np.errstate(invalid='ignore', divide='ignore'): mag = -2.5*np.log10(np.where(near[:,None], x, 0).sum((2,3)))
+    bright = np.asarray(t['snr_r']) > 100
+    for k,b in enumerate(bands):
+        d = (mag[:,k]-np.ma.filled(np.ma.asarray(t[f'mag_{b}'], dtype=float), np.nan))[bright]
+        assert abs(np.nanmedian(d)) < 0.3, (b, np.nanmedian(d))
+
+@real
+@pytest.mark.parametrize('name', ['hsc_coadd_r_9071.fits','anything.fit'])
+def test_a_real_coadd_under_any_name(tmp_path, name):
+    path = tmp_path/name
+    path.write_bytes((data/'fits'/'hsc_coadd_r_9071.fits').read_bytes())
+    c,x,w = cut(tmp_path, str(path), size=64, overlap=0.)
+    with fits.open(path, do_not_scale_image_data=True) as f: image,bits,variance = f[1].data,f[2].data,f[3].data
+    bad = (bits & (1<<0 | 1<<1 | 1<<3 | 1<<8 | 1<<12)) != 0      # BAD, SAT, CR, NO_DATA, UNMASKEDNAN
+    assert c.bands == ('r',) and c.zero_point == pytest.approx(27, abs=1e-6) and np.isnan(x).any()
+    for n in range(len(c)):
+        np.testing.assert_array_equal(x[n,0], pixels_of(c, n, np.where(bad, np.nan, image)).astype('f4'))
+        np.testing.assert_allclose(w[n,0], np.nan_to_num(pixels_of(c, n, np.where(bad, 0, 1/variance.astype('f8')))), rtol=1e-6)
+
+@real
+def test_single_exposures(tmp_path):
+    "DECam: weights and codes in files beside, the zero point of the whole exposure in the primary header"
+    folder = data/'single_exposures_grz'/'decals'
+    for image in sorted(folder.glob('*_ooi_*')):
+        b = image.name.split('_ooi_')[1][0]
+        c,x,w = cut(tmp_path, {b: str(image)}, size=40, overlap=0.)
+        raw,weight,codes = (fits.getdata(str(image).replace('_ooi_', k), 1) for k in ('_ooi_','_oow_','_ood_'))
+        bad = (codes != 0) | ~(weight > 0)
+        assert c.zero_point == fits.getheader(image)['MAGZERO'] and len(c) == 25 and c.pixel_scale == pytest.approx(.2625, rel=2e-3)
+        for n in range(25):
+            np.testing.assert_array_equal(x[n,0], pixels_of(c, n, np.where(bad, np.nan, raw)).astype('f4'))
+            np.testing.assert_allclose(w[n,0], np.nan_to_num(pixels_of(c, n, np.where(bad, 0, weight))), rtol=1e-6)
+        p = WCS(fits.getheader(image, 1)).pixel_to_world(c.catalog['x'], c.catalog['y']).icrs
+        assert p.separation(SkyCoord(c.catalog['ra'], c.catalog['dec'], unit='deg')).arcsec.max() < 1e-3
+        (tmp_path/'o.h5').unlink()
+    c,x,w = cut(tmp_path, str(folder), size=40, overlap=0., bands='grz')
+    assert set(c.bands) == {'g','r','z'} and w is not None and c.zero_point == pytest.approx(29.787)
+
+@real
+def test_a_cutout_of_the_legacy_survey_as_a_tile(tmp_path):
+    path = data/'legacy_dr9_grz_invvar'/'cutout_59.1067_-30.4848.fits'
+    c,x,w = cut(tmp_path, str(path), size=64, survey='legacy')
+    assert c.bands == ('g','r','z') and (c.zero_point, c.unit) == (22.5, 'nanomaggy') and c.pixel_scale == pytest.approx(0.262)
+    with fits.open(path) as f: planes = [o.data for o in f[1:]]
+    for n in range(0, len(c), 9):
+        for i in range(3):
+            np.testing.assert_array_equal(x[n,i], pixels_of(c, n, np.where(planes[2*i+1] > 0, planes[2*i], np.nan)).astype('f4'))
+            np.testing.assert_array_equal(w[n,i], np.nan_to_num(pixels_of(c, n, planes[2*i+1])).astype('f4'))
+
+@real
+def test_named_bands_without_wcs(tmp_path):
+    path = data/'jwst_cosmosweb_4band'/'COSMOSWeb_galaxy_6701_image.fits'
+    c,x,w = cut(tmp_path, str(path), size=64)
+    assert c.bands == ('F115W','F150W','F277W','F444W') and w is None and c.zero_point is None and len(c) == 16
+    with fits.open(path) as f:
+        for n in range(0, 16, 5): np.testing.assert_array_equal(x[n,2], pixels_of(c, n, f[3].data).astype('f4'))

@@ -9,7 +9,7 @@ __all__ = ['tile_layouts', 'BESIDE', 'BESIDE_WORDS', 'TileLayout', 'TileImage', 
            'open_band', 'Tile', 'tiles_by_name', 'tiles_by_sky', 'find_tiles']
 
 # %% ../../nbs/11_data.tiles.ipynb #4ce5e3c6
-import os, re
+import fnmatch, os, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -141,13 +141,15 @@ def images_in(
     return mine if len(bands) > 1 else found
 
 # %% ../../nbs/11_data.tiles.ipynb #3495fd3b
-BESIDE = (   # Images whose masks and weights have a name of their own kind: (name of the image, what it is called here -> name of the file beside it)
-    ('Legacy Surveys', r'(legacysurvey-.+)-image-(.+)', dict(ivar=r'\1-invvar-\2', mask=r'\1-maskbits')),
+BESIDE = (   # Images whose other files have a name of their own kind: (whose, name of the image, what it is here -> name of the file beside it)
+    ('Legacy Surveys', r'(legacysurvey-.+)-image-(.+)', dict(ivar=r'\1-invvar-\2', mask=r'\1-maskbits', ignored=r'\1-*-\2')),
     ('DECam and other NOIRLab cameras', r'(.+_o[a-z])i(_.+)', dict(ivar=r'\1w\2', mask=r'\1d\2')),
-    ('Pan-STARRS', r'(.+\.unconv)', dict(variance=r'\1.wt', mask=r'\1.mask')))
+    ('Pan-STARRS', r'(.+\.unconv)', dict(variance=r'\1.wt', mask=r'\1.mask', ignored=r'\1.*')),
+    ('Euclid MER', r'EUC_MER_BGSUB-MOSAIC-(.+)_(TILE\d+)-.+', dict(error=r'EUC_MER_MOSAIC-\1-RMS_\2-*', mask=r'EUC_MER_MOSAIC-\1-FLAG_\2-*')))
 
 BESIDE_WORDS = dict(   # For all others: the image's name and one of these words, or the word in the place of sci, img, image, drz, drc or mosaic
-    ivar='ivar invvar ivm', variance='var variance', error='err error sigma rms unc', weight='weight wht wgt wei', mask='mask msk flag flags dq maskbits')
+    ivar='ivar invvar ivm', variance='var variance', error='err error sigma rms unc', weight='weight wht wgt wei', mask='mask msk flag flags dq maskbits',
+    ignored='ctx con exp nexp exptime num cov coverage bkg background seg segm segmap psf model resid depth')
 
 # %% ../../nbs/11_data.tiles.ipynb #9c3cb942
 def _stem(path): return re.sub(_FITS + '$', '', Path(path).name, flags=re.I)
@@ -173,17 +175,25 @@ def _in_folder(folder, changed):
         if kind_by_name(name) == 'FITS' and not name.startswith('.'): out.setdefault(_stem(name).lower(), os.path.join(folder, name))
     return out
 
+def _all_beside(image):
+    "(what it would be, file) of all files that belong to an image by their names, the best kinds first"
+    path = os.path.abspath(image)
+    folder = os.path.dirname(path)
+    there = _in_folder(folder, os.stat(folder).st_mtime_ns)
+    own = _stem(path).lower()
+    names = [(kind, k) for kind,name in _names_beside(_stem(path)) for k in (fnmatch.filter(there, name) if '*' in name else (name,))]
+    return list(dict.fromkeys((kind, there[k]) for kind,k in names if k in there and k != own))
+
+# %% ../../nbs/11_data.tiles.ipynb #aa898c58
 def files_beside(
     image, # A FITS file
 )->dict:   # 'mask' and 'weight' -> (what it is, file) of those of the best kind
     "The masks and weights of an image that are in files of their own, by their names"
-    folder = os.path.dirname(os.path.abspath(image))
-    there = _in_folder(folder, os.stat(folder).st_mtime_ns)
     found = {}
-    for kind,name in _names_beside(_stem(image)):
+    for kind,path in _all_beside(image):
         role = 'mask' if kind == 'mask' else 'weight'
-        if name in there and (role not in found or found[role][0][0] == kind): found.setdefault(role, []).append((kind, there[name]))
-    return {role: sorted(set(some)) for role,some in found.items()}
+        if kind != 'ignored' and (role not in found or found[role][0][0] == kind): found.setdefault(role, []).append((kind, path))
+    return {role: sorted(some) for role,some in found.items()}
 
 # %% ../../nbs/11_data.tiles.ipynb #99d00c8d
 def without_sisters(
@@ -191,9 +201,9 @@ def without_sisters(
 )->list:    # Those that are no masks or weights of others among them
     "Leave out the files that belong to other files' images"
     if len(paths) < 2: return paths
-    beside = {os.path.abspath(p) for o in paths for some in files_beside(o).values() for _,p in some}
+    beside = {p for o in paths for _,p in _all_beside(o)}
     kept = [p for p in paths if os.path.abspath(p) not in beside]
-    if len(kept) < len(paths): log.info(f'{len(paths)-len(kept)} of {len(paths)} files are masks or weights of others by their names, such as {Path(next(p for p in paths if p not in kept)).name}')
+    if len(kept) < len(paths): log.info(f'{len(paths)-len(kept)} of {len(paths)} files are masks, weights or the like of others by their names, such as {Path(next(p for p in paths if p not in kept)).name}')
     return kept
 
 # %% ../../nbs/11_data.tiles.ipynb #701ce27b
