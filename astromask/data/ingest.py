@@ -30,7 +30,8 @@ from .fits import MaskRule, bad_pixels, inverse_variance, mask_rule, power_of_tw
 from .columns import counts_from_one, find_column, numbers
 from .layouts import band_names
 from .tables import read_catalog, read_table
-from .tiles import Plane, Tile, TileLayout, bad_bits, files_beside, find_tiles, fits_damage, open_band, pixel_area
+from .tiles import Plane, Tile, TileLayout, bad_bits, files_beside, find_tiles, fits_damage
+from .tiles import open_band, pixel_area
 from ..runs import locked
 from ..surveys import get_survey
 from ..units import Photometry, flux_factor, unit_name, unit_zero_point
@@ -99,8 +100,8 @@ def _check_scales(found):
     scales = [p.scale() for _,p in found]
     small,large = int(np.argmin(scales)),int(np.argmax(scales))
     if scales[large] < 1.01*scales[small]: return scales[0]
-    raise DataError(f'{found[large][1].path} has pixels of {scales[large]:.4g}", but {found[small][1].path} of {scales[small]:.4g}": '
-                    'ingest them apart, or give a pixel_scale to resample all to')
+    raise DataError(f'{found[large][1].path} has pixels of {scales[large]:.4g}", but {found[small][1].path} of '
+                    f'{scales[small]:.4g}": ingest them apart, or give a pixel_scale to resample all to')
 
 # %% ../../nbs/12_data.ingest.ipynb #eb1ae5ef
 def plan_catalog(
@@ -242,8 +243,8 @@ def pixel_shift(
 def _registered_shift(a, b):
     "Images without a WCS lie on each other, if they have one shape"
     if a.shape == b.shape: return 0.,0.
-    raise DataError(f'{b.where} has {b.shape[0]} x {b.shape[1]} pixels, but {a.where} has {a.shape[0]} x {a.shape[1]}: without a WCS in each '
-                    'they cannot be brought together')
+    raise DataError(f'{b.where} has {b.shape[0]} x {b.shape[1]} pixels, but {a.where} has {a.shape[0]} x {a.shape[1]}: '
+                    'without a WCS in each they cannot be brought together')
 
 # %% ../../nbs/12_data.ingest.ipynb #ad2e8b3f
 @dataclass
@@ -270,7 +271,8 @@ def rule_of(
     "Which values of a mask hide a pixel"
     rule = mask_rule(mask, band)
     if not wanted: return rule
-    return replace(rule, bits=(rule.bits or 0) | bad_bits(mask, wanted), how=f'{rule.how}; so do {", ".join(map(str, wanted))}')
+    more = ', '.join(map(str, wanted))
+    return replace(rule, bits=(rule.bits or 0) | bad_bits(mask, wanted), how=f'{rule.how}; so do {more}')
 
 # %% ../../nbs/12_data.ingest.ipynb #d5c97068
 def open_layer(
@@ -387,7 +389,9 @@ def resampled(self:Layer,
     with fits_damage(self.plane.path), np.errstate(divide='ignore', invalid='ignore'):
         area = pixel_area(target, edge[1], edge[1])/pixel_area(self.plane.wcs, x[4], y[4])
         image = on_target(image).astype(np.float32)
-        if ivar is not None: ivar = inverse_variance(on_target(1/np.where(ivar > 0, ivar, np.nan).astype(np.float64)), 'variance')*np.isfinite(image)
+        if ivar is not None:
+            variance = on_target(1/np.where(ivar > 0, ivar, np.nan).astype(np.float64))
+            ivar = inverse_variance(variance, 'variance')*np.isfinite(image)
     return image,None if ivar is None else ivar.astype(np.float32)
 
 # %% ../../nbs/12_data.ingest.ipynb #1291268c
@@ -401,7 +405,8 @@ class OpenTile:
         self.recipe,band = recipe,recipe.reference_of(tile)
         self.reference = open_band(tile.files[band], band, recipe.layout, tile.name, ())
         factors = factors or {}
-        self.layers = {b: open_layer(tile, b, recipe, self.reference, factors.get(b, 1.)) for b in recipe.bands if b in tile.files}
+        bands = [b for b in recipe.bands if b in tile.files]
+        self.layers = {b: open_layer(tile, b, recipe, self.reference, factors.get(b, 1.)) for b in bands}
         if any(o.shift is None for o in self.layers.values()): _reproject()
 
     def cut(self,
@@ -428,7 +433,8 @@ class OpenTile:
     def say(self):
         "Say what the pixels of this tile lost"
         for b,o in self.layers.items():
-            if o.beyond: log.warning(f'{o.plane.where}: {o.beyond} pixels of band {b} in cutouts are beyond what float32 holds, and are missing there')
+            if o.beyond: log.warning(f'{o.plane.where}: {o.beyond} pixels of band {b} in cutouts are beyond what float32 '
+                                     'holds, and are missing there')
 
 # %% ../../nbs/12_data.ingest.ipynb #cfa38580
 _PART = 1<<26
@@ -448,7 +454,8 @@ def part_key(
 )->str:
     "A name that changes with all that decides what a job's cutouts are"
     stats = [(Path(p).name,s.st_size,s.st_mtime_ns) for p in _all_files(job.tile) for s in [os.stat(p)]]
-    told = json.dumps([_VERSION, job.tile.name, job.tile.files, job.tile.reference, job.factors, stats, asdict(recipe)], default=str, sort_keys=True)
+    tile = [job.tile.name, job.tile.files, job.tile.reference, job.factors]
+    told = json.dumps([_VERSION, tile, stats, asdict(recipe)], default=str, sort_keys=True)
     where = np.stack([job.ra, job.dec, job.x, job.y]).astype('<f8')
     return hashlib.sha256(told.encode() + where.tobytes()).hexdigest()[:24]
 
@@ -575,6 +582,22 @@ def _finish(out, parts, jobs, catalog, recipe, overwrite, min_bands, min_valid, 
     return len(chosen)
 
 # %% ../../nbs/12_data.ingest.ipynb #11efb4da
+def _by_caller(plane, unit, zero_point):
+    "The zero point that the caller states; None if the unit does not say"
+    scale = plane.pixel_scale()
+    area = np.radians(scale/3600)**2 if scale else None
+    by_unit = unit_zero_point(unit, area, plane.card('PHOTPLAM')) if unit else None
+    if None not in (by_unit,zero_point) and abs(by_unit-zero_point) > 0.01:
+        raise InputError(f'One {unit} is {by_unit:.6g} mag AB, but the zero point is given as {zero_point:g}: '
+                         'give one of them')
+    return by_unit if zero_point is None else float(zero_point)
+
+def _say_contradiction(own, zero, unit, plane):
+    if own.zero_point is None or zero is not None and abs(own.zero_point-zero) <= 1e-3: return
+    told = unit if zero is None else f'{zero:.6g} mag AB'
+    log.warning(f'The caller says that one unit is {told}, but {own.source} in a header, such as that of '
+                f'{Path(plane.path).name}, says {own.zero_point:.6g} mag AB: the caller is believed')
+
 def file_photometry(
     plane,           # `Plane` of an image
     unit='',         # What the caller says its unit is
@@ -584,18 +607,11 @@ def file_photometry(
     if not unit and zero_point is None: return plane.photometry()
     try: own = plane.photometry()
     except DataError: own = Photometry()      # the caller knows better
-    scale = plane.pixel_scale()
-    area = np.radians(scale/3600)**2 if scale else None
-    by_unit = unit_zero_point(unit, area, plane.card('PHOTPLAM')) if unit else None
-    if None not in (by_unit,zero_point) and abs(by_unit-zero_point) > 0.01:
-        raise InputError(f'One {unit} is {by_unit:.6g} mag AB, but the zero point is given as {zero_point:g}: give one of them')
-    zero = by_unit if zero_point is None else float(zero_point)
-    if zero is None and own.source not in ('BUNIT',''): zero = own.zero_point     # counts, whose zero point a card gives
-    if own.zero_point is not None and (zero is None or abs(own.zero_point-zero) > 1e-3):
-        log.warning(f'The caller says that one unit is {unit if zero is None else format(zero, ".6g") + " mag AB"}, but {own.source} in a header, such as that of {Path(plane.path).name}, '
-                    f'says {own.zero_point:.6g} mag AB: the caller is believed')
-    if not unit: unit = own.unit if own.zero_point is not None and abs(own.zero_point-zero) < 1e-6 else unit_name(zero)
-    return Photometry(unit, zero, 'caller')
+    zero = _by_caller(plane, unit, zero_point)
+    if zero is None and own.source not in ('BUNIT',''): zero = own.zero_point     # counts: a card gives their zero point
+    _say_contradiction(own, zero, unit, plane)
+    same = own.zero_point is not None and abs(own.zero_point-zero) < 1e-6 if not unit else False
+    return Photometry(unit or (own.unit if same else unit_name(zero)), zero, 'caller')
 
 # %% ../../nbs/12_data.ingest.ipynb #1df24b1b
 def _calibrated(unit): return unit_zero_point(unit, 1., 5000.) is not None
@@ -608,22 +624,24 @@ def assume_survey(
     if survey is None: return told
     def unknown(p): return p.zero_point is None and (not _calibrated(p.unit) or p.unit == survey.unit)
     bands = [b for b,some in told.items() if any(unknown(p) for _,p in some)]
-    if bands: log.info(f'Neither headers nor the caller tell the zero point of {",".join(bands)}: that of the survey {survey.name} is taken, {survey.zero_point:g}')
+    if bands: log.info(f'Neither headers nor the caller tell the zero point of {",".join(bands)}: '
+                       f'that of the survey {survey.name} is taken, {survey.zero_point:g}')
     usual = Photometry(survey.unit, survey.zero_point, survey.name)
     return {b: [(image, usual if unknown(p) else p) for image,p in some] for b,some in told.items()}
 
 # %% ../../nbs/12_data.ingest.ipynb #3de6b30c
 def _check_band(band, some):
     "Refuse files of one band that cannot be brought to one unit"
-    (a,first) = some[0]
+    what = f'give --zero-point {band}=..., or ingest them apart'
+    a,first = some[0]
     for b,p in some[1:]:
         if (p.zero_point is None) != (first.zero_point is None):
             known,p,other = (a,first,b) if p.zero_point is None else (b,p,a)
-            raise DataError(f'{known} tells its zero point ({p.zero_point:.6g}, by {p.source}), but {other} of the same band {band} tells none: '
-                            f'give --zero-point {band}=..., or ingest them apart')
+            raise DataError(f'{known} tells its zero point ({p.zero_point:.6g}, by {p.source}), '
+                            f'but {other} of the same band {band} tells none: {what}')
         if p.zero_point is None and p.unit != first.unit:
-            raise DataError(f'{a} is in {first.unit or "no unit"!r}, but {b} of the same band {band} in {p.unit or "no unit"!r}, and no zero point is known: '
-                            f'give --zero-point {band}=..., or ingest them apart')
+            raise DataError(f'{a} is in {first.unit or "no unit"!r}, but {b} of the same band {band} in '
+                            f'{p.unit or "no unit"!r}, and no zero point is known: {what}')
 
 def _factor(p, zero_point):
     "What brings pixels to a zero point; exactly 1 where nothing is to be done"
@@ -631,24 +649,29 @@ def _factor(p, zero_point):
     return flux_factor(p.zero_point, zero_point)
 
 # %% ../../nbs/12_data.ingest.ipynb #9717451a
+def _say_unknown(first, units):
+    "Say that bands cannot be brought to one zero point"
+    known = [b for b,p in first.items() if p.zero_point is not None]
+    if known: log.warning(f'The zero point is known for {",".join(known)} and not for '
+                          f'{",".join(b for b in first if b not in known)}: pixels stay as they are, '
+                          'and the file says of no zero point; give --zero-point')
+    elif len(units) > 1: log.warning(f'The bands are in different units ({", ".join(u or "unknown" for u in units)}) whose '
+                                     'zero points are not known: pixels stay as they are; give --zero-point')
+
 def bring_together(
     told, # band -> list of (image, `Photometry`), the first band's first
 )->tuple: # image -> factor, the unit and the zero point (None: unknown) of all
     "One unit for all images"
     for band,some in told.items(): _check_band(band, some)
     first = {b: some[0][1] for b,some in told.items()}
-    known = [b for b,p in first.items() if p.zero_point is not None]
-    target = first[known[0]].zero_point if known else None
-    whole = len(known) == len(first)
-    factors = {image: _factor(p, target if whole else first[b].zero_point) for b,some in told.items() for image,p in some}
     units = list(dict.fromkeys(p.unit for some in told.values() for _,p in some))
-    if known and not whole:
-        log.warning(f'The zero point is known for {",".join(known)} and not for {",".join(b for b in first if b not in known)}: pixels stay as they are, '
-                    'and the file says of no zero point; give --zero-point')
-    if not known and len(units) > 1:
-        log.warning(f'The bands are in different units ({", ".join(u or "unknown" for u in units)}) whose zero points are not known: pixels stay as they are; give --zero-point')
-    if not whole: return factors,units[0] if not known and len(units) == 1 else '',None
-    return factors,units[0] if len(units) == 1 and {*factors.values()} == {1.} else unit_name(target),target
+    whole = all(p.zero_point is not None for p in first.values())
+    target = next(iter(first.values())).zero_point if whole else None
+    factors = {image: _factor(p, target if whole else first[b].zero_point) for b in told for image,p in told[b]}
+    same = len(units) == 1 and {*factors.values()} == {1.}
+    if whole: return factors,units[0] if same else unit_name(target),target
+    _say_unknown(first, units)
+    return factors,units[0] if len(units) == 1 and all(p.zero_point is None for p in first.values()) else '',None
 
 # %% ../../nbs/12_data.ingest.ipynb #cddd33cd
 def _sampled(plane, n=64):
@@ -674,17 +697,18 @@ def look_at_pixels(
     image = _sampled(plane)
     with np.errstate(over='ignore', invalid='ignore'): flux = image*factor
     if plane.weight is None: return flux,None,False
-    weight = _sampled(plane.weight)
-    if plane.weight.kind == 'weight' and not is_inverse_variance(image, weight): return flux,None,True
+    weight,kind = _sampled(plane.weight),plane.weight.kind
+    if kind == 'weight' and not is_inverse_variance(image, weight): return flux,None,True
     with np.errstate(all='ignore'):
-        ivar = weight if plane.weight.kind in ('ivar','weight') else 1/weight if plane.weight.kind == 'variance' else 1/weight/weight
+        ivar = 1/weight if kind == 'variance' else 1/weight/weight if kind == 'error' else weight
         return flux,ivar/factor/factor,False
 
 def half_power(
     flux, # Typical fluxes
 )->int:   # k: the fluxes times 2**k are near 1; 0 where they fit into float16 as they are
     "As `power_of_two`, for float16"
-    middle = np.median(np.abs(flux[np.isfinite(flux) & (flux != 0)])) if (np.isfinite(flux) & (flux != 0)).any() else 1
+    known = np.abs(flux[np.isfinite(flux) & (flux != 0)])
+    middle = np.median(known) if len(known) else 1
     return 0 if 1e-3 < middle < 1e3 else -int(round(np.log2(middle)))
 
 # %% ../../nbs/12_data.ingest.ipynb #21e65a43
@@ -728,13 +752,14 @@ def _tile_planes(tile, recipe, headers, given):
         _note(headers, image, b, p, recipe, given)
         first = first or p
         planes[b] = first if p.shape == first.shape and pixel_shift(first, p) == (0,0) else p
-    for p in planes.values(): p.header = p.primary = p.mask = p.weight = None   # those of ten thousand tiles would fill the memory
+    for p in planes.values(): p.header = p.primary = p.mask = p.weight = None   # of ten thousand tiles, too much
     return planes
 
 # %% ../../nbs/12_data.ingest.ipynb #ee73f3e1
 def _note(headers, image, band, plane, recipe, given):
     "Keep what is needed of an image's headers"
-    headers.told.setdefault(band, []).append((image, file_photometry(plane, **{k: v[band] for k,v in given.items() if band in v})))
+    told = {k: v[band] for k,v in given.items() if band in v}
+    headers.told.setdefault(band, []).append((image, file_photometry(plane, **told)))
     headers.first.setdefault(band, replace(plane))
     headers.weights[image] = plane.weight and plane.weight.path
     headers.masks[image] = plane.mask and plane.mask.path
@@ -758,12 +783,16 @@ def settle_weights(
     dtype,   # Of the cutouts
 )->tuple:    # The recipe with what is known of weights, and the power of two
     "What a few rows of each band say of its numbers"
-    seen = {b: look_at_pixels(p, factors[headers.told[b][0][0]]) for b,p in headers.first.items()}
+    first = {b: some[0][0] for b,some in headers.told.items()}
+    seen = {b: look_at_pixels(p, factors[first[b]]) for b,p in headers.first.items()}
     relative = tuple(b for b,(_,_,r) in seen.items() if r)
-    some,none = [[os.fspath(i) for i,w in headers.weights.items() if bool(w) == k] for k in (True,False)]
-    if relative: log.warning(f'The weights of {",".join(relative)}, such as {headers.weights[headers.told[relative[0]][0][0]]}, are no inverse variances '
-                             '(they do not fit the noise of the image): pixels without weight are missing, and inverse variances are left out')
-    if some and none: log.warning(f'Inverse variances are left out, since {len(none)} of {len(some)+len(none)} images have none, such as {none[0]}')
+    some = [image for image,w in headers.weights.items() if w]
+    none = [image for image,w in headers.weights.items() if not w]
+    if relative: log.warning(f'The weights of {",".join(relative)}, such as {headers.weights[first[relative[0]]]}, do not fit '
+                             'the noise of the image, so they are no inverse variances: pixels without weight are missing, '
+                             'and inverse variances are left out')
+    if some and none: log.warning(f'Inverse variances are left out, since {len(none)} of {len(headers.weights)} images '
+                                  f'have none, such as {none[0]}')
     flux = np.concatenate([f.ravel() for f,_,_ in seen.values()])
     ivar = np.concatenate([np.ravel(w) for _,w,_ in seen.values() if w is not None] or [np.zeros(0)])
     k = power_of_two(flux, ivar) or (half_power(flux) if np.dtype(dtype) == np.float16 else 0)
@@ -799,7 +828,8 @@ def _said_once():
 def _read_headers(tiles, recipe, given):
     "The planes of all tiles, and what the headers say"
     headers = Headers()
-    with _said_once(): found = [(t, _tile_planes(t, recipe, headers, given)) for t in progress(tiles, 'reading headers', unit='tile')]
+    tiles = progress(tiles, 'reading headers', unit='tile')
+    with _said_once(): found = [(t, _tile_planes(t, recipe, headers, given)) for t in tiles]
     headers.told = {b: headers.told[b] for b in recipe.bands if b in headers.told}
     return found,headers
 
@@ -815,45 +845,72 @@ def _jobs_of_grid(own, found, recipe, overlap):
 
 def _jobs_of_sky(own, found, recipe, table):
     "Jobs of objects whose positions on the sky are known"
-    if own[0][1].wcs is None: raise InputError(f'{own[0][1].where} has no WCS, so that positions on the sky say nothing of its pixels: give the columns of pixel positions, --x and --y')
-    more = [(Tile(t.name, t.files, b),p) for (t,planes),(_,first) in zip(found, own) for b,p in planes.items() if p is not first]
+    if own[0][1].wcs is None:
+        raise InputError(f'{own[0][1].where} has no WCS, so that positions on the sky say nothing of its pixels: '
+                         'give the columns of pixel positions, --x and --y')
+    pairs = [(t, b, p, first) for (t,planes),(_,first) in zip(found, own) for b,p in planes.items()]
+    more = [(Tile(t.name, t.files, b),p) for t,b,p,first in pairs if p is not first]
     return complete(plan_catalog(own+more, np.asarray(table['ra']), np.asarray(table['dec'])), found, recipe)
 
 def _jobs_of_pixels(own, found, recipe, table, at):
     "Jobs of objects whose pixels are known; what the sky says is added to the table"
-    if len(own) > 1: raise InputError(f'Pixel positions are of one tile, but there are {len(own)}: give the files of one of them, or positions on the sky')
+    if len(own) > 1: raise InputError(f'Pixel positions are of one tile, but there are {len(own)}: '
+                                      'give the files of one of them, or positions on the sky')
     tile,plane = own[0]
     jobs = plan_pixels(tile, plane, *at)
     if plane.wcs is None: return jobs
-    for j in jobs: table['ra'][j.rows],table['dec'][j.rows] = j.ra,j.dec
+    for j in jobs:
+        rows = j.rows[~np.isfinite(table['ra'][j.rows]) | ~np.isfinite(table['dec'][j.rows])]
+        new = np.isin(j.rows, rows)
+        table['ra'][rows] = j.ra[new]
+        table['dec'][rows] = j.dec[new]
     return complete(jobs, found, recipe)
 
 # %% ../../nbs/12_data.ingest.ipynb #c609982d
 def _jobs(own, found, recipe, table, overlap, at):
     "Jobs and the catalogue"
-    if recipe.pixel_scale is not None and own[0][1].wcs is None: raise InputError(f'{own[0][1].where} has no WCS: its pixels cannot be resampled to a pixel_scale')
+    plane = own[0][1]
+    if recipe.pixel_scale is not None and plane.wcs is None:
+        raise InputError(f'{plane.where} has no WCS: its pixels cannot be resampled to a pixel_scale')
     if table is None: return _jobs_of_grid(own, found, recipe, overlap)
     jobs = _jobs_of_sky(own, found, recipe, table) if at is None else _jobs_of_pixels(own, found, recipe, table, at)
     if jobs: return jobs,table
-    plane = own[0][1]
-    there = f'the first tile is at {plane.to_sky(0, 0)[0].to_string()}' if at is None else f'it has {plane.shape[1]} columns and {plane.shape[0]} rows'
+    there = f'the first tile has {plane.shape[1]} columns and {plane.shape[0]} rows'
+    if at is None: there = f'the first tile is at {plane.to_sky(0, 0)[0].to_string()}'
     raise DataError(f'None of the {len(table)} objects is on one of the {len(own)} tiles; {there}')
 
+# %% ../../nbs/12_data.ingest.ipynb #21a5f5dc
+def _own_scale(own, headers, recipe):
+    "How wide pixels of the cutouts are, arcsec; None where nobody tells"
+    if recipe.pixel_scale: return recipe.pixel_scale
+    tile,plane = own[0]
+    return _check_scales(own) if plane.wcs is not None else headers.first[recipe.reference_of(tile)].pixel_scale()
+
+def _is_resampled(found, recipe):
+    "Do pixels of different sizes come together?"
+    scales = [p.scale() for _,planes in found for p in planes.values() if p.wcs is not None]
+    return recipe.pixel_scale is not None or bool(scales) and max(scales) > 1.0001*min(scales)
+
+def _per_area(unit): return unit_zero_point(unit) is None and unit_zero_point(unit, 1.) is not None
+
+# %% ../../nbs/12_data.ingest.ipynb #0c6b0f0f
 def _plan(tiles, recipe, table, overlap, given, survey, dtype, at=None):
     "Jobs, the catalogue, the recipe with what is known of weights, and what the file says of its pixels"
     found,headers = _read_headers(tiles, recipe, given)
     _say_planes(headers, recipe)
     own = [(t,planes[recipe.reference_of(t)]) for t,planes in found]
-    scale = recipe.pixel_scale or (_check_scales(own) if own[0][1].wcs is not None else headers.first[recipe.reference_of(own[0][0])].pixel_scale())
+    scale = _own_scale(own, headers, recipe)
     told = assume_survey(headers.told, get_survey(survey) if survey is not None else None)
     factors,unit,zero_point = bring_together(told)
     recipe,k = settle_weights(headers, recipe, factors, dtype)
     jobs,table = _jobs(own, found, recipe, table, overlap, at)
-    resampled = recipe.pixel_scale is not None or len({p.scale() for _,planes in found for p in planes.values() if p.wcs is not None}) > 1
-    if zero_point is not None and resampled and unit_zero_point(unit) is None and _calibrated(unit): unit = unit_name(zero_point)   # it was per area
+    if zero_point is not None and _per_area(unit) and _is_resampled(found, recipe): unit = unit_name(zero_point)
     unit,zero_point = scaled_measure(unit, zero_point, k)
-    for j in jobs: j.factors = {b: factors[image]*2.**k for b,image in j.tile.files.items() if factors[image]*2.**k != 1}
-    said = {b: dict(unit=p.unit, zero_point=p.zero_point, by=p.source) for b,some in told.items() for p in [some[0][1]]}
+    for j in jobs:
+        all_ = {b: factors[image]*2.**k for b,image in j.tile.files.items()}
+        j.factors = {b: f for b,f in all_.items() if f != 1}
+    first = {b: some[0][1] for b,some in told.items()}
+    said = {b: dict(unit=p.unit, zero_point=p.zero_point, by=p.source) for b,p in first.items()}
     return jobs,table,recipe,dict(unit=unit, pixel_scale=scale, zero_point=zero_point, said=said)
 
 # %% ../../nbs/12_data.ingest.ipynb #00b6c1da
@@ -868,7 +925,8 @@ def _parts_folder(out, n, recipe):
 # %% ../../nbs/12_data.ingest.ipynb #2a320c25
 def _survey_facts(facts, known, survey):
     "The survey, whose usual values must not overrule what is known or known to be unknown"
-    if facts['pixel_scale'] is None: log.info(f'Neither a WCS nor a card tells the pixel scale: that of the survey {known.name} is taken, {known.pixel_scale:g}"')
+    if facts['pixel_scale'] is None: log.info('Neither a WCS nor a card tells the pixel scale: that of the survey '
+                                              f'{known.name} is taken, {known.pixel_scale:g}"')
     return dict(survey=survey, zero_point=np.nan if facts['zero_point'] is None else facts['zero_point'])
 
 def _on_sky(catalog, ra, dec):
@@ -876,9 +934,18 @@ def _on_sky(catalog, ra, dec):
     try: return read_catalog(catalog, ra, dec)
     except InputError as e:
         if isinstance(e, DataError) or ra or dec: raise
-        pixels = [find_column(read_table(catalog), k) for k in 'xy']
-        if None in pixels: raise
-        raise InputError(f'{e}; or, for images without a WCS, give the columns of pixel positions: --x {pixels[0]} --y {pixels[1]}') from e
+        x,y = (find_column(read_table(catalog), k) for k in 'xy')
+        if None in (x,y): raise
+        raise InputError(f'{e}; or, for images without a WCS, give the columns of pixel positions: --x {x} --y {y}') from e
+
+# %% ../../nbs/12_data.ingest.ipynb #2a32a259
+def _first_pixel(names, given):
+    "What columns of pixel positions call the first pixel"
+    by_name = int(all(counts_from_one(k) for k in names))
+    first = by_name if given is None else given
+    how = '' if given is not None else ' (by their names; --first-pixel says otherwise)'
+    log.info(f'The columns {names[0]} and {names[1]} are taken to count pixels from {first}{how}')
+    return first
 
 def _objects(catalog, ra, dec, x, y, first_pixel):
     "The catalogue, and its objects' pixels where these are asked for"
@@ -889,15 +956,13 @@ def _objects(catalog, ra, dec, x, y, first_pixel):
     t = read_table(catalog)
     where = 'the catalogue' if isinstance(catalog, Table) else os.fspath(catalog)
     names = [find_column(t, role, given, where) for role,given in (('x',x),('y',y))]
-    first = first_pixel if first_pixel is not None else int(all(counts_from_one(k) for k in names))
-    log.info(f'The columns {names[0]} and {names[1]} are taken to count pixels from {first}' + (', as SExtractor does' if first and first_pixel is None else '')
-             + ('' if first_pixel is not None else ' (--first-pixel says otherwise)'))
+    first = _first_pixel(names, first_pixel)
     return read_catalog(t, ra, dec, sky=False),[numbers(t[k], '', where) - first for k in names]
 
 # %% ../../nbs/12_data.ingest.ipynb #d9622390
 def ingest(
     out,            # The cutout file to write (HDF5)
-    tiles,          # As `find_tiles` takes them: a folder, glob or list of FITS files, a dict of these by band, or a path with {band}
+    tiles,          # As `find_tiles` takes them: a folder, glob or list of FITS files, a dict by band, or a path with {band}
     catalog=None,   # As `read_catalog` takes it; None cuts on a regular grid
     survey=None,    # Name of the survey
     bands=None,     # Bands wanted, in the order of the channels
@@ -921,7 +986,7 @@ def ingest(
     unit='',           # What one unit of the files is, such as 'nJy', or a dict of these by band
     x='',              # Column of pixel positions: columns of the image, for objects of one tile
     y='',              # Column of pixel positions: rows
-    first_pixel=None,  # What x and y call the first pixel, 0 or 1; None: 1 for names of SExtractor and IRAF, such as X_IMAGE, else 0
+    first_pixel=None,  # What x and y call the first pixel; None: 1 for names such as X_IMAGE, else 0
 )->Path:
     "Cut objects out of survey tiles; the same call goes on after an interruption"
     out = Path(out).expanduser().absolute()
@@ -929,19 +994,24 @@ def ingest(
     bands = band_names(bands) if bands is not None else None
     _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale)
     table,at = _objects(catalog, ra, dec, x, y, first_pixel)
-    tiles,bands,layout = find_tiles(tiles, survey, bands, image_hdu=image_hdu, mask_hdu=mask_hdu, variance_hdu=variance_hdu)
+    hdus = dict(image_hdu=image_hdu, mask_hdu=mask_hdu, variance_hdu=variance_hdu)
+    tiles,bands,layout = find_tiles(tiles, survey, bands, **hdus)
     layout = replace(layout, mask_planes=tuple(mask_planes))
     recipe = _recipe(bands, layout, survey, size, pixel_scale, masks, weights)
     given = dict(unit=_per_band(unit, bands, 'unit'), zero_point=_per_band(zero_point, bands, 'zero point'))
     jobs,table,recipe,facts = _plan(tiles, recipe, table, overlap, given, survey, dtype, at)
     source = 'a table' if isinstance(catalog, Table) else Path(catalog).name if catalog is not None else 'a grid'
-    facts['provenance'] = dict(made_by=f'astromask {__version__} ingest', tiles=len(tiles), catalog=source, resampled_to=pixel_scale, files_in=facts.pop('said'))
+    facts['provenance'] = dict(made_by=f'astromask {__version__} ingest', tiles=len(tiles), catalog=source,
+                               resampled_to=pixel_scale, files_in=facts.pop('said'))
     if survey is not None: facts |= _survey_facts(facts, get_survey(survey), survey)
-    parts,n = _parts_folder(out, sum(len(j.rows) for j in jobs), recipe),len(np.unique(np.concatenate([j.rows for j in jobs])))
+    parts = _parts_folder(out, sum(len(j.rows) for j in jobs), recipe)
+    n = len(np.unique(np.concatenate([j.rows for j in jobs])))
     with locked(parts, wait=2):
         for old in parts.glob('.*.*'): old.unlink()   # what a killed process was writing
-        for _ in progress(_cut_all(jobs, recipe, parts, processes), f'cutting {n} objects', len(jobs), unit='tile'): pass
+        cut = _cut_all(jobs, recipe, parts, processes)
+        for _ in progress(cut, f'cutting {n} objects', len(jobs), unit='tile'): pass
         kept = _finish(out, parts, jobs, table, recipe, overwrite, min_bands, min_valid, dtype, facts)
         shutil.rmtree(parts, ignore_errors=True)
-    log.info(f'{out}: {kept} of {len(table)} objects from {len(jobs)} tile(s); {len(table)-n} on no tile, {n-kept} without enough valid pixels')
+    log.info(f'{out}: {kept} of {len(table)} objects from {len(jobs)} tile(s); {len(table)-n} on no tile, '
+             f'{n-kept} without enough valid pixels')
     return out
