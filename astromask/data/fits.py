@@ -710,8 +710,9 @@ def power_of_two(
     w = np.asarray([] if ivar is None else ivar, np.float64).ravel()
     w = w[(w > 0) & np.isfinite(w)]
     if not len(x): return 0
-    fits_in = 1e-30 < np.median(x) and x.max() < 1e34 and (not len(w) or 1e-34 < w.min() and w.max() < 1e34)
-    return 0 if fits_in else -round(math.log2(np.median(x)))
+    middle = np.median(x[x > 1e-6*x.max()])      # noiseless images fall to nothing
+    fits_in = 1e-15 < middle < 1e15 and x.max() < 1e34 and (not len(w) or 1e-34 < np.median(w) < 1e34)      # fluxes are squared in float32
+    return 0 if fits_in else -round(math.log2(middle))
 
 def scaled_unit(
     unit, # As the file writes it
