@@ -67,15 +67,17 @@ def simulate(out, n, survey, bands, seed, ivar, overwrite):
 @click.argument('file', nargs=-1, required=True)
 @click.option('--bands', default='', help='The bands wanted; or all, in stored order, where the file does not tell.')
 @click.option('--survey', default='', help='The survey whose bands they are, where the file does not tell.')
+@click.option('--unit', default='', help='What one unit of a pixel is, such as nJy, where the file does not tell.')
+@click.option('--zero-point', type=float, help='AB magnitude of one unit, where the file does not tell.')
 @click.option('--n', default=1000, show_default=True, type=click.IntRange(min=1), help='Cutouts to look at, spread over the set.')
 @click.option('--sheet', metavar='PNG', help='Write pictures of a sample and of what is odd.')
 @click.option('--json', 'json_path', metavar='JSON', help='Write the report for programs.')
 @click.option('--overwrite', is_flag=True, help='Replace PNG and JSON if they are there.')
-def inspect(file, bands, survey, n, sheet, json_path, overwrite):
+def inspect(file, bands, survey, unit, zero_point, n, sheet, json_path, overwrite):
     "Say what is in a cutout FILE (or several, or a quoted glob), and what is wrong with it."
     from astromask.data.inspect import contact_sheet, inspect_cutouts, write_report
     source,given = file[0] if len(file) == 1 else list(file),(split_bands(bands),survey or None)
-    report = inspect_cutouts(source, *given, n)
+    report = inspect_cutouts(source, *given, n, unit=unit, zero_point=zero_point)
     figure = contact_sheet(source, report, *given) if sheet else None
     write_report(report, figure, sheet, json_path, overwrite)
     click.echo(str(report))

@@ -162,8 +162,8 @@ class _Heard(logging.Handler):
     def __exit__(self, *args): log.removeHandler(self)
 
 # %% ../../nbs/19_data.inspect.ipynb #11723e54
-def _open(source, bands, survey):
-    return source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, strict=False)
+def _open(source, bands, survey, **measure):
+    return source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, strict=False, **measure)
 
 # %% ../../nbs/19_data.inspect.ipynb #05709a4f
 def _about_objects(t):
@@ -185,11 +185,13 @@ def inspect_cutouts(
     survey=None, # As in `Cutouts.open`
     n:int=1000,  # Rows to look at
     twins_up_to:int=25_000, # Compare all cutouts of a set up to this size with one another; of a larger one those that are looked at
+    unit='',         # As in `Cutouts.open`
+    zero_point=None, # As in `Cutouts.open`
 )->Report:       # A dict; print it
     "What is in cutout files, and what is wrong with it"
     if n < 1: raise InputError(f'n is {n}: look at one row or more')
     with _Heard() as said:
-        c = _open(source, bands, survey)
+        c = _open(source, bands, survey, unit=unit, zero_point=zero_point)
         t = c.catalog
     rows = sample_rows(c, n)
     x = c[rows]
