@@ -147,13 +147,14 @@ def impossible_wcs(
 PLANES = dict(    # What a plane is -> the words for it in EXTNAME, EXTTYPE, IMAGETYP, PRODTYPE, DES_EXT
     ignored=('VAR POISSON','VAR RNOISE','VAR FLAT','CON','CTX','CONTEXT','NCOVERED','EXP','EXPTIME','EXPOSURE','EXPMAP','NEXP','NIMG','NIMAGE','NIMAGES',
              'NOBS','COVERAGE','COV','CNT','NUM','NUMEXP','DEPTH','GALDEPTH','PSFDEPTH','PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG','BACKGROUND','SKY',
-             'SEG','SEGM','SEGMAP','SEGMENTATION','MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','MJD','DETECTION'),
+             'SEG','SEGM','SEGMAP','SEGMENTATION','MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD','DETECTION',
+             'D2IMARR','WCSDVARR','SIPWCS'),
     ivar=('IVAR','INVVAR','INVERSE VARIANCE','INV VAR','INVERSEVARIANCE','IVM','WTMAP'),
     variance=('VAR','VARIANCE','VARMAP','STAT'),
     error=('ERR','ERROR','ERRORS','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP','NOISE','NOISEMAP'),
     weight=('WHT','WEIGHT','WEIGHTS','WGT','WT','WEIGHTMAP'),
     mask=('MASK','MSK','DQ','DQMASK','FLAG','FLAGS','FLG','FLAGMAP','BPM','MASKBITS','BITMASK','BADPIX','BADPIXELS','QUALITY','QUAL'),
-    image=('IMAGE','IMG','SCI','SCIENCE','DATA','FLUX','PRIMARY','SIGNAL','INTENSITY'))
+    image=('IMAGE','IMG','SCI','SCIENCE','DATA','FLUX','PRIMARY','SIGNAL','INTENSITY','CUTOUT','STAMP','COMPRESSED'))
 
 _kind_of = {word: kind for kind,words in PLANES.items() for word in words}
 _ranks = list(PLANES)
@@ -280,7 +281,10 @@ def fits_planes(
         shape = plane_shape(o)
         if shape is None: continue
         kind,label = _told_kind(o.header)
-        p = Plane(str(path), i, shape, _with_sky(o.header, hdus[0].header, shape), hdus[0].header, kind=kind, label=label, name=str(o.header.get('EXTNAME', '')).strip(), version=int(o.ver))
+        version = o.header.get('EXTVER', 1)
+        p = Plane(str(path), i, shape, _with_sky(o.header, hdus[0].header, shape), hdus[0].header, kind=kind, label=label, name=str(o.header.get('EXTNAME', '')).strip(),
+                  version=version if isinstance(version, int) else 1)
+        if isinstance(version, str): p.label = f'{p.label} {version.strip()}'.strip()     # grizli names the filter there
         p.band = band_of(p)
         if kind == 'weight' and _inverse(p): p.kind = 'ivar'
         out.append(p)

@@ -200,7 +200,9 @@ def _names_of(images):
     for names in (bands, labels if not any(bands) or all(map(_is_band, labels)) else []):
         if names and all(names) and len({*names}) == len(names): return names
 
-# %% ../../nbs/09_data.formats.ipynb #13ed4af5
+# %% ../../nbs/09_data.formats.ipynb #219d5692
+def _in_words(planes): return ', '.join(f'{p.name or "image"} {p.shape}{"" if p.kind == "image" else f" ({p.kind})"}' for p in planes) or 'no image'
+
 class Fits:
     "What a FITS file of cutouts shows: its objects, each as a cube or as an image for every band"
     def __init__(self,
@@ -218,16 +220,16 @@ class Fits:
         self.shape = first[0].shape if len(first[0].shape) == 3 else (len(first),*first[0].shape)
 
     def _objects(self, planes):
-        some = self.images
+        "The bands, and the planes of each object"
+        some,given = self.images,self.given or ()
         flat,same = all(len(p.shape) == 2 for p in some),len({p.shape for p in some}) == 1
-        if len(some) == 1 and not flat: return _names_in(some[0], some[0].shape[0]),[some]
-        names = _names_of(some) if flat else None
-        if len(some) == 1 or names and same: return names,[some]
-        if flat and some and same and self.given is not None and len(self.given) == len(some): return None,[some]
-        one = {p.band for p in some}
-        if flat and some and len(one) == 1 and (not same or {*one} != {''} or len(self.given or ()) == 1): return [o for o in one if o] or None,[[p] for p in some]
-        there = ', '.join(f'{p.name or "image"} {p.shape}{"" if p.kind == "image" else f" ({p.kind})"}' for p in planes) or 'no image'
-        raise DataError(f'{self.path} is no cutout: it holds {there}, where one image (C,H,W), or an image (H,W) for each band with FILTER or EXTNAME, or for each object, should be '
+        if len(some) == 1: return (_names_of(some) if flat else _names_in(some[0], some[0].shape[0])),[some]
+        names,one = _names_of(some) if flat else None,{p.band for p in some}
+        if names and len(given) == 1 and given[0] not in names and not any(map(_is_band, names)): names = None     # the caller knows them as objects
+        if names and same: return names,[some]
+        if some and flat and same and not names and len(given) == len(some): return None,[some]
+        if some and flat and not names and len(one) == 1 and (not same or one != {''} or len(given) == 1): return [o for o in one if o] or None,[[p] for p in some]
+        raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an image (H,W) for each band with FILTER or EXTNAME, or for each object, should be '
                         '(tiles of a survey are for `astromask ingest`; where nothing names the bands, give bands: as many as there are images, or one)')
 
 # %% ../../nbs/09_data.formats.ipynb #aae6ff27
@@ -312,7 +314,7 @@ def fits_alike(
         return sorted(f.bands or ()),f.shape,sorted(kinds),f.images[0].photometry()
 
 # %% ../../nbs/09_data.formats.ipynb #d0acd945
-_sister = dict(OOI='image', OOW='ivar', OOD='mask', UNCONV='image')
+_sister = dict(OOI='image', OOW='ivar', OOD='mask', UNCONV='image', INT='image')
 _order = {b: i for i,b in enumerate('FUV NUV u U g G V r R VIS i I z Z y Y J H K Ks ks'.split())}
 
 def _kind_in(word): return _sister.get(word.upper()) or plane_words(word)[0]
@@ -491,11 +493,11 @@ def _agree(self:FitsSet, o):
     a = self.first
     same = o.bands == a.bands or o.bands and a.bands and {*o.bands} == {*a.bands}
     differ = [('bands',o.bands,a.bands)] if not same else [] if self.sizes or o.shape == a.shape else [('shape',o.shape,a.shape)]
-    if (o.ivar is None) != (a.ivar is None): differ.append(('inverse variances' if o.ivar is not None else 'no inverse variances','',''))
+    if (o.ivar is None) != (a.ivar is None): differ.append(('inverse variances',o.ivar is not None,a.ivar is not None))
     if not same and len(o.image) == len(a.image) == 1:
         raise DataError(f'{o.path} is in {",".join(o.bands or ["an unnamed band"])}, but {a.path} in {",".join(a.bands or ["an unnamed band"])}, and the names of the files do not tell which show the same object in the same '
                         'bands, as m31_g.fits and m31_r.fits would: open one band or object at a time, or cut from them with `astromask ingest`')
-    for k,x,y in differ: raise DataError(f'{o.path} has {k} {x}, but {a.path} has {y or "not"}: open them apart')
+    for k,x,y in differ: raise DataError(f'{o.path} has {k} {x}, but {a.path} has {y}: open them apart')
     self._same_scale(o, a)
 
 # %% ../../nbs/09_data.formats.ipynb #5a9d7b0a
@@ -516,7 +518,7 @@ def _factors(self:FitsSet, o):
         f'{mine[0]:.6g}, but {self.first.path} in {self.in_unit or "units"} of {targets[0]:.6g}: files are brought to the zero point of the first')
     return np.array([1. if z is None or abs(z-t) < 1e-7 else flux_factor(z, t) for z,t in zip(mine, targets)])
 
-# %% ../../nbs/09_data.formats.ipynb #a99be92a
+# %% ../../nbs/09_data.formats.ipynb #34842e6d
 @patch
 def _say(self:FitsSet, what, text):
     "Warn once"
@@ -539,7 +541,7 @@ def _settle(self:FitsSet, looked):
     self.power = 0
     some = [self._finished(o) for o in looked]
     x = np.concatenate([o[np.isfinite(o)] for o,_ in some])
-    self.power = power_of_two(x, None if self.first.ivar is None else np.concatenate([w[w > 0] for _,w in some]))
+    self.power = power_of_two(x, None if not self.with_ivar else np.concatenate([w[w > 0] for _,w in some]))
     self.kind = np.result_type(*{o.dtype for o,_ in some}, *([np.float32] if self.power else []))
     if not self.power: return
     log.info(f'{a.path}: its pixels are too large or small for float32, and multiplied by 2**{self.power}, as their unit says')
@@ -557,7 +559,7 @@ def _use_planes(self:FitsSet, looked):
             log.warning(f'{self.path}: pixels are missing where {why}; that would be {share:.0%} of them, so that it is left out')
         elif why in (_no_name,_no_scale): log.warning(f'{self.path}: pixels are missing where {why}')
         else: log.info(f'{self.path}: pixels are missing where {why}')
-    if _no_weight in self.left: self.first.ivar = None
+    self.with_ivar = self.first.ivar is not None and _no_weight not in self.left
 
 # %% ../../nbs/09_data.formats.ipynb #51124614
 def _in_float32(w):
@@ -581,7 +583,7 @@ def _finished(self:FitsSet, o):
     for bad in hidden:
         if bad.any(): x = np.where(bad, x.dtype.type(np.nan), x)
     if (factors != 1).any(): x = (x*factors[:,None,None]).astype(np.float32 if x.dtype.itemsize <= 4 or self.power else np.float64)
-    w = None if self.first.ivar is None or o.ivar is None else _in_float32(o.ivar/factors[:,None,None]/factors[:,None,None])
+    w = None if not self.with_ivar else _in_float32(o.ivar/factors[:,None,None]/factors[:,None,None])
     if self.sizes: x,w = (None if y is None else _padded(y, self.sizes, none) for y,none in ((x,np.nan),(w,0)))
     if o.bands == self.first.bands or not o.bands: return x,w
     at = [o.bands.index(b) for b in self.first.bands]
@@ -620,7 +622,7 @@ class _FitsArray:
 # %% ../../nbs/09_data.formats.ipynb #9e64bc69
 @patch
 def _arrays(self:FitsSet):
-    kinds = dict(image=self.kind) | ({} if self.first.ivar is None else dict(ivar=np.dtype('f4')))
+    kinds = dict(image=self.kind) | ({} if not self.with_ivar else dict(ivar=np.dtype('f4')))
     return {k: _FitsArray(self, k, t) for k,t in kinds.items()}
 
 @patch
