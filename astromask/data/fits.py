@@ -6,10 +6,10 @@ Docs: https://astromask.github.io/astromask/data.fits.html.md"""
 
 # %% auto #0
 __all__ = ['PLANES', 'FILTER_CARDS', 'SCALE_CARDS', 'POSITION_CARDS', 'BAD_BITS', 'fits_damage', 'check_fits', 'open_fits',
-           'impossible_wcs', 'plane_words', 'Plane', 'band_of', 'plane_shape', 'fits_planes', 'image_planes',
-           'sky_frame', 'pixel_area', 'sky_positions', 'open_planes', 'open_plane', 'hdu_pixels', 'hdu_bits',
-           'plane_bits', 'MaskRule', 'mask_rule', 'bad_pixels', 'bad_bits', 'inverse_variance', 'power_of_two',
-           'scaled_unit']
+           'card_values', 'impossible_wcs', 'plane_words', 'Plane', 'band_of', 'plane_shape', 'fits_planes',
+           'image_planes', 'sky_frame', 'pixel_area', 'sky_positions', 'open_planes', 'open_plane', 'hdu_pixels',
+           'hdu_bits', 'plane_bits', 'MaskRule', 'mask_rule', 'bad_pixels', 'bad_bits', 'inverse_variance',
+           'power_of_two', 'scaled_unit']
 
 # %% ../../nbs/07_data.fits.ipynb #b7a39eac
 import bz2, gzip, lzma, math, os, re, warnings
@@ -135,13 +135,21 @@ def open_fits(
     check_fits(path)
     with fits_damage(path), fits.open(path, **how) as hdus: yield hdus
 
+# %% ../../nbs/07_data.fits.ipynb #83add437
+def card_values(
+    header, # A FITS header
+):          # Yields (keyword, value)
+    "The cards of a header that can be read, in their order"
+    for c in header.cards:
+        try: yield c.keyword,c.value
+        except (fits.VerifyError,ValueError): continue
+
 # %% ../../nbs/07_data.fits.ipynb #79ce588f
 def impossible_wcs(
     h, # A FITS header
 ):     # Such as 'WCSAXES = 100000000', or None
     "What the WCS library would trust in a header, and crash or take all memory"
-    cards = ((c.keyword, c.value) for c in h.cards)
-    return next((f'{k} = {v}' for k,v in cards if re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and v not in range(21)), None)
+    return next((f'{k} = {v}' for k,v in card_values(h) if re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and v not in range(21)), None)
 
 # %% ../../nbs/07_data.fits.ipynb #a86952d9
 PLANES = dict(    # What a plane is -> the words for it in EXTNAME, EXTTYPE, IMAGETYP, PRODTYPE, DES_EXT
@@ -267,8 +275,8 @@ def _with_sky(h, primary, shape):
     if 'CTYPE1' in h or h is primary or h.get('INHERIT') is False or not _is_sky(primary): return h
     if primary.get('NAXIS', 0) and (primary.get('NAXIS2'),primary.get('NAXIS1')) != shape[-2:]: return h
     h = h.copy()
-    for c in primary.cards:
-        if _sky_cards.fullmatch(c.keyword): h[c.keyword] = c.value
+    for k,v in card_values(primary):
+        if _sky_cards.fullmatch(k): h[k] = v
     return h
 
 def fits_planes(
@@ -459,20 +467,26 @@ def _card_position(plane):
         return ra,dec,FK4() if old else None
     return np.nan,np.nan,None
 
-# %% ../../nbs/07_data.fits.ipynb #2b6be243
-def _middle(plane):
-    "Longitude, latitude and frame (None: ICRS) of the middle of an image"
-    h,(rows,columns) = plane.header,plane.shape[-2:]
-    if not _is_sky(h) or impossible_wcs(h): return _card_position(plane)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            w = _wcs_of(plane)
-            if not w.has_celestial: return _card_position(plane)
-            lon,lat = (float(o[0]) for o in _lon_lat(w, (columns-1)/2, (rows-1)/2))
-            frame = sky_frame(w)
-    except Exception: return _card_position(plane)     # A WCS that astropy cannot read says nothing about where the object is
+# %% ../../nbs/07_data.fits.ipynb #0c7001da
+def _wcs_position(plane):
+    "Longitude, latitude and frame (None: ICRS) of the middle of an image; None without a WCS"
+    if not _is_sky(plane.header) or impossible_wcs(plane.header): return None
+    rows,columns = plane.shape[-2:]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        w = _wcs_of(plane)
+        if not w.has_celestial: return None
+        lon,lat = (float(o[0]) for o in _lon_lat(w, (columns-1)/2, (rows-1)/2))
+        frame = sky_frame(w)
     return lon,lat,None if isinstance(frame, ICRS) else frame
+
+def _middle(plane):
+    "As `_wcs_position`, else by the cards; NaN where nobody tells"
+    for way in (_wcs_position,_card_position):
+        try: found = way(plane)
+        except Exception: continue     # A WCS or a card that cannot be read says nothing about where the object is
+        if found is not None: return found
+    return np.nan,np.nan,None
 
 def sky_positions(
     planes, # `Plane`s
@@ -602,13 +616,11 @@ def plane_bits(
     header, # A mask's FITS header
 )->dict:    # Name -> number of the bit
     "The names of a mask's bits"
-    named = {c.keyword[3:]: c.value for c in header.cards if c.keyword.startswith('MP_')}
-    named |= {str(c.value).strip(): c.keyword[5:] for c in header.cards if c.keyword.startswith('MBIT_')}
+    cards = dict(card_values(header))
+    named = {k[3:]: v for k,v in cards.items() if k.startswith('MP_')} | {str(v).strip(): k[5:] for k,v in cards.items() if k.startswith('MBIT_')}
     named = {k: int(v) for k,v in named.items() if str(v).isdecimal() and int(v) < 64}
-    for c in header.cards:
-        value = header.get(f'MSKVAL{c.keyword[6:]}') if c.keyword.startswith('MSKNAM') else None
-        if isinstance(value, int) and value > 0 and value & (value-1) == 0: named[str(c.value).strip()] = value.bit_length()-1
-    return named
+    values = {str(v).strip(): cards.get(f'MSKVAL{k[6:]}') for k,v in cards.items() if k.startswith('MSKNAM')}
+    return named | {k: v.bit_length()-1 for k,v in values.items() if isinstance(v, int) and v > 0 and v & (v-1) == 0}
 
 # %% ../../nbs/07_data.fits.ipynb #4ecb527f
 BAD_BITS = dict(    # What the names of bits mean, and the tables of instruments whose headers do not name them

@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from ..core import DataError, log, progress
 from .hdf5 import H5File
 from .files import check_file, damage, file_format, file_labels, natural_key, kind_by_name, not_cutouts
-from .fits import Plane, fits_planes, hdu_bits, hdu_pixels, image_planes, impossible_wcs, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
+from .fits import Plane, card_values, fits_planes, hdu_bits, hdu_pixels, image_planes, impossible_wcs, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
 from .layouts import CutoutFile, Layout, band_names
 from ..surveys import _surveys
 from ..units import ZERO_POINT_CARDS, Measure, Photometry, flux_factor, unit_name
@@ -663,7 +663,7 @@ def _cards_of(plane):
     "What the headers say of an object"
     out = {}
     for h in (plane.primary,plane.header):
-        cards = {c.keyword: c.value for c in list(h.cards)[::-1] if not _own_cards.fullmatch(c.keyword)}     # h['?'] would be a search
+        cards = {k: v for k,v in list(card_values(h))[::-1] if not _own_cards.fullmatch(k)}
         out |= {k.lower(): v for k,v in cards.items() if isinstance(v, (str,bool,int,float))}
     return out | ({'extname': plane.name} if plane.name and not plane.label == plane.band else {})
 
@@ -679,7 +679,7 @@ def _first_planes(self:FitsSet):
     for p in progress(paths, 'headers') if len(paths) > 1000 else paths:
         with _one_fits(p, self.named) as f: yield from (o[0] for o in f.objects)
 
-# %% ../../nbs/09_data.formats.ipynb #34842e6d
+# %% ../../nbs/09_data.formats.ipynb #11d19df3
 @patch
 def _table(self:FitsSet):
     if self._cards is None:
