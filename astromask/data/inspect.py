@@ -231,7 +231,7 @@ def contact_sheet(
     what = {i: [k for k,rows in kinds.items() if i in rows] for i in chosen}
     strange = [(i, f'{i}: {k[0]}' + (f' + {len(k)-1}' if len(k) > 1 else '')) for i,k in what.items()]
     shown = [(int(i), str(i)) for i in sample_rows(c, n)] + strange
-    return show_cutouts(c[[i for i,_ in shown]], c.bands, titles=[t for _,t in shown], ncols=8, origin=getattr(c, 'origin', None))
+    return show_cutouts(c[[i for i,_ in shown]], c.bands, titles=[t for _,t in shown], ncols=8, origin=c.origin)
 
 # %% ../../nbs/19_data.inspect.ipynb #7222e062
 def write_report(

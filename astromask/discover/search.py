@@ -40,7 +40,8 @@ class SimilarityIndex:
     ): # (n,D) from the mean, of length one; zero where there is none
         "Directions of embeddings"
         x = np.nan_to_num(x-self.mean, posinf=0., neginf=0.)
-        return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        return x/np.where(length > 0, length, 1)
 
 # %% ../../nbs/60_discover.search.ipynb #d9f1fcc6
 @patch
@@ -74,7 +75,7 @@ def _query(self:SimilarityIndex, examples):
                              f'or finite embeddings of {len(self.mean)} numbers')
         x = self.direction(x)
     query = x.astype(np.float64).mean(0)
-    return query/max(np.linalg.norm(query), 1e-12), leave | ~self.known
+    return query/(np.linalg.norm(query) or 1), leave | ~self.known
 
 # %% ../../nbs/60_discover.search.ipynb #ffc765fc
 @patch

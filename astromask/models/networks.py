@@ -184,7 +184,7 @@ class Columns(nn.Module):
         mean = torch.where(known, v, 0).sum(0)/n
         std = (torch.where(known, v-mean, 0).square().sum(0)/n).sqrt()
         self.mean.copy_(mean.float())
-        self.std.copy_(torch.where(std > 1e-6*mean.abs().clamp(min=1e-6), std, 1).float())
+        self.std.copy_(torch.where(std > 1e-6*mean.abs(), std, 1).float())
 
     def forward(self, v):
         known = v.isfinite()

@@ -158,7 +158,8 @@ def nearest_neighbours(
     "Answers of the nearest neighbours"
     from sklearn.neighbors import NearestNeighbors
     x = x - x[train].mean(0)
-    x = x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    x = x/np.where(length > 0, length, 1)
     most = min(max(numbers), len(train))
     index = NearestNeighbors(n_neighbors=most, algorithm='brute').fit(x[train])
     near = [task.y[train][index.kneighbors(x[rows], return_distance=False)] for rows in (valid, test)]

@@ -422,7 +422,7 @@ class Figures(Callback):
         coords = None if self.learn.pretext.coords is None else self.learn.pretext.coords[rows]
         mask = m.choose_mask(m.pixels(x)[1], None, uniform(self.learn.seed, 0, rows, m.n_noise, 'valid'))
         with self.learn.averaged(): shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
-        figure = reconstruction_figure(*shown, bands=m.bands, origin=getattr(self.learn.dls.valid.dataset.cutouts, 'origin', None))
+        figure = reconstruction_figure(*shown, bands=m.bands, origin=self.learn.dls.valid.dataset.cutouts.origin)
         self.run_dir.savefig(figure, 'reconstruction')
         self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
         return figure

@@ -81,7 +81,8 @@ def knn_predict(
 )->np.ndarray:  # (len(test),) the class with most votes, or the median redshift
     "Answers of the nearest neighbours, by the cosine"
     x = e - e[train].mean(0)
-    x = x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    x = x/np.where(length > 0, length, 1)
     near = np.argsort(-(x[test] @ x[train].T), axis=1, kind='stable')[:,:k]
     y = np.asarray(y)[train]
     if y.dtype.kind == 'f': return np.median(y[near], axis=1)
