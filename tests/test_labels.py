@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np, pytest
 from astropy.table import Column, MaskedColumn, Table
 from astromask.core import InputError
+from astromask.data.cutouts import Cutouts
 from astromask.data.labels import (class_labels, find_classes, find_magnitudes, find_redshifts, magnitudes, match_ids, read_magnitudes, redshift_kind, redshifts, say_once)
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -62,6 +63,7 @@ def test_z_is_a_redshift_or_a_magnitude():
     assert find_redshifts(Table(ugriz | {'Z': [.1,.2], 'ZWARN': [0,0]})).column == 'Z'
     assert find_redshifts(Table({b.upper(): v for b,v in ugriz.items()})).column == ''
     assert find_redshifts(table(Z=[.1,.2], ZWARN=[0,0], SPECTYPE=['GALAXY']*2)).column == 'Z'
+    assert find_redshifts(table(g=[19.,18], r=[18.,17], z=[.1,.2], ZWARN=[0,0])).column == 'z'
     assert find_redshifts(table(z=[.1,.2])).column == 'z' and find_redshifts(table(z=[.1,.2], x=[4.5,9.1], y=[1.,2.])).column == 'z'
     for t in (table(g=[19.,18], r=[18.,17], z=[.1,.2]), table(z=np.linspace(.1, 25, 40)), table(z=[3,1,2])):
         found = find_redshifts(t)
@@ -83,6 +85,13 @@ def test_kind_by_description_and_by_what_stands_beside():
     assert redshift_kind(Table([Column([.1], name='z', description='Photometric redshift (BPZ)')])) == 'photometric'
     assert redshift_kind(table(redshift=[.1], plate=[266], mjd=[51602], fiberid=[1])) == 'spectroscopic'
     assert redshift_kind(table(redshift=[.1])) == redshift_kind(table(ra=[1.])) == 'unknown'
+
+def test_what_a_column_says_of_itself_travels(tmp_path):
+    t = Table([Column([.1,.2], name='redshift', description='Spectroscopic redshift')])
+    c = Cutouts.open(Cutouts.write(tmp_path/'a.h5', np.ones((2,1,4,4), 'f4'), 'r', catalog=t))
+    assert redshift_kind(c) == redshift_kind(c.catalog) == 'spectroscopic'
+    c = Cutouts.open(Cutouts.write(tmp_path/'b.h5', np.ones((2,1,4,4), 'f4'), 'r', catalog=t, provenance=dict(simulator=5)))
+    assert redshift_kind(c) == 'simulated'
 
 def test_a_name_that_is_not_there():
     t = table(id=['a'], Z_SPEC=[.1], label=[1])
@@ -107,6 +116,8 @@ def test_classes_by_any_name(name): assert find_classes(Table({name: ['a','b'], 
 def test_the_better_class_wins():
     assert find_classes(Table({'subclass': ['AGN','']} | {'class': ['GALAXY','STAR']})).column == 'class'
     assert find_classes(table(label=np.arange(60), ans=[0,1]*30)).column == 'ans'                           # sources of a segmentation
+    assert find_classes(Table({'class': [0,1], 'class_name': ['star','galaxy']})).names == ('galaxy','star')
+    assert find_classes(table(type=[3,6])).column == '' and find_classes(table(type=['PSF','EXP'])).column == 'type' and find_classes(table(type=[3,6]), 'type').names == ('3','6')
     assert find_classes(Table({'class': [f'g{i}' for i in range(60)], 'SPECTYPE': ['STAR','QSO']*30})).column == 'SPECTYPE'
 
 @pytest.mark.parametrize('column, words', [([.2,.9], 'not whole, such as 0.2'), ([[.2,.8],[.5,.5]], 'not one 1 and zeros'), (np.array([2**63,1], 'u8'), 'beyond')])
@@ -147,7 +158,7 @@ def test_one_kind_of_magnitude_for_a_band():
 
 def test_what_only_looks_like_a_band():
     assert magnitudes(table(x=[12.,20], y=[20.,13], g=[19.,18])).colnames == []                     # one band alone may be anything
-    assert magnitudes(table(u=[.3,120.], g=[2.,3000.])).colnames == []                              # fluxes
+    assert magnitudes(table(u=[.3,120.], g=[2.,3000.])).colnames == magnitudes(table(u=[.3,2.], g=[2.,3.])).colnames == []      # fluxes
     assert magnitudes(Table(dict(u=[19.], g=[18.]), units=dict(u='nanomaggy', g='nanomaggy'))).colnames == []
     assert magnitudes(table(magnification=[20.], image=[20.], mag_zeropoint=[25.], mag_flag_g=[1])).colnames == []
 
@@ -169,10 +180,10 @@ def test_names_are_taken_in_their_order():
 
 # Ids, and what is said
 
-def test_ids_are_compared_exactly():
+def test_ids_are_compared_exactly(caplog):
     big = 1237648720693755918
     assert list(match_ids([big,big+1,7], [str(big+1),f'{big} ','07'])) == [1,0,-1]
-    assert list(match_ids(np.array([b'a ',b'b'], 'S2'), ['b','a','a'])) == [1,0]
+    assert list(match_ids(np.array([b'a ',b'b'], 'S2'), ['b','a','a'], 'x.csv')) == [1,0] and "1 rows of x.csv repeat an id, such as 'a'" in caplog.text
     assert list(match_ids(['',' x'], ['','x'])) == [-1,1] and list(match_ids(['a'], [])) == [-1]
 
 def test_a_sentence_is_said_once(caplog):

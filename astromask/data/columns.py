@@ -161,7 +161,7 @@ def plain_column(
     if x is None: return None,why
     meta = {'names': list(col.meta['names'])} if 'names' in (getattr(col, 'meta', None) or {}) else {}
     kind = MaskedColumn if isinstance(x, np.ma.MaskedArray) else Column
-    return kind(x, name=name, unit=getattr(col, 'unit', None) or unit or None, meta=meta),''
+    return kind(x, name=name, unit=getattr(col, 'unit', None) or unit or None, description=getattr(col, 'description', None), meta=meta),''
 
 # %% ../../nbs/07_data.columns.ipynb #d06c41a2
 def clean_column(
@@ -324,7 +324,7 @@ NAMES = dict(
         'z_vi','z_qso','zsp','z_sp','z_grism','nsa_z','z_nsa','photoz','photo_z','zphot','z_phot','phot_z','z_photo','zphoto','photz','photoz_best','z_peak','z_b','z_ml','z_phot_median',
         'photoz_median','photoz_mode','photoz_mean','phz_median','redshift_phot','redshift_photo','true_redshift','redshift_true','z_true','ztrue','truez','redshift_cosmo','z_cosmo',
         'z_cos','cosmological_redshift','redshift_obs','z_obs','z'),
-    **{'class': ('class','class_name','label','visual_class','spectype','classification','morphology','morph_class','morph','gz2_class','gz2class','gz_class',
+    **{'class': ('class_name','class','label','visual_class','spectype','classification','morphology','morph_class','morph','gz2_class','gz2class','gz_class',
         'galaxy_class','galaxy_type','object_class','obj_class','objclass','object_type','objtype','obj_type','labels','class_label','class_id','category','hubble_type','ans',
         'type','morphtype','subclass')})
 

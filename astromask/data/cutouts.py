@@ -348,6 +348,7 @@ def _write_column(f, name, col):
     dtype = h5py.string_dtype('utf-8', max(x.dtype.itemsize, 1)) if x.dtype.kind == 'S' else x.dtype
     d = f.create_dataset(name, data=x.astype(dtype))
     if getattr(col, 'unit', None): attrs['unit'] = str(col.unit)
+    if getattr(col, 'description', None): attrs['description'] = str(col.description)
     if 'names' in getattr(col, 'meta', {}): attrs['names'] = list(col.meta['names'])
     for k,v in attrs.items(): d.attrs[k] = v
 

@@ -213,13 +213,15 @@ def redshifts(
     say_once(found.remarks)
     return found.values
 
-# %% ../../nbs/07_data.labels.ipynb #f93fe38a
+# %% ../../nbs/07_data.labels.ipynb #98a7f3de
 def redshift_kind(
-    catalog,     # Table
+    catalog,     # Table, or `Cutouts`, which know whether they are simulated
     column=None, # As for `redshifts`
 )->str:          # spectroscopic | photometric | simulated | unknown
     "What an axis of these redshifts may be called"
-    return find_redshifts(catalog, column).kind
+    origin = getattr(catalog, 'provenance', None)
+    if any('simulator' in o for o in (origin if isinstance(origin, list) else [origin]) if isinstance(o, dict)): return 'simulated'
+    return find_redshifts(getattr(catalog, 'catalog', catalog), column).kind
 
 # %% ../../nbs/07_data.labels.ipynb #b5bf369e
 UNKNOWN_CLASSES = 'unknown','unk','unclassified','undefined','not classified','?'
@@ -292,16 +294,18 @@ def _classes_in(catalog, name):
     if col.ndim == 2 and col.dtype.kind in 'biuf': return _classes_of_places(col, name, names)
     return None,(),f'the column `{name}` is {col.dtype} of shape {col.shape}, and a class is one text or whole number for each object: it is not used'
 
-# %% ../../nbs/07_data.labels.ipynb #aedcd62f
+# %% ../../nbs/07_data.labels.ipynb #494e5035
 _class_words = re.compile(r'(^|_)(class|classes|morphology)(_|$)')
+_types = 'type','objtype','obj_type','object_type','category'       # as numbers they may count anything
 _no_class = re.compile(r'(^|_)(star|prob|p|fraction|frac|conf|confidence|score|votes?|flags?|err|error|n|id|sub)(_|$)')
 
 def class_columns(
     catalog, # Table
-)->list:     # Names of columns, the likeliest first
+)->list:     # Names of columns, the likeliest first; numbers without names only of columns that can be nothing else
     "The columns that may hold classes, by their names"
     plain = {k: plain_name(k) for k in catalog.colnames}
     found = [k for want in NAMES['class'] for k in sorted(plain, key=lambda k: k != want) if plain[k] == plain_name(want)]
+    found = [k for k in found if plain[k] not in _types or catalog[k].dtype.kind in 'OSU' or 'names' in catalog[k].meta]
     more = [k for k,p in plain.items() if k not in found and _class_words.search(p) and not _no_class.search(p)]
     return found + more if len(more) == 1 else found
 

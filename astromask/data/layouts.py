@@ -668,7 +668,8 @@ def _column(self:CutoutFile, name, d):
     missing = own.get('missing')
     told = np.ndim(missing) == 0 and missing is not None
     meta = {'names': self.names[name]} if name in self.names else {}
-    return clean_column(MaskedColumn(x, mask=x == missing if told else False, unit=text_of(own.get('unit', '')) or None, meta=meta), name)
+    unit,about = (text_of(own.get(k, '')) or None for k in ('unit','description'))
+    return clean_column(MaskedColumn(x, mask=x == missing if told else False, unit=unit, description=about, meta=meta), name)
 
 # %% ../../nbs/07_data.layouts.ipynb #920b7515
 @patch

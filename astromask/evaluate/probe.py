@@ -37,7 +37,7 @@ def galaxies(
     names,        # What they are called
 )->np.ndarray:    # (N,) bool; objects of unknown class count as galaxies
     "All but stars and quasars"
-    others = [i for i,n in enumerate(names) if str(n).lower() in ('star', 'quasar', 'qso')]
+    others = [i for i,n in enumerate(names) if str(n).lower() in ('star','stars','quasar','quasars','qso','qsos')]
     return ~np.isin(labels, others)
 
 # %% ../../nbs/32_evaluate.probe.ipynb #f9e232f0
