@@ -314,3 +314,17 @@ def test_a_long_text_is_read_fast(tmp_path):
     t = time.monotonic()
     c = read_catalog(path)
     assert time.monotonic()-t < 10 and len(c) == n and c['id'][-1] == str(big+n-1) and np.isnan(c['m1']).all() and c['m0'].dtype == float
+
+# Files that claim more than there is
+
+def test_bombs_are_refused(tmp_path):
+    with pytest.raises(DataError, match='300 times its size'): read_table(text(tmp_path, gzip.compress(b'id,ra,dec\n' + b'1,2,3\n'*12_000_000, 9), 't.csv.gz'))
+    with pytest.raises(DataError, match='claims 74.5 GiB'): read_table(hdf5(tmp_path, lambda f: f.create_dataset('ra', (10**10,), 'f8', chunks=(10**6,))))
+    for odd in (vot(sky, [(1,2)]).replace('<TABLE ', '<TABLE nrows="300000000" '), vot(sky + '<FIELD name="x" datatype="bit" arraysize="99999x9999"/>', [(1,2,1)])):
+        with pytest.raises(DataError, match='but has only'): read_table(text(tmp_path, odd, 't.vot'))
+
+def test_one_long_cell_never_costs_the_table(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr('astromask.data.columns._most', 1<<20)
+    with caplog.at_level('WARNING', 'astromask'): t = read_catalog(parquet(tmp_path, id=['a','b'], ra=[1.,2], dec=[1.,2], words=['x'*1_000_000,'y']))
+    is_at(t, ['a','b'], [1,2], [1,2])
+    assert 'words (text of up to 1000000 characters)' in caplog.text

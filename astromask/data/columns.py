@@ -63,8 +63,9 @@ def _decoded(x):
 # %% ../../nbs/07_data.columns.ipynb #735944f5
 def _text(x, hidden):
     "Text stripped, '' where there is none; or why not"
+    longest,wide = x.dtype.itemsize//(4 if x.dtype.kind == 'U' else 1),4 if x.dtype.kind == 'S' else 1
+    if longest > 100 and x.nbytes*wide > _most: return None,f'text of up to {longest} characters'
     if x.dtype.kind == 'S': x = _decoded(x)
-    if x.dtype.itemsize*x.size > _most: return None,f'text of up to {x.dtype.itemsize//4} characters'
     x = np.strings.strip(_cut(x) if x.dtype.itemsize else x)
     gone = is_missing(x) | hidden
     return (np.where(gone, '', x) if gone.any() else x),''
@@ -122,7 +123,7 @@ def _words(x, hidden):
     "Objects as text, as far as memory goes"
     out = ['' if h else _word(o) for o,h in zip(x, hidden)]
     longest = max(map(len, out), default=0)
-    return np.array(out, dtype=f'U{max(longest, 1)}') if longest*4*len(out) <= _most else np.broadcast_to(np.array('', f'U{longest}'), len(out))
+    return np.array(out, dtype=f'U{max(longest, 1)}') if longest <= 100 or longest*4*len(out) <= _most else np.broadcast_to(np.array('', f'U{longest}'), len(out))
 
 # %% ../../nbs/07_data.columns.ipynb #1f2fe797
 def _as_objects(values):

@@ -69,12 +69,16 @@ def typed(
 
 # %% ../../nbs/07_data.tables.ipynb #b240f105
 _packed = {'gzip': gzip.open, 'bzip2': bz2.open, 'xz': lzma.open}
-_most_packed = 8 << 30
+_ratio = 300         # No table is packed better
 
 def _content(path, kind):
     "All bytes of a file, unpacked"
-    with damage(path, 'read'), (_packed[kind] if kind in _packed else open)(path, 'rb') as f: raw = f.read(_most_packed)
-    if len(raw) == _most_packed: raise DataError(f'{path} has more than {_most_packed >> 30} GiB: write it as Parquet')
+    with damage(path, 'read'):
+        if kind not in _packed:
+            with open(path, 'rb') as f: return f.read()
+        most = max(1<<26, _ratio*os.path.getsize(path))
+        with _packed[kind](path, 'rb') as f: raw = f.read(most)
+    if len(raw) == most: raise DataError(f'{path} unpacks to more than {_ratio} times its size, as no table does')
     return raw
 
 # %% ../../nbs/07_data.tables.ipynb #76ef5a7f
@@ -299,7 +303,9 @@ def _arrow_column(x):
     if pa.types.is_integer(t) or pa.types.is_boolean(t):
         hidden = x.is_null().to_numpy(zero_copy_only=False)
         return np.ma.array(x.fill_null(False if pa.types.is_boolean(t) else 0).to_numpy(zero_copy_only=False), mask=hidden)
-    if pa.types.is_string(t) or pa.types.is_large_string(t): return np.array(x.fill_null('').to_pylist())
+    if pa.types.is_string(t) or pa.types.is_large_string(t):
+        short = len(x)*(pc.max(pc.binary_length(x)).as_py() or 0) < 1<<29
+        return np.array(x.fill_null('').to_pylist()) if short else x.to_pylist()
     return x.to_pylist()
 
 # %% ../../nbs/07_data.tables.ipynb #ef2b581c
@@ -325,6 +331,8 @@ def _check_xml(raw, path):
     "Refuse XML that names other places, or whose letters are not to be seen"
     found = _elsewhere.search(raw)
     if found: raise DataError(f'{path} is refused: {found[0][:40].decode(errors="replace")!r} would make its reader go to another file or address, or define text anew; nothing outside the file is read')
+    claims = [(m[0],np.prod([int(o) for o in re.findall(rb'\d+', m[1])], dtype=float)) for m in re.finditer(rb'<[^<]*?\b(?:nrows|arraysize)\s*=\s*["\']([\dx*]+)["\']', raw[:1<<22])]
+    if any(n > max(len(raw), 1<<20) for _,n in claims): raise DataError(f'{path} claims {max(n for _,n in claims):.3g} values, but has only {len(raw)} bytes: get the file again')
     code = re.match(rb'\s*<\?xml[^>]*encoding\s*=\s*["\']([\w.-]+)', raw)
     if code and code[1].decode().lower() not in ('utf-8','utf8','us-ascii','ascii','iso-8859-1','latin-1','latin1'):
         raise DataError(f'{path} is in {code[1].decode()}: write it again in UTF-8')
@@ -382,12 +390,14 @@ def _h5_units(f, name):
 def _h5_column(d, field):
     "A column of an HDF5 file"
     unit,missing = d.attrs.get('unit') if field is None else None,d.attrs.get('missing') if field is None else None
+    stored = d.id.get_storage_size()
+    if d.nbytes > 1<<28 and d.nbytes > _ratio*stored: raise DataError(f'{d.file.filename}: the array {d.name} claims {d.nbytes/2**30:.1f} GiB, of which {stored/2**20:.1f} MiB are stored')
     x = d.asstr('utf-8', 'replace')[:] if h5py.check_string_dtype(d.dtype) else d[:] if field is None else d.fields(field)[:]
     if missing is not None and np.ndim(missing) == 0 and x.dtype.kind in 'biuf': x = np.ma.array(x, mask=x == missing)
     return x,(unit.decode(errors='replace') if isinstance(unit, bytes) else unit)
 
 def _hdf5_table(path):
-    with _reading(path), h5py.File(path, 'r') as f:
+    with _reading(path), h5py.File(path, 'r', locking='best-effort') as f:
         found = {k: c for k,c in _h5_tables(f, path).items() if len(next(iter(c.values()))[0])}
         if not found: raise DataError(f'{path} holds no table: a group with one array for each column, or an array of named values')
         found = dict(sorted(found.items(), key=lambda o: -len(o[1])))
