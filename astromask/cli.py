@@ -126,7 +126,10 @@ def _tables(f):
         click.option('--views', type=int, help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
         click.option('--bands', default='', help='The bands wanted; or all, in stored order, where a file does not tell.'),
         click.option('--survey', default='', help='The survey whose bands they are, where a file does not tell.'),
-        click.option('--columns', default='', help='Columns of the catalogues to take along, with commas between them.'),
+        click.option('--unit', default='', help='What one unit of a pixel is (nJy, nanomaggy, MJy/sr), where a file does not tell.'),
+        click.option('--zero-point', type=float, help='AB magnitude of one unit, where a file does not tell.'),
+        click.option('--resample', is_flag=True, help='Bring pixels to the size of those that the model was trained on.'),
+        click.option('--columns', default='', help='Columns of the catalogues to take along, with commas between them; whole numbers exactly.'),
         click.option('--overwrite', is_flag=True, help='Replace TABLE if it is there.')]
     for o in reversed(options): f = o(f)
     return f

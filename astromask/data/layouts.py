@@ -492,7 +492,9 @@ def parts_like(
         if ratio != 1 and not resample:
             how = f'{ratio:.2g} times smaller' if ratio > 1 else f'{1/ratio:.2g} times larger'
             log.warning(f'{p.path} has pixels of {p.pixel_scale:.3g} arcsec, and {whose} was trained on {to.pixel_scale:.3g}: objects look {how} than those that it knows (resample brings them to the same size)')
-        found[p.measure] = conversion(p.measure, to, p.path, whose),ratio if resample else 1.
+        factor = conversion(p.measure, to, p.path, whose)
+        if factor != 1: log.info(f'{p.path}: pixels are converted from {p.measure.unit or unit_name(p.measure.ab)} to {to.unit or unit_name(to.ab)} (times {factor:.6g})')
+        found[p.measure] = factor,ratio if resample else 1.
     return [p.converted(to, *found[p.measure]) for p in parts]
 
 # %% ../../nbs/07_data.layouts.ipynb #4cb4d84a
