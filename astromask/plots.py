@@ -97,12 +97,13 @@ def colour_image(
     x = np.asarray(x, float)
     if x.ndim == 3: return colour_image(x[None], bands, scale)[0]
     s = colour_scale(x, bands) if scale is None else scale
-    y = _filled(x[:,s.channels])
+    y = x[:,s.channels] if s.ready else (x[:,s.channels]-s.black)*s.weight
+    y = _filled(y)
     missing = ~np.isfinite(y).all(1)
     y = np.nan_to_num(y, posinf=0, neginf=0)
     if s.ready: y = y/255
     else:
-        y,brightest = _brightest((y-s.black)*s.weight, s.soft)
+        y,brightest = _brightest(y, s.soft)
         stretch = np.arcsinh(np.maximum(brightest, 0)/s.soft[:,None])/np.arcsinh(s.peak/s.soft)[:,None]
         y = .04 + .96*y*np.where(brightest > 0, stretch/np.where(brightest > 0, brightest, 1), 0)
         y = y/np.maximum(y.max(1, keepdims=True), 1) # beyond the peak, as another picture's may be: keep the hue
