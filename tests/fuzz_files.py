@@ -98,7 +98,7 @@ def possible(family, f):
         if f['format'] == 'hash': f['order'] = 'id first'
         if f['id'] == 'none' and f['format'] in ('hash','topcat'): f['id'] = 'small'
         if f['id'] in ('padded','quoted','unicode') and f['format'] == 'fits' and f['id'] == 'unicode': f['id'] = 'padded'
-        if f['id'] == 'quoted' and not text: f['id'] = 'zeros'
+        if f['id'] == 'quoted' and (not text or f['format'] in ('ipac','sextractor')): f['id'] = 'zeros'      # these know no quotes
         if f['id'] == 'null' and f['format'].startswith('hdf5'): f['id'] = '19'        # has no null for whole numbers
         if f['id'] == 'uint64' and f['format'] == 'votable_binary': f['id'] = '19'
         if f['class_dress'] == 'category' and f['format'] != 'parquet': f['class_dress'] = 'text'
