@@ -379,7 +379,7 @@ def _check_told(found):
     for band,(planes,_) in found.items():
         others = [b for b in found if b != band]
         told = [(p, _told_band(p)) for p in planes]
-        wrong = [(p, b) for p,b in told if b and not _own_band(b, [band]) and _own_band(b, others)]
+        wrong = [(p, b) for p,b in told if b and b.lower() != band.lower() and not _own_band(b, [band]) and _own_band(b, others)]
         if not wrong: continue
         plane,other = wrong[0]
         log.warning(f'{plane.where} is given as band {band}, but its header says {other}: it is taken as {band}')
