@@ -182,6 +182,21 @@ def test_a_wcs_in_the_first_hdu_and_inherit(tmp_path):
     h = sky(BUNIT='uJy')
     assert Cutouts.open(write(tmp_path/'b.fits', ('SCI',x,h), primary=dict(BUNIT='nJy', FILTER='r'))).unit == 'uJy'      # its own card first
 
+def test_cards_of_the_image_come_first():
+    first,own = fits.Header(dict(FILTER='g', EXPTIME=5., OBJECT='M31')),fits.Header(dict(EXPTIME=90., FILTER='r', OBJECT=''))
+    p = Plane('a.fits', 1, (4,4), own, first)
+    assert (p.card('EXPTIME'), p.card('OBJECT'), p.card('RA','FILTER'), p.card('RA')) == (90., 'M31', 'r', None)
+    own['INHERIT'] = False
+    assert p.card('OBJECT') is None
+
+def test_bands_in_another_order(tmp_path):
+    data = [normal() for _ in range(4)]
+    for i,order in enumerate(((0,1),(1,0))):
+        write(tmp_path/f'{i}.fits', *(h for k in order for h in (('SCI_'+'gr'[k],data[2*i+k]),('IVAR_'+'gr'[k],e*(k+1)))))
+    c = Cutouts.open(tmp_path)
+    np.testing.assert_array_equal(c[:], np.array(data).reshape(2,2,N,N))
+    np.testing.assert_allclose(c.ivar([0,1]), [[e,2*e]]*2, rtol=1e-6)
+
 def test_chips(tmp_path):
     "Every chip with its own mask, weight and place"
     hdus = []

@@ -14,11 +14,11 @@ __all__ = ['PLANES', 'FILTER_CARDS', 'SCALE_CARDS', 'POSITION_CARDS', 'BAD_BITS'
 # %% ../../nbs/07_data.fits.ipynb #b7a39eac
 import bz2, gzip, lzma, math, os, re, warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 import numpy as np
 from astropy import units as u
-from astropy.coordinates import FK4, FK5, ICRS, Angle, BarycentricMeanEcliptic, Galactic, SkyCoord, Supergalactic
+from astropy.coordinates import FK4, ICRS, Angle, BarycentricMeanEcliptic, Galactic, SkyCoord, Supergalactic
 from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
@@ -26,7 +26,7 @@ from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 from fastcore.basics import patch
 from ..core import AstroMaskError, DataError, InputError, log
 from .files import check_file
-from ..units import header_photometry, unit_zero_point
+from ..units import header_photometry
 
 # %% ../../nbs/07_data.fits.ipynb #0694236c
 @contextmanager
@@ -338,7 +338,7 @@ def sky_frame(
 ):       # astropy's frame
     "The coordinates that a WCS speaks of"
     kind,year = wcs.wcs.ctype[wcs.wcs.lng][:4] if wcs.wcs.lng >= 0 else '',wcs.wcs.equinox
-    if kind == 'GLON': return Galactic()        # whatever RADESYS says, which astropy would believe
+    if kind == 'GLON': return Galactic()        # whatever RADESYS says; of ELON astropy would believe it
     if kind == 'SLON': return Supergalactic()
     if kind == 'ELON': return BarycentricMeanEcliptic(equinox=Time(year if np.isfinite(year) else 2000., format='jyear'))
     return wcs_to_celestial_frame(wcs)

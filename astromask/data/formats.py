@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from ..core import DataError, log, progress
 from .hdf5 import H5File
 from .files import check_file, damage, file_format, file_labels, natural_key, kind_by_name, not_cutouts
-from .fits import Plane, card_values, fits_planes, hdu_bits, hdu_pixels, image_planes, impossible_wcs, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
+from .fits import Plane, card_values, fits_planes, hdu_bits, hdu_pixels, image_planes, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
 from .layouts import CutoutFile, Layout, band_names
 from ..surveys import _surveys
 from ..units import ZERO_POINT_CARDS, Measure, Photometry, flux_factor, unit_name
