@@ -42,7 +42,8 @@ def fits_damage(
     except FileNotFoundError: raise DataError(f'No such file: {path}') from None
     except IsADirectoryError: raise DataError(f'{path} is a folder: give the files in it') from None
     except PermissionError: raise DataError(f'{path} cannot be read: check its permissions') from None
-    except MemoryError as e: raise DataError(f'{path} cannot be read: that takes more memory than there is ({e})') from e
+    except MemoryError as e:
+        raise DataError(f'{path} cannot be read: that takes more memory than there is ({e})') from e
     except Exception as e:
         why = ' '.join(str(e).split())[:160] or type(e).__name__
         raise DataError(f'{path} is damaged, truncated or not FITS ({why}): get the file again') from e
@@ -69,8 +70,10 @@ def _next_header(f, path):
     if blocks[0][:8] not in (b'SIMPLE  ',b'XTENSION'): return b''
     while not any(m.start() % 80 == 0 for m in _end.finditer(blocks[-1])):
         blocks.append(f.read(2880))
-        if len(blocks[-1]) < 80: raise DataError(f'{path} is damaged or truncated: a header of it has no END; get the file again')
-        if len(blocks)*36 > _most_cards: raise DataError(f'{path} has a header of more than {_most_cards} cards: that is no image of the sky')
+        if len(blocks[-1]) < 80:
+            raise DataError(f'{path} is damaged or truncated: a header of it has no END; get the file again')
+        if len(blocks)*36 > _most_cards:
+            raise DataError(f'{path} has a header of more than {_most_cards} cards: that is no image of the sky')
     return b''.join(blocks)
 
 # %% ../../nbs/07_data.fits.ipynb #464b471a
@@ -92,15 +95,14 @@ def _header_counts(cards, path):
 def _check_hdu(cards, path, i, at, there):
     "How many bytes of data a header tells of; refuse more than there are (`there` None: unknown, the file is packed)"
     n = _header_counts(cards, path)
-    if cards.count(b'CONTINUE  ') > _most_continued: raise DataError(f'{path} has more than {_most_continued} CONTINUE cards in a header: that is no image of the sky')
-    axes = [n.get(f'NAXIS{k+1}', 0) for k in range(n.get('NAXIS', 0))]
+    if cards.count(b'CONTINUE  ') > _most_continued:
+        raise DataError(f'{path} has a header of more than {_most_continued} CONTINUE cards: that is no image of the sky')
+    axes,packed = ([n.get(f'{k}{a+1}', 0) for a in range(n.get(k, 0))] for k in ('NAXIS','ZNAXIS'))
     if axes and axes[0] == 0 and b'GROUPS  =' in cards: axes = axes[1:]
     size = abs(n.get('BITPIX', 8))//8 * n.get('GCOUNT', 1) * (n.get('PCOUNT', 0) + (math.prod(axes) if axes else 0))
-    packed = math.prod(n.get(f'ZNAXIS{k+1}', 0) for k in range(n['ZNAXIS'])) if n.get('ZNAXIS') else 0
-    shape = ' x '.join(map(str, ([n.get(f'ZNAXIS{k+1}', 0) for k in range(n['ZNAXIS'])] if packed else axes)[::-1]))
-    if there is not None and (at + size > there or packed//2000 > there):
-        raise DataError(f'{path} is damaged or truncated: HDU {i} should hold {shape} pixels, and the file ends before; get it again')
-    return size
+    if there is None or at + size <= there and (not packed or math.prod(packed)//2000 <= there): return size
+    shape = ' x '.join(map(str, (packed or axes)[::-1]))
+    raise DataError(f'{path} is damaged or truncated: HDU {i} should hold {shape} pixels, and the file ends before; get it again')
 
 # %% ../../nbs/07_data.fits.ipynb #b6f4f7f1
 def _walk_headers(path, f, packed):
@@ -109,7 +111,8 @@ def _walk_headers(path, f, packed):
         size = _check_hdu(cards, path, i, f.tell(), there)
         f.seek(-(-size//2880)*2880, 1)
         i += 1
-    if not i: raise DataError(f'{path} is damaged, truncated or not FITS (it does not begin as FITS files do): get the file again')
+    if i: return
+    raise DataError(f'{path} is damaged, truncated or not FITS (it does not begin as FITS files do): get the file again')
 
 @lru_cache(1<<14)
 def _check_once(path, *stamp):
@@ -149,19 +152,23 @@ def impossible_wcs(
     h, # A FITS header
 ):     # Such as 'WCSAXES = 100000000', or None
     "What the WCS library would trust in a header, and crash or take all memory"
-    return next((f'{k} = {v}' for k,v in card_values(h) if re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k) and v not in range(21)), None)
+    found = ((k,v) for k,v in card_values(h) if re.fullmatch(r'WCSAXES.?|[AB]P?_ORDER|NAXIS', k))
+    return next((f'{k} = {v}' for k,v in found if v not in range(21)), None)
 
 # %% ../../nbs/07_data.fits.ipynb #a86952d9
 PLANES = dict(    # What a plane is -> the words for it in EXTNAME, EXTTYPE, IMAGETYP, PRODTYPE, DES_EXT
-    ignored=('VAR POISSON','VAR RNOISE','VAR FLAT','CON','CTX','CONTEXT','NCOVERED','EXP','EXPTIME','EXPOSURE','EXPMAP','NEXP','NIMG','NIMAGE','NIMAGES',
-             'NOBS','COVERAGE','COV','CNT','NUM','NUMEXP','DEPTH','GALDEPTH','PSFDEPTH','PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG','BACKGROUND','SKY',
-             'SEG','SEGM','SEGMAP','SEGMENTATION','MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD','DETECTION',
+    ignored=('VAR POISSON','VAR RNOISE','VAR FLAT','CON','CTX','CONTEXT','NCOVERED','EXP','EXPTIME','EXPOSURE','EXPMAP',
+             'NEXP','NIMG','NIMAGE','NIMAGES','NOBS','COVERAGE','COV','CNT','NUM','NUMEXP','DEPTH','GALDEPTH','PSFDEPTH',
+             'PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG','BACKGROUND','SKY','SEG','SEGM','SEGMAP','SEGMENTATION',
+             'MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD','DETECTION',
              'D2IMARR','WCSDVARR','SIPWCS'),
     ivar=('IVAR','INVVAR','INVERSE VARIANCE','INV VAR','INVERSEVARIANCE','IVM','WTMAP'),
     variance=('VAR','VARIANCE','VARMAP','STAT'),
-    error=('ERR','ERROR','ERRORS','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP','NOISE','NOISEMAP'),
+    error=('ERR','ERROR','ERRORS','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP','NOISE',
+           'NOISEMAP'),
     weight=('WHT','WEIGHT','WEIGHTS','WGT','WT','WEIGHTMAP'),
-    mask=('MASK','MSK','DQ','DQMASK','FLAG','FLAGS','FLG','FLAGMAP','BPM','MASKBITS','BITMASK','BADPIX','BADPIXELS','QUALITY','QUAL'),
+    mask=('MASK','MSK','DQ','DQMASK','FLAG','FLAGS','FLG','FLAGMAP','BPM','MASKBITS','BITMASK','BADPIX','BADPIXELS',
+          'QUALITY','QUAL'),
     image=('IMAGE','IMG','SCI','SCIENCE','DATA','FLUX','PRIMARY','SIGNAL','INTENSITY','CUTOUT','STAMP','COMPRESSED'))
 
 _kind_of = {word: kind for kind,words in PLANES.items() for word in words}
@@ -213,14 +220,15 @@ def card(self:Plane,
             if v is not None and v != '' and not isinstance(v, fits.card.Undefined): return v
 
 # %% ../../nbs/07_data.fits.ipynb #29f22dd8
-FILTER_CARDS = ('FILTER','BAND','FILTER1','FILTER2','FILTNAM1','FILTERS','FILTERNAME','FILTNAME','FILT_ID','FPA.FILTERID','FPA.FILTER','ESO INS FILT1 NAME')
+FILTER_CARDS = ('FILTER','BAND','FILTER1','FILTER2','FILTNAM1','FILTERS','FILTERNAME','FILTNAME','FILT_ID',
+                'FPA.FILTERID','FPA.FILTER','ESO INS FILT1 NAME')
+_filters = r'([A-Za-z]\w*) DECam\b.*', r'([a-zA-Z]{1,2})\.(?:MP\d+|\d{5}|CFHT\w*)', r'OCAM_([a-z])_SDSS.*', r'((?:HSC-)?[riRI])2'
 
 def _band_in(text):
     "A band as we write it: 'g' for 'g DECam SDSS c0001 4720.0 1520.0', 'r.MP9602', 'i.00000' or 'OCAM_g_SDSS'"
     text = str(text).strip()
     if re.match(r'(clear|none|n/?a|open|unknown|empty)\d*\w?$', text, re.I): return ''
-    m = (re.match(r'([A-Za-z]\w*) DECam\b', text) or re.match(r'([a-zA-Z]{1,2})\.(?:MP\d+|\d{5}|CFHT\w*)', text) or re.match(r'OCAM_([a-z])_SDSS', text)
-         or re.match(r'((?:HSC-)?[riRI])2$', text))
+    m = next(filter(None, (re.fullmatch(o, text) for o in _filters)), None)
     return m[1] if m else text
 
 def band_of(
@@ -246,9 +254,12 @@ def plane_shape(
     return shape if len(shape) in (2,3) and min(shape) > 0 else None
 
 # %% ../../nbs/07_data.fits.ipynb #328ddeab
-_sky_cards = re.compile(r'WCSAXES|CR(VAL|PIX|OTA)\d|C(TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|P[VS]\d_.*|L(ON|AT)POLE|RADE(SYS|CSYS)|EQUINOX|[AB]P?_(ORDER|DMAX|\d_\d)|PIXAR_(SR|A2)')
+_sky_cards = re.compile(r'WCSAXES|CR(VAL|PIX|OTA)\d|C(TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|P[VS]\d_.*|L(ON|AT)POLE|'
+                        r'RADE(SYS|CSYS)|EQUINOX|[AB]P?_(ORDER|DMAX|\d_\d)|PIXAR_(SR|A2)')
 
-def _is_sky(h): return {str(h.get(f'CTYPE{i}', ''))[:4].rstrip('-')[-3:] for i in (1,2)} in ({'RA','DEC'}, {'LON','LAT'})
+def _is_sky(h):
+    "Does a header have a celestial WCS?"
+    return {str(h.get(f'CTYPE{i}', ''))[:4].rstrip('-')[-3:] for i in (1,2)} in ({'RA','DEC'}, {'LON','LAT'})
 
 _kind_cards = ('EXTTYPE','DES_EXT','IMAGETYP','PRODTYPE')
 _eso = dict(MSE='variance', RMSE='error', INVMSE='ivar')
@@ -265,9 +276,9 @@ def _told_kind(h):
 def _inverse(plane):
     "Does a weight say that it is an inverse variance?"
     unit = re.sub(r'[\s()]', '', str(plane.header.get('BUNIT', '')))
-    how = str(plane.card('WHTTYPE','WHT_TYPE','WTTYPE') or '').upper()
+    how = str(plane.card('WHTTYPE','WHT_TYPE','WTTYPE') or '').upper() in ('IVM','IVAR','INVVAR','ERR','INVERSE VARIANCE')
     des = plane.card('DES_EXT','DESFNAME') or str(plane.card('TILENAME') or '').startswith('DES')
-    return bool(des or re.search(r'(\*\*|\^)-2|^1/.*(\*\*|\^)2|^1/.*2$', unit) or how in ('IVM','IVAR','INVVAR','ERR','INVERSE VARIANCE'))
+    return bool(how or des or re.search(r'(\*\*|\^)-2|^1/.*(\*\*|\^)2|^1/.*2$', unit))
 
 # %% ../../nbs/07_data.fits.ipynb #c752f71b
 def _with_sky(h, primary, shape):
@@ -279,25 +290,29 @@ def _with_sky(h, primary, shape):
         if _sky_cards.fullmatch(k): h[k] = v
     return h
 
+def _plane_of(hdu, i, primary, path):
+    "An image HDU as a `Plane`, whose kind is '' where its header does not say"
+    h,version = _with_sky(hdu.header, primary, plane_shape(hdu)),hdu.header.get('EXTVER', 1)
+    kind,label = _told_kind(h)
+    if isinstance(version, str): label,version = f'{label} {version.strip()}'.strip(),1     # grizli names the filter there
+    p = Plane(str(path), i, plane_shape(hdu), h, primary, kind=kind, label=label, name=str(h.get('EXTNAME', '')).strip(),
+              version=version if isinstance(version, int) else 1)
+    p.band = band_of(p)
+    if kind == 'weight' and _inverse(p): p.kind = 'ivar'
+    return p
+
+def _is_triple(a, b, c):
+    "Image, mask, variance: the order of HSC and Rubin, whose HDUs may have no names"
+    return not a.kind and b.kind == 'mask' and not (c.kind or c.name) and a.shape == b.shape == c.shape and c.header['BITPIX'] < 0
+
 def fits_planes(
     hdus, # An open `HDUList`
     path, # Its file, for messages
 )->list:  # A `Plane` for each image in it
     "The planes of a file, told apart; no pixel is read"
-    out = []
-    for i,o in enumerate(hdus):
-        shape = plane_shape(o)
-        if shape is None: continue
-        kind,label = _told_kind(o.header)
-        version = o.header.get('EXTVER', 1)
-        p = Plane(str(path), i, shape, _with_sky(o.header, hdus[0].header, shape), hdus[0].header, kind=kind, label=label, name=str(o.header.get('EXTNAME', '')).strip(),
-                  version=version if isinstance(version, int) else 1)
-        if isinstance(version, str): p.label = f'{p.label} {version.strip()}'.strip()     # grizli names the filter there
-        p.band = band_of(p)
-        if kind == 'weight' and _inverse(p): p.kind = 'ivar'
-        out.append(p)
-    for a,b,c in zip(out, out[1:], out[2:]):     # image, mask, variance: the order of HSC and Rubin
-        if not a.kind and b.kind == 'mask' and not (c.kind or c.name) and a.shape == b.shape == c.shape and c.header['BITPIX'] < 0: c.kind = 'variance'
+    out = [_plane_of(o, i, hdus[0].header, path) for i,o in enumerate(hdus) if plane_shape(o) is not None]
+    for some in zip(out, out[1:], out[2:]):
+        if _is_triple(*some): some[2].kind = 'variance'
     for p in out: p.kind = p.kind or 'image'
     return out
 
@@ -307,13 +322,23 @@ _weights = 'ivar','variance','error','weight'
 def _key(p): return (p.label or p.band).lower(),p.version
 
 def _belonging(images, others):
-    "For each image the plane among the others that belongs to it, or None"
-    if not others: return [None]*len(images)
-    keys = [_key(p) for p in others]
-    alone = len({*keys}) == len(keys) == len({_key(p) for p in images} | {*keys}) or len({_key(p) for p in images}) == len(images)
-    if alone and {*keys} & {_key(p) for p in images}: return [next((o for o,k in zip(others, keys) if k == _key(p)), None) for p in images]
+    "For each image the plane among the others that belongs to it, or None; None if that cannot be told"
+    mine,theirs = [_key(p) for p in images],[_key(p) for p in others]
+    if len({*mine}) == len(mine) and {*mine} & {*theirs}: return [dict(zip(theirs, others)).get(k) for k in mine]
     if len(others) == len(images): return others
     return others*len(images) if len(others) == 1 else None
+
+def _attach(what, images, others, path):
+    "Give images their mask or weight"
+    found = _belonging(images, others)
+    if found is None:
+        raise DataError(f'{path} has {len(others)} planes of kind {others[0].kind} for {len(images)} images, and it cannot be told which '
+                        'belongs to which: name them alike (EXTNAME or EXTVER)')
+    for p,o in zip(images, found):
+        if o is not None and o.shape not in (p.shape,p.shape[-2:]):
+            raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} {p.shape[-2]} x {p.shape[-1]}: '
+                            f'the {o.kind} belongs to another image')
+        setattr(p, what, o)
 
 def image_planes(
     planes, # Of `fits_planes`
@@ -321,15 +346,10 @@ def image_planes(
 )->list:    # `Plane`s of kind 'image', each with its `mask` and `weight`
     "The images of a file, with what belongs to them"
     images = [p for p in planes if p.kind == 'image']
-    kinds = next((k for k in _weights if any(p.kind == k for p in planes)), '')
-    for what,kind in (('mask','mask'),('weight',kinds)):
-        found = _belonging(images, [p for p in planes if p.kind == kind and kind])
-        if found is None: raise DataError(f'{path} has {sum(p.kind == kind for p in planes)} planes of kind {kind} for {len(images)} images, and it cannot be told which belongs to which: '
-                                          'name them alike (EXTNAME or EXTVER)')
-        for p,o in zip(images, found):
-            if o is not None and o.shape not in (p.shape,p.shape[-2:]): raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} {p.shape[-2]} x {p.shape[-1]}: '
-                                                                         f'the {kind} belongs to another image')
-            setattr(p, what, o)
+    best = next((k for k in _weights if any(p.kind == k for p in planes)), '')
+    for what,kind in (('mask','mask'),('weight',best)):
+        others = [p for p in planes if p.kind == kind]
+        if others: _attach(what, images, others, path)
     return images
 
 # %% ../../nbs/07_data.fits.ipynb #7ec7f2dd
@@ -340,8 +360,8 @@ def sky_frame(
     kind,year = wcs.wcs.ctype[wcs.wcs.lng][:4] if wcs.wcs.lng >= 0 else '',wcs.wcs.equinox
     if kind == 'GLON': return Galactic()        # whatever RADESYS says; of ELON astropy would believe it
     if kind == 'SLON': return Supergalactic()
-    if kind == 'ELON': return BarycentricMeanEcliptic(equinox=Time(year if np.isfinite(year) else 2000., format='jyear'))
-    return wcs_to_celestial_frame(wcs)
+    if kind != 'ELON': return wcs_to_celestial_frame(wcs)
+    return BarycentricMeanEcliptic(equinox=Time(year if np.isfinite(year) else 2000., format='jyear'))
 
 # %% ../../nbs/07_data.fits.ipynb #506e9735
 def _wcs_of(plane):
@@ -353,10 +373,12 @@ def _wcs_of(plane):
 def find_sky(self:Plane)->Plane: # Itself
     "Read the WCS; refuse a plane without one"
     with fits_damage(self.path):
-        if wrong := impossible_wcs(self.header): raise DataError(f'{self.where} has an impossible {wrong}: get the file again')
+        wrong = impossible_wcs(self.header)
+        if wrong: raise DataError(f'{self.where} has an impossible {wrong}: get the file again')
         self.wcs = _wcs_of(self)
         if not self.wcs.has_celestial:
-            raise DataError(f'{self.where} has no WCS that gives right ascension and declination: name another HDU, or solve its astrometry')
+            raise DataError(f'{self.where} has no WCS that gives right ascension and declination: name another HDU, '
+                            'or solve its astrometry')
         self.frame = sky_frame(self.wcs)
         self._check_sky()
     return self
@@ -419,10 +441,12 @@ def centre(self:Plane)->tuple: # (3,) unit vector, and the angle to the farthest
 def _check_sky(self:Plane):
     vector,radius = self.centre()
     if not np.isfinite([*vector,radius,self.scale()]).all() or radius > 1 or not self.scale() > 0:
-        raise DataError(f'The WCS of {self.where} gives no sensible position on the sky: get the file again, or solve its astrometry')
+        raise DataError(f'The WCS of {self.where} gives no sensible position on the sky: get the file again, '
+                        'or solve its astrometry')
 
 # %% ../../nbs/07_data.fits.ipynb #83b4b94f
-SCALE_CARDS = 'PIXSCALE','PIXSCAL','PIXSCAL1','PIXELSCAL','PIXSCALE1','SECPIX','SECPIX1','PSCALE','PIXEL_SCALE','PIXELSCALE','PXSCALE'    # Arcsec per pixel
+SCALE_CARDS = ('PIXSCALE','PIXSCAL','PIXSCAL1','PIXELSCAL','PIXSCALE1','SECPIX','SECPIX1','PSCALE','PIXEL_SCALE',
+               'PIXELSCALE','PXSCALE')    # Arcsec per pixel
 
 @patch
 def pixel_scale(self:Plane): # Arcsec; None if nobody tells
@@ -434,8 +458,9 @@ def pixel_scale(self:Plane): # Arcsec; None if nobody tells
         return float(x) if 1e-4 < x < 1e4 else None
     try:
         unit = [u.Unit(str(h.get(f'CUNIT{i}') or 'deg').lower()).to(u.arcsec) for i in (1,2)]
-        if any(f'CD{i}_{j}' in h for i in (1,2) for j in (1,2)): m = [float(h.get(f'CD{i}_{j}', 0)) for i in (1,2) for j in (1,2)]
-        else: m = [float(h.get(f'PC{i}_{j}', i == j))*float(h.get(f'CDELT{i}', 1)) for i in (1,2) for j in (1,2)]
+        at = [(i,j) for i in (1,2) for j in (1,2)]
+        if any(f'CD{i}_{j}' in h for i,j in at): m = [float(h.get(f'CD{i}_{j}', 0)) for i,j in at]
+        else: m = [float(h.get(f'PC{i}_{j}', i == j))*float(h.get(f'CDELT{i}', 1)) for i,j in at]
     except (ValueError,TypeError): return None
     x = math.sqrt(abs((m[0]*m[3] - m[1]*m[2])*unit[0]*unit[1]))
     return x if 1e-4 < x < 1e4 else None
@@ -445,11 +470,13 @@ def pixel_scale(self:Plane): # Arcsec; None if nobody tells
 def photometry(self:Plane): # `Photometry`
     "What the pixels are"
     scale = None if self.card('PIXAR_SR','PIXAR_A2') is not None else self.pixel_scale()
-    try: return header_photometry(self.header, None if self.header.get('INHERIT') is False else self.primary, scale and (scale*u.arcsec**2*scale).to_value(u.sr))
+    primary = None if self.header.get('INHERIT') is False else self.primary
+    try: return header_photometry(self.header, primary, scale and (scale*scale*u.arcsec**2).to_value(u.sr))
     except DataError as e: raise DataError(f'{self.where}: {e}') from e
 
 # %% ../../nbs/07_data.fits.ipynb #55792faa
-POSITION_CARDS = ('RA','DEC'),('RA_OBJ','DEC_OBJ'),('OBJRA','OBJDEC'),('OBJCTRA','OBJCTDEC'),('RA_TARG','DEC_TARG'),('TARG_RA','TARG_DEC'),('RA_DEG','DEC_DEG'),('RAJ2000','DEJ2000'),('RA_CENT','DEC_CENT')
+POSITION_CARDS = (('RA','DEC'),('RA_OBJ','DEC_OBJ'),('OBJRA','OBJDEC'),('OBJCTRA','OBJCTDEC'),('RA_TARG','DEC_TARG'),
+                  ('TARG_RA','TARG_DEC'),('RA_DEG','DEC_DEG'),('RAJ2000','DEJ2000'),('RA_CENT','DEC_CENT'))
 
 def _angle(x, hours):
     "Degrees of a card: a number, a number in a text, or sexagesimal text (hours for a right ascension)"
@@ -463,7 +490,7 @@ def _card_position(plane):
     for a,b in POSITION_CARDS:
         ra,dec = _angle(plane.card(a), True),_angle(plane.card(b), False)
         if not (-360 <= ra <= 360 and -90 <= dec <= 90): continue
-        old = str(plane.card('RADESYS','RADECSYS') or '').strip().upper() == 'FK4' or plane.card('EQUINOX','EPOCH') in (1950,'B1950','1950')
+        old = 'FK4' in str(plane.card('RADESYS','RADECSYS')).upper() or plane.card('EQUINOX','EPOCH') in (1950,'B1950','1950')
         return ra,dec,FK4() if old else None
     return np.nan,np.nan,None
 
@@ -506,7 +533,8 @@ def _look(path, *stamp):
     "The planes of a file, the images among them, and what the file has in words"
     with open_fits(path) as hdus:
         planes = fits_planes(hdus, path)
-        names = [f'{i} ({h.name or "no name"}, {" x ".join(map(str, plane_shape(h) or ())) or "no image"})' for i,h in enumerate(hdus)]
+        shapes = [' x '.join(map(str, plane_shape(h) or ())) or 'no image' for h in hdus]
+        names = [f'{i} ({h.name or "no name"}, {shape})' for i,(h,shape) in enumerate(zip(hdus, shapes))]
         for p in planes: p.header,p.primary = p.header.copy(),p.primary.copy()     # not bound to the open file
         return planes,image_planes(planes, path),f'it has {"; ".join(names)}'
 
@@ -537,14 +565,16 @@ def open_plane(
     elif isinstance(hdu, int): found = [p for p in planes if p.hdu == hdu]
     else: found = [p for p in planes if (p.name or 'PRIMARY' if p.hdu == 0 else p.name).upper() == str(hdu).upper()]
     if not found: raise DataError(f'{path} has no {"image" if hdu is None else f"image in HDU {hdu}"}: {there}')
-    if len(found[0].shape) != 2: raise DataError(f'HDU {found[0].hdu} of {path} is not a two-dimensional image: {there}')
+    if len(found[0].shape) != 2:
+        raise DataError(f'HDU {found[0].hdu} of {path} is not a two-dimensional image: {there}')
     return replace(found[0]).find_sky() if sky else replace(found[0])
 
 # %% ../../nbs/07_data.fits.ipynb #84ba2bb9
 def _from_asinh(x, h):
     "Fluxes of Pan-STARRS stacks, which are stored as asinh magnitudes (cards BSOFTEN and BOFFSET)"
     soft,offset = h['BSOFTEN'],h.get('BOFFSET', 0)
-    if not all(isinstance(o, (int,float)) and not isinstance(o, bool) for o in (soft,offset)): raise DataError(f'The cards BSOFTEN = {soft!r} and BOFFSET = {offset!r} are no numbers: the pixels cannot be decoded')
+    if not all(type(o) in (int,float) for o in (soft,offset)):
+        raise DataError(f'The cards BSOFTEN = {soft!r} and BOFFSET = {offset!r} are no numbers: the pixels cannot be decoded')
     return offset + soft*2*np.sinh(np.asarray(x, np.float64)*np.log(10)/2.5)
 
 def hdu_pixels(
@@ -556,7 +586,8 @@ def hdu_pixels(
     scale,zero,blank = h.get('BSCALE', 1),h.get('BZERO', 0),h.get('BLANK')
     if x.dtype.kind == 'f' and 'BSOFTEN' in h: return _from_asinh(x*np.float64(scale) + zero, h)
     if x.dtype.kind == 'f': return x if (scale,zero) == (1,0) else x*np.float64(scale) + zero
-    if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)): return hdu_bits(hdu, '', exact=True)
+    if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)):
+        return hdu_bits(hdu, '', exact=True)
     y = x.astype(np.float32 if x.dtype.itemsize < 4 and (scale,zero) == (1,0) else np.float64)*scale + zero
     if blank is not None: y[x == blank] = np.nan
     if 'BSOFTEN' in h: return _from_asinh(y, h)
@@ -572,14 +603,16 @@ def hdu_bits(
     "The values of an HDU as bit patterns; whole numbers that were stored as floats are taken, NaN as all bits"
     x,h = hdu.data.reshape(plane_shape(hdu)),hdu.header
     zero,scale = h.get('BZERO', 0),h.get('BSCALE', 1)
-    if x.dtype.kind == 'i' and zero == 1 << (8*x.dtype.itemsize-1) and scale == 1:   # FITS writes unsigned integers in this way
+    if x.dtype.kind == 'i' and zero == 1 << (8*x.dtype.itemsize-1) and scale == 1:     # unsigned integers in FITS
         unsigned = np.dtype(x.dtype.str.replace('i','u'))
-        return x.view(unsigned) ^ unsigned.type(int(zero)) if exact or x.dtype.itemsize == 8 else x.astype(np.int64) + int(zero)
+        if exact or x.dtype.itemsize == 8: return x.view(unsigned) ^ unsigned.type(int(zero))
+        return x.astype(np.int64) + int(zero)
     if x.dtype.kind in 'iub' and (zero,scale) == (0,1): return x
     y = x*np.float64(scale) + zero
     known = np.isfinite(y)
     if not (y[known] % 1 == 0).all() or (np.abs(y[known]) >= 2**53).any():
-        raise DataError(f'{where} cannot be a mask, since it does not hold whole numbers (but {x.dtype}): name another HDU')
+        raise DataError(f'{where} cannot be a mask, since it does not hold whole numbers (but {x.dtype}): '
+                        'name another HDU')
     return np.where(known, y, -1).astype(np.int64)
 
 # %% ../../nbs/07_data.fits.ipynb #fd7ffee5
@@ -607,8 +640,8 @@ def check_sum(self:Plane)->bool: # False if the pixels are not those of the head
     with _opened(self) as hdu:
         if isinstance(hdu, fits.CompImageHDU): return True
         same = bool(hdu.verify_datasum())
-    if not same: log.warning(f'{self.where}: its pixels do not have the checksum of its header; the file was damaged on its way, '
-                             'or changed without a new checksum: compare it with the archive')
+    if not same: log.warning(f'{self.where}: its pixels do not have the checksum of its header; the file was damaged on its '
+                             'way, or changed without a new checksum: compare it with the archive')
     return same
 
 # %% ../../nbs/07_data.fits.ipynb #969ff8e5
@@ -617,22 +650,26 @@ def plane_bits(
 )->dict:    # Name -> number of the bit
     "The names of a mask's bits"
     cards = dict(card_values(header))
-    named = {k[3:]: v for k,v in cards.items() if k.startswith('MP_')} | {str(v).strip(): k[5:] for k,v in cards.items() if k.startswith('MBIT_')}
+    named = {k[3:]: v for k,v in cards.items() if k.startswith('MP_')}
+    named |= {str(v).strip(): k[5:] for k,v in cards.items() if k.startswith('MBIT_')}
     named = {k: int(v) for k,v in named.items() if str(v).isdecimal() and int(v) < 64}
     values = {str(v).strip(): cards.get(f'MSKVAL{k[6:]}') for k,v in cards.items() if k.startswith('MSKNAM')}
     return named | {k: v.bit_length()-1 for k,v in values.items() if isinstance(v, int) and v > 0 and v & (v-1) == 0}
 
 # %% ../../nbs/07_data.fits.ipynb #4ecb527f
 BAD_BITS = dict(    # What the names of bits mean, and the tables of instruments whose headers do not name them
-    hides=('BAD','SAT','SATURATED','SATURATE','NO_DATA','NODATA','CR','CRAY','COSMIC','UNMASKEDNAN','BPM','BADPIX','BADPIXEL','BAD_PIXEL','BADAMP','HOT','COLD','DEAD','DETECTOR','FLAT','DARK',
-           'BLANK','CTE','LOW','CONV_BAD','TRAIL','EDGEBLEED','BLEED','STREAK','INVALID','DO_NOT_USE','NAN','MISSING','VIGNETTED','ALLMASK'),
-    keeps=('DETECTED','DETECTED_NEGATIVE','INTRP','EDGE','CLIPPED','REJECTED','SENSOR_EDGE','INEXACT_PSF','BRIGHT_OBJECT','SUSPECT','NOT_DEBLENDED','CROSSTALK','DOWNSTREAM','NPRIMARY',
-           'BRIGHT','MEDIUM','GALAXY','CLUSTER','WISEM1','WISEM2','BAILOUT','SUB_BLOB','STAR','INTERP','FIXED','NEAREDGE','TAPEBUMP','GHOST','SPIKE','STARCORE','BURNTOOL','CONV_POOR'),
+    hides=('BAD','SAT','SATURATED','SATURATE','NO_DATA','NODATA','CR','CRAY','COSMIC','UNMASKEDNAN','BPM','BADPIX',
+           'BADPIXEL','BAD_PIXEL','BADAMP','HOT','COLD','DEAD','DETECTOR','FLAT','DARK','BLANK','CTE','LOW','CONV_BAD',
+           'TRAIL','EDGEBLEED','BLEED','STREAK','INVALID','DO_NOT_USE','NAN','MISSING','VIGNETTED','ALLMASK'),
+    keeps=('DETECTED','DETECTED_NEGATIVE','INTRP','EDGE','CLIPPED','REJECTED','SENSOR_EDGE','INEXACT_PSF','BRIGHT_OBJECT',
+           'SUSPECT','NOT_DEBLENDED','CROSSTALK','DOWNSTREAM','NPRIMARY','BRIGHT','MEDIUM','GALAXY','CLUSTER','WISEM1',
+           'WISEM2','BAILOUT','SUB_BLOB','STAR','INTERP','FIXED','NEAREDGE','TAPEBUMP','GHOST','SPIKE','STARCORE',
+           'BURNTOOL','CONV_POOR'),
     JWST=0x1,          # DO_NOT_USE
     EUCLID=0x1,        # INVALID
     HST=0xbf9f,        # All but 32 (unstable or CTE tail), 64 (warm) and 16384 (ghost or crosstalk)
     DES=0x6db,         # BPM, SATURATE, BADAMP, CRAY, TRAIL, EDGEBLEED, EDGE, STREAK
-    DECAM=0x53,        # Community pipeline before 3.5: bad, saturated, cosmic ray, bleed; since then codes, of which each hides
+    DECAM=0x53,        # Community pipeline before 3.5: bad, saturated, cosmic ray, bleed; later: codes, of which each hides
     GEMINI=0x5d,       # Bad, saturated, cosmic ray, no data, unilluminated
     LEGACY=dict(ALLMASK_G=5, ALLMASK_R=6, ALLMASK_Z=7, ALLMASK_I=15))
 
@@ -666,10 +703,12 @@ def mask_rule(
     if not named and table == 'LEGACY': named = BAD_BITS['LEGACY']
     if named:
         taken = {k: b for k,b in named.items() if _hides(k, band)}
-        return MaskRule(sum(1 << b for b in {*taken.values()}), f'the bits {", ".join(taken) or "of none"} hide a pixel; {", ".join(k for k in named if k not in taken) or "none"} do not')
+        others = ', '.join(k for k in named if k not in taken) or 'none'
+        return MaskRule(sum(1 << b for b in {*taken.values()}), f'the bits {", ".join(taken) or "of none"} hide a pixel; {others} do not')
     if table == 'DECAM':
         v = [int(o) for o in re.findall(r'\d+', str(plane.card('PLVER')))[:2]]
-        return MaskRule(None if v >= [3,5] else BAD_BITS['DECAM'], f"DECam's {'codes' if v >= [3,5] else 'bits'} hide a pixel")
+        codes = v >= [3,5]
+        return MaskRule(None if codes else BAD_BITS['DECAM'], f"DECam's {'codes' if codes else 'bits'} hide a pixel")
     if table: return MaskRule(BAD_BITS[table], f'the bits {BAD_BITS[table]:#x} hide a pixel, as {table} defines them')
     return MaskRule(None, 'its bits have no names, so that whatever is not zero hides a pixel', False)
 
@@ -693,7 +732,8 @@ def bad_bits(
     told = plane_bits(plane.header)
     named = {k.upper(): v for k,v in {**(known or {}), **told}.items()}
     if usual and not named:
-        raise DataError(f'{plane.where} does not name its mask planes (no MP_ or MBIT_ keywords): give the bits by number, or leave masks out')
+        raise DataError(f'{plane.where} does not name its mask planes (no MP_ or MBIT_ keywords): give the bits by number, '
+                        'or leave masks out')
     bits = {named[b] for b in usual if b in named}
     for b in map(str, wanted):
         if not b.isdecimal() and b.upper() not in named:
