@@ -225,12 +225,14 @@ class Fits:
         flat,same = all(len(p.shape) == 2 for p in some),len({p.shape for p in some}) == 1
         if len(some) == 1: return (_names_of(some) if flat else _names_in(some[0], some[0].shape[0])),[some]
         names,one = _names_of(some) if flat else None,{p.band for p in some}
-        if names and len(given) == 1 and given[0] not in names and not any(map(_is_band, names)): names = None     # the caller knows them as objects
+        if names and len(given) == 1 and given[0] not in names and not any(map(_is_band, names)): names = None   # objects
         if names and same: return names,[some]
-        if some and flat and same and not names and len(given) == len(some): return None,[some]
-        if some and flat and not names and len(one) == 1 and (not same or one != {''} or len(given) == 1): return [o for o in one if o] or None,[[p] for p in some]
-        raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an image (H,W) for each band with FILTER or EXTNAME, or for each object, should be '
-                        '(tiles of a survey are for `astromask ingest`; where nothing names the bands, give bands: as many as there are images, or one)')
+        if some and flat and not names:
+            if same and len(given) == len(some): return None,[some]
+            if len(one) == 1 and (not same or one != {''} or len(given) == 1): return [o for o in one if o] or None,[[p] for p in some]
+        raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an image (H,W) for each band '
+                        'with FILTER or EXTNAME, or for each object, should be (tiles of a survey are for `astromask ingest`; where '
+                        'nothing names the bands, give bands: as many as there are images, or one)')
 
 # %% ../../nbs/09_data.formats.ipynb #aae6ff27
 @dataclass
@@ -263,8 +265,8 @@ def _weights(self:Fits, planes, shape):
     w = np.ones(shape)
     for i,p in enumerate(planes):
         if p.weight is None: continue
-        one = self._pixels(p.weight)
-        w[i if len(planes) > 1 else slice(None)] = one > 0 if p.weight.kind == 'weight' else inverse_variance(one, p.weight.kind, dtype=np.float64)
+        one,at = self._pixels(p.weight),i if len(planes) > 1 else slice(None)
+        w[at] = one > 0 if p.weight.kind == 'weight' else inverse_variance(one, p.weight.kind, dtype=np.float64)
     return (None,_no_scale,w <= 0) if kinds & {'','weight'} else (w,_no_weight,w <= 0)
 
 # %% ../../nbs/09_data.formats.ipynb #0892b61d
@@ -277,7 +279,8 @@ def _masked(self:Fits, planes, shape, bands):
         bits = hdu_bits(self.hdus[p.mask.hdu], p.mask.where) if p.mask.path == self.path else p.mask.bits()
         for at,band in [(i, bands[i])] if len(planes) > 1 else enumerate(bands):
             rule = mask_rule(p.mask, band)
-            out.setdefault(rule.how if rule.sure else _no_name, np.zeros(shape, bool))[at] = bad_pixels(bits if bits.ndim == 2 else bits[at], rule)
+            bad = out.setdefault(rule.how if rule.sure else _no_name, np.zeros(shape, bool))
+            bad[at] = bad_pixels(bits if bits.ndim == 2 else bits[at], rule)
     return out
 
 # %% ../../nbs/09_data.formats.ipynb #191c3272
@@ -302,7 +305,8 @@ def read(self:Fits,
 def _one_fits(path, given=None):
     with warnings.catch_warnings(), damage(path, 'read'):
         warnings.simplefilter('ignore')
-        with open_fits(path, memmap=False, do_not_scale_image_data=True, ignore_blank=True) as hdus: yield Fits(hdus, str(path), given)
+        with open_fits(path, memmap=False, do_not_scale_image_data=True, ignore_blank=True) as hdus:
+            yield Fits(hdus, str(path), given)
 
 # %% ../../nbs/09_data.formats.ipynb #baecb11a
 def fits_alike(
@@ -320,7 +324,7 @@ _order = {b: i for i,b in enumerate('FUV NUV u U g G V r R VIS i I z Z y Y J H K
 def _kind_in(word): return _sister.get(word.upper()) or plane_words(word)[0]
 
 def _split_name(path, at):
-    "(object, band, kind) of a file's name, whose band is the word `at`, counted from the end and without words for a kind; None if that is no band"
+    "(object, band, kind) of a file's name, whose band is the word `at` of those that name no kind; None if that is no band"
     label = file_labels([path])[0]
     words = list(re.finditer(r'[^\W_]+', label))
     kinds = [_kind_in(m[0]) for m in words]
@@ -329,8 +333,8 @@ def _split_name(path, at):
     gone = [m.span() for m,k in zip(words, kinds) if k] + [rest[at].span()]
     text = ''.join(c for i,c in enumerate(label) if not any(a <= i < b for a,b in gone))
     band = rest[at][0]
-    folder = Path(path).absolute().parent
-    return (str(folder),re.sub(r'([\W_])[\W_]+', r'\1', text).strip('_-. ') or folder.name),band,next((k for k in kinds if k not in ('','image')), 'image')
+    folder,kind = Path(path).absolute().parent,next((k for k in kinds if k not in ('','image')), 'image')
+    return (str(folder),re.sub(r'([\W_])[\W_]+', r'\1', text).strip('_-. ') or folder.name),band,kind
 
 def _split_names(paths, at):
     "The names of files, as `_split_name`; None if one has no band there"
@@ -353,10 +357,11 @@ def group_files(
         groups = {}
         for p,(name,band,kind) in zip(paths, told): groups.setdefault(name, {}).setdefault((band,kind), []).append(p)
         sets = {frozenset(o) for o in groups.values()}
-        if len(sets) == 1 and len(next(iter(sets))) > 1 and all(len(v) == 1 for o in groups.values() for v in o.values()):
-            often = Counter(name for _,name in groups)
-            names = {(where,name): name if often[name] == 1 else f'{Path(where).name}/{name}' for where,name in groups}
-            return {names[k]: {b: o[b][0] for b in sorted(o, key=_by_wavelength)} for k,o in groups.items()}
+        once = all(len(v) == 1 for o in groups.values() for v in o.values())
+        if len(sets) != 1 or len(next(iter(sets))) < 2 or not once: continue
+        often = Counter(name for _,name in groups)
+        names = {(where,name): name if often[name] == 1 else f'{Path(where).name}/{name}' for where,name in groups}
+        return {names[k]: {b: o[b][0] for b in sorted(o, key=_by_wavelength)} for k,o in groups.items()}
 
 # %% ../../nbs/09_data.formats.ipynb #8bc8c943
 class FitsLayout(Layout):
@@ -422,7 +427,8 @@ def _list_objects(self:FitsSet):
             shapes += [o[0].shape[-2:] for o in f.objects]
     self.sizes = tuple(np.max(shapes, 0).tolist())
     small = sum(o != self.sizes for o in shapes)
-    if small: log.warning(f'{self.path}: {small} of {len(shapes)} images are smaller than {self.sizes[0]} x {self.sizes[1]}, and padded with NaN to that')
+    if small: log.warning(f'{self.path}: {small} of {len(shapes)} images are smaller than {self.sizes[0]} x {self.sizes[1]}, '
+                          'and padded with NaN to that')
 
 # %% ../../nbs/09_data.formats.ipynb #4565d942
 def _sister_plane(path, kind):
@@ -452,16 +458,19 @@ def _read_one(self:FitsSet, path, number, band=None, others=None):
         if number >= len(f.objects): raise DataError(f'{path} has changed since it was opened: open it again')
         if others:
             p, = f.images
-            p.mask,p.weight = others.get('mask'),next((others[k] for k in ('ivar','variance','error','weight') if k in others), None)
+            p.mask = others.get('mask')
+            p.weight = next((others[k] for k in ('ivar','variance','error','weight') if k in others), None)
             for o in filter(None, (p.mask,p.weight)):
-                if o.shape != p.shape: raise DataError(f'{o.path} has {o.shape} pixels, but {path} has {p.shape}: it belongs to another image')
+                if o.shape == p.shape: continue
+                raise DataError(f'{o.path} has {o.shape} pixels, but {path} has {p.shape}: it belongs to another image')
         if band: f.bands = [band]
         return f.read(number, self._measured)
 
 @patch
 def _measured(self:FitsSet, plane):
     "The photometry of a plane; headers that say the same are read once"
-    key = *(plane.card(k) for k,_ in ZERO_POINT_CARDS),*(plane.card(k) for k in ('EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','TELESCOP')),plane.pixel_scale()
+    cards = *(k for k,_ in ZERO_POINT_CARDS),'EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','PIXAR_A2','TELESCOP','INSTRUME','ORIGIN'
+    key = *map(plane.card, cards),plane.pixel_scale()
     if key not in self._photometry: self._photometry[key] = plane.photometry()
     return self._photometry[key]
 
@@ -470,12 +479,15 @@ def _joined(self:FitsSet, parts):
     "The bands of an object, each of which has a file"
     first = parts[0]
     for o in parts[1:]:
-        if o.shape[1:] != first.shape[1:]: raise DataError(f'{o.path} has {o.shape[1]} x {o.shape[2]} pixels, but {first.path}, the same object in another band, {first.shape[1]} x {first.shape[2]}: open them apart')
+        if o.shape[1:] != first.shape[1:]:
+            raise DataError(f'{o.path} has {o.shape[1]} x {o.shape[2]} pixels, but {first.path}, the same object in another band, '
+                            f'{first.shape[1]} x {first.shape[2]}: open them apart')
         self._same_scale(o, first)
     whys = {k for o in parts for k in o.hidden}
     hidden = {k: np.concatenate([o.hidden.get(k, np.zeros(o.shape, bool)) for o in parts]) for k in whys}
     ivar = None if any(o.ivar is None for o in parts) else np.concatenate([o.ivar for o in parts])
-    return FitsObject([b for o in parts for b in o.bands], np.concatenate([o.image for o in parts]), ivar, hidden, [p for o in parts for p in o.photometry], first.scale, first.path)
+    image,told = np.concatenate([o.image for o in parts]),[p for o in parts for p in o.photometry]
+    return FitsObject([b for o in parts for b in o.bands], image, ivar, hidden, told, first.scale, first.path)
 
 # %% ../../nbs/09_data.formats.ipynb #85b1612f
 def _zeros(o): return [p.zero_point for p in o.photometry]
@@ -485,38 +497,52 @@ def _units(o): return {p.unit for p in o.photometry} - {''}
 @patch
 def _same_scale(self:FitsSet, a, b):
     if a.scale is None or b.scale is None or abs(a.scale/b.scale-1) < .01: return
-    raise DataError(f'{a.path} has pixels of {a.scale:.4g}", but {b.path} of {b.scale:.4g}": open them apart, or resample one of them')
+    raise DataError(f'{a.path} has pixels of {a.scale:.4g}", but {b.path} of {b.scale:.4g}": open them apart, '
+                    'or resample one of them')
 
 @patch
 def _agree(self:FitsSet, o):
     "Refuse an object that is not like the first"
     a = self.first
     same = o.bands == a.bands or o.bands and a.bands and {*o.bands} == {*a.bands}
-    differ = [('bands',o.bands,a.bands)] if not same else [] if self.sizes or o.shape == a.shape else [('shape',o.shape,a.shape)]
-    if (o.ivar is None) != (a.ivar is None): differ.append(('inverse variances',o.ivar is not None,a.ivar is not None))
+    mine,others = (','.join(p.bands or ['an unnamed band']) for p in (o,a))
     if not same and len(o.image) == len(a.image) == 1:
-        raise DataError(f'{o.path} is in {",".join(o.bands or ["an unnamed band"])}, but {a.path} in {",".join(a.bands or ["an unnamed band"])}, and the names of the files do not tell which show the same object in the same '
-                        'bands, as m31_g.fits and m31_r.fits would: open one band or object at a time, or cut from them with `astromask ingest`')
+        raise DataError(f'{o.path} is in {mine}, but {a.path} in {others}, and the names of the files do not tell which show the same '
+                        'object in the same bands, as m31_g.fits and m31_r.fits would: open one band or object at a time, or cut from '
+                        'them with `astromask ingest`')
+    differ = [] if same else [('bands',o.bands,a.bands)]
+    if not self.sizes and o.shape != a.shape: differ.append(('shape',o.shape,a.shape))
+    if (o.ivar is None) != (a.ivar is None): differ.append(('inverse variances',o.ivar is not None,a.ivar is not None))
     for k,x,y in differ: raise DataError(f'{o.path} has {k} {x}, but {a.path} has {y}: open them apart')
     self._same_scale(o, a)
 
-# %% ../../nbs/09_data.formats.ipynb #5a9d7b0a
+# %% ../../nbs/09_data.formats.ipynb #619ea0eb
+def _zero_in_words(z): return 'unknown' if z is None else f'{z:.6g}'
+
+@patch
+def _targets(self:FitsSet, o):
+    "The set's zero point for each band of an object; refuse what cannot be brought to it"
+    mine,there = _units(o),_units(self.first)
+    targets = self.zeros
+    if o.bands != self.first.bands and o.bands: targets = [self.zeros[self.first.bands.index(b)] for b in o.bands]
+    for z,t in zip(_zeros(o), targets):
+        if (z is None) == (t is None): continue
+        raise DataError(f'The zero point of {o.path} is {_zero_in_words(z)}, but that of {self.first.path} {_zero_in_words(t)}: they cannot '
+                        'be brought to one unit; open them apart, or state what they are with unit and zero_point')
+    if None in targets and mine and there and mine != there:
+        raise DataError(f'{o.path} is in {", ".join(mine)}, but {self.first.path} in {", ".join(there)}: open them apart')
+    return targets
+
 @patch
 def _factors(self:FitsSet, o):
     "What brings each band of an object to the set's zero point"
     if self.stated: return np.ones(len(o.image))
-    order = o.bands or [''],self.first.bands or ['']
-    targets = self.zeros if order[0] == order[1] else [self.zeros[order[1].index(b)] for b in order[0]]
-    mine = _zeros(o)
-    for z,t in zip(mine, targets):
-        if (z is None) == (t is None): continue
-        raise DataError(f'The zero point of {o.path} is {"unknown" if z is None else f"{z:.6g}"}, but that of {self.first.path} {"unknown" if t is None else f"{t:.6g}"}: '
-                        'they cannot be brought to one unit; open them apart, or state what they are with unit and zero_point')
-    there = _units(self.first)
-    if None in mine and _units(o) and there and _units(o) != there: raise DataError(f'{o.path} is in {", ".join(_units(o))}, but {self.first.path} in {", ".join(there)}: open them apart')
-    if o is not self.first and any(z is not None and abs(z-w) > 1e-3 for z,w in zip(mine, targets)): self._say('converted', f'{o.path} is in {", ".join(_units(o)) or "units"} of zero point '
-        f'{mine[0]:.6g}, but {self.first.path} in {self.in_unit or "units"} of {targets[0]:.6g}: files are brought to the zero point of the first')
-    return np.array([1. if z is None or abs(z-t) < 1e-7 else flux_factor(z, t) for z,t in zip(mine, targets)])
+    mine,targets = _zeros(o),self._targets(o)
+    moved = [z is not None and abs(z-t) > 1e-7 for z,t in zip(mine, targets)]
+    if o is not self.first and any(m and abs(z-t) > 1e-3 for m,z,t in zip(moved, mine, targets)):
+        self._say('converted', f'{o.path} is in {", ".join(_units(o)) or "units"} of zero point {mine[0]:.6g}, but {self.first.path} in '
+                               f'{self.in_unit or "units"} of {targets[0]:.6g}: files are brought to the zero point of the first')
+    return np.array([flux_factor(z, t) if m else 1. for m,z,t in zip(moved, mine, targets)])
 
 # %% ../../nbs/09_data.formats.ipynb #34842e6d
 @patch
@@ -532,21 +558,28 @@ def _settle(self:FitsSet, looked):
     self.stated = self.given.zero_point is not None or bool(self.given.unit)
     zeros = _zeros(a)
     known = None not in zeros
-    if not known and {*zeros} != {None}: log.warning(f'{a.path}: the zero point of {zeros.count(None)} of {len(zeros)} bands is unknown, so that they are not brought to one unit: each band stays in its own')
+    if not known and {*zeros} != {None}: log.warning(f'{a.path}: the zero point of {zeros.count(None)} of {len(zeros)} bands is unknown, '
+                                                     'so that they are not brought to one unit: each band stays in its own')
     self.zeros = [zeros[0]]*len(zeros) if known else zeros
     one = len(_units(a)) == 1 and (not known or max(zeros)-min(zeros) < 1e-6)
     self.in_unit = next(iter(_units(a))) if one else unit_name(zeros[0]) if known else ''
     for o in looked[1:]: self._agree(o)
     self._use_planes(looked)
+    self._fit_float32(looked)
+
+@patch
+def _fit_float32(self:FitsSet, looked):
+    "Whether pixels have to be multiplied by a power of two, and the type that they are read as"
     self.power = 0
     some = [self._finished(o) for o in looked]
-    x = np.concatenate([o[np.isfinite(o)] for o,_ in some])
-    self.power = power_of_two(x, None if not self.with_ivar else np.concatenate([w[w > 0] for _,w in some]))
-    self.kind = np.result_type(*{o.dtype for o,_ in some}, *([np.float32] if self.power else []))
+    w = np.concatenate([w[w > 0] for _,w in some]) if self.with_ivar else None
+    self.power = power_of_two(np.concatenate([x[np.isfinite(x)] for x,_ in some]), w)
+    self.kind = np.result_type(*{x.dtype for x,_ in some}, *([np.float32] if self.power else []))
     if not self.power: return
-    log.info(f'{a.path}: its pixels are too large or small for float32, and multiplied by 2**{self.power}, as their unit says')
+    log.info(f'{self.path}: pixels are too large or small for float32, and multiplied by 2**{self.power}, as their unit says')
     g,zero = self.given,self.given.zero_point
-    if self.stated: self.given = Measure(scaled_unit(g.unit, self.power) if g.unit else '', None if zero is None else zero + 2.5*np.log10(2)*self.power, g.pixel_scale)
+    zero = None if zero is None else zero + 2.5*np.log10(2)*self.power
+    if self.stated: self.given = Measure(scaled_unit(g.unit, self.power) if g.unit else '', zero, g.pixel_scale)
 
 # %% ../../nbs/09_data.formats.ipynb #df00d4d9
 @patch
@@ -556,7 +589,7 @@ def _use_planes(self:FitsSet, looked):
         share = float(np.mean([o.hidden[why].mean() if why in o.hidden else 0 for o in looked]))
         if share > .9 and why == _no_name or share == 1:
             self.left.add(why)
-            log.warning(f'{self.path}: pixels are missing where {why}; that would be {share:.0%} of them, so that it is left out')
+            log.warning(f'{self.path}: pixels are missing where {why}; that would be {share:.0%} of them, so it is left out')
         elif why in (_no_name,_no_scale): log.warning(f'{self.path}: pixels are missing where {why}')
         else: log.info(f'{self.path}: pixels are missing where {why}')
     self.with_ivar = self.first.ivar is not None and _no_weight not in self.left
@@ -582,7 +615,8 @@ def _finished(self:FitsSet, o):
     if hidden and x.dtype.kind != 'f': x = x.astype(np.float32 if x.dtype.itemsize < 4 else np.float64)
     for bad in hidden:
         if bad.any(): x = np.where(bad, x.dtype.type(np.nan), x)
-    if (factors != 1).any(): x = (x*factors[:,None,None]).astype(np.float32 if x.dtype.itemsize <= 4 or self.power else np.float64)
+    small = x.dtype.itemsize <= 4 or self.power
+    if (factors != 1).any(): x = (x*factors[:,None,None]).astype(np.float32 if small else np.float64)
     w = None if not self.with_ivar else _in_float32(o.ivar/factors[:,None,None]/factors[:,None,None])
     if self.sizes: x,w = (None if y is None else _padded(y, self.sizes, none) for y,none in ((x,np.nan),(w,0)))
     if o.bands == self.first.bands or not o.bands: return x,w
@@ -598,10 +632,13 @@ def _read_objects(self:FitsSet, rows):
         o = self._object(r)
         self._agree(o)
         x,w = self._finished(o)
-        if not np.can_cast(x.dtype, self.kind, 'same_kind'): raise DataError(f'{o.path} holds {x.dtype}, but {self.first.path} {self.kind}: open them apart')
-        if x.dtype == np.float64 and (np.abs(x)[np.isfinite(x)] > np.finfo('f4').max).any(): self._say('large', f'{o.path} has pixels beyond {np.finfo("f4").max:.3g}, which float32 cannot hold: they count as missing')
+        if not np.can_cast(x.dtype, self.kind, 'same_kind'):
+            raise DataError(f'{o.path} holds {x.dtype}, but {self.first.path} {self.kind}: open them apart')
+        if x.dtype == np.float64 and (np.abs(x[np.isfinite(x)]) > np.finfo('f4').max).any():
+            self._say('large', f'{o.path} has pixels beyond 3.4e38, which float32 cannot hold: they count as missing')
         out.append((x,w))
-    return np.stack([x for x,_ in out]).astype(self.kind, copy=False),None if out[0][1] is None else np.stack([w for _,w in out]).astype(np.float32)
+    w = np.stack([w for _,w in out]).astype(np.float32) if self.with_ivar else None
+    return np.stack([x for x,_ in out]).astype(self.kind, copy=False),w
 
 # %% ../../nbs/09_data.formats.ipynb #b83a8051
 class _FitsArray:
@@ -654,8 +691,9 @@ def origins(self:FitsSet, rows):
     return np.array([str(p) for p,_ in found]),np.array([k for _,k in found], np.int64)
 
 # %% ../../nbs/09_data.formats.ipynb #a8bbaddf
-_own_cards = re.compile(r'SIMPLE|BITPIX|NAXIS.*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|EXT(NAME|VER|LEVEL|TYPE)|CHECKSUM|DATASUM|COMMENT|HISTORY|INHERIT|'
-                        r'WCS.*|CR(VAL|PIX|OTA|DER)\d|C(TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|PC\d{6}|PV\d_.*|L(ON|AT)POLE|RADE.*|EQUINOX|[AB]P?_(ORDER|\d_\d)|'
+_own_cards = re.compile(r'SIMPLE|BITPIX|NAXIS.*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|EXT(NAME|VER|LEVEL|TYPE)|'
+                        r'CHECKSUM|DATASUM|COMMENT|HISTORY|INHERIT|WCS.*|CR(VAL|PIX|OTA|DER)\d|C(TYPE|UNIT|DELT)\d|'
+                        r'(CD|PC)\d_\d|PC\d{6}|PV\d_.*|L(ON|AT)POLE|RADE.*|EQUINOX|[AB]P?_(ORDER|\d_\d)|'
                         r'Z(IMAGE|TILE|CMP|NAME|VAL|BIT|NAX|SIM|EXT|PC|GC|QUANT|DITH|BLANK).*|'
                         r'BANDS?\d*|FILT(ER)?S?\d*|END|TTYPE.*|TFORM.*|TFIELDS|RA|DEC|(SOURCE|IMAGE)ID|^$')
 
