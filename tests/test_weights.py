@@ -1,5 +1,5 @@
 "Weights of others: every layout against the paper's equations, hostile files, wrong arguments, other bands"
-import argparse, collections, json, os, pickle, shutil, sys, types, warnings
+import argparse, collections, json, os, pickle, shutil, sys, time, tracemalloc, types, warnings
 import numpy as np, pytest, timm, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
@@ -7,10 +7,15 @@ from scipy.special import factorial, lpmv
 from torch.nn.functional import gelu, layer_norm, softmax
 from astromask.core import AstroMaskError, DataError, InputError
 from astromask.data.scaling import AsinhScaling
+from astromask.data.seen import Seen, place_marks
+from astromask.models.answers import Bins, Classes, Mixture, Point
+from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
+from astromask.models.networks import CNN, Apertures, Inception
 from astromask.models.simmim import SimMIM
-from astromask.models.weights import (load_mae_checkpoint, load_model, load_simmim_checkpoint, load_timm_vit, read_checkpoint,
-                                      save_model, with_bands)
+from astromask.models.weights import (load_mae_checkpoint, load_model, load_simmim_checkpoint, load_timm_vit, model_hash, read_checkpoint,
+                                      save_model, untrained, with_bands)
+from astromask.units import Measure
 
 # The papers' equations in plain torch, on state dicts in the layouts of their code
 
@@ -678,3 +683,68 @@ def test_directories_of_older_versions_open(tmp_path):
     (tmp_path/'config.json').write_text(json.dumps(c))
     again,x = load_model(tmp_path),torch.randn(1,3,16,16)
     with torch.no_grad(): assert torch.equal(again.embed(x), m.eval().embed(x)) and again.source is None
+
+# Descriptions that promise more than the weights hold
+
+def hostile(folder, change):
+    "A saved model whose description was changed"
+    config = json.loads((folder/'config.json').read_text())
+    change(config['config'])
+    (folder/'config.json').write_text(json.dumps(config))
+
+LIES = dict(width=dict(embed_dim=16384), blocks=dict(depth=10**6), few_blocks=dict(depth=5000), image=dict(img_size=[16384,16384]), long=dict(img_size=[2048,4096]), patch=dict(patch_size=1), decoder=dict(decoder_embed_dim=16384), decoder_blocks=dict(decoder_depth=4000), mlp=dict(mlp_ratio=1e9), bands=dict(bands=[f'b{i}' for i in range(10**5)]))
+
+@pytest.mark.parametrize('lie', LIES)
+@pytest.mark.parametrize('kind', ['mae','head'])
+def test_a_description_is_compared_with_the_weights_before_it_is_built(tmp_path, lie, kind):
+    m = MAE.preset('tiny', 'gri')
+    save_model(m if kind == 'mae' else Predictor(m, Classes(['a','b'])), tmp_path)
+    hostile(tmp_path, lambda c: (c if kind == 'mae' else c['encoder']['config']).update(LIES[lie]))
+    tracemalloc.start()
+    began = time.perf_counter()
+    with pytest.raises(DataError, match='config.json') as e: load_model(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 5e7 and time.perf_counter()-began < 2 and len(str(e.value)) < 400
+    tracemalloc.stop()
+
+def test_a_header_that_lies_is_refused(tmp_path):
+    save_model(MAE.preset('tiny', 'gri'), tmp_path)
+    file = tmp_path/'model.safetensors'
+    whole = file.read_bytes()
+    n = int.from_bytes(whole[:8], 'little')
+    header = json.loads(whole[8:8+n])
+    k = next(o for o in header if len(header[o].get('shape', ())) == 2)
+    for change in (dict(shape=[10**6,10**6]), dict(shape=[-1,-1]), dict(data_offsets=[0,10**12]), dict(dtype='F99'), dict(shape='x'), dict(shape=[2.5])):
+        text = json.dumps(header | {k: header[k] | change}).encode()
+        file.write_bytes(len(text).to_bytes(8, 'little') + text + whole[8+n:])
+        with pytest.raises(DataError, match='model.safetensors'): load_model(tmp_path)
+    for lie in ((2**62).to_bytes(8, 'little') + whole[8:], b'', whole[:100], (8+n).to_bytes(8, 'little') + b'['*(8+n), (2).to_bytes(8, 'little') + b'[]'):
+        file.write_bytes(lie)
+        with pytest.raises(DataError, match='model.safetensors'): load_model(tmp_path)
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('make', [lambda: SimMIM(32, 8, 'gri', 32, 2, 4), lambda: SimMIM(32, 8, 'gri', 32, 2, 4, encoder='beit'), lambda: SimMIM(32, 8, 'gri', 32, 2, 4, mask_in='pixels', per_band=True), lambda: CNN('gri', 32), lambda: Apertures('gri', 32), lambda: Inception('gri', 32),
+                                  lambda: SimMIM(img_size=64, bands='gri', encoder='swin_tiny_patch4_window7_224', window_size=2, mask_unit=32), lambda: Predictor(CNN('gri', 32), Point(), magnitudes='a'), lambda: Predictor(MAE.preset('tiny', 'gri'), Bins(20), head='attentive'), lambda: Predictor(None, Mixture(3), magnitudes=['a','b'], head='mlp')])
+def test_every_model_comes_back_with_what_it_knows(tmp_path, make):
+    m = make().eval()
+    m.measure = Measure('nJy', 31.4, .168)
+    m.trained_on = Seen(2, 1, place_marks([10.,20.,30.], [1.,2.,3.]), np.zeros(0, np.uint64))
+    save_model(m, tmp_path)
+    again = load_model(tmp_path)
+    assert again.config == m.config and again.measure == m.measure and all(torch.equal(a, b) for a,b in zip(m.state_dict().values(), again.state_dict().values(), strict=True))
+    assert again.trained_on.has(sky=[[10.,1.],[10.,2.]]).tolist() == [True,False] and len(again.trained_on) == 3
+    m.trained_on = None
+    save_model(m, tmp_path)
+    assert load_model(tmp_path).trained_on is None                # what an older model had seen is not another's
+    (tmp_path/'seen.safetensors').write_bytes(b'no')
+    with pytest.raises(DataError, match='seen.safetensors is damaged'): load_model(tmp_path)
+
+def test_a_measure_is_part_of_the_name_of_a_model(tmp_path):
+    m = MAE.preset('tiny', 'gri')
+    old = model_hash(m)
+    m.measure = Measure('nJy', 31.4)
+    assert model_hash(m) != old and untrained(m).measure == m.resized(64).measure == with_bands(m, 'gr').measure == Predictor(m, Point()).measure == m.measure
+    save_model(m, tmp_path)
+    config = json.loads((tmp_path/'config.json').read_text())
+    for bad in ('nJy', dict(zero_point='x'), [1]):
+        (tmp_path/'config.json').write_text(json.dumps(config | dict(measure=bad)))
+        with pytest.raises((DataError,InputError)): load_model(tmp_path)
