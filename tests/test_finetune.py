@@ -1,5 +1,6 @@
 "Fine-tuning: what is frozen stays, steps are the papers', and a run that was stopped or died ends with the same bits"
 import copy, math, re, numpy as np, pytest, torch
+from types import SimpleNamespace
 from fastai.callback.core import Callback
 from torch.overrides import TorchFunctionMode
 from astropy.table import Table
@@ -13,6 +14,7 @@ from astromask.models.networks import CNN
 from astromask.models.simmim import SimMIM
 from astromask.models.weights import load_model
 from astromask.train import finetune
+from astromask.units import Measure
 from astromask.train.finetune import LARS, RECIPES, TableOnly, finetune_learner, freeze, predict_cutouts, recipe_options
 
 N = 96
@@ -521,3 +523,35 @@ def test_what_was_taught_goes_on_from_there(data, tmp_path):
     c,labels,_ = data
     finetune_learner(cutout_dls(c, 32, bs=16, valid=.25, device='cpu'), p, labels, tmp_path/'all')
     assert torch.equal(p.head[-1].bias, bias) and all(v.requires_grad for v in p.parameters())
+
+def test_a_model_keeps_what_its_training_set_was_and_converts_others(tmp_path):
+    rng,n = np.random.default_rng(0),32
+    x,y = rng.normal(size=(n,2,32,32)).astype('f4'),np.arange(n) % 2
+    y[5] = -1
+    for name,factor in (('nanomaggy',1.), ('nJy',10**(.4*8.9))): Cutouts.write(tmp_path/f'{name}.h5', x*factor, 'gr', unit=name, pixel_scale=.2)
+    Cutouts.write(tmp_path/'picture.h5', x, 'gr', unit='8-bit colour image')
+    def taught(name, p, out):
+        learn = finetune_learner(cutout_dls(Cutouts.open(tmp_path/f'{name}.h5'), 32, bs=8, split=[np.arange(20),np.arange(20,28)], device='cpu'), p, y, tmp_path/out)
+        learn.remove_cbs([learn.figures])
+        learn.figures = SimpleNamespace(try_to_draw=lambda: None)
+        learn.fit(1)
+        return learn
+    def model():
+        torch.manual_seed(0)
+        return Predictor(MAE.preset('tiny', 'gr'), Classes(['a','b']))
+    first = model()
+    taught('nanomaggy', first, 'a')
+    assert first.measure == Measure('nanomaggy', 22.5, .2) and (first.trained_on.train, first.trained_on.valid) == (19,8)
+    saved = load_model(tmp_path/'a/model')
+    assert saved.measure == first.measure and saved.trained_on.has(x).tolist() == [i < 28 and i != 5 for i in range(n)]
+    second = model()
+    second.measure,second.scaling = first.measure,first.scaling
+    taught('nJy', second, 'b')
+    assert second.measure == first.measure
+    for (k,a),b in zip(first.state_dict().items(), second.state_dict().values()): torch.testing.assert_close(a.float(), b.float(), atol=2e-3, rtol=2e-3, msg=k)
+    ours,theirs = (predict_cutouts(first, Cutouts.open(tmp_path/f'{k}.h5'), progress=False)['probability'] for k in ('nanomaggy','nJy'))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for refused in (lambda: taught('picture', model_of(first), 'c'), lambda: predict_cutouts(first, Cutouts.open(tmp_path/'picture.h5'), progress=False)):
+        with pytest.raises(InputError, match='cannot be converted'): refused()
+
+def model_of(p): return Predictor(p.encoder, Classes(['a','b']))

@@ -9,19 +9,27 @@ from torch.utils.data import TensorDataset
 from astromask.cli import main
 from astromask.core import DataError, InputError
 from astromask.data.cutouts import Cutouts
+from astromask.data.scaling import AsinhScaling
 from astromask.embed import embed_cutouts
 from astromask.evaluate.metrics import classification_metrics, redshift_metrics
 from astromask.evaluate.pdfs import Calibration, central_interval, interval_coverage
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
+from astromask.data.seen import seen_of
 from astromask.models.mae import MAE
+from astromask.models.simmim import SimMIM
 from astromask.models.weights import load_model, save_model
-from astromask.tasks.predict import Rows, embedding, parse_shard, prediction, read_table, report_path, table_of
+from astromask.tasks.predict import Rows, embedding, parse_shard, prediction, read_table, report_path, report_text, table_of
 from astromask.tasks.redshift import photometry_table
+from astromask.units import Measure
 
 def encoder(bands='ugriz', **kw):
     torch.manual_seed(0)
     return MAE.preset('tiny', bands, **kw)
+
+def simmim(**kw):
+    torch.manual_seed(0)
+    return SimMIM(32, 8, 'ugriz', 32, 2, 4, **kw)
 
 def predictor(answer, bands='ugriz', **kw): return Predictor(encoder(bands), answer, head_std=1., **kw)
 
@@ -51,7 +59,8 @@ def calibrated(p, level=.9):
     return p
 
 TASKS = dict(calibrated=lambda: prediction(calibrated(predictor(Bins(20, 0, 1))), pdf=True), classes=lambda: prediction(predictor(Classes(['star','galaxy','quasar']), magnitudes='mag_r')), pdf=lambda: prediction(predictor(Bins(20)), pdf=True, views=2),
-             embedding=lambda: embedding(encoder(sky_token=True)))
+             embedding=lambda: embedding(encoder(sky_token=True)), simmim=lambda: embedding(simmim()), per_band=lambda: embedding(simmim(mask_in='pixels', per_band=True)), beit=lambda: embedding(simmim(encoder='beit')),
+             simmim_head=lambda: prediction(Predictor(simmim(mask_in='pixels', per_band=True), Bins(20), head_std=1.)))
 
 @pytest.mark.parametrize('kind', TASKS)
 def test_a_table_does_not_depend_on_how_it_is_cut(survey, tmp_path, kind):
@@ -403,3 +412,101 @@ def test_help_needs_no_torch():
     code = "import sys; from click.testing import CliRunner; from astromask.cli import main; r = CliRunner().invoke(main, ['predict','--help']); print(r.exit_code, 'torch' in sys.modules)"
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert r.stdout.split() == ['0','False'], r.stderr
+
+@pytest.fixture
+def measured(tmp_path):
+    "The same six objects in nanomaggies, nJy, units of 27 mag, MJy/sr, larger pixels, an unknown unit, and as pictures; and a model of the first"
+    rng = np.random.default_rng(5)
+    x = (rng.normal(size=(6,5,32,32)) + 5).astype('f4')
+    def write(name, factor, **kw): Cutouts.write(tmp_path/f'{name}.h5', x*factor, 'ugriz', catalog=dict(id=list('abcdef')), **kw)
+    area = (.262/206264.80624709636)**2
+    write('own', 1, unit='nanomaggy', pixel_scale=.262)
+    write('njy', 10**(.4*8.9), unit='nJy', pixel_scale=.262)
+    write('zp27', 10**(.4*4.5), zero_point=27., pixel_scale=.262)
+    write('sb', 3630.780547701e-9/1e6/area, unit='MJy/sr', pixel_scale=.262)
+    write('large', 1, unit='nanomaggy', pixel_scale=.524)
+    write('nothing', 1)
+    write('picture', 1, unit='8-bit colour image')
+    p = predictor(Point())
+    p.measure = Measure('nanomaggy', 22.5, .262)
+    return p
+
+def test_fluxes_are_converted_to_those_of_the_training_set(measured, tmp_path, caplog):
+    def z(*names, **kw):
+        table_of(prediction(measured), [tmp_path/f'{o}.h5' for o in names], tmp_path/'z.parquet', progress=False, overwrite=True, **kw)
+        return np.asarray(read_table(tmp_path/'z.parquet')['z'])
+    own = z('own')
+    assert not caplog.text
+    for name in ('njy','zp27','sb'): np.testing.assert_allclose(z(name), own, rtol=2e-4, err_msg=name)
+    np.testing.assert_allclose(z('njy','own','zp27'), np.tile(own, 3), rtol=2e-4)
+    for name in ('own','njy','zp27','sb'): np.testing.assert_allclose(embed_cutouts(measured.encoder, Cutouts.open(tmp_path/f'{name}.h5'), progress=False)['embedding'], embed_cutouts(measured.encoder, Cutouts.open(tmp_path/'own.h5'), progress=False)['embedding'], atol=1e-3)
+    assert 'unit' not in caplog.text
+    np.testing.assert_array_equal(z('nothing'), own)
+    assert 'nothing.h5 does not say its unit' in caplog.text
+    caplog.clear()
+    np.testing.assert_array_equal(z('nothing', unit='nanomaggy'), own)
+    np.testing.assert_allclose(z('nothing', zero_point=31.4), z('nothing', unit='nJy'), rtol=1e-6)
+    assert 'its unit' not in caplog.text and abs(z('nothing', unit='nJy')-own).max() > 1e-3
+    with pytest.raises(InputError, match='picture.h5 is in 8-bit colour image, and the model was trained on nanomaggy: these cannot be converted'): z('picture')
+    measured.measure = Measure('8-bit colour image')
+    with pytest.raises(InputError, match='cannot be converted'): z('own')
+    measured.measure = Measure()
+    measured.encoder.scaling = AsinhScaling([0.]*5, [1.]*5)
+    caplog.clear()
+    z('own')
+    assert 'the model does not say the unit' in caplog.text
+
+def test_pixels_of_another_size_are_told_or_resampled(measured, tmp_path, caplog):
+    rows = Rows([tmp_path/'large.h5'], measured)
+    assert rows.parts[0].shape == (5,32,32) and '2 times smaller' in caplog.text
+    caplog.clear()
+    rows = Rows([tmp_path/'large.h5', tmp_path/'own.h5'], measured, resample=True)
+    assert [p.shape for p in rows.parts] == [(5,64,64),(5,32,32)] and not caplog.text
+    x = rows.read(0, 12).x
+    assert np.nanmean(x[:6]) == pytest.approx(5/4, rel=.01) and np.nanmean(x[6:]) == pytest.approx(5, rel=.01)
+    with pytest.raises(InputError, match='nothing.h5 cannot be resampled'): Rows([tmp_path/'nothing.h5'], measured, resample=True)
+
+def test_objects_that_trained_the_model_are_counted_apart(tmp_path):
+    rng,n = np.random.default_rng(6),40
+    x,label = rng.normal(size=(n,5,32,32)).astype('f4'),rng.choice(['star','galaxy'], n)
+    sky = dict(ra=rng.uniform(0, 360, n), dec=rng.uniform(-80, 80, n))
+    Cutouts.write(tmp_path/'train.h5', x, 'ugriz', catalog=dict(id=np.arange(n), label=label, **sky))
+    c,p = Cutouts.open(tmp_path/'train.h5'),predictor(Classes(['star','galaxy']))
+    r = table_of(prediction(p), tmp_path/'train.h5', tmp_path/'t.parquet', progress=False)
+    assert 'trained_on' not in read_table(tmp_path/'t.parquet').colnames and 'the model does not say which objects trained it' in report_text(r) and r['metrics']['n'] == n
+    p.trained_on = seen_of(c, np.arange(20), np.arange(20, 30))
+    save_model(p, tmp_path/'model')
+    p = load_model(tmp_path/'model')
+    order,known = rng.permutation(n),np.arange(n) < 30
+    Cutouts.write(tmp_path/'packed.h5', x[order], 'ugriz', catalog=dict(id=[f'q{i}' for i in range(n)], label=label[order]), dtype='float16')
+    Cutouts.write(tmp_path/'place.h5', rng.normal(size=x.shape), 'ugriz', catalog=dict(label=label, **sky))
+    Cutouts.write(tmp_path/'bands.h5', x[:,1:3]*1e5, 'gr', catalog=dict(label=label))
+    Cutouts.write(tmp_path/'other.h5', rng.normal(size=x.shape), 'ugriz', catalog=dict(id=np.arange(n), label=label, ra=sky['ra']+.01, dec=sky['dec']))
+    for name,truth in dict(train=known, packed=known[order], place=known, bands=known, other=known & False).items():
+        r = table_of(prediction(p), tmp_path/f'{name}.h5', tmp_path/f'{name}.parquet', progress=False)
+        t = read_table(tmp_path/f'{name}.parquet')
+        assert (np.asarray(t['trained_on']) == truth).all(), name
+        for k,rows in (('metrics',~truth), ('metrics_trained_on',truth)):
+            assert (k in r) == rows.any()
+            if rows.any(): assert r[k]['n'] == rows.sum() and r[k]['accuracy'] == pytest.approx((t['label'] == t['class'])[rows].mean())
+    text = report_text(r := table_of(prediction(p), tmp_path/'train.h5', tmp_path/'again.fits', progress=False))
+    assert '10 known classes of unseen objects' in text and '30 known classes of objects that trained the model' in text and read_table(tmp_path/'again.fits')['trained_on'].sum() == 30
+    for i in (1,2): table_of(prediction(p), tmp_path/'train.h5', tmp_path/'s.parquet', (i,2), bs=8, progress=False)
+    joined = table_of(prediction(p), tmp_path/'train.h5', tmp_path/'s.parquet', merge=2, bs=8, progress=False)
+    assert {k: joined[k]['n'] for k in ('metrics','metrics_trained_on')} == dict(metrics=10, metrics_trained_on=30)
+
+def test_ids_that_come_again_are_told(tmp_path, caplog):
+    x = np.random.default_rng(7).normal(size=(3,5,32,32)).astype('f4')
+    for name in 'ab': Cutouts.write(tmp_path/f'{name}.h5', x, 'ugriz', catalog=dict(id=np.arange(3)))
+    Cutouts.write(tmp_path/'twice.h5', x, 'ugriz', catalog=dict(id=['o','o','p']))
+    Cutouts.write(tmp_path/'once.h5', x, 'ugriz', catalog=dict(id=['o','q','p']))
+    for name in ('t.parquet','t.fits'):
+        caplog.clear()
+        table_of(embedding(encoder()), [tmp_path/'a.h5', tmp_path/'b.h5'], tmp_path/name, progress=False)
+        t = read_table(tmp_path/name)
+        assert '3 of 6 objects have the id of another one: the columns file and row' in caplog.text
+        assert [(Path(f).name, r) for f,r in zip(t['file'], t['row'])] == [('a.h5',0),('a.h5',1),('a.h5',2),('b.h5',0),('b.h5',1),('b.h5',2)]
+    table_of(embedding(encoder()), tmp_path/'twice.h5', tmp_path/'u.parquet', progress=False)
+    assert list(read_table(tmp_path/'u.parquet')['row']) == [0,1,2]
+    table_of(embedding(encoder()), tmp_path/'once.h5', tmp_path/'v.parquet', progress=False)
+    assert read_table(tmp_path/'v.parquet').colnames == ['id','ra','dec','embedding']

@@ -108,7 +108,9 @@ def weights(self:MaskedModel,
     "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
     ivar,x = self.place_bands(ivar, bands),self.place_bands(x, bands)
     known = ivar.isfinite() & (ivar > 0) & x.isfinite()
-    if self.scaling is not None: ivar = ivar / self.scaling.slope(x).square()
+    if self.scaling is not None:
+        slope = self.scaling.slope(x)
+        ivar = ivar/slope/slope                             # its square would be more than float32 holds where fluxes are 1e-20
     return patchify(torch.where(known & ivar.isfinite(), ivar, 0), self.patch_size)
 
 # %% ../../nbs/21_models.masked.ipynb #21e85147
