@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'picture_facts', 'decode_picture', 'RowArray', 'PictureLayou
            'StructLayout', 'ListLayout', 'ParquetArrays', 'struct_arrays', 'parquet_set']
 
 # %% ../../nbs/09_data.pictures.ipynb #bd1b449f
-import io, json, os, re, tarfile
+import io, json, os, re, tarfile, warnings
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.json as pj, pyarrow.parquet as pq
@@ -47,6 +47,7 @@ def picture_facts(
         return *x.shape[1:],len(x),x.dtype.str[1:]
     with Image.open(io.BytesIO(blob)) as im:
         (w,h),(c,dtype) = im.size,_modes.get(im.mode, (0,''))
+        if im.format == 'PNG' and blob[25] in (0,4): c = 1       # grey, whatever its transparency is made of
         if not c: raise DataError(f'its mode {im.mode} is not read')
         if getattr(im, 'n_frames', 1) > 1: raise DataError(f'it holds {im.n_frames} images: save each by itself, or all of them as an array')
         if w*h > _most: raise DataError(f'it has {w} x {h} pixels, too many for a cutout')
@@ -64,9 +65,11 @@ def _array_of(blob):
 def _deep(blob):
     "A picture with 16 bits in each of several channels, (C,H,W)"
     if blob[:4] == b'\x89PNG':
-        import torch
-        from torchvision.io import ImageReadMode, decode_image
-        return decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)
+            import torch
+            from torchvision.io import ImageReadMode, decode_image
+            return decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
     try: import tifffile
     except ImportError: raise DataError("it is a TIFF with 16 bits in each colour: pip install 'astromask[formats]' (tifffile) reads it") from None
     x = tifffile.imread(io.BytesIO(blob))
@@ -190,15 +193,19 @@ def _keys(names): return [[_slashes(k) for k in names], [PurePosixPath(k).name f
 
 def _slashes(k): return re.sub(r'^\./', '', k.replace('\\', '/'))
 
+def _can_name(col):
+    "Can a column hold names of pictures? Text, or whole numbers that are called so or too large to be classes or counts"
+    if col.ndim != 1 or col.dtype.kind not in 'USOiu': return False
+    return col.dtype.kind not in 'iu' or bool(re.search(r'id|file|name|image|^img', col.name, re.I)) or np.ma.min(np.ma.asarray(col)) > 99_999
+
 def match_names(
     t,     # Table
     names, # (N,) names of pictures, with their folders
 )->tuple:  # Name of the column, (N,) row of each picture, -1 for none; None if no column names any
     "Which column of a table names the pictures, and which row belongs to each"
     best = None
-    order = sorted((k for k in t.colnames if t[k].ndim == 1), key=lambda k: _named.index(k.lower()) if k.lower() in _named else len(_named))
+    order = sorted((k for k in t.colnames if _can_name(t[k])), key=lambda k: _named.index(k.lower()) if k.lower() in _named else len(_named))
     for column in order:
-        if t[column].dtype.kind not in 'USOiu': continue
         values = [_slashes(o) for o in texts(t[column])]
         for keys in _keys(names):
             rows = {o: i for i,o in enumerate(values) if o}

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.trees.html.md"""
 __all__ = ['KINDS', 'ZarrSet', 'open_asdf', 'tree_arrays', 'asdf_object', 'by_object', 'AsdfLayout', 'AsdfSet']
 
 # %% ../../nbs/09_data.trees.ipynb #043e5274
-import json, os, re, warnings
+import json, os, re, warnings, yaml
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,17 +102,19 @@ def _take(self:ZarrSet, d, rows):
     return x
 
 # %% ../../nbs/09_data.trees.ipynb #059ebebc
+def _inside(o): return list(o.values()) if isinstance(o, Mapping) else o if isinstance(o, list) else []
+
 def _check_tree(raw, path):
-    "Refuse a tree that points elsewhere; each node is looked at once"
-    queue,seen = [raw],set()
-    while queue:
-        o = queue.pop()
-        if id(o) in seen or not isinstance(o, (Mapping,list)): continue
-        seen.add(id(o))
-        if isinstance(o, Mapping):
-            if '$ref' in o or isinstance(o.get('source'), str) and ('datatype' in o or 'shape' in o): raise DataError(f'{path} points at other files, which is not followed: write it again with its arrays inside')
-            queue += o.values()
-        else: queue += o
+    "Refuse a tree that points elsewhere, or that names its own parts until it has no end; each node is looked at once"
+    sizes = {}
+    def size(o):
+        if id(o) in sizes: return sizes[id(o)]
+        if isinstance(o, Mapping) and ('$ref' in o or isinstance(o.get('source'), str) and ('datatype' in o or 'shape' in o)):
+            raise DataError(f'{path} points at other files, which is not followed: write it again with its arrays inside')
+        sizes[id(o)] = np.inf                        # until it is known, for a tree that contains itself
+        sizes[id(o)] = 1+sum(size(k) for k in _inside(o))
+        return sizes[id(o)]
+    if size(raw) > 1e6: raise DataError(f'{path} repeats its own parts so often that its tree would not fit into memory: that is no real file')
 
 @contextmanager
 def open_asdf(
@@ -126,7 +128,8 @@ def open_asdf(
         warnings.simplefilter('ignore')
         for package in {o.package_name for o in config.extensions} - {'asdf'}: config.remove_extension(package=package)
         config.validate_on_read = False
-        _check_tree(asdf.util.load_yaml(str(path), tagged=True), path)
+        try: _check_tree(asdf.util.load_yaml(str(path), tagged=True), path)
+        except yaml.YAMLError as e: raise DataError(f'{path} is damaged: its tree cannot be read ({" ".join(str(e).split())[:100]})') from None
         with asdf.open(str(path), memmap=False, lazy_load=True) as f: yield f.tree
 
 # %% ../../nbs/09_data.trees.ipynb #b915cc50
