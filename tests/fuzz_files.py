@@ -84,6 +84,7 @@ def possible(family, f):
             if f['class_dress'] == 'padded': f['class_dress'] = 'text'
             if f['id'] == 'padded': f['id'] = 'small'
             if f['format'] == 'sextractor' and f['id'] in ('unicode','none'): f['id'] = 'small'
+            if f['format'] == 'sextractor' and f['dress'] == 'decoy': f['dress'] = 'degrees'
             if f['format'] == 'topcat': f['order'] = 'id first'
         if f['dress'] == 'hours' and f['format'] not in ('fits','ecsv','votable','votable_binary'): f['dress'] = 'degrees'
         if f['dress'] == 'text' and text: f['dress'] = 'degrees'
@@ -320,7 +321,7 @@ def write_fits(hdus, path, f, truth):
                 lossy = [o.data for o in h if isinstance(o, fits.CompImageHDU) and o.data is not None and o.data.dtype.kind == 'f' and not re.search('IVAR|VAR|ERR|WHT|WGT', str(o.header.get('EXTNAME')))
                          and o.header.get('IMAGETYP') != 'invvar']
                 got = np.stack([np.asarray(o, float) for o in lossy]).reshape(-1, *truth['values'].shape[-2:])
-                got = got[np.abs(got).reshape(len(got), -1).max(1) > 0] if f['planes'] == 'chips' else got
+                got = got[np.nanmax(np.abs(got), (1,2)) > 0] if f['planes'] == 'chips' else got
                 truth['values'] = np.where(np.isnan(truth['values']), np.nan, got[:len(truth['values'])])
     data = Path(raw).read_bytes()
     os.remove(raw)
@@ -448,6 +449,7 @@ def tile_family(f, rng, folder, said):
     first,cut = truth[bands[0]],[]
     for x,y in at:
         values = np.stack([window(truth[b]['values'][0], x, y, np.nan) for b in bands])
+        if f['survey'] == 'unions': values[values == 0] = np.nan       # as its tiles have it
         ivar = None if first['ivar'] is None else np.stack([window(truth[b]['ivar'][0], x, y, 0) for b in bands])
         zeros = [truth[b]['zeros'][0] for b in bands]
         if f['survey'] and None in zeros and c.zero_point is not None:         # the caller named the survey: its usual zero point is meant
@@ -487,7 +489,7 @@ def columns_of(f, rng, n=9):
     z,klass = [float(o) for o in np.round(rng.uniform(.01, 3, n), 5)],[('GALAXY','STAR','QSO')[i % 3] for i in range(n)]
     text = f['format'] not in BINARY
     truth = dict(id=ids, ra=ra.copy(), dec=dec.copy(), z=np.array(z), klass=list(klass), numbers=numbers_)
-    z,klass,lon,lat = list(z),list(klass),list(ra),list(dec)
+    z,klass,lon,lat = list(z),list(klass),ra.tolist(),dec.tolist()
     if f['sentinel'] != 'none':
         for i in (1,4): z[i],truth['z'][i] = float(f['sentinel']),np.nan
     if f['where'] == 'redshift': z[3],truth['z'][3] = None,np.nan
