@@ -773,6 +773,7 @@ def _say_planes(headers, recipe):
         if not use or not there: continue
         others = f', {len(beside)} of them in a file beside it, such as {beside[0]}' if beside else ''
         log.info(f'{len(there)} of {len(found)} images have a {what}{others}')
+    if recipe.layout.zeros_missing: log.info(f'Pixels that are exactly 0 are missing, as the survey {recipe.layout.name} writes them')
     for how,band in headers.rules.items(): log.info(f'In masks such as those of band {band} {how}')
 
 # %% ../../nbs/12_data.ingest.ipynb #38ab8421
