@@ -117,7 +117,7 @@ def test_a_crowd_at_one_place_is_joined_and_no_place_is_none():
 def test_positions_in_other_units():
     t = Table(dict(RA=[1.,2,0,0], dec=[.1,.2,0,0]), units=dict(RA='rad', dec='rad'))
     assert np.allclose(positions(t), np.degrees([[1,2,np.nan,np.nan],[.1,.2,np.nan,np.nan]]), equal_nan=True)
-    with pytest.raises(InputError, match='one number'): positions(Table(dict(ra=['10:20:30'], dec=['1:2:3'])))
+    assert np.allclose(positions(Table(dict(ra=['10:20:30'], dec=['1:2:3']))), [[155.125],[1+2/60+3/3600]], rtol=1e-12)      # hours and degrees
     with pytest.raises(InputError, match='no angle'): positions(Table(dict(ra=[1.], dec=[1.]), units=dict(ra='mag')))
     with pytest.raises(InputError, match='no columns ra and dec'): split_rows(Table(dict(id=['a','b'], ra=[1.,2.])))
     with pytest.raises(InputError, match='no column id'): split_rows(Table(dict(ra=[1.,2.], dec=[1.,2.])))
