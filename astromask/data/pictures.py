@@ -196,7 +196,7 @@ def _slashes(k): return re.sub(r'^\./', '', k.replace('\\', '/'))
 def _can_name(col):
     "Can a column hold names of pictures? Text, or whole numbers that are called so or too large to be classes or counts"
     if col.ndim != 1 or col.dtype.kind not in 'USOiu': return False
-    return col.dtype.kind not in 'iu' or bool(re.search(r'id|file|name|image|^img', col.name, re.I)) or np.ma.min(np.ma.asarray(col)) > 99_999
+    return col.dtype.kind not in 'iu' or bool(re.search(r'id|file|name|image|^img', col.name, re.I)) or np.ma.median(np.ma.asarray(col)) > 99_999
 
 def match_names(
     t,     # Table
