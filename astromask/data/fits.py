@@ -753,7 +753,7 @@ def inverse_variance(
     x,limits = np.asarray(x, dtype=np.float64),np.finfo(dtype)
     with np.errstate(all='ignore'):
         w = x if kind == 'ivar' else 1/x if kind == 'variance' else 1/x/x
-        if factor != 1: w = w/factor/factor
+        if np.any(factor != 1): w = w/factor/factor
         return np.where((x > 0) & (x < np.inf), np.clip(w, float(limits.tiny), float(limits.max)), 0)
 
 # %% ../../nbs/07_data.fits.ipynb #95f55117
