@@ -203,3 +203,14 @@ def test_real_sdss_rows():
         for b in 'ugriz': np.testing.assert_equal(float(magnitudes(t)[b][i]), float(row[at[b]] or nan))
     assert redshift_kind(t) == 'spectroscopic' and find_redshifts(t).column == 'redshift' and names == ('GALAXY','QSO','STAR') and magnitudes(t).colnames == list('ugriz')
     assert np.bincount(labels).tolist() == [4998,850,4152]
+
+def test_unknown_redshifts_do_not_hide_the_known():
+    z = np.where(np.arange(60) < 40, 99., np.linspace(.1, 1, 60))
+    assert np.isfinite(redshifts(table(z=z))).sum() == 20                       # of all 60 the median is 99
+    assert np.isfinite(redshifts(table(u=[20.1]*60, z=np.where(z == 99, -99, z+19)))).sum() == 0
+
+def test_ids_that_lost_digits_match_nothing(caplog):
+    for ids,other in (([1237648720693755918.], ['1237648720693755918']), (['1237648720693755918'], ['1.23765E+18']), ([np.float32(2**24+2)], [2**24+2])):
+        with pytest.raises(InputError, match='have lost digits'): match_ids(np.array(ids), np.array(other))
+    assert list(match_ids([1,2], [2.,1.])) == [1,0] and list(match_ids(['o1','o2'], [1,2])) == [-1,-1]
+    assert "No id is in the other table: 'o1', 'o2' here, and '1', '2' there" in caplog.text

@@ -327,6 +327,8 @@ def test_whole_numbers_come_along_exactly(tmp_path):
         assert list(t['objid'][n:]) == [1,np.ma.masked,3,4,5,6] and list(t['source'][n:]) == list(range(n)) and np.ma.getmaskarray(np.ma.asarray(t['few']))[n:].all()
     found = pq.read_table(tmp_path/'t.parquet')
     assert str(found['objid'].type) == 'int64' and str(found['source'].type) == 'uint64' and found['few'].null_count == n+1
+    seen = pytest.importorskip('pandas').read_parquet(tmp_path/'t.parquet')                 # floats would have lost the last digit
+    assert seen['gaps'][5] == 2**64-1 and seen['gaps'].isna().sum() == n+1 and seen['objid'][0] == 1237648720693755918 and seen['source'].dtype.kind == 'u'
     for bad in (dict(objid=np.array([.5]*n)), dict(source=np.full(n, -1)), dict(objid=np.full(n, 2**63, 'u8')), dict(good=np.full(n, 2))):
         Cutouts.write(tmp_path/'c.h5', x, 'ugriz', catalog=Table(bad), overwrite=True)
         with pytest.raises(DataError, match=f'c.h5: the column {next(iter(bad))} holds'): table_of(prediction(p), [tmp_path/'a.h5',tmp_path/'c.h5'], tmp_path/'no.parquet', columns=list(bad), progress=False)

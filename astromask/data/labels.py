@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Column, Table
 from ..core import InputError, log
-from .columns import NAMES, SENTINELS, is_missing, numbers, texts
+from .columns import NAMES, SENTINELS, is_missing, numbers, rounded_ids, texts
 from ..surveys import band_wavelength
 
 # %% ../../nbs/07_data.labels.ipynb #45f27fa3
@@ -124,7 +124,7 @@ def _unlike_redshift(catalog, name, z):
     "Why a column `z` is no redshift; '' if it is one, None if it is a magnitude"
     beside = [b for b in catalog.colnames if b in tuple('ugri' if name == 'z' else 'UGRI')]
     if name.swapcase() not in catalog.colnames: beside += [b for b in catalog.colnames if b in tuple('UGRI' if name == 'z' else 'ugri')]
-    known = z[np.isfinite(z)]
+    known = z[np.isfinite(z) & ~_stands_for_nothing(z)]
     if beside and len(known) and np.median(known) > 8: return None
     if _spectral & {plain_name(k) for k in catalog.colnames}: return ''
     told = f'if they are, say redshift={name}'
@@ -506,9 +506,14 @@ def match_ids(
     where='the other table', # Which that is, for messages
 )->np.ndarray:  # (N,) rows of the other table, -1 where there is none
     "Which row of another table has the same id"
-    a,b = (texts(Table(dict(id=o))['id']) for o in (ids, other))
+    ids,other = (Table(dict(id=o))['id'] for o in (ids, other))
+    lost = [texts(o[rounded_ids(o)])[0] for o in (ids, other) if rounded_ids(o).any()]
+    if lost: raise InputError(f'Ids cannot be matched with {where}: they have lost digits, as in {lost[0]}, for they were floats or went through a spreadsheet. Match by position, or write them again as whole numbers or text')
+    a,b = texts(ids),texts(other)
     values,first,counts = np.unique(b, return_index=True, return_counts=True)
     twice = (counts > 1) & (values != '')
     if twice.any(): say_once([f'{counts[twice].sum()-twice.sum()} rows of {where} repeat an id, such as {str(values[twice][0])!r}: the first row of each counts'])
     at = np.minimum(np.searchsorted(values, a), len(values)-1)
-    return np.where((values[at] == a) & (a != ''), first[at], -1) if len(values) else np.full(len(a), -1)
+    rows = np.where((values[at] == a) & (a != ''), first[at], -1) if len(values) else np.full(len(a), -1)
+    if len(a) and (rows < 0).all(): say_once([f'No id is in {where}: {", ".join(map(repr, a[:2].tolist()))} here, and {", ".join(map(repr, b[:2].tolist()))} there'])
+    return rows

@@ -490,7 +490,7 @@ def parts_like(
         ratio = scale_ratio(p.measure, to)
         if resample and not (p.pixel_scale and to.pixel_scale): raise InputError(f'{p.path} cannot be resampled: the pixel scale of {whose if p.pixel_scale else "the file"} is not known')
         if ratio != 1 and not resample:
-            how = f'{ratio:.2g} times smaller' if ratio > 1 else f'{1/ratio:.2g} times larger'
+            how = f'{ratio:.3g} times smaller' if ratio > 1 else f'{1/ratio:.3g} times larger'
             log.warning(f'{p.path} has pixels of {p.pixel_scale:.3g} arcsec, and {whose} was trained on {to.pixel_scale:.3g}: objects look {how} than those that it knows (resample brings them to the same size)')
         factor = conversion(p.measure, to, p.path, whose)
         if factor != 1: log.info(f'{p.path}: pixels are converted from {p.measure.unit or unit_name(p.measure.ab)} to {to.unit or unit_name(to.ab)} (times {factor:.6g})')

@@ -364,12 +364,18 @@ def read_table(
     return t
 
 # %% ../../nbs/52_tasks.predict.ipynb #50a82e68
+def _for_pandas(columns):
+    "What tells pandas that whole numbers have gaps; unasked it makes floats of them, and loses digits"
+    kinds = {k: v.dtype.name for k,v in columns.items() if np.ma.isMaskedArray(v) and v.dtype.kind in 'iu'}
+    told = [dict(name=k, field_name=k, pandas_type=n, numpy_type=n.replace('int', 'Int').replace('u', 'U'), metadata=None) for k,n in kinds.items()]
+    return {'pandas': json.dumps(dict(index_columns=[], column_indexes=[], columns=told))} if told else None
+
 def arrow_table(
     columns:dict, # Name to (B,) or (B,n) array
 ):                # pyarrow Table
     "Columns as Arrow has them"
     import pyarrow as pa
-    return pa.table({k: _arrow(v) for k,v in columns.items()})
+    return pa.table({k: _arrow(v) for k,v in columns.items()}).replace_schema_metadata(_for_pandas(columns))
 
 # %% ../../nbs/52_tasks.predict.ipynb #168978f9
 def _fits_masked(col):
@@ -438,7 +444,7 @@ def write_table(
         _clear_left(path.parent, mine)
         try:
             with open(tmp, 'wb') as f:
-                _write(f, schema.with_metadata({'astromask': json.dumps(facts)}), blocks)
+                _write(f, schema.with_metadata((schema.metadata or {}) | {b'astromask': json.dumps(facts)}), blocks)
                 f.flush()
                 os.fsync(f.fileno())
             if path.suffix == '.fits': _to_fits(tmp, tmp)
@@ -686,7 +692,7 @@ def join_shards(
     if gone: raise InputError(f'{out} cannot be joined yet: of its shards {", ".join(gone[:5])}{f" and {len(gone)-5} more" if len(gone) > 5 else ""} are not there, or have no report; run them again (--shard {gone[0]}), then join')
     tables,seen = (pa.Table.from_batches([b]) for p in paths for b in pq.ParquetFile(p).iter_batches(1<<13)),[]
     columns = _counted({k: _numpy(t[k]) for k in t.column_names} for t in tables)
-    write_table(out, pq.read_schema(paths[0]).remove_metadata(), _watched(columns, facts['answer'], seen) if 'answer' in facts else columns, facts)
+    write_table(out, pq.read_schema(paths[0]), _watched(columns, facts['answer'], seen) if 'answer' in facts else columns, facts)
     return _reported(out, _joined_report(out, [read_json(report_path(p), dict) for p in paths]), facts, seen)
 
 # %% ../../nbs/52_tasks.predict.ipynb #d647d194
