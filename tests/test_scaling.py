@@ -167,3 +167,37 @@ def test_what_cannot_be_fitted_is_refused():
     for kw,says in ((dict(n=0), 'n is 0'), (dict(kind='minmax', percentiles=(-1,101)), 'percentiles'), (dict(kind='log'), 'scaling is')):
         with pytest.raises(InputError, match=says): fit_scaling(Survey(x), **kw)
     with pytest.raises(AstroMaskError): scaling_from_config(['asinh'])
+
+# What a fit finds, by NumPy
+
+def known(n=40, C=2):
+    "Bands of a skewed distribution: median and mean, median deviation and mean deviation are apart"
+    x = np.random.default_rng(0).lognormal(0, 1, (n,C,16,16)).astype('f4')
+    x[:,1] *= 5
+    x[0,0,:3] = np.nan
+    return x
+
+@pytest.mark.parametrize('percentiles', [(0.1,99.9), (5,90)])
+def test_what_a_fit_finds(percentiles):
+    x = known()
+    found = {k: fit_scaling(Survey(x), kind=k, softening=2., percentiles=percentiles).config() for k in ('asinh','object','standard','minmax','percentile','astromask')}
+    for b in range(2):
+        v = x[:,b][np.isfinite(x[:,b])].astype(float)
+        center,(low,high) = np.median(v),np.percentile(v, percentiles)
+        noise = 1.4826*np.median(np.abs(v-center))
+        spread = np.arcsinh((v-center)/(2*noise)).std()
+        def is_(kind, **numbers):
+            for k,want in numbers.items(): assert found[kind][k][b] == pytest.approx(want, rel=1e-5), (kind,k)
+        is_('asinh', center=center, softening=2*noise, gain=1/spread), is_('object', center=center, softening=2*noise, gain=1/spread, units=2)
+        is_('standard', center=center, scale=noise), is_('minmax', center=low, scale=high-low)
+        is_('percentile', center=low, scale=high-low, low=low, high=high), is_('astromask', center=0, softening=3*noise)
+
+def test_the_softening_of_an_object_is_in_units_of_its_noise():
+    x = torch.from_numpy(known(n=4))
+    sky,noise = sky_and_noise(x)
+    for units in (1.,3.,7.): same(ObjectScaling([0.,0.], [1.,1.], units=units)(x), torch.asinh((x-sky)/(units*noise)))
+
+def test_rows_to_look_at_are_spread_over_the_set():
+    x = np.ones((1000,1,8,8), 'f4')*np.arange(1000)[:,None,None,None]           # the brighter, the later
+    fits = [fit_scaling(Survey(x), n=100, seed=s, kind='minmax', percentiles=(0,100)).config() for s in (0,1)]
+    assert all(f['center'][0] < 50 and f['center'][0]+f['scale'][0] > 950 for f in fits) and fits[0] != fits[1]
