@@ -181,3 +181,38 @@ def test_inverse_variances_only_move(survey, tmp_path):
     learn = learner(survey, tmp_path/'w', augment='rotate')
     moved,weights = learn.pretext.change((x, x.abs()*0+3), ids, 0)
     same(moved.isnan(), weights.isnan())
+
+# Broken once, and seen by nobody
+
+def test_every_orientation_is_as_likely_as_the_others():
+    x = torch.arange(9.).reshape(1,1,3,3).expand(4000,-1,-1,-1)
+    seen,n = torch.unique(dihedral(x, 0, 0, torch.arange(4000)).flatten(1), dim=0, return_counts=True)
+    want = {tuple(o.flatten().tolist()) for k in range(4) for o in (torch.rot90(x[0,0], k), torch.rot90(x[0,0], k).T)}
+    assert {tuple(o.tolist()) for o in seen} == want and len(want) == 8 and n.min() > 400 and n.max() < 600
+    wide = torch.arange(6.).reshape(1,1,2,3).expand(4000,-1,-1,-1)
+    seen,n = torch.unique(dihedral(wide, 0, 0, torch.arange(4000)).flatten(1), dim=0, return_counts=True)
+    assert len(seen) == 4 and n.min() > 850                                    # both mirrors, each by itself
+
+def test_a_crop_of_an_oblong_cutout_stays_inside_and_reaches_its_edges():
+    H,W = 12,48
+    row,col = torch.meshgrid(torch.arange(float(H)), torch.arange(float(W)), indexing='ij')
+    y = affine(torch.stack([row,col])[None].expand(2000,-1,-1,-1), 0, 0, torch.arange(2000), crop=.25)
+    assert y[:,:,1:-1,1:-1].isfinite().all()                                   # nothing of what is beyond the border
+    top,left = y[:,0,H//2].nanmean(1),y[:,1,:,W//2].nanmean(1)
+    for at,n in ((top,H), (left,W)): assert at.min() < .32*n and at.max() > .68*n
+
+def test_bands_are_changed_each_by_itself():
+    x = torch.ones(500,3,8,8)
+    factor = gain(x, 0, 0, torch.arange(500), .2)[:,:,0,0]
+    assert factor.min() > .8-1e-6 and factor.max() < 1.2+1e-6 and (factor.mean(0)-1).abs().max() < .02
+    assert torch.corrcoef(factor.T).fill_diagonal_(0).abs().max() < .2
+    sky = torch.randn(500,3,16,16, generator=torch.Generator().manual_seed(0))
+    hit = (cosmic_rays(sky, 0, 0, torch.arange(500), .3) != sky).flatten(2).any(2).float()
+    assert (hit.mean(0)-.3).abs().max() < .07 and torch.corrcoef(hit.T).fill_diagonal_(0).abs().max() < .2
+
+@pytest.mark.parametrize('keep', [1,2,3])
+def test_so_many_observed_bands_stay(keep):
+    x = torch.ones(400,4,4,4)
+    x[:200,0] = torch.nan                                                      # of these, three are observed
+    there = drop_bands(x, 0, 0, torch.arange(400), p=1, keep=keep).isfinite().flatten(2).any(2).sum(1)
+    assert (there == keep).all()
