@@ -113,7 +113,7 @@ def measure():
         'names defined in more than one room': sum(len(v) > 1 for v in at.values()),
         'modules in an import circle': len(circles(graph)),
         'imports of data by models': sum(m.startswith('astromask.models') and o.startswith('astromask.data') for m,os in graph.items() for o in os),
-        'lines of the package': sum(len(l.strip()) > 0 for p in (root/'astromask').rglob('*.py') if p.name != '_modidx.py' and 'experiments' not in p.parts for l in p.read_text().splitlines()),
+        'lines of the package': sum(bool(l.strip()) and not l.startswith('# %%') for p in (root/'astromask').rglob('*.py') if p.name != '_modidx.py' and 'experiments' not in p.parts for l in p.read_text().splitlines()),
     }
 
 def table(numbers, ceilings):
