@@ -267,6 +267,7 @@ def _decide(unit, told, unused):
         return Photometry(unit)
     name,zero = told[0]
     others = [f'{k} says {z:.6g}' for k,z in told[1:] if abs(z-zero) > .01]
+    if zero == 0 and name not in ('BUNIT','FLUXMAG0'): log.warning(f'{name} is 0, which may only mean that nobody set it: pixels are taken as maggies (a zero point can be given)')
     if others: log.warning(f'{name} says that one unit is {zero:.6g} mag AB, but {", ".join(others)}: {name} is taken')
     return Photometry(unit or unit_name(zero), float(zero), name)
 

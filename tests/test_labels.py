@@ -5,6 +5,7 @@ from astropy.table import Column, MaskedColumn, Table
 from astromask.core import InputError
 from astromask.data.cutouts import Cutouts
 from astromask.data.labels import (class_labels, find_classes, find_magnitudes, find_redshifts, magnitudes, match_ids, read_magnitudes, redshift_kind, redshifts, say_once)
+from astromask.models.baselines import catalog_features
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 needs_real = pytest.mark.skipif(not (real/'sdss_photometry.csv').exists(), reason=f'the real data of {real} are not here')
@@ -214,3 +215,12 @@ def test_ids_that_lost_digits_match_nothing(caplog):
         with pytest.raises(InputError, match='have lost digits'): match_ids(np.array(ids), np.array(other))
     assert list(match_ids([1,2], [2.,1.])) == [1,0] and list(match_ids(['o1','o2'], [1,2])) == [-1,-1]
     assert "No id is in the other table: 'o1', 'o2' here, and '1', '2' there" in caplog.text
+
+def test_named_magnitudes_need_no_usual_names():
+    t = table(G_AUTO=[20.,99,21], R_AUTO=[19.,19.5,-99], SIZE=[1.5,99,2.])
+    m = magnitudes(t, 'G_AUTO,R_AUTO,SIZE')
+    same(m['G_AUTO'], [20,nan,21]); same(m['R_AUTO'], [19,19.5,nan]); same(m['SIZE'], [1.5,99,2])
+    x,names = catalog_features(t, None, ['G_AUTO','R_AUTO'])
+    assert names == ['G_AUTO','R_AUTO','G_AUTO-R_AUTO']
+    same(x[:,2], [1,nan,nan])
+    assert catalog_features(t, 'xy', ['G_AUTO','R_AUTO'])[1] == names and catalog_features(t, 'xy')[1] == []

@@ -75,6 +75,11 @@ def test_the_image_comes_before_the_primary_header():
     assert says(head(EXPTIME=10.), BUNIT='adu', MAGZPT=(25., 'per second')).zero_point == 27.5
     assert header_photometry(dict(BUNIT='uJy')).zero_point == pytest.approx(23.9)
 
+def test_a_zero_point_of_0_is_told(caplog):
+    assert says(ZEROPOINT=0.).zero_point == 0 and 'ZEROPOINT is 0, which may only mean that nobody set it' in caplog.text
+    caplog.clear()
+    for cards in (dict(BUNIT='maggy', MAGZERO=0.), dict(FLUXMAG0=1.), dict(MAGZERO=25.)): assert says(**cards).zero_point is not None and not caplog.text
+
 def test_contradictions_are_told(caplog):
     for cards,zero,words in ((dict(BUNIT='nJy', MAGZERO=27.), 31.4, 'MAGZERO says 27'), (dict(FLUXMAG0=1e10, PHOTZP=30.), 25, 'PHOTZP says 30'), (dict(MAGZERO=30., MAGZPT=25.), 30, 'MAGZPT says 25')):
         caplog.clear()

@@ -577,6 +577,12 @@ def test_damaged_safetensors(tmp_path):
         f.write_bytes(content)
         refused(f, 'safetensors')
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    m = MAE.preset('tiny', bands='gri', img_size=32)
+    with torch.no_grad(): next(m.parameters()).view(-1)[0] = np.nan
+    save_model(m, tmp_path/'m')
+    with pytest.raises(DataError, match='model.safetensors is damaged, or its training diverged: .* not finite'): load_model(tmp_path/'m')
+
 def test_tensors_larger_than_their_file(tmp_path):
     t = mae_tensors()
     for k in ('pos_embed','patch_embed.proj.weight'):

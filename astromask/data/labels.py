@@ -452,7 +452,7 @@ def _roles(catalog, names):
     "What each named column holds: magnitude, error or other; and whose error it is"
     by_name = measured_columns(catalog, 'mag') + [m for m in measured_columns(catalog, '') if like_magnitudes(catalog[m.column]) is not False]
     whose = {m.error: m.column for m in by_name if m.error}
-    mags = {m.column: m.band for m in by_name}
+    mags = {k: k for k in names if k not in whose and like_magnitudes(catalog[k])} | {m.column: m.band for m in by_name}
     return {k: mags[k] for k in names if k in mags},{k: whose[k] for k in names if k in whose}
 
 # %% ../../nbs/07_data.labels.ipynb #3a19968c

@@ -25,7 +25,8 @@ def catalog_features(
     m = magnitudes(catalog, names)
     others = [n for n in catalog.colnames if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
     mags = {b: n for n,b in m.meta['bands'].items()}
-    mags = [n for n in m.meta['bands']] if bands is None else [mags[b] for b in bands if b in mags]
+    mags = [] if bands is None else [mags[b] for b in bands if b in mags]
+    mags = mags or list(m.meta['bands']) or [n for n in m.colnames if n not in m.meta['errors']]        # bands of other names, in their own order
     if not mags: return np.zeros((len(catalog), 0), np.float32), []
     found = {n: m[n] if n in m.colnames else np.ma.filled(np.ma.asarray(catalog[n], dtype=np.float64), np.nan)
              for n in sorted({*m.colnames, *others}, key=catalog.colnames.index)}
@@ -91,7 +92,7 @@ def pixel_features(
 # %% ../../nbs/24_models.baselines.ipynb #45b2576d
 def _forest(kind, features, y, folds, **kwargs):
     x,y = np.asarray(features, dtype=np.float32), np.asarray(y)
-    if not x.shape[1]: raise InputError('There are no features: the catalogue has no mag_* columns; use pixel_features')
+    if not x.shape[1]: raise InputError('There are no features: the catalogue has no magnitudes; name their columns, or use pixel_features')
     model = lambda: kind(min_samples_leaf=3, n_jobs=-1, **kwargs)
     return [model().fit(x[train], y[train]).predict(x[test]) for train,test in folds]
 

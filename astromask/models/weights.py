@@ -179,6 +179,8 @@ def load_model(
     try: m.load_state_dict(load_tensors(weights.read_bytes()))
     except (SafetensorError, RuntimeError) as e:
         raise DataError(f'{weights} is damaged or does not fit its config.json ({str(e).splitlines()[0]})') from None
+    if wrong := [k for k,v in m.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise DataError(f'{weights} is damaged, or its training diverged: {wrong[0]} holds numbers that are not finite')
     if known.exists(): m.trained_on = _read_seen(known)
     return m.to(device).eval()
 
