@@ -570,3 +570,16 @@ def test_mse_means_mse(model):
     make = partial({'mae': MAE, 'simmim': SimMIM}[model], img_size=16, patch_size=8, bands=('g', 'r'), embed_dim=16, depth=1, num_heads=2)
     assert make(loss='MSE').loss == make(loss='mse').loss == 'mse' and make(loss='L1').loss == 'l1'
     with pytest.raises(InputError, match='must be one of'): make(loss='huber')
+
+
+def test_a_class_that_is_only_predicted_counts_in_f1_and_not_in_recall():
+    t,p = [0, 0, 1, 1], [0, 2, 1, 1]
+    m = classification_metrics(t, p)
+    close(m['macro_f1'], sk.f1_score(t, p, average='macro'))
+    close(m['balanced_accuracy'], .75)
+
+
+def test_a_probability_on_an_edge_is_in_the_bin_below():
+    "As in Guo et al. (2017): bins are open below and closed above"
+    t = reliability([0, 0, 1, 0], [[.75, .25], [.5, .5], [0, 1], [.76, .24]], bins=4)
+    assert t['n'].tolist() == [0, 1, 1, 2] and t['confidence'][2] == .75
