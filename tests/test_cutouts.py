@@ -294,3 +294,17 @@ def test_a_flipped_bit_in_our_own_file_is_named(tmp_path):
     whole[at+1000] ^= 1
     path.write_bytes(whole)
     with pytest.raises(DataError, match='b.h5 is damaged .*cannot be read at row 2 '): Cutouts.open(path)[[2]]
+
+def test_columns_of_several_files_lose_no_digit(tmp_path, caplog):
+    from astropy.table import Table
+    def made(name, **columns):
+        Cutouts.write(tmp_path/name, np.random.default_rng(0).normal(size=(2,1,16,16)).astype('f4'), 'g', Table(columns))
+        return tmp_path/name
+    big = 2**60+1
+    files = [made('a.h5', objid=[big,2], src=[big,2], z=[.1,.2], w=[big,1], one=[1,2], small=[1,2]), made('b.h5', objid=[np.nan,4.], src=np.array([2**63+1,4], 'u8'), z=['0.3','null'], w=[.5,1.], one=[[1,2],[3,4]], small=[.5,1])]
+    t = Cutouts.open(files).catalog
+    assert [str(o) for o in t['objid']] == [str(big),'2','--','4'] and t['objid'].dtype == np.int64
+    assert t['src'].dtype == np.uint64 and t['src'].tolist() == [big,2,2**63+1,4]
+    assert list(t['w']) == [str(big),'1','0.5','1'] and np.array_equal(redshifts(t), [.1,.2,.3,np.nan], equal_nan=True)
+    assert 'one' not in t.colnames and "The column 'one' has" in caplog.text and "The column 'w' is float64 and int64 in different files" in caplog.text
+    assert t['small'].tolist() == [1,2,.5,1] and 'small' not in caplog.text

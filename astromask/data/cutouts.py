@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 import h5py, numpy as np
-from astropy.table import Table, TableMergeError, vstack
+from astropy.table import Column, MaskedColumn, Table, TableMergeError, vstack
 from astropy.units import UnitsError
 from fastcore.basics import patch
 from ..core import DataError, InputError, log, storage_errors, sync_dir
+from .columns import texts
 from .files import cutout_paths, file_labels, natural_key
 import astromask.data.pictures, astromask.data.trees     # which make their kinds of files known
 from .formats import open_files
@@ -201,6 +202,45 @@ def _one_unit(cols, paths):
         cols[i] = _like(col, x.astype(col.dtype if col.dtype.kind == 'f' else np.float64), cols[at].unit)
     return cols
 
+# %% ../../nbs/10_data.cutouts.ipynb #4aeb1be3
+def _as_text(col):
+    "A column as text; numbers that stand for classes by their names"
+    names = col.meta.get('names', ())
+    if not names or col.dtype.kind not in 'iu': return Column(texts(col), name=col.name)
+    x = np.ma.filled(np.ma.asarray(col).astype(np.int64), -1)
+    return Column(np.array([*map(str, names),''])[np.where((x >= 0) & (x < len(names)), x, -1)], name=col.name)
+
+def _ends(cols):
+    "The least and the largest of the whole numbers"
+    whole = [x for c in cols if c.dtype.kind in 'iu' and (x := np.ma.compressed(np.ma.asarray(c))).size]
+    return [int(o) for x in whole for o in (x.min(), x.max())]
+
+def _type_of(cols):
+    "The type in which columns can be put together without loss; None: as they are"
+    kinds = {c.dtype.kind for c in cols}
+    if len(kinds) == 1: return None
+    ends = _ends(cols)
+    if kinds & set('OSU'): return str if kinds & set('biuf') else None
+    if not ends or max(map(abs, ends)) <= 2**53 and 'f' in kinds: return None
+    if any((np.abs(v := np.ma.filled(c, np.nan)) > 2**53).any() or (v % 1 > 0).any() for c in cols if c.dtype.kind == 'f'): return str
+    return np.int64 if max(ends) < 2**63 else np.uint64 if min(ends) >= 0 else str
+
+def _typed(col, dtype):
+    if dtype is None or col.dtype == dtype: return col
+    if dtype is str: return _as_text(col)
+    x = np.ma.masked_invalid(np.ma.asarray(col)) if col.dtype.kind == 'f' else np.ma.asarray(col)
+    return MaskedColumn(x.filled(0).astype(dtype), mask=np.ma.getmaskarray(x), name=col.name, unit=col.unit)
+
+def _one_kind(cols, paths):
+    "Columns of one type, in which nothing is lost; None where they cannot be put together"
+    name = cols[0].name
+    if len({c.shape[1:] for c in cols}) > 1:
+        log.warning(f'The column {name!r} has {" and ".join(sorted({str(c.shape[1:] or "one value") for c in cols}))} for an object in different files, such as {paths[0]}: it is left out')
+        return None
+    dtype = _type_of(cols) if cols[0].ndim == 1 else None
+    if dtype is str: log.warning(f'The column {name!r} is {" and ".join(sorted({"text" if c.dtype.kind in "OSU" else c.dtype.name for c in cols}))} in different files, such as {paths[0]}: it is read as text')
+    return [_typed(c, dtype) for c in cols]
+
 # %% ../../nbs/10_data.cutouts.ipynb #3177f838
 def _united(tables, paths):
     "One table of many, in which each number means the same"
@@ -208,7 +248,11 @@ def _united(tables, paths):
     for k in dict.fromkeys(k for t in tables for k in t.colnames):
         some = [i for i,t in enumerate(tables) if k in t.colnames]
         at = [paths[i] for i in some]
-        cols,names = _one_list(_one_unit([tables[i][k] for i in some], at), at)
+        cols = _one_kind([tables[i][k] for i in some], at)
+        if cols is None:
+            for i in some: tables[i] = tables[i][[n for n in tables[i].colnames if n != k]]
+            continue
+        cols,names = _one_list(_one_unit(cols, at), at)
         for i,col in zip(some, cols):
             if col is not tables[i][k]: tables[i][k] = col
         if names: meant[k] = names
