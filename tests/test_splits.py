@@ -274,3 +274,12 @@ def test_saved_splits(tmp_path):
     with pytest.raises(DataError, match='was changed'): load_split(tmp_path/'s.json', t)
     with pytest.raises(InputError, match='No such file'): load_split(tmp_path/'none.json', t)
     assert split_hash(t, [(parts[0],parts[1]),(parts[1],parts[0])]) != split_hash(t, [(parts[1],parts[0]),(parts[0],parts[1])])
+
+def test_cutouts_that_meet_at_a_corner_overlap():
+    "Squares overlap up to the square root of two widths apart"
+    from astromask.data.splits import _apart
+    width = 20.
+    for far,left in ((.7, 0), (1.2, 0), (1.39, 0), (1.45, 1)):
+        step = far*width/2**.5/3600                                            # along the diagonal
+        train,valid = _apart(np.array([10., 10.+step]), np.array([0., step]), (np.array([0]), np.array([1])), width)
+        assert len(train) == left and len(valid) == 1
