@@ -224,6 +224,21 @@ def _inverse_sensitivity(name, unit, pixel_area, *headers):
     return zero,''
 
 # %% ../nbs/01_units.ipynb #a045c480
+_like_zero_point = re.compile(r'.*(ZERO|ZP|ZPT).*', re.I)
+_no_zero_points = 'BZERO','PHOTZPT','CRDER','ZPERR','MAGZPUNC','MAGZPRMS'
+
+def _readable(name, *headers):
+    try: return _card(name, *headers)[0]
+    except Exception: return None     # a card that cannot be read says nothing
+
+def _unread(*headers):
+    "Cards that may tell a zero point, by their names and values, and that nobody has defined to us"
+    known = {k for k,_ in ZERO_POINT_CARDS} | {*_no_zero_points}
+    names = {k: 0 for h in headers if h is not None for k in h if _like_zero_point.fullmatch(k) and k.upper() not in known}
+    values = {k: _readable(k, *headers) for k in names}
+    said = {k: x for k,x in values.items() if isinstance(x, (int,float)) and not isinstance(x, bool) and 12 < x < 45}
+    return [f'{k} = {x:.6g} may tell it, but what it means is not known: give the zero point yourself if you know it' for k,x in said.items()]
+
 def header_photometry(
     header,                # A FITS header, or a dict of cards
     primary=None,          # The file's primary header, if that is another: asked where `header` says nothing
@@ -239,6 +254,7 @@ def header_photometry(
         zero,why = (_bunit(unit, area, wave, *both) if name == 'BUNIT' else _said(name, unit, area, *both))
         if zero is not None: told.append((name, zero))
         elif why: unused.append(f'{name} ({why})')
+    if not told: unused += _unread(*both)
     return _decide(unit, told, unused)
 
 # %% ../nbs/01_units.ipynb #ac3c7686

@@ -416,3 +416,37 @@ def test_real_webb_bands():
     c = Cutouts.open(path)
     assert [b.upper() for b in c.bands] == ['F115W','F150W','F277W','F444W']
     for i in range(4): np.testing.assert_array_equal(c[0][i], raw(path, i+1))
+
+@pytest.mark.parametrize('name,left', [('GOODPIX',1), ('SKYLEVEL',1), ('SNR',0)])
+@pytest.mark.parametrize('cards', [{}, dict(FILTER='r')], ids=str)
+def test_a_plane_that_nobody_knows_is_no_object(tmp_path, said, name, left, cards):
+    c = Cutouts.open(write(tmp_path/'a.fits', ('SCI',x,sky(**cards)), (name,e,sky(**cards))), bands='r')
+    assert len(c) == 1 and (c[0][0] == x).all() and (f'{name}, is named neither' in said()) == bool(left)
+
+def test_bands_and_chips_beside_a_named_image_stay(tmp_path):
+    for names in (('SCI','SCI2'), ('IMAGE','IMAGE_2')):
+        assert len(open_planes(write(tmp_path/'a.fits', *((n,x) for n in names)))) == 2
+    assert len(open_planes(write(tmp_path/'b.fits', ('IMAGE',x), ('F444W',x)))) == 2
+    assert len(open_planes(write(tmp_path/'c.fits', ('IMAGE',x,sky(FILTER='g')), ('DEEP',x,sky(FILTER='r'))))) == 2
+
+@pytest.mark.parametrize('detector,hidden', [('IR',[[3,3],[4,4]]), ('UVIS',[[1,1],[2,2],[3,3],[4,4]])])
+def test_bright_cores_of_wfc3(tmp_path, detector, hidden):
+    m = zero.copy()
+    for i,bit in enumerate((2048,8192,256,512)): m[i+1,i+1] = bit
+    c = Cutouts.open(write(tmp_path/'a.fits', ('SCI',x),('ERR',e),('DQ',m), primary=dict(FILTER='F160W', TELESCOP='HST', INSTRUME='WFC3', DETECTOR=detector)))
+    assert np.argwhere(np.isnan(c[0][0])).tolist() == hidden
+
+@pytest.mark.parametrize('names,stored', [(('F115W','F444W'), ('F115W','F444W')), (('G','R'), ('g','r')), (('Y','J','H','KS'), ('Y','J','H','Ks')), (('G','R','I','Z','Y'), ('g','r','i','z','y'))])
+def test_bands_of_hdus_as_they_are_written(tmp_path, names, stored):
+    path = write(tmp_path/'a.fits', *((n,x+i) for i,n in enumerate(names)))
+    assert Cutouts.open(path).bands == stored
+    if len(stored[0]) < 2: return
+    c = Cutouts.open(path, bands=[n.lower() for n in names[::-1]])
+    assert c.bands == stored[::-1] and (c[0][0] == x+1).all()
+
+def test_the_area_of_a_pixel_is_that_of_its_wcs(tmp_path, said):
+    area = (.2*u.arcsec).to_value(u.rad)**2
+    for told,right in ((area*1.02,area*1.02), (area/30,area)):
+        path = write(tmp_path/'a.fits', ('SCI',x,sky(BUNIT='MJy/sr', PIXAR_SR=told, FILTER='F277W')))
+        assert Cutouts.open(path).zero_point == pytest.approx(8.9-2.5*np.log10(1e6*right), abs=1e-6)
+        assert ('by its WCS, which is taken' in said()) == (told < area)

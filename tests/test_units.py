@@ -101,6 +101,14 @@ def test_nothing_is_assumed():
         assert says(**cards).zero_point is None, cards
     assert says(BUNIT=' adu ') == Photometry('adu')
 
+def test_cards_that_may_tell_a_zero_point_are_told_of(caplog):
+    for card in ('ZPT','MAGZEROP','ABZERO','HIERARCH mag_zeropoint'):
+        caplog.clear()
+        assert says(BUNIT='adu', **{card: 27.3}).zero_point is None and f'{card.split()[-1]} = 27.3' in caplog.text
+    for cards in (dict(BZERO=32.), dict(PHOTZPT=-21.1), dict(ZPERR=.02), dict(ZPTEXT='good'), dict(BUNIT='nJy', ZPT=27.3)):
+        caplog.clear()
+        assert says(**cards).zero_point in (None,31.4) and not caplog.text, cards
+
 @pytest.mark.parametrize('cards', [dict(MAGZERO=1e9), dict(MAGZERO='bright'), dict(MAGZERO=True), dict(MAGZPT=-1e5), dict(FLUXMAG0=-1.), dict(FLUXMAG0=0.), dict(FLUXMAG0='much'), dict(PHOTZP=1e300)], ids=str)
 def test_values_that_cannot_be(cards):
     with pytest.raises(DataError, match=next(iter(cards))): says(**cards)

@@ -26,7 +26,8 @@ from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 from fastcore.basics import patch
 from ..core import AstroMaskError, DataError, InputError, log
 from .files import check_file
-from ..units import header_photometry
+from ..surveys import band_wavelength
+from ..units import header_photometry, unit_zero_point
 
 # %% ../../nbs/07_data.fits.ipynb #0694236c
 @contextmanager
@@ -161,10 +162,10 @@ PLANES = dict(    # What a plane is -> the words for it in EXTNAME, EXTTYPE, IMA
              'NEXP','NIMG','NIMAGE','NIMAGES','NOBS','COVERAGE','COV','CNT','NUM','NUMEXP','DEPTH','GALDEPTH','PSFDEPTH',
              'PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG','BACKGROUND','SKY','SEG','SEGM','SEGMAP','SEGMENTATION',
              'MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD','DETECTION',
-             'D2IMARR','WCSDVARR','SIPWCS'),
+             'D2IMARR','WCSDVARR','SIPWCS','SNR','SNRMAP','GAINMAP'),
     ivar=('IVAR','INVVAR','INVERSE VARIANCE','INV VAR','INVERSEVARIANCE','IVM','WTMAP'),
     variance=('VAR','VARIANCE','VARMAP','STAT'),
-    error=('ERR','ERROR','ERRORS','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP','NOISE',
+    error=('ERR','ERROR','ERRORS','ERRMAP','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP','NOISE',
            'NOISEMAP'),
     weight=('WHT','WEIGHT','WEIGHTS','WGT','WT','WEIGHTMAP'),
     mask=('MASK','MSK','DQ','DQMASK','FLAG','FLAGS','FLG','FLAGMAP','BPM','MASKBITS','BITMASK','BADPIX','BADPIXELS',
@@ -305,6 +306,24 @@ def _is_triple(a, b, c):
     "Image, mask, variance: the order of HSC and Rubin, whose HDUs may have no names"
     return not a.kind and b.kind == 'mask' and not (c.kind or c.name) and a.shape == b.shape == c.shape and c.header['BITPIX'] < 0
 
+_said_left = set()
+
+def _is_strange(plane, images):
+    "Is a plane beside images that are called so named neither as one of them nor as a band, and has no filter of its own?"
+    chip = any(re.fullmatch(rf'{k}[_ ]?\d+', plane.label, re.I) for k in PLANES['image'])
+    band = band_wavelength(plane.label) is not None or plane.band not in ('',*(p.band for p in images))
+    return not plane.kind and bool(plane.label) and not chip and not band
+
+def _leave_unknown(planes):
+    "Leave out the planes of which nobody knows what they are, where others are said to be the images"
+    images = [p for p in planes if p.kind == 'image']
+    for p in planes:
+        if not any(o.shape == p.shape for o in images) or not _is_strange(p, images): continue
+        p.kind,key = 'ignored',(os.path.dirname(p.path),p.name)
+        if key not in _said_left:
+            log.warning(f'{p.where}, {p.name}, is named neither as an image, a weight or a mask nor as a band: it is left out')
+        _said_left.add(key)
+
 def fits_planes(
     hdus, # An open `HDUList`
     path, # Its file, for messages
@@ -313,6 +332,7 @@ def fits_planes(
     out = [_plane_of(o, i, hdus[0].header, path) for i,o in enumerate(hdus) if plane_shape(o) is not None]
     for some in zip(out, out[1:], out[2:]):
         if _is_triple(*some): some[2].kind = 'variance'
+    _leave_unknown(out)
     for p in out: p.kind = p.kind or 'image'
     return out
 
@@ -466,12 +486,23 @@ def pixel_scale(self:Plane): # Arcsec; None if nobody tells
     return x if 1e-4 < x < 1e4 else None
 
 # %% ../../nbs/07_data.fits.ipynb #b38cc465
+def _area_by_wcs(plane):
+    "Area of a pixel in sr by the WCS; None where a card tells it, unless that is of pixels of another size"
+    scale,sr,a2 = plane.pixel_scale(),plane.card('PIXAR_SR'),plane.card('PIXAR_A2')
+    wcs = (scale*scale*u.arcsec**2).to_value(u.sr) if scale else None
+    told = sr if isinstance(sr, float) else (a2*u.arcsec**2).to_value(u.sr) if isinstance(a2, float) else None
+    if told is None: return None if sr or a2 else wcs
+    if wcs is None or told <= 0 or abs(told/wcs-1) < .1: return None
+    unit = str(plane.card('BUNIT') or '')
+    if unit_zero_point(unit) is None and unit_zero_point(unit, 1., 5000.) is not None:
+        log.warning(f'{plane.where}: the area of its pixels is {told:.4g} sr by its header, but {wcs:.4g} sr by its WCS, which is taken')
+    return wcs
+
 @patch
 def photometry(self:Plane): # `Photometry`
     "What the pixels are"
-    scale = None if self.card('PIXAR_SR','PIXAR_A2') is not None else self.pixel_scale()
     primary = None if self.header.get('INHERIT') is False else self.primary
-    try: return header_photometry(self.header, primary, scale and (scale*scale*u.arcsec**2).to_value(u.sr))
+    try: return header_photometry(self.header, primary, _area_by_wcs(self))
     except DataError as e: raise DataError(f'{self.where}: {e}') from e
 
 # %% ../../nbs/07_data.fits.ipynb #55792faa
@@ -668,6 +699,7 @@ BAD_BITS = dict(    # What the names of bits mean, and the tables of instruments
     JWST=0x1,          # DO_NOT_USE
     EUCLID=0x1,        # INVALID
     HST=0xbf9f,        # All but 32 (unstable or CTE tail), 64 (warm) and 16384 (ghost or crosstalk)
+    WFC3_IR=0x939f,    # As HST, but for 1024, 2048 (signal in the zeroth read: bright sources) and 8192 (corrected cosmic ray)
     DES=0x6db,         # BPM, SATURATE, BADAMP, CRAY, TRAIL, EDGEBLEED, EDGE, STREAK
     DECAM=0x53,        # Community pipeline before 3.5: bad, saturated, cosmic ray, bleed; later: codes, of which each hides
     GEMINI=0x5d,       # Bad, saturated, cosmic ray, no data, unilluminated
@@ -691,7 +723,8 @@ def _instrument(plane):
     if 'DECAM' in said and plane.card('PLVER'): return 'DECAM'
     if plane.card('DES_EXT','DESFNAME'): return 'DES'
     if 'MASKBITS' in said or plane.name.upper() == 'MASKBITS': return 'LEGACY'
-    return next((k for k in ('JWST','EUCLID','HST','GEMINI') if k in said), None)
+    found = next((k for k in ('JWST','EUCLID','HST','GEMINI') if k in said), None)
+    return 'WFC3_IR' if found == 'HST' and 'WFC3' in said and plane.card('DETECTOR') == 'IR' else found
 
 # %% ../../nbs/07_data.fits.ipynb #fd793cd9
 def mask_rule(

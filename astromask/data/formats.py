@@ -193,9 +193,15 @@ def _names_in(plane, c):
             if all(isinstance(o, str) for o in names): return names
 
 # %% ../../nbs/09_data.formats.ipynb #a1be797f
+def _as_written(labels):
+    "Names of HDUs as bands are written: 'r' for R and 'Ks' for KS, which FITS has in capitals; 'F444W' and near infrared Y stay"
+    infrared = {'J','H'} & {*labels}
+    short = {'KS': 'Ks'} | {k.upper(): b for k,b in _spelled.items() if not re.search(r'\d', k) and not (k == 'y' and infrared)}
+    return [short.get(o.upper(), o) for o in labels]
+
 def _names_of(images):
     "The bands of images with a band each, or None"
-    bands,labels = [p.band for p in images],[_spelled.get(p.label.lower(), p.label) for p in images]
+    bands,labels = [p.band for p in images],_as_written([p.label for p in images])
     if len(images) == 1: return [b for b in (*bands, *(k for k in labels if _is_band(k))) if b][:1] or None
     for names in (bands, labels if not any(bands) or all(map(_is_band, labels)) else []):
         if names and all(names) and len({*names}) == len(names): return names

@@ -405,6 +405,11 @@ def suited(self:CutoutFile,
     return out
 
 # %% ../../nbs/07_data.layouts.ipynb #9d8744bf
+def _as_stored(band, stored):
+    "A band's name as the file has it: F444W for f444w, but not r for R"
+    alike = [o for o in stored if o.lower() == band.lower()]
+    return alike[0] if band not in stored and len(band) > 1 and len(alike) == 1 else band
+
 @patch
 def _choose(self:CutoutFile, stored, bands, survey, c):
     bands = None if bands is None else band_names(bands)
@@ -414,7 +419,7 @@ def _choose(self:CutoutFile, stored, bands, survey, c):
         self.stored_bands = self.bands = self._named(bands, survey, c)
         self.channels = None
         return
-    self.stored_bands,self.bands = stored,bands or stored
+    self.stored_bands,self.bands = stored,tuple(_as_stored(b, stored) for b in bands or stored)
     self._check_known(self.bands, stored)
     self.channels = None if self.bands == stored else [stored.index(b) for b in self.bands]
 
