@@ -102,8 +102,24 @@ def test_folders_of_hats(tmp_path):
             'cat/dataset/Norder=1/Dir=0/Npix=10.parquet', 'cat/dataset/Norder=1/Dir=0/Npix=9.parquet', 'cat/dataset/Norder=0/Dir=0/Npix=3/part0.parquet')
     want = ['Norder=0/Dir=0/Npix=3/part0.parquet','Norder=1/Dir=0/Npix=9.parquet','Norder=1/Dir=0/Npix=10.parquet']
     assert below(tmp_path/'cat/dataset', tmp_path/'cat/dataset') == want
-    (tmp_path/'cat/point_map.fits').unlink()
-    assert below(tmp_path/'cat/dataset', tmp_path/'cat') == want
+    touched(tmp_path, 'cat/skymap.fits', 'cat_10arcs/dataset/_common_metadata', 'cat_10arcs/dataset/Norder=0/Dir=0/Npix=3.parquet')
+    assert below(tmp_path/'cat/dataset', tmp_path/'cat') == want            # maps of the sky beside it are no cutouts
+    (tmp_path/'cat_10arcs/hats.properties').write_text('obs_collection=cat_10arcs\ndataproduct_type=margin\n')
+    (tmp_path/'cat/hats.properties').write_text('dataproduct_type=object\n')
+    assert below(tmp_path/'cat/dataset', tmp_path) == want                  # a margin repeats objects of its neighbours
+
+def test_links_to_folders_repeat_no_files_of_a_pattern(tmp_path):
+    touched(tmp_path, 'train/a.h5', 'test/b.h5')
+    (tmp_path/'latest').symlink_to('train')
+    assert below(tmp_path, f'{tmp_path}/*/*.h5') == below(tmp_path, tmp_path) == ['test/b.h5','train/a.h5']
+    assert below(tmp_path, f'{tmp_path}/lat*/*.h5') == ['latest/a.h5']
+
+def test_variables_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv('DATA', str(tmp_path))
+    touched(tmp_path, 'a.h5', '$DATA/b.h5')
+    assert below(tmp_path, '$DATA/a.h5') == below(tmp_path, '${DATA}/*.h5') == ['a.h5']
+    monkeypatch.chdir(tmp_path)
+    assert cutout_paths('$DATA/b.h5') == ['$DATA/b.h5']
 
 def test_natural_order(): assert sorted(['f10','f9','f09','F1','f1a2','f1a10'], key=natural_key) == ['F1','f1a2','f1a10','f9','f09','f10']
 
@@ -138,6 +154,8 @@ def test_other_formats_are_named_and_not_called_damaged(tmp_path):
     for kind,path in others(tmp_path).items():
         with pytest.raises(DataError, match=f'is a file of kind {kind} \\(') as e: Cutouts.open(path)
         assert 'damaged' not in str(e.value) and len(str(e.value).split('. ')) == 1
+    touched(tmp_path, 'saved/data-00000-of-00001.arrow', 'saved/state.json', 'saved/.hidden')
+    with pytest.raises(DataError, match=r'other endings \(1 .arrow, 1 .json\)'): Cutouts.open(tmp_path/'saved')
     (tmp_path/'odd').write_bytes(bytes(range(14,32)))
     with pytest.raises(DataError, match='no kind that is known, or its beginning is damaged'): Cutouts.open(tmp_path/'odd')
 
@@ -165,6 +183,8 @@ def test_one_group_with_images_is_read_as_the_root(tmp_path):
     np.testing.assert_array_equal(many[12:], x)
     with h5py.File(tmp_path/'g.h5', 'a') as f: f['test/images'] = x
     with pytest.raises(DataError, match=r'images in several groups \(test, a/b\)'): Cutouts.open(tmp_path/'g.h5', bands='gri')
+    with h5py.File(tmp_path/'o.h5', 'w') as f: f['objects/7/image'] = x[0]
+    with pytest.raises(DataError, match=r'it holds `objects/7/image` \(3, 8, 8\)'): Cutouts.open(tmp_path/'o.h5', bands='gri')
     with h5py.File(tmp_path/'l.h5', 'w') as f: f['images'],f['away'] = x,h5py.ExternalLink('g.h5', '/a')
     with pytest.raises(DataError, match='links are not followed'): Cutouts.open(tmp_path/'l.h5', bands='gri')
 

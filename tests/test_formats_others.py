@@ -73,6 +73,7 @@ def test_tables_that_do_not_fit(tmp_path, caplog):
     for i in range(3): saved(colour(i), tmp_path/f'{i}.png')
     (tmp_path/'other.csv').write_text('name,z\nx,1\ny,2\n')         # numbers of classes are no names of files
     assert 'z' not in Cutouts.open(tmp_path, bands='RGB').catalog.colnames
+    assert 'other.csv is beside the pictures' in caplog.text and 'it is not used' in caplog.text
     (tmp_path/'part.csv').write_text('file,z,n\n0.png,1,7\n2.png,2,8\n')
     t = Cutouts.open(tmp_path, bands='RGB').catalog
     assert t['z'].tolist() == [1,None,2] and t['n'].tolist() == [7,None,8] and '1 of 3 pictures, such as 1.png, are not in' in caplog.text
@@ -81,6 +82,14 @@ def test_tables_that_do_not_fit(tmp_path, caplog):
     (tmp_path/'twin.csv').unlink()
     (tmp_path/'part.csv').write_text('file,z\n0.png,1\n0.png,2\n')
     with pytest.raises(DataError, match='names the picture 0.png in several rows'): Cutouts.open(tmp_path, bands='RGB').catalog
+
+def test_a_table_made_elsewhere(tmp_path):
+    for k in 'ab': saved(colour(0), tmp_path/'im'/f'{k}.png')
+    (tmp_path/'im'/'t.csv').write_text('id_str,file_loc,z\n7,/home/other/png/b.png,.2\n8,C:\\data\\a.png,.1\n')
+    t = Cutouts.open(tmp_path/'im', bands='RGB').catalog
+    assert redshifts(t).tolist() == [.1,.2] and t['id'].tolist() == ['8','7']
+    (tmp_path/'im'/'t.csv').write_text('file_loc,z\n/one/b.png,.2\n/two/b.png,.1\n')
+    with pytest.raises(DataError, match='names the picture b.png in several rows'): Cutouts.open(tmp_path/'im', bands='RGB').catalog
 
 def test_bands_are_named_by_the_caller(tmp_path):
     saved(colour(0), tmp_path/'a.png')
@@ -186,6 +195,7 @@ def test_webdataset_of_arrays_and_folders(tmp_path):
     c = packed(tar_of(tmp_path/'a.tar', [(f'{k}/{i}.npy', npy(o)) for k,i,o in (('star',0,x[0]), ('galaxy',1,np.moveaxis(x[1], 0, -1)))]), tmp_path, bands='grizy')
     assert c.catalog['class'].tolist() == ['galaxy','star'] and c.catalog['id'].tolist() == ['1','0']
     np.testing.assert_array_equal(c[:], x[[1,0]])
+    assert c.origin == 'lower'             # arrays of numbers are no photographs
 
 def test_hostile_archives(tmp_path, caplog):
     link,device = tarfile.TarInfo('b.png'),tarfile.TarInfo('c.png')
@@ -358,6 +368,18 @@ def test_zarr(tmp_path, version, caplog):
     lost = Cutouts.open(tmp_path/'a.zarr')[:]
     assert np.isnan(lost[4:8]).all() and 'count as missing' in caplog.text
     with pytest.raises(DataError, match='has changed'): ((tmp_path/'a.zarr'/('zarr.json' if version == 3 else '.zgroup')).write_text('{}'), c[0])
+
+@pytest.mark.parametrize('version', (2,3))
+def test_zarr_of_one_array(tmp_path, version):
+    zarr = pytest.importorskip('zarr')
+    x = rng.normal(size=(5,3,8,8)).astype('f4')
+    a = zarr.open_array(tmp_path/'a.zarr', mode='w', shape=x.shape, dtype='f4', chunks=(2,3,8,8), zarr_format=version)
+    a[:] = x
+    np.testing.assert_array_equal(Cutouts.open(tmp_path/'a.zarr', bands='gri')[:], x)
+    a.attrs['bands'] = ['z','r','g']
+    c = Cutouts.open(tmp_path/'a.zarr')
+    assert c.bands == ('z','r','g')
+    np.testing.assert_array_equal(c[[4,1]], x[[4,1]])
 
 def test_hostile_zarr(tmp_path, monkeypatch):
     zarr = pytest.importorskip('zarr')

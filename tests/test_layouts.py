@@ -152,6 +152,8 @@ def test_what_their_catalogues_say(tmp_path):
         return Cutouts.open(source, **how).catalog
     t = opened(decals)
     assert class_labels(t)[1][9] == 'Edge-on with Bulge' and np.isnan(redshifts(t)[1]) and t['pxscale'][0] == 0.262
+    t = Cutouts.open(h5(tmp_path/'sdss', images=np.zeros((10,69,69,3), 'u1'), ans=np.arange(10))).catalog
+    assert class_labels(t)[1][0] == 'Disk, Face-on, No Spiral' and class_labels(t)[1][6] == 'Disk, Edge-on, No Bulge'
     assert opened(legacy)['flux'].shape == (6,5)
     t = opened(universe)
     assert list(t['id']) == [str(1000+i) for i in range(6)] and t['image_psf_fwhm'].shape == (6,4)

@@ -75,16 +75,22 @@ def _is_new(folder, seen):
     return new
 
 # %% ../../nbs/07_data.files.ipynb #0b706bd8
+def _is_hats(folder): return any(os.path.exists(os.path.join(folder, o)) for o in ('dataset/_common_metadata','hats.properties'))
+
+def _is_margin(folder):
+    "Does a catalogue of HATS only repeat objects of another, or point at them?"
+    try: text = Path(folder, 'hats.properties').read_text(errors='replace')
+    except OSError: return False
+    return bool(re.search(r'^dataproduct_type\s*=\s*(margin|index|association|map)\b', text, re.M))
+
 def _in_folder(folder, seen):
     "The files of cutouts in a folder, or in those below it"
     if not _is_new(folder, seen): return []
     at = [o for o in _entries(folder) if not _name(o).startswith('.')]
-    parts = [o for o in at if _name(o).startswith('Norder=')]      # HATS: what lies beside its partitions are maps and samples
+    parts = [o for o in at if _name(o).startswith('Norder=') or _name(o) == 'dataset' and _is_hats(folder)]
     found = [] if parts else [o for o in at if o.kind and o.folder == (o.kind == 'Zarr')]
     if found: return found
-    below = parts or [o for o in at if o.folder]
-    if os.path.exists(os.path.join(folder, 'dataset', '_common_metadata')): below = [o for o in below if _name(o) == 'dataset']
-    return [p for o in below for p in _in_folder(o.path, seen)]
+    return [p for o in parts or at if o.folder and not _is_margin(o.path) for p in _in_folder(o.path, seen)]
 
 # %% ../../nbs/07_data.files.ipynb #c74692c6
 def _one_kind(found, folder):
@@ -116,7 +122,10 @@ def _of_folder(folder):
     "The files that a folder stands for"
     if is_zarr(folder): return [folder]
     found = _one_kind(_in_folder(folder, set()), folder)
-    if not found: raise DataError(f'The folder {folder} holds no file of cutouts ({", ".join(ENDINGS)})')
+    if not found:
+        there = Counter(Path(o.path).suffix for o in _entries(folder) if not o.folder and not _name(o).startswith('.'))
+        there = ', '.join(f'{n} {k or "without ending"}' for k,n in sorted(there.items(), key=lambda o: (-o[1],o[0]))[:5])
+        raise DataError(f'The folder {folder} holds no file of cutouts ({", ".join(ENDINGS)})' + (f', but files with other endings ({there})' if there else ''))
     return _paths(found)
 
 # %% ../../nbs/07_data.files.ipynb #beb5cedd
@@ -153,7 +162,7 @@ def _expanded(folder, parts):
     first,*rest = parts
     if first == '**': return [p for o in _below(folder, set()) for p in _expanded(o, rest or ['*'])]
     found = _matching(folder, first)
-    return [p for o in found for p in _expanded(o.path, rest)] if rest else found
+    return [p._replace(link=p.link or o.link) for o in found for p in _expanded(o.path, rest)] if rest else found
 
 # %% ../../nbs/07_data.files.ipynb #e4ac9c9e
 def _of_pattern(pattern):
@@ -173,6 +182,7 @@ def cutout_paths(
         raise InputError(f'Cutouts are opened by path, glob, folder or a list of these, not {type(source).__name__}')
     if not isinstance(source, (str,os.PathLike)): return [p for s in source for p in cutout_paths(s)]
     source = os.path.expanduser(os.fspath(source))
+    if not os.path.lexists(source): source = os.path.expandvars(source)
     if os.path.isdir(source): return _of_folder(source)
     if os.path.lexists(source) or not source or '\0' in source: return [source]
     found = _of_pattern(source)
@@ -245,7 +255,7 @@ SIGNATURES = (     # (kind, where its bytes are, the bytes)
     ('Zstandard',0,b'\x28\xb5\x2f\xfd'), ('LZ4',0,b'\4"M\x18'), ('compress',0,b'\x1f\x9d'), ('7-Zip',0,b"7z\xbc\xaf'\x1c"), ('RAR',0,b'Rar!'),
     ('GIF',0,b'GIF8'), ('WebP',8,b'WEBP'), ('JPEG 2000',0,b'\0\0\0\x0cjP  '), ('HEIF',4,b'ftyp'), ('PDF',0,b'%PDF'),
     ('NetCDF 3',0,b'CDF\1'), ('NetCDF 3',0,b'CDF\2'), ('NetCDF 3',0,b'CDF\5'), ('HDF4',0,b'\x0e\3\x13\1'), ('ROOT',0,b'root'),
-    ('Arrow',0,b'ARROW1'), ('Feather',0,b'FEA1'), ('SQLite',0,b'SQLite format 3\0'), ('Avro',0,b'Obj\1'), ('ORC',0,b'ORC'),
+    ('Arrow',0,b'ARROW1'), ('Arrow',0,b'\xff\xff\xff\xff'), ('Feather',0,b'FEA1'), ('SQLite',0,b'SQLite format 3\0'), ('Avro',0,b'Obj\1'), ('ORC',0,b'ORC'),
     ('MATLAB',0,b'MATLAB 5.0'), ('IDL save',0,b'SR\0\4'), ('Git LFS pointer',0,b'version https://git-lfs'), ('pickle',0,b'\x80\2'), ('pickle',0,b'\x80\3'),
     ('pickle',0,b'\x80\4'), ('pickle',0,b'\x80\5'))
 

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from h5py import h5a, h5d, h5g, h5l, h5z
 from ..core import DataError, log
 from .files import check_file, damage
-from .layouts import CutoutFile, Layout, band_names, check_measures, json_of, stamp, text_of, texts_of
+from .layouts import CutoutFile, Layout, band_names, check_measures, find_layout, json_of, stamp, text_of, texts_of
 
 # %% ../../nbs/08_data.hdf5.ipynb #f0358aa8
 def _opened(path, cache=0):
@@ -85,7 +85,10 @@ def _imaged(f, path, layouts):
     with_images = [name for name,found in groups.items() if any(l.recognises(found, f[name].attrs) for l in layouts)]
     if len(with_images) > 1:
         raise DataError(f'{path} has images in several groups ({", ".join(o.rstrip("/") for o in with_images[:8])}): copy the one that is meant into a file of its own (h5copy)')
-    return with_images[0] if with_images else ''
+    if with_images: return with_images[0]
+    inside = {f'{name}{k}': d for name,found in groups.items() for k,d in found.items()}
+    find_layout(layouts, _datasets(f, path) | inside, f.attrs, path)     # says what there is
+    return ''
 
 # %% ../../nbs/08_data.hdf5.ipynb #366ed329
 FILTERS = {32000:'LZF', 32001:'Blosc', 32004:'LZ4', 32008:'bitshuffle', 32013:'ZFP', 32015:'Zstandard', 32017:'SZ', 32026:'Blosc2', 307:'bzip2'}    # By their registered numbers
@@ -360,6 +363,8 @@ class Galaxy10DECaLS(_Galaxy10):
 class Galaxy10SDSS(_Galaxy10):
     name,what = 'Galaxy10 SDSS','`images` (N,69,69,3) integers, `ans`: bands i,r,g'
     size,rgb = 69,('i','r','g')
+    classes = ('Disk, Face-on, No Spiral','Smooth, Completely Round','Smooth, In-between Round','Smooth, Cigar Shaped','Disk, Edge-on, Rounded Bulge',
+               'Disk, Edge-on, Boxy Bulge','Disk, Edge-on, No Bulge','Disk, Face-on, Tight Spiral','Disk, Face-on, Medium Spiral','Disk, Face-on, Loose Spiral')
 
 # %% ../../nbs/08_data.hdf5.ipynb #4d5f0464
 @add_layout

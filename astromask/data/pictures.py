@@ -104,7 +104,7 @@ class PictureLayout(Layout):
 # %% ../../nbs/09_data.pictures.ipynb #df0e82fa
 class PictureSet(CutoutFile):
     "Encoded pictures, one an object: a kind of set says where they are (`_blobs`) and what their table is (`_own_table`)"
-    layouts,sampled = [PictureLayout()],False
+    layouts,sampled,arrays = [PictureLayout()],False,False       # arrays of numbers say nothing of where row 0 is
 
     def _settle(self, names, blobs, bands, survey):
         "Look at all headers, and describe the set"
@@ -134,7 +134,7 @@ class PictureSet(CutoutFile):
     def _found(self): return dict(image=RowArray(self._images, *self.pixels))
     @contextmanager
     def _reading(self, what): yield self._found()
-    def _list(self, f): return f,dict(unit=f'{8*np.dtype(self.depth).itemsize}-bit colour image' if self.depth in ('u1','u2') and self.pixels[0][1] == 3 else '', origin='upper')
+    def _list(self, f): return f,dict(unit=f'{8*np.dtype(self.depth).itemsize}-bit colour image' if self.depth in ('u1','u2') and self.pixels[0][1] == 3 else '', **({} if self.arrays else dict(origin='upper')))
     def _list_columns(self, found, attrs): self.columns,self.left_out,self.names = [],[],{}
     def _row_ids(self, labels): return np.array(file_labels(self.rows_of))
     def _own_table(self): return Table()
@@ -193,6 +193,8 @@ def _keys(names): return [[_slashes(k) for k in names], [PurePosixPath(k).name f
 
 def _slashes(k): return re.sub(r'^\./', '', k.replace('\\', '/'))
 
+def _last(k): return k.rsplit('/', 1)[-1]
+
 def _can_name(col):
     "Can a column hold names of pictures? Text, or whole numbers that are called so or too large to be classes or counts"
     if col.ndim != 1 or col.dtype.kind not in 'USOiu': return False
@@ -206,8 +208,8 @@ def match_names(
     best = None
     order = sorted((k for k in t.colnames if _can_name(t[k])), key=lambda k: _named.index(k.lower()) if k.lower() in _named else len(_named))
     for column in order:
-        values = [_slashes(o) for o in texts(t[column])]
-        for keys in _keys(names):
+        told = [_slashes(o) for o in texts(t[column])]
+        for keys,values in ((k,v) for v in (told,[_last(o) for o in told]) for k in _keys(names)):      # the folders of a table may be another computer's
             rows = {o: i for i,o in enumerate(values) if o}
             at = np.array([rows.get(k, -1) for k in keys])
             if (at >= 0).sum() > (0 if best is None else (best[1] >= 0).sum()): best = column,at,values
@@ -265,7 +267,10 @@ class PictureFolder(PictureSet):
 @patch
 def _own_table(self:PictureFolder):
     "What a table beside the pictures says of them, else what their folders say"
-    found = [(t,m) for t in map(_read_beside, _beside(self.root)) if t for m in [match_names(t, self.rows_of)] if m]
+    read = [(t,match_names(t, self.rows_of)) for t in map(_read_beside, _beside(self.root)) if t]
+    found = [(t,m) for t,m in read if m]
+    for t,m in read:
+        if not m: log.warning(f'{t.meta["path"]} is beside the pictures in {self.root}, but no column of it names them: it is not used')
     if len(found) > 1:
         both = ' and '.join(t.meta['path'] for t,_ in found[:2])
         raise DataError(f'{both} both name the pictures in {self.root}: leave only one of them beside the pictures')
@@ -315,6 +320,7 @@ class TarSet(PictureSet):
         check_file(self.path)
         self.stamp,members = stamp(self.path),_members(self.path)
         self.ending = self._image_ending(members)
+        self.arrays = self.ending.endswith('npy')
         self.members = {k: v for k,v in members.items() if self.ending in v}
         self.keys = sorted(self.members, key=natural_key)
         self._settle([f'{k}.{self.ending}' for k in self.keys], self._blobs(range(len(self.keys))), bands, survey)

@@ -50,7 +50,7 @@ def _zarr_group(path, layouts):
     try: import zarr
     except ImportError: raise DataError(f"{path} is Zarr: pip install 'astromask[formats]' reads it") from None
     root = zarr.open(str(path), mode='r')
-    if not hasattr(root, 'arrays'): return {'array': root},dict(root.attrs)
+    if not hasattr(root, 'arrays'): return {'cutouts': root},dict(root.attrs)
     groups = {'': root} | {k: o for k,o in root.members(max_depth=3) if hasattr(o, 'arrays')}
     found = {k: (_zarr_arrays(g),dict(root.attrs) | dict(g.attrs)) for k,g in groups.items()}
     with_images = [k for k,(arrays,attrs) in found.items() if any(l.recognises(arrays, attrs) for l in layouts)]
@@ -94,7 +94,7 @@ class ZarrSet(CutoutFile):
 def _take(self:ZarrSet, d, rows):
     x = np.asarray(d.oindex[np.asarray(rows)])
     x = x.astype(x.dtype.newbyteorder('='), copy=False)
-    if x.ndim != 4 or x.dtype.kind != 'f' or d.path.split('/')[-1] != self.images: return x
+    if x.ndim != 4 or x.dtype.kind != 'f' or d.path and d.path.split('/')[-1] != self.images: return x
     blank = ~x.reshape(len(x), -1).any(1)
     if blank.any():
         log.warning(f'{self.path}: {blank.sum()} of {len(x)} objects that were read are zero throughout, as what was never written is: they count as missing')
