@@ -146,7 +146,7 @@ def wrap_text(
     "As many lines as a text needs"
     for n in range(len(str(text)) or 1, 0, -1):
         found = wrap(str(text), n)
-        if max((text_width(l, fontsize) for l in found), default=0) < .96*inches: break
+        if max((text_width(l, fontsize) for l in found), default=0) < .88*inches: break        # letters on a coarse screen are up to 8 % wider
     return '\n'.join(found if len(found) <= lines else found[:lines-1] + [found[lines-1][:-1]+'…'])
 
 # %% ../nbs/02_plots.ipynb #c48ba721

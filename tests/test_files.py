@@ -4,6 +4,7 @@ from pathlib import Path
 import h5py, numpy as np, pytest
 from astromask.core import DataError
 from astromask.data.cutouts import Cutouts
+from astromask.data.layouts import band_names
 from astromask.data.files import SIGNATURES, check_file, cutout_paths, damage, file_format, file_labels, natural_key
 
 def touched(folder, *names):
@@ -271,3 +272,6 @@ def test_old_files_have_their_origin(tmp_path):
         path = Cutouts.write(tmp_path/'a.h5', np.ones((2,3,8,8), 'f4'), 'RGB', unit=unit, overwrite=True)
         with h5py.File(path, 'a') as f: del f.attrs['origin']
         assert Cutouts.open(path).origin == want
+
+@pytest.mark.parametrize('spec', ("['g', 'r', 'i']", '["g","r","i"]', b"('g','r','i')"))
+def test_bands_as_a_list_is_printed(spec): assert band_names(spec) == ('g','r','i')

@@ -310,7 +310,7 @@ def degrees(
 # %% ../../nbs/07_data.columns.ipynb #1619c3a0
 NAMES = dict(
     id=('id','object_id','objectid','obj_id','targetid','target_id','source_id','sourceid','coadd_object_id','coadd_objects_id','coaddobjectid','diaobjectid',
-        'galaxy_id','galaxyid','specobjid','dr7objid','dr8objid','nsaid','sdss_id','unique_id','uid','objid','ident','name','designation','main_id','iauname',
+        'galaxy_id','galaxyid','specobjid','dr7objid','dr8objid','nsaid','sdss_id','unique_id','uid','objid','id_str','ident','name','designation','main_id','iauname',
         'number','num','seqnr','seq','id_1','id_x'),
     ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','_ra','_ra_icrs','i_ra','coord_ra','alpha_j2000','alphawin_j2000','alpha_sky','alphawin_sky',
         'ramean','rastack','target_ra','mean_fiber_ra','fiber_ra','plug_ra','plugra','right_ascension','rightascension','ra_gal','ra_true','ra_model','ra_detec','ra_best','ra_gaia',

@@ -31,7 +31,7 @@ def band_names(
     "Band names, however they were written"
     if isinstance(spec, bytes): spec = text_of(spec)
     if isinstance(spec, str):
-        spec = re.sub(r'''[][()'"]''', ' ', spec).strip() if re.match(r'\s*[[(]', spec) else spec      # a list as it is printed
+        spec = re.sub(r'''[\[\]()'"]''', ' ', spec).strip() if re.match(r'\s*[\[(]', spec) else spec      # a list as it is printed
         spec = spec.split(',') if ',' in spec or not spec.isalpha() else list(spec)
     names = tuple(' '.join(o.split()) for o in texts_of(spec))
     twice = [b for b in names if names.count(b) > 1]
