@@ -97,6 +97,7 @@ def drawn(kind):
     if kind == 'labels': return figures.label_efficiency_figure({k: Table(dict(n=[10,100,1000], mean=[.5,.6+.1*i,.7], std=[.01]*3)) for i,k in enumerate(names)}, 'balanced accuracy', chance=.1)
     x = rng.normal(size=(16,3,12,12))
     if kind == 'sheet': return show_cutouts(x, 'gri', [*GALAXY10, *(f'DESI_3962784{i}1234567890_really_long' for i in range(6))])
+    if kind == 'long ids': return show_cutouts(x, 'gri', [f'{587722981736120347+i} {k} z=0.123' for i,k in enumerate((*GALAXY10, *GALAXY10[:6]))])
     if kind == 'small sheet': return show_cutouts(x, 'gri', [*GALAXY10, *GALAXY10[:6]], size=.6)
     if kind == 'neighbours': return neighbours_figure(x[:2], x[2:].reshape(2,7,3,12,12), [[*GALAXY10[:8]], [*GALAXY10[2:]]], 'gri')
     if kind == 'reconstruction': return reconstruction_figure(x[:6], np.ones((6,1,12,12), bool), x[:6], 'gri', GALAXY10[:6])
@@ -108,7 +109,7 @@ def drawn(kind):
     if kind == 'history': return history_figure(history | dict(balanced_accuracy=1-1/step, nmad=1/step))
     return progress_figure(history, dict(step=step, probe_accuracy=1/step, knn_accuracy=1/step, probe_nmad=1/step, knn_nmad=1/step, rankme=step))
 
-KINDS = ('confusion','confusion of two','roc','per class','reliability','bins','redshift','pit','comparison','labels','sheet','small sheet','neighbours',
+KINDS = ('confusion','confusion of two','roc','per class','reliability','bins','redshift','pit','comparison','labels','sheet','long ids','small sheet','neighbours',
          'reconstruction','pdfs','history','progress')
 
 @pytest.mark.parametrize('kind', KINDS)
