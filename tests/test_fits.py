@@ -450,3 +450,16 @@ def test_the_area_of_a_pixel_is_that_of_its_wcs(tmp_path, said):
         path = write(tmp_path/'a.fits', ('SCI',x,sky(BUNIT='MJy/sr', PIXAR_SR=told, FILTER='F277W')))
         assert Cutouts.open(path).zero_point == pytest.approx(8.9-2.5*np.log10(1e6*right), abs=1e-6)
         assert ('by its WCS, which is taken' in said()) == (told < area)
+
+@pytest.mark.parametrize('card,ra', [((10.5,'[h] right ascension'),157.5), (('10.5','RA in hours'),157.5), ((10.5,'[deg] at the start of the hour'),10.5), ((10.5,''),10.5), (('10:30:00','hours'),157.5)])
+def test_hours_by_the_comment_of_a_card(tmp_path, card, ra):
+    h = fits.Header(dict(FILTER='r', DEC=2.))
+    h['RA'] = card
+    fits.PrimaryHDU(x, h).writeto(tmp_path/'a.fits')
+    assert Cutouts.open(tmp_path/'a.fits').catalog['ra'][0] == pytest.approx(ra)
+
+def test_names_of_objects_keep_their_signs(tmp_path):
+    for i in range(2):
+        for b in 'gr': fits.PrimaryHDU(x, sky(150+i)).writeto(tmp_path/f'a {i},[{i}]_{b}_sci.fits')
+    c = Cutouts.open(tmp_path)
+    assert c.bands == ('g','r') and list(c.catalog['id']) == ['a 0,[0]:0','a 1,[1]:0']

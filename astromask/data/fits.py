@@ -517,9 +517,17 @@ def _angle(x, hours):
     try: return Angle(str(x).strip(), unit=u.hourangle if hours else u.deg).deg
     except Exception: return np.nan      # text of any kind
 
+def _in_hours(plane, name):
+    "Is a card a number of hours, as its comment says?"
+    h = plane.header if name in plane.header else plane.primary
+    number = name in h and re.fullmatch(r'[-+\d.eE ]+', str(h[name]).strip()) and len(str(h[name]).split()) == 1
+    words = h.comments[name] if number else ''
+    return bool(re.search(r'\bh(ou)?rs?\b|\[h\]|hour ?angle', words, re.I)) and not re.search(r'\bdeg', words, re.I)
+
 def _card_position(plane):
     for a,b in POSITION_CARDS:
         ra,dec = _angle(plane.card(a), True),_angle(plane.card(b), False)
+        if ra <= 24 and _in_hours(plane, a): ra *= 15
         if not (-360 <= ra <= 360 and -90 <= dec <= 90): continue
         old = 'FK4' in str(plane.card('RADESYS','RADECSYS')).upper() or plane.card('EQUINOX','EPOCH') in (1950,'B1950','1950')
         return ra,dec,FK4() if old else None

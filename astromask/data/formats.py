@@ -329,6 +329,14 @@ _order = {b: i for i,b in enumerate('FUV NUV u U g G V r R VIS i I z Z y Y J H K
 
 def _kind_in(word): return _sister.get(word.upper()) or plane_words(word)[0]
 
+def _without(text, spans):
+    "A text without some of its words, and with one separator where they were"
+    for a,b in sorted(spans, reverse=True):
+        left,right = text[:a],text[b:]
+        ends = left.rstrip('_-. '),right.lstrip('_-. ')
+        text = ends[0] + (left[len(ends[0]):] + right[:len(right)-len(ends[1])])[:1] + ends[1]
+    return text
+
 def _split_name(path, at):
     "(object, band, kind) of a file's name, whose band is the word `at` of those that name no kind; None if that is no band"
     label = file_labels([path])[0]
@@ -337,10 +345,10 @@ def _split_name(path, at):
     rest = [m for m,k in zip(words, kinds) if not k]
     if len(rest) < -at or not _is_band(rest[at][0]): return None
     gone = [m.span() for m,k in zip(words, kinds) if k] + [rest[at].span()]
-    text = ''.join(c for i,c in enumerate(label) if not any(a <= i < b for a,b in gone))
+    text = _without(label, gone)
     band = rest[at][0]
     folder,kind = Path(path).absolute().parent,next((k for k in kinds if k not in ('','image')), 'image')
-    return (str(folder),re.sub(r'([\W_])[\W_]+', r'\1', text).strip('_-. ') or folder.name),band,kind
+    return (str(folder),text.strip('_-. ') or folder.name),band,kind
 
 def _split_names(paths, at):
     "The names of files, as `_split_name`; None if one has no band there"
