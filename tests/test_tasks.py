@@ -7,8 +7,12 @@ from astromask.data.augment import dihedral, drop_bands
 from astromask.data.cutouts import Cutouts
 from astromask.data.loaders import cutout_dls
 from astromask.embed import embed_cutouts
+from astromask.models.answers import Classes
+from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
+from astromask.models.simmim import SimMIM
 from astromask.models.weights import load_model
+from astromask.tasks.anomaly import reconstruction_errors
 from astromask.train.callbacks import Pretext
 from astromask.train.pretrain import pretrain_learner, pretraining_model
 
@@ -127,3 +131,8 @@ def test_training_starts_from_the_papers_checkpoints(survey, tmp_path, name):
     w = start.patch_embed.proj.weight
     torch.testing.assert_close(w[:,[1,2,0]], m.patch_embed.proj.weight)
     pretrain_learner(cutout_dls(survey, 32, valid=0.2, device='cpu'), start, tmp_path/'run').fit(1)
+
+@pytest.mark.parametrize('kind', [MAE,SimMIM])
+def test_an_encoder_with_a_head_reconstructs_nothing(survey, kind):
+    m = kind.preset('tiny', bands=survey.bands, img_size=32)
+    with pytest.raises(InputError, match='given a head in place of what reconstructs'): reconstruction_errors(Predictor(m, Classes(('a','b')), head='linear').encoder, survey)

@@ -143,6 +143,7 @@ def reconstruction_errors(
 )->np.ndarray:          # (N,) float64, NaN where nothing could be hidden and compared
     "How badly a masked model predicts each object"
     if not isinstance(m, (MAE,SimMIM)): raise InputError(f'A {type(m).__name__} reconstructs nothing: give a pretrained MAE or SimMIM')
+    if m.mask_token is None: raise InputError('This encoder was given a head in place of what reconstructs: give the pretrained model')
     c,ratio = as_known(m, c),m.mask_ratio if isinstance(m, MAE) else sum(m.mask_ratio)/2
     masks,device,out = max(masks, int(np.ceil(1/max(ratio, 1/64)))),next(m.parameters()).device,[]
     keys,starts = hash_ids(c.catalog['id']),range(0, len(c), bs)
