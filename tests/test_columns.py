@@ -148,7 +148,7 @@ def test_sexagesimal_as_astropy_reads_it():
 
 @pytest.mark.parametrize('text,axis,unit,want', [
     ('10:00:24.0','ra',None,150.1), ('10 00 24','ra','"h:m:s"',150.1), ('150:06:00','ra',None,150.1), ('10:00:24','ra','"d:m:s"',10+24/3600), ('10:00:24','ra','deg',10+24/3600),
-    ('10h00m24s','ra',None,150.1), ('150d06m00s','ra',None,150.1), ("150°06'00\"",'ra',None,150.1), ('-00 12 00','dec',None,-.2), ('−00:12:00','dec',None,-.2), ('+02:12','dec',None,2.2),
+    ('150.1°','ra',None,150.1), ('-0.2 °','dec',None,-.2), ('10h00m24s','ra',None,150.1), ('150d06m00s','ra',None,150.1), ("150°06'00\"",'ra',None,150.1), ('-00 12 00','dec',None,-.2), ('−00:12:00','dec',None,-.2), ('+02:12','dec',None,2.2),
     ('10:00.4','ra',None,150.1), ('150.1','ra',None,150.1), ('150,1','ra',None,150.1), ('10.00666666666667','ra','h',150.1), ('1e2','ra',None,100.)])
 def test_one_angle(text, axis, unit, want): np.testing.assert_allclose(degrees(Column([text], unit=unit), 'x', axis), want, rtol=0, atol=1e-9)
 

@@ -253,7 +253,7 @@ _sexagesimal = re.compile(r'([+-]?)(\d{1,3})\s*([hd°:\s])\s*(\d{1,2}(?:\.\d*)?)
 def _one_angle(s, comma=False):
     "(value, is it sexagesimal?, its letter) of a text; NaN if it is no angle"
     s = s.strip().replace('\u2212', '-').lower()
-    if (v := _float(s, comma)) == v: return v,False,''
+    if (v := _float(s.rstrip('°').strip(), comma)) == v: return v,False,''
     m = _sexagesimal.fullmatch(s) if s.isascii() or '°' in s or '′' in s else None
     if not m or float(m[4]) >= 60 or float(m[5] or 0) >= 60: return np.nan,False,''
     v = int(m[2]) + float(m[4])/60 + float(m[5] or 0)/3600
