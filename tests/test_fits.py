@@ -463,3 +463,11 @@ def test_names_of_objects_keep_their_signs(tmp_path):
         for b in 'gr': fits.PrimaryHDU(x, sky(150+i)).writeto(tmp_path/f'a {i},[{i}]_{b}_sci.fits')
     c = Cutouts.open(tmp_path)
     assert c.bands == ('g','r') and list(c.catalog['id']) == ['a 0,[0]:0','a 1,[1]:0']
+
+@pytest.mark.parametrize('name,unit,right', [('ERR','uJy',False), ('ERR','nJy',True), ('VARIANCE','uJy**2',False), ('VARIANCE','nJy2',True), ('VARIANCE','nJy',True), ('IVAR','1/nanomaggy^2',False), ('IVAR','nJy-2',True),
+                                             ('IVAR','(nJy)**(-2)',True), ('ERR','counts',True), ('WHT','s',True)])
+def test_errors_are_in_the_unit_of_their_image(tmp_path, name, unit, right):
+    path = write(tmp_path/'a.fits', ('SCI',x,sky(BUNIT='nJy')), (name,e,sky(BUNIT=unit)), primary=dict(FILTER='r'))
+    if right: assert Cutouts.open(path).zero_point == 31.4
+    else:
+        with pytest.raises(DataError, match='bring the .* to the image'): Cutouts.open(path)

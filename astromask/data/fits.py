@@ -279,7 +279,7 @@ def _inverse(plane):
     unit = re.sub(r'[\s()]', '', str(plane.header.get('BUNIT', '')))
     how = str(plane.card('WHTTYPE','WHT_TYPE','WTTYPE') or '').upper() in ('IVM','IVAR','INVVAR','ERR','INVERSE VARIANCE')
     des = plane.card('DES_EXT','DESFNAME') or str(plane.card('TILENAME') or '').startswith('DES')
-    return bool(how or des or re.search(r'(\*\*|\^)-2|^1/.*(\*\*|\^)2|^1/.*2$', unit))
+    return bool(how or des or re.search(r'(\*\*|\^)-2|^1/.*(\*\*|\^)2|^1/.*2$|^[A-Za-z]+-2$', unit))
 
 # %% ../../nbs/07_data.fits.ipynb #c752f71b
 def _with_sky(h, primary, shape):
@@ -348,6 +348,19 @@ def _belonging(images, others):
     if len(others) == len(images): return others
     return others*len(images) if len(others) == 1 else None
 
+def _zero_of(plane):
+    "AB magnitude of the unit that a plane's own header gives its fluxes or errors in; None if it gives none"
+    unit = str(plane.header.get('BUNIT') or '').strip()
+    if plane.kind in ('variance','ivar'): unit = re.sub(r'(\*\*|\^)?[({]?[-+]?2[)}]?$', '', re.sub(r'^1(\.0?)? */ *', '', unit))
+    return unit_zero_point(unit.strip(), 1., 5000.)
+
+def _check_units(image, weight):
+    "Refuse a weight in another unit than its image's"
+    zeros = [_zero_of(p) for p in (image,weight)]
+    if weight.kind == 'weight' or None in zeros or abs(zeros[0]-zeros[1]) < 1e-3: return
+    raise DataError(f'{weight.where} is in {weight.header["BUNIT"]}, but its image in {image.header["BUNIT"]}: bring the {weight.kind} to the '
+                    "image's unit first")
+
 def _attach(what, images, others, path):
     "Give images their mask or weight"
     found = _belonging(images, others)
@@ -358,6 +371,7 @@ def _attach(what, images, others, path):
         if o is not None and o.shape not in (p.shape,p.shape[-2:]):
             raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} {p.shape[-2]} x {p.shape[-1]}: '
                             f'the {o.kind} belongs to another image')
+        if o is not None and what == 'weight': _check_units(p, o)
         setattr(p, what, o)
 
 def image_planes(
