@@ -275,3 +275,10 @@ def test_old_files_have_their_origin(tmp_path):
 
 @pytest.mark.parametrize('spec', ("['g', 'r', 'i']", '["g","r","i"]', b"('g','r','i')"))
 def test_bands_as_a_list_is_printed(spec): assert band_names(spec) == ('g','r','i')
+
+def test_tables_that_are_not_beside_the_images_are_named(tmp_path, caplog):
+    with h5py.File(tmp_path/'a.h5', 'w') as f:
+        f['data/images'],f['data/z'],f['redshift'],f['meta/id'],f['meta/few'] = np.zeros((6,3,8,8), 'f4'),np.arange(6.),np.arange(6.),np.arange(6),np.arange(5)
+        f['data/table'] = np.zeros(6, [('id','i8'),('redshift','f8')])
+    assert 'z' in Cutouts.open(tmp_path/'a.h5', bands='gri').catalog.colnames
+    assert '`redshift`, `data/table`, `meta/id` have a row for each image, but are not read' in caplog.text and 'few' not in caplog.text

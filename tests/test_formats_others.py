@@ -90,6 +90,8 @@ def test_a_table_made_elsewhere(tmp_path):
     assert redshifts(t).tolist() == [.1,.2] and t['id'].tolist() == ['8','7']
     (tmp_path/'im'/'t.csv').write_text('file_loc,z\n/one/b.png,.2\n/two/b.png,.1\n')
     with pytest.raises(DataError, match='names the picture b.png in several rows'): Cutouts.open(tmp_path/'im', bands='RGB').catalog
+    (tmp_path/'im'/'t.csv').write_text('id,z\nx/a,.2\ny/a,.1\n')
+    assert 'z' not in Cutouts.open(tmp_path/'im', bands='RGB').catalog.colnames
 
 def test_bands_are_named_by_the_caller(tmp_path):
     saved(colour(0), tmp_path/'a.png')

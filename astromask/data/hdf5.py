@@ -183,6 +183,22 @@ class H5File(CutoutFile):
         if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
         if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
 
+# %% ../../nbs/08_data.hdf5.ipynb #5a40be17
+def _tables_elsewhere(f, path, group, n):
+    "Names of what has a row for each image, but does not lie beside the images as a column"
+    def hard(g, k): return g.id.links.get_info(k.encode('utf-8', 'surrogateescape')).type == h5l.TYPE_HARD
+    found = [(f'{at}{k}',at,g[k]) for at,g in ({'': f} | _groups(f, path)).items() for k in g if hard(g, k)]
+    return [name for name,at,d in found if isinstance(d, h5py.Dataset) and d.shape and d.shape[0] == n and d.ndim < 3 and (at != group or d.dtype.kind == 'V')]
+
+@patch
+def _table(self:H5File):
+    with self._reading('read for its catalogue') as f: unread = _tables_elsewhere(f, self.path, self.group, self.n)
+    if unread:
+        log.warning(f'{self.path}: {", ".join(f"`{k}`" for k in unread[:8])} have a row for each image, but are not read: '
+                    'columns are datasets beside the images, one each')
+    return super(H5File, self)._table()
+
+
 # %% ../../nbs/08_data.hdf5.ipynb #5fd792a1
 def _written(d, row):
     "Does this row of pixels exist in the file?"

@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 from PIL import Image
 from ..core import DataError, log, progress
 from .columns import texts
-from .files import ENDINGS, WAYS_OUT, check_file, damage, file_labels, natural_key
+from .files import ENDINGS, WAYS_OUT, check_file, damage, file_labels, kind_by_name, natural_key
 from .formats import KINDS
 from .layouts import CutoutFile, Layout, band_names, channels_last, stamp
 from .tables import read_table
@@ -193,7 +193,7 @@ def _keys(names): return [[_slashes(k) for k in names], [PurePosixPath(k).name f
 
 def _slashes(k): return re.sub(r'^\./', '', k.replace('\\', '/'))
 
-def _last(k): return k.rsplit('/', 1)[-1]
+def _last(k): return k.rsplit('/', 1)[-1] if kind_by_name(k) else ''        # a/2 is no name of a file 2
 
 def _can_name(col):
     "Can a column hold names of pictures? Text, or whole numbers that are called so or too large to be classes or counts"
@@ -270,7 +270,7 @@ def _own_table(self:PictureFolder):
     read = [(t,match_names(t, self.rows_of)) for t in map(_read_beside, _beside(self.root)) if t]
     found = [(t,m) for t,m in read if m]
     for t,m in read:
-        if not m: log.warning(f'{t.meta["path"]} is beside the pictures in {self.root}, but no column of it names them: it is not used')
+        if not m and os.path.dirname(t.meta['path']) == self.root: log.warning(f'{t.meta["path"]} is beside the pictures in {self.root}, but no column of it names them: it is not used')
     if len(found) > 1:
         both = ' and '.join(t.meta['path'] for t,_ in found[:2])
         raise DataError(f'{both} both name the pictures in {self.root}: leave only one of them beside the pictures')
