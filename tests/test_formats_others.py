@@ -93,6 +93,14 @@ def test_a_table_made_elsewhere(tmp_path):
     (tmp_path/'im'/'t.csv').write_text('id,z\nx/a,.2\ny/a,.1\n')
     assert 'z' not in Cutouts.open(tmp_path/'im', bands='RGB').catalog.colnames
 
+def test_tables_of_embeddings_are_no_labels(tmp_path):
+    saved(colour(0), tmp_path/'gz'/'a.png')
+    told = pa.table(dict(id=['a'], z=[.5]))
+    pq.write_table(told, tmp_path/'e.parquet')
+    assert 'z' in Cutouts.open(tmp_path/'gz', bands='RGB').catalog.colnames
+    pq.write_table(told.replace_schema_metadata({'astromask': '{}'}), tmp_path/'e.parquet')       # as `embed` and `predict` write them
+    assert 'z' not in Cutouts.open(tmp_path/'gz', bands='RGB').catalog.colnames
+
 def test_bands_are_named_by_the_caller(tmp_path):
     saved(colour(0), tmp_path/'a.png')
     with pytest.raises(InputError, match='does not tell the bands of its 3 channels'): Cutouts.open(tmp_path/'a.png')

@@ -233,10 +233,16 @@ def _read_beside(path):
     t.meta['path'] = path
     return t
 
+def _is_ours(path):
+    "Is this a table of embeddings or predictions that was written here? It is about pictures, but says nothing of them"
+    if not path.lower().endswith('.parquet'): return False
+    try: return b'astromask' in (pq.read_schema(path).metadata or {})
+    except (OSError, ValueError): return False
+
 def _beside(root):
     "Tables in a folder of pictures, or else in the folder that it is in"
     for folder in (root,os.path.dirname(root)):
-        found = sorted((o.path for o in os.scandir(folder or '.') if o.name.lower().endswith(_tables) and not o.name.startswith('.') and o.is_file()), key=natural_key)
+        found = sorted((o.path for o in os.scandir(folder or '.') if o.name.lower().endswith(_tables) and not o.name.startswith('.') and o.is_file() and not _is_ours(o.path)), key=natural_key)
         if found: return found
     return []
 
