@@ -57,7 +57,8 @@ def _by_numpy(path, bs):
             yield np.fromfile(f, np.float16, n*row).astype(np.float32).reshape(n, *c.shape),np.arange(i, i+n)
 
 READERS = {'rows': lambda path, bs: _by_rows(path, bs, False), 'rows, open': lambda path, bs: _by_rows(path, bs, True),
-           'file': lambda path, bs: _by_loader(path, bs, 0), 'resident': lambda path, bs: _by_loader(path, bs, None), 'limit': _by_numpy}
+           'file': lambda path, bs: _by_loader(path, bs, 0), 'resident': lambda path, bs: _by_loader(path, bs, None),
+           'limit': _by_numpy}
 
 # %% ../nbs/70_bench.ipynb #2c712ff2
 def _peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
@@ -69,12 +70,14 @@ def measure_reader(
 )->dict:          # objects per second, bytes of memory, seconds until batches can be had
     "One way to read, in this process"
     import torch, astromask.data.loaders
-    before,start = _peak(),time.perf_counter()
+    before = _peak()
+    start = time.perf_counter()
     batches = READERS[which](path, bs)
     ready = time.perf_counter()-start
     for k in range(2):
         if k and which == 'limit': batches = READERS[which](path, bs)
-        start,n = time.perf_counter(),0
+        start = time.perf_counter()
+        n = 0
         for x,rows in batches: n += len(x)
         seconds = time.perf_counter()-start
     return dict(rate=n/seconds, memory=_peak()-before, ready=ready)
@@ -87,14 +90,20 @@ def in_child(
 ):                # What it returned
     "Run a function in a new process"
     code = f'import json, sys; from astromask import bench; print(json.dumps(bench.{function}(*json.loads(sys.argv[1]))))'
-    done = subprocess.run([sys.executable, '-c', code, json.dumps([str(a) if isinstance(a, Path) else a for a in args])], capture_output=True, text=True, timeout=timeout)
-    if done.returncode: raise AstroMaskError(f'Measuring {function}{args} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}')
+    done = subprocess.run([sys.executable, '-c', code,
+                           json.dumps([str(a) if isinstance(a, Path) else a for a in args])], capture_output=True,
+                          text=True, timeout=timeout)
+    if done.returncode:
+        raise AstroMaskError(f'Measuring {function}{args} failed: '
+                             f'{done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}')
     return json.loads(done.stdout.splitlines()[-1])
 
 # %% ../nbs/70_bench.ipynb #7a88934d
 class _Clock:
     "Seconds between two points of the device's work"
-    def __init__(self, device): self.cuda,self.device = device.type == 'cuda',device
+    def __init__(self, device):
+        self.cuda = device.type == 'cuda'
+        self.device = device
     def mark(self):
         import torch
         if not self.cuda: return time.perf_counter()
@@ -124,17 +133,21 @@ def measure_training(
     from astromask.data.loaders import CutoutLoader, Pixels
     from astromask.data.scaling import fit_scaling
     from astromask.models.mae import MAE
-    c,device = Cutouts.open(path),default_device()
+    c = Cutouts.open(path)
+    device = default_device()
     m = MAE.preset(preset, bands=c.bands, img_size=c.shape[-1])
     m.scaling = fit_scaling(c, 64)
     m.to(device)
-    opt,clock = torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True),_Clock(device)
-    def loader(memory): return CutoutLoader(Pixels(c, memory=memory, device=device), bs, shuffle=True, drop_last=True, device=device)
+    opt = torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True)
+    clock = _Clock(device)
+    def loader(memory):
+        return CutoutLoader(Pixels(c, memory=memory, device=device), bs, shuffle=True, drop_last=True, device=device)
     loaders = dict(file=loader(0), resident=loader(None))
     turns = dict(model=_endless(loaders['resident'].one_batch()[0])) | {k: _batches(dl) for k,dl in loaders.items()}
     found = {k: dict(seconds=[], stalled=[]) for k in turns}
     for k in list(turns)*(rounds+1):
-        start,waited = clock.mark(),0.
+        start = clock.mark()
+        waited = 0.
         for _ in range(steps):
             asked = time.perf_counter()
             x = next(turns[k])[0]
@@ -146,7 +159,8 @@ def measure_training(
         found[k]['seconds'].append(seconds)
         found[k]['stalled'].append(waited/seconds)
     memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else _peak()
-    return {k: dict(rate=steps*bs/float(np.median(r['seconds'][1:])), stalled=float(np.median(r['stalled'][1:]))) for k,r in found.items()} | dict(memory=memory, device=str(device))
+    return {k: dict(rate=steps*bs/float(np.median(r['seconds'][1:])), stalled=float(np.median(r['stalled'][1:])))
+            for k,r in found.items()} | dict(memory=memory, device=str(device))
 
 # %% ../nbs/70_bench.ipynb #b553d13b
 class BenchReport(dict):
@@ -158,7 +172,8 @@ class BenchReport(dict):
         return '\n'.join(lines)
 
     def _loader(self):
-        rates,title = {k: r['rate'] for k,r in self['loader'].items()},f'batches of {self["bs"]}'
+        rates = {k: r['rate'] for k,r in self['loader'].items()}
+        title = f'batches of {self["bs"]}'
         yield f'{title:14}{"objects/s":>10}{"of limit":>10}{"of rows":>10}{"memory":>12}{"ready in":>10}'
         for k,r in self['loader'].items():
             yield f'{k:14}{r["rate"]:10.0f}{r["rate"]/rates["limit"]:10.2f}{r["rate"]/rates["rows"]:10.1f}{r["memory"]/2**20:8.0f} MiB{r["ready"]:8.1f} s'
@@ -166,7 +181,8 @@ class BenchReport(dict):
     def _training(self):
         t = self['training']
         yield f'{"small preset":14}{"objects/s":>10}{"of model":>10}{"stalled":>10}    ({t["device"]}, {t["memory"]/2**20:.0f} MiB in all)'
-        for k in ('model','file','resident'): yield f'{k:14}{t[k]["rate"]:10.0f}{t[k]["rate"]/t["model"]["rate"]:10.2f}{t[k]["stalled"]:10.2%}'
+        for k in ('model','file','resident'):
+            yield f'{k:14}{t[k]["rate"]:10.0f}{t[k]["rate"]/t["model"]["rate"]:10.2f}{t[k]["stalled"]:10.2%}'
 
 # %% ../nbs/70_bench.ipynb #9da24ecd
 def run_bench(
@@ -179,7 +195,8 @@ def run_bench(
 )->BenchReport:    # A dict; print it
     "Loader, model, and both together, in one run on one file"
     if n < bs: raise InputError(f'n is {n}: measure with at least one batch of {bs} objects')
-    with storage_errors(folder or tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix='astromask-bench-', dir=folder) as tmp:
+    with storage_errors(folder or tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix='astromask-bench-',
+        dir=folder) as tmp:
         log.info(f'writing {n} objects')
         path = bench_file(Path(tmp)/'noise.h5', n)
         report = BenchReport(objects=n, bs=bs, nbytes=Cutouts.open(path).nbytes)

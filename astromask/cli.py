@@ -60,7 +60,8 @@ def simulate(out, n, survey, bands, seed, ivar, overwrite):
     from pathlib import Path
     if Path(out).exists() and not overwrite: raise InputError(f'{out} exists: give another name, or --overwrite')
     from astromask.data.simulate import simulate_survey
-    click.echo(simulate_survey(out, n, survey=survey, bands=split_bands(bands), seed=seed, overwrite=overwrite, ivar=ivar))
+    click.echo(simulate_survey(out, n, survey=survey, bands=split_bands(bands), seed=seed, overwrite=overwrite,
+                               ivar=ivar))
 
 # %% ../nbs/71_cli.ipynb #c2537eac
 @main.command()
@@ -69,14 +70,16 @@ def simulate(out, n, survey, bands, seed, ivar, overwrite):
 @click.option('--survey', default='', help='The survey whose bands they are, where the file does not tell.')
 @click.option('--unit', default='', help='What one unit of a pixel is, such as nJy, where the file does not tell.')
 @click.option('--zero-point', type=float, help='AB magnitude of one unit, where the file does not tell.')
-@click.option('--n', default=1000, show_default=True, type=click.IntRange(min=1), help='Cutouts to look at, spread over the set.')
+@click.option('--n', default=1000, show_default=True, type=click.IntRange(min=1),
+              help='Cutouts to look at, spread over the set.')
 @click.option('--sheet', metavar='PNG', help='Write pictures of a sample and of what is odd.')
 @click.option('--json', 'json_path', metavar='JSON', help='Write the report for programs.')
 @click.option('--overwrite', is_flag=True, help='Replace PNG and JSON if they are there.')
 def inspect(file, bands, survey, unit, zero_point, n, sheet, json_path, overwrite):
     "Say what is in a cutout FILE (or several, or a quoted glob), and what is wrong with it."
     from astromask.data.inspect import contact_sheet, inspect_cutouts, write_report
-    source,given = file[0] if len(file) == 1 else list(file),(split_bands(bands),survey or None)
+    source = file[0] if len(file) == 1 else list(file)
+    given = (split_bands(bands),survey or None)
     report = inspect_cutouts(source, *given, n, unit=unit, zero_point=zero_point)
     figure = contact_sheet(source, report, *given) if sheet else None
     write_report(report, figure, sheet, json_path, overwrite)
@@ -101,10 +104,12 @@ def fetch(name, out, n, bands):
 @click.option('--out', required=True, metavar='FILE', help='The file to write (HDF5, our own layout).')
 @click.option('--bands', default='', help='The bands wanted; or all, in stored order, where the file does not tell.')
 @click.option('--survey', default='', help='The survey whose bands they are, where the file does not tell.')
-@click.option('--unit', default='', help='What one unit of a pixel is (nJy, nanomaggy, ...), where the file does not tell.')
+@click.option('--unit', default='', help='What one unit of a pixel is (nJy, nanomaggy, ...), '
+              'where the file does not tell.')
 @click.option('--zero-point', type=float, help='AB magnitude of one unit, where the file does not tell.')
 @click.option('--pixel-scale', type=float, help='Arcsec per pixel, where the file does not tell.')
-@click.option('--dtype', type=click.Choice(['float16','float32']), help='How pixels are stored; by itself the smaller that holds them exactly.')
+@click.option('--dtype', type=click.Choice(['float16','float32']),
+              help='How pixels are stored; by itself the smaller that holds them exactly.')
 @click.option('--checksum', is_flag=True, help='Keep sums by which a flipped bit is noticed when its row is read.')
 @click.option('--overwrite', is_flag=True, help='Replace FILE if it is there.')
 def pack(source, out, bands, survey, dtype, checksum, overwrite, **measure):
@@ -112,24 +117,34 @@ def pack(source, out, bands, survey, dtype, checksum, overwrite, **measure):
 
     SOURCE: files, a folder or a quoted glob: HDF5, FITS, NumPy, PyTorch, ASDF and Zarr; pictures (a folder for each class, or a table beside them), tar archives of them, and Parquet."""
     from astromask.data.catalogs import merge
-    click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None, overwrite, dtype, checksum, **measure))
+    click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None,
+                     overwrite, dtype, checksum, **measure))
 
 # %% ../nbs/71_cli.ipynb #adf5608f
 def _tables(f):
     "What predict and embed have in common"
     options = [click.argument('model', metavar='MODEL'), click.argument('file', nargs=-1, required=True),
-        click.option('--out', required=True, metavar='TABLE', help='The table to write: .parquet or .fits; its report goes beside it (TABLE.report.json).'),
-        click.option('--shard', default='', metavar='I/N', help='Part I of N (from 1), in a table of its own; N alone takes I from SLURM, in an array or as one of N tasks.'),
-        click.option('--merge', default=0, metavar='N', type=click.IntRange(min=0), help='Join the N shards that are there into TABLE.'),
+        click.option('--out', required=True, metavar='TABLE',
+                     help='The table to write: .parquet or .fits; its report goes beside it (TABLE.report.json).'),
+        click.option('--shard', default='', metavar='I/N',
+                     help='Part I of N (from 1), in a table of its own; N alone takes I from SLURM, in an '
+                     'array or as one of N tasks.'),
+        click.option('--merge', default=0, metavar='N', type=click.IntRange(min=0),
+                     help='Join the N shards that are there into TABLE.'),
         click.option('--bs', default=256, show_default=True, type=click.IntRange(min=1), help='Objects in a block.'),
         click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.'),
-        click.option('--views', type=int, help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
-        click.option('--bands', default='', help='The bands wanted; or all, in stored order, where a file does not tell.'),
+        click.option('--views', type=int,
+                     help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
+        click.option('--bands', default='',
+                     help='The bands wanted; or all, in stored order, where a file does not tell.'),
         click.option('--survey', default='', help='The survey whose bands they are, where a file does not tell.'),
-        click.option('--unit', default='', help='What one unit of a pixel is (nJy, nanomaggy, MJy/sr), where a file does not tell.'),
+        click.option('--unit', default='',
+                     help='What one unit of a pixel is (nJy, nanomaggy, MJy/sr), where a file does not tell.'),
         click.option('--zero-point', type=float, help='AB magnitude of one unit, where a file does not tell.'),
-        click.option('--resample', is_flag=True, help='Bring pixels to the size of those that the model was trained on.'),
-        click.option('--columns', default='', help='Columns of the catalogues to take along, with commas between them; whole numbers exactly.'),
+        click.option('--resample', is_flag=True,
+                     help='Bring pixels to the size of those that the model was trained on.'),
+        click.option('--columns', default='',
+                     help='Columns of the catalogues to take along, with commas between them; whole numbers exactly.'),
         click.option('--overwrite', is_flag=True, help='Replace TABLE if it is there.')]
     for o in reversed(options): f = o(f)
     return f
@@ -138,7 +153,8 @@ def _tables(f):
 def _write_table(task, file, shard, bands, survey, columns, **options):
     from astromask.tasks.predict import parse_shard, report_text, table_of
     names = [k.strip() for k in columns.split(',') if k.strip()]
-    report = table_of(task, list(file), shard=parse_shard(shard), bands=split_bands(bands), survey=survey or None, columns=names, **options)
+    report = table_of(task, list(file), shard=parse_shard(shard), bands=split_bands(bands), survey=survey or None,
+                      columns=names, **options)
     if report: click.echo(report_text(report))
 
 # %% ../nbs/71_cli.ipynb #8f3862dc
@@ -157,7 +173,8 @@ def predict(model, file, views, pdf, raw, **options):
 # %% ../nbs/71_cli.ipynb #8f1fb15e
 @main.command()
 @_tables
-@click.option('--pool', default='mean', show_default=True, help='How patches become one vector: mean, cls, max or central.')
+@click.option('--pool', default='mean', show_default=True,
+              help='How patches become one vector: mean, cls, max or central.')
 def embed(model, file, views, pool, **options):
     """Write the embedding of every object of FILE (or several, or quoted globs).
 
@@ -170,9 +187,11 @@ def embed(model, file, views, pool, **options):
 @main.command()
 @click.option('--loader', is_flag=True, help='Only the ways to read.')
 @click.option('--training', is_flag=True, help='Only the model, with and without a loader.')
-@click.option('--n', default=50_000, show_default=True, type=click.IntRange(min=1), help='Objects in the file that is made for it (41 kB each).')
+@click.option('--n', default=50_000, show_default=True, type=click.IntRange(min=1),
+              help='Objects in the file that is made for it (41 kB each).')
 @click.option('--bs', default=128, show_default=True, type=click.IntRange(min=1), help='Batch size of the loaders.')
-@click.option('--folder', type=click.Path(exists=True, file_okay=False), help='Where the file is made, and removed again: the disk to be measured.')
+@click.option('--folder', type=click.Path(exists=True, file_okay=False),
+              help='Where the file is made, and removed again: the disk to be measured.')
 @click.option('--json', 'json_path', metavar='JSON', help='Write the numbers for programs.')
 def bench(loader, training, n, bs, folder, json_path):
     "Measure how fast batches come here, how fast a model trains, and whether it waits for them."
@@ -201,20 +220,23 @@ def _zero_point(text):
     try:
         if '=' not in text: return float(text) if text else None
         return {b.strip(): float(z) for b,z in (o.split('=') for o in text.split(','))}
-    except ValueError: raise InputError(f'--zero-point {text!r} is neither a magnitude nor BAND=MAGNITUDE,...') from None
+    except ValueError:
+        raise InputError(f'--zero-point {text!r} is neither a magnitude nor BAND=MAGNITUDE,...') from None
 
 # %% ../nbs/71_cli.ipynb #f918a7e7
 def _units(text):
     "--unit as `ingest` takes it"
     if '=' not in text: return text.strip()
     pairs = [o.partition('=') for o in text.split(',')]
-    if not all(b.strip() and u.strip() for b,_,u in pairs): raise InputError(f'--unit {text!r} is neither a unit nor BAND=UNIT,...')
+    if not all(b.strip() and u.strip() for b,_,u in pairs):
+        raise InputError(f'--unit {text!r} is neither a unit nor BAND=UNIT,...')
     return {b.strip(): u.strip() for b,_,u in pairs}
 
 # %% ../nbs/71_cli.ipynb #166165a7
 @main.command()
 @click.argument('out', type=click.Path(dir_okay=False))
-@click.option('--tiles', multiple=True, required=True, help='Folder or glob of FITS tiles; BAND=GLOB, repeated; or a path with {band}.')
+@click.option('--tiles', multiple=True, required=True,
+              help='Folder or glob of FITS tiles; BAND=GLOB, repeated; or a path with {band}.')
 @click.option('--catalog', help='FITS, Parquet, VOTable or CSV with positions; a regular grid without it.')
 @click.option('--survey', help='How tiles are named: hsc, unions or legacy; or any known survey.')
 @click.option('--bands', default='', help='Letters, or names with commas between them; all that are there without it.')
@@ -226,28 +248,35 @@ def _units(text):
 @click.option('--mask-hdu', default='', help='Where masks are.')
 @click.option('--variance-hdu', default='', help='Where variances are.')
 @click.option('--mask-planes', default='', help='More mask planes that mean missing: names or bits, with commas.')
-@click.option('--zero-point', default='', help='AB magnitude of one unit, where headers do not tell; or BAND=MAGNITUDE with commas.')
-@click.option('--unit', default='', help='What one unit is, such as nJy, where headers do not tell; or BAND=UNIT with commas.')
+@click.option('--zero-point', default='',
+              help='AB magnitude of one unit, where headers do not tell; or BAND=MAGNITUDE with commas.')
+@click.option('--unit', default='', help='What one unit is, such as nJy, where headers do not tell; '
+              'or BAND=UNIT with commas.')
 @click.option('--x', default='', help='Column of pixel positions (columns of the image), for images without a WCS.')
 @click.option('--y', default='', help='Column of pixel positions (rows).')
-@click.option('--first-pixel', type=click.IntRange(0, 1), help='What --x and --y call the first pixel: 1 for X_IMAGE and its like, else 0, without it.')
+@click.option('--first-pixel', type=click.IntRange(0, 1),
+              help='What --x and --y call the first pixel: 1 for X_IMAGE and its like, else 0, without it.')
 @click.option('--pixel-scale', type=float, help='Resample to this many arcsec per pixel, north up, centred.')
 @click.option('--no-masks', is_flag=True, help='Ignore masks.')
 @click.option('--no-weights', is_flag=True, help='Ignore variances.')
 @click.option('--min-bands', default=1, show_default=True, help='Bands in which an object must have a valid pixel.')
 @click.option('--min-valid', default=0., show_default=True, help='Share of its pixels that must be valid.')
-@click.option('--dtype', default='float32', show_default=True, type=click.Choice(['float32','float16']), help='Of the pixels.')
+@click.option('--dtype', default='float32', show_default=True, type=click.Choice(['float32','float16']),
+              help='Of the pixels.')
 @click.option('--processes', default=0, help='Worker processes; one per core without it.')
 @click.option('--overwrite', is_flag=True, help='Replace OUT if it is there.')
-def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, zero_point, unit, no_masks, no_weights, **options):
+def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, zero_point, unit, no_masks, no_weights,
+           **options):
     """Cut objects out of survey tiles into OUT (HDF5).
 
     Interrupted, the same command goes on where it was."""
-    if os.path.exists(out) and not options['overwrite']: raise InputError(f'{out} exists: give another name, or --overwrite')
+    if os.path.exists(out) and not options['overwrite']:
+        raise InputError(f'{out} exists: give another name, or --overwrite')
     from astromask.data import ingest as room
     hdus = dict(image_hdu=_hdu(image_hdu), mask_hdu=_hdu(mask_hdu), variance_hdu=_hdu(variance_hdu))
     planes = [o.strip() for o in mask_planes.split(',') if o.strip()]
-    click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes, zero_point=_zero_point(zero_point), unit=_units(unit),
+    click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes,
+                           zero_point=_zero_point(zero_point), unit=_units(unit),
                            masks=not no_masks, weights=not no_weights, **hdus, **options))
 
 # %% ../nbs/71_cli.ipynb #800c9584
@@ -263,7 +292,8 @@ def _list_parameters(notebook):
 @click.option('-p', 'given', nargs=2, multiple=True, metavar='KEY VALUE', help='Set a parameter; repeat for more.')
 @click.option('-f', 'file', metavar='FILE', help='A YAML file of parameters.')
 @click.option('--out', metavar='DIR', help='The run directory; a new one under runs/NAME without it.')
-@click.option('--nproc', default=1, show_default=True, type=click.IntRange(min=1), help='Processes that train together on this machine, one for each GPU.')
+@click.option('--nproc', default=1, show_default=True, type=click.IntRange(min=1),
+              help='Processes that train together on this machine, one for each GPU.')
 @click.option('--parameters', is_flag=True, help='List the parameters of NAME.')
 def run(name, given, file, out, nproc, parameters):
     """Run the experiment NAME (or a notebook's path), or continue it in DIR.

@@ -73,7 +73,8 @@ def check_seed(
     "A seed is a whole number that 64 bits hold, or an error"
     try: whole = int(seed) == seed
     except (TypeError, ValueError, OverflowError): whole = False
-    if not whole or isinstance(seed, str) or not -2**63 <= seed < 2**63: raise InputError(f'{str(seed)[:40]} is no seed: give a whole number from 0 on, less than 2**63')
+    if not whole or isinstance(seed, str) or not -2**63 <= seed < 2**63:
+        raise InputError(f'{str(seed)[:40]} is no seed: give a whole number from 0 on, less than 2**63')
     return int(seed)
 
 # %% ../nbs/00_core.ipynb #fc604e51
@@ -85,7 +86,8 @@ def uniform(
     stream:str='', # What they are for: streams are independent
 ): # (B,n) in [0,1), multiples of 2**-24, which float32 holds exactly
     "Random numbers that are a function of (seed, epoch, sample id, stream) and of nothing else"
-    base,seed = np.zeros(1, np.int64),check_seed(seed)
+    base = np.zeros(1, np.int64)
+    seed = check_seed(seed)
     for part in (seed, epoch, zlib.crc32(stream.encode())): base = mix(base + _GOLDEN) ^ int(part)
     key = mix(mix(ids + _GOLDEN) ^ int(mix(base + _GOLDEN)[0]))
     if isinstance(key, np.ndarray): counter = np.arange(1, n+1)
@@ -162,7 +164,8 @@ def try_lock(
         owner = os.pread(fd, 300, 0).decode(errors='replace')
         os.close(fd)
         return None,owner
-    except OSError as e: log.warning(f'{lock} cannot be locked ({e.strerror}): see that nobody else uses what is beside it')
+    except OSError as e:
+        log.warning(f'{lock} cannot be locked ({e.strerror}): see that nobody else uses what is beside it')
     try:
         with storage_errors(lock):
             os.ftruncate(fd, 0)
@@ -198,7 +201,8 @@ def read_json(
     try: found = json.loads(Path(path).read_text())
     except FileNotFoundError: raise InputError(f'No such file: {path}') from None
     except OSError as e: raise InputError(f'Could not read {path}: {e.strerror}') from None
-    except (ValueError, RecursionError) as e: raise DataError(f'{path} is not readable as JSON ({e}): restore it or delete it') from None
+    except (ValueError, RecursionError) as e:
+        raise DataError(f'{path} is not readable as JSON ({e}): restore it or delete it') from None
     if isinstance(found, kind): return found
     raise DataError(f'{path} holds a {type(found).__name__} where a {kind.__name__} should be: restore it or delete it')
 
@@ -215,14 +219,17 @@ def git_commit(
 )->str|None:    # The commit, with '+changes' if the tree differs from it; None outside a repository
     "The git commit that a folder is at"
     def git(*a): return subprocess.run(['git','-C',str(folder),*a], capture_output=True, text=True, timeout=10)
-    try: head,status = git('rev-parse', 'HEAD'), git('status','--porcelain','-uno')
+    try:
+        head = git('rev-parse', 'HEAD')
+        status = git('status','--porcelain','-uno')
     except (OSError, subprocess.TimeoutExpired): return None
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if status.stdout.strip() else '')
 
 # %% ../nbs/00_core.ipynb #86e02929
 def versions(
-    packages=('astromask','torch','torchvision','timm','fastai','numpy','astropy','h5py','scikit-learn','papermill','galsim')
+    packages=('astromask','torch','torchvision','timm','fastai','numpy','astropy','h5py','scikit-learn','papermill',
+              'galsim')
 )->dict: # Name to version; packages that are absent are left out
     "Versions of what computes our numbers"
     found = {'python': platform.python_version()}
@@ -253,7 +260,8 @@ def start_logging(
         log.propagate = False
 
 # %% ../nbs/00_core.ipynb #19350517
-for _message in ('`torch.jit.script` is deprecated', 'IProgress not found'): warnings.filterwarnings('ignore', message=_message)
+for _message in ('`torch.jit.script` is deprecated', 'IProgress not found'):
+    warnings.filterwarnings('ignore', message=_message)
 
 # %% ../nbs/00_core.ipynb #79d25a48
 def progress(
@@ -274,7 +282,8 @@ def progress(
         yield item
         now = time.monotonic()
         if now-last >= every:
-            last,rate = now,i/(now-start)
+            last = now
+            rate = i/(now-start)
             left = f' of {total}, {(total-i)/rate:.0f} s left' if total else ''
             print(f'{desc}: {i}{left} ({rate:.3g} {unit}/s)', flush=True)
 
@@ -304,7 +313,8 @@ def new_run_dir(
     root='runs', # Where runs are kept
 )->Path:         # A directory that did not exist before
     "Make runs/NAME/TIME, with a suffix if it is taken"
-    parent,stamp = Path(root).absolute()/name, utc_now()
+    parent = Path(root).absolute()/name
+    stamp = utc_now()
     with storage_errors(parent): parent.mkdir(parents=True, exist_ok=True)
     for i in range(1000):
         path = parent/(stamp + (f'-{i}' if i else ''))

@@ -56,7 +56,8 @@ def embed_cutouts(
     "Embed every cutout of a file"
     if not len(c): raise InputError('There are no cutouts to embed: give at least one')
     c,device,starts = as_known(m, c, resample),next(m.parameters()).device,range(0, len(c), bs)
-    blocks,sky = [],np.stack([np.asarray(c.catalog[k], np.float32) for k in ('ra','dec')], axis=1)
+    blocks = []
+    sky = np.stack([np.asarray(c.catalog[k], np.float32) for k in ('ra','dec')], axis=1)
     with evaluating(m):
         for i in show_progress(starts, 'embedding', unit='block') if progress else starts:
             x = torch.from_numpy(fit_size(c[i:i+bs], m.img_size)).to(device)
@@ -64,5 +65,6 @@ def embed_cutouts(
             blocks.append(m.embed(x, bands=c.bands, coords=coords, pool=pool, views=views).float().cpu().numpy())
     table = c.catalog.copy()
     table['embedding'] = np.concatenate(blocks)
-    table.meta |= dict(model=type(m).__name__, bands=list(c.bands), pool=pool, views=m.views if views is None else views)
+    table.meta |= dict(model=type(m).__name__, bands=list(c.bands), pool=pool,
+                       views=m.views if views is None else views)
     return table

@@ -26,7 +26,8 @@ class Canvas:
         bands=None,      # Names; None means all
         size:int=64,     # Pixels of a side
     ):
-        self.survey,self.size = get_survey(survey), size
+        self.survey = get_survey(survey)
+        self.size = size
         self.bands = parse_bands(bands, self.survey)
         scale = self.survey.pixel_scale
         self.fine = 1 if min(self.survey.fwhm) > 2*scale else 2
@@ -91,9 +92,13 @@ def cloud(self:Canvas,
 ):
     "Add a cloud of points"
     n = self.n
-    u,v = (dx+x+self.centre)/self.step, (dy+y+self.centre)/self.step
-    i,j = np.floor(u).astype(int), np.floor(v).astype(int)
-    u,v,grid = u-i, v-j, np.zeros(n*n)
+    u = (dx+x+self.centre)/self.step
+    v = (dy+y+self.centre)/self.step
+    i = np.floor(u).astype(int)
+    j = np.floor(v).astype(int)
+    u = u-i
+    v = v-j
+    grid = np.zeros(n*n)
     for di,wi in ((0,1-u),(1,u)):
         for dj,wj in ((0,1-v),(1,v)): grid += np.bincount((j+dj)%n*n + (i+di)%n, weight*wi*wj, minlength=n*n)
     self.raster(grid.reshape(n, n), flux, blur)
@@ -122,7 +127,8 @@ def positions(self:Canvas): # (n,1) and (1,n), arcsec from the frame's centre
 def _psf(survey, band, night, n, step): # (n,n/2+1) transform of PSF and pixel
     from galsim import Moffat
     rng = np.random.default_rng([night, 64])
-    seeing,(g1,g2) = np.exp(.07*rng.standard_normal()), .015*rng.standard_normal(2)
+    seeing = np.exp(.07*rng.standard_normal())
+    g1,g2 = .015*rng.standard_normal(2)
     psf = Moffat(3., fwhm=survey.fwhm[survey.index(band)]*seeing).shear(g1=g1, g2=g2)
     def along(k):
         fade = np.cos(np.pi/2*np.clip(np.abs(k)*step/np.pi*4-3, 0, 1))**2
@@ -136,7 +142,9 @@ def expose(self:Canvas,
     night:int=0, # Which of the 64 nights, for the PSF
 ):               # (C,size,size) float64, without noise
     "What the camera would record if photons did not come one by one"
-    images,a,b = [], self.corner, self.corner+self.fine*self.size
+    images = []
+    a = self.corner
+    b = self.corner+self.fine*self.size
     for band,light in zip(self.bands, self.light):
         k = light*_psf(self.survey, band, night, self.n, self.step)
         images.append(fft.irfft2(k, (self.n, self.n))[a:b:self.fine,a:b:self.fine]*self.fine**2)
@@ -203,9 +211,12 @@ def cosmic_ray(
     rng,         # np.random.Generator
 ):
     "A track of a charged particle through the detector"
-    length,angle,(x,y) = 1+rng.exponential(5), rng.uniform(0, np.pi), rng.uniform(0, len(image), 2)
+    length = 1+rng.exponential(5)
+    angle = rng.uniform(0, np.pi)
+    x,y = rng.uniform(0, len(image), 2)
     along = np.arange(0, length, .5)
-    rows,cols = np.round(y+along*np.sin(angle)).astype(int), np.round(x+along*np.cos(angle)).astype(int)
+    rows = np.round(y+along*np.sin(angle)).astype(int)
+    cols = np.round(x+along*np.cos(angle)).astype(int)
     inside = (rows >= 0) & (rows < len(image)) & (cols >= 0) & (cols < len(image))
     found = rng.random() < 1/3
     image[rows[inside],cols[inside]] = np.nan if found else sigma*10**rng.uniform(1.3, 2.5)

@@ -77,7 +77,8 @@ class Scene:
         sim:Simulation,
         i:int,          # Number of the object
     ):
-        self.sim,self.rng = sim, np.random.default_rng([sim.seed, i])
+        self.sim = sim
+        self.rng = np.random.default_rng([sim.seed, i])
         self.canvas = Canvas(sim.survey, sim.bands, sim.size)
         self.fwhm = sim.survey.fwhm[sim.survey.index(sim.survey.reference)]
         self.width = sim.size*sim.survey.pixel_scale
@@ -126,7 +127,10 @@ def draw_elliptical(
 ):     # What is true of it
     "A smooth old galaxy"
     z,M,size = s.draw('elliptical', 'early')
-    q,angle,sed,disk = s.normal(.75, .16, .32, 1), s.angle(), _old(s), s.rng.uniform(.3, .7)*(s.rng.random() < .3)
+    q = s.normal(.75, .16, .32, 1)
+    angle = s.angle()
+    sed = _old(s)
+    disk = s.rng.uniform(.3, .7)*(s.rng.random() < .3)
     bulge = _sersic(s.rng.integers(5, 12)/2, size*(1-.5*(disk > 0)), q**(1-disk), angle)
     s.canvas.profile(bulge, s.flux(sed, 1-disk), s.x, s.y)
     if disk: s.canvas.profile(_disk(1.2*size, np.arccos(q), angle), s.flux(sed, disk), s.x, s.y)
@@ -134,13 +138,17 @@ def draw_elliptical(
 
 # %% ../nbs/06_objects.ipynb #105b9072
 def _projected(r, theta, tilt, angle): # Points of a disk as they appear on the sky
-    u,v = r*np.cos(theta), r*np.sin(theta)*np.cos(tilt)
+    u = r*np.cos(theta)
+    v = r*np.sin(theta)*np.cos(tilt)
     return u*np.cos(angle)-v*np.sin(angle), u*np.sin(angle)+v*np.cos(angle)
 
 def _arms(s, scale, points=3000):
     "Radii and angles in the disk's plane, weights"
-    rng,m = s.rng, s.rng.choice([2,3,4], p=[.7,.15,.15])
-    pitch,turn,start = np.radians(rng.uniform(10, 30)), rng.choice([-1,1]), rng.uniform(0, 2*np.pi)
+    rng = s.rng
+    m = s.rng.choice([2,3,4], p=[.7,.15,.15])
+    pitch = np.radians(rng.uniform(10, 30))
+    turn = rng.choice([-1,1])
+    start = rng.uniform(0, 2*np.pi)
     r = scale*(rng.uniform(.4, .9) + rng.gamma(2.2, .7, points))
     clump = rng.lognormal(0, .7, 40)[np.minimum((r/scale*8).astype(int), 39)] # star formation comes in patches
     spread = rng.uniform(.1, .25)*np.exp(.3*rng.standard_normal(points))
@@ -152,17 +160,22 @@ def _arms(s, scale, points=3000):
 def _add_bar(s, share, scale, tilt, angle, flux):
     "A bar through the centre, across the disk"
     theta = s.angle()
-    length,q = scale*s.rng.uniform(.7, 1.2), s.rng.uniform(.2, .35)
+    length = scale*s.rng.uniform(.7, 1.2)
+    q = s.rng.uniform(.2, .35)
     u,v = s.rng.normal(0, 1, (2,1500))
-    x,y = u*length*.55, v*length*.55*q
-    r,t = np.hypot(x, y), np.arctan2(y, x)+theta
+    x = u*length*.55
+    y = v*length*.55*q
+    r = np.hypot(x, y)
+    t = np.arctan2(y, x)+theta
     s.canvas.cloud(*_projected(r, t, tilt, angle), np.full(1500, 1/1500), share*flux, .08*length, s.x, s.y)
 
 # %% ../nbs/06_objects.ipynb #72a4526a
 def _add_disk(s, size, tilt, angle, share, kind, dust):
     "Old disk, arms and knots; a third of the disks are barred"
-    rng,scale = s.rng, size/1.678
-    arms,knots = rng.uniform(.25, .7), rng.uniform(.02, .12)
+    rng = s.rng
+    scale = size/1.678
+    arms = rng.uniform(.25, .7)
+    knots = rng.uniform(.02, .12)
     bar = rng.uniform(.08, .2) if rng.random() < .35 else 0.
     old = s.flux(galaxy_sed(kind, s.normal(0, .1), dust), share)
     young = s.flux(galaxy_sed(kind+rng.uniform(.3, 1.), 0, dust), share)
@@ -182,7 +195,9 @@ def draw_spiral(
 ):     # What is true of it
     "A disk with arms around a bulge"
     z,M,size = s.draw('spiral', 'late', 1.3)
-    tilt,angle,bulge = np.arccos(s.rng.uniform(.42, 1)), s.angle(), s.rng.beta(1.5, 6)*min(1, 10**(-.15*(M+20.5)))
+    tilt = np.arccos(s.rng.uniform(.42, 1))
+    angle = s.angle()
+    bulge = s.rng.beta(1.5, 6)*min(1, 10**(-.15*(M+20.5)))
     kind = s.normal(.4, .25, 0) if s.rng.random() < .15 else s.normal(1.5 + .25*(M+20.5), .6, .3, 3)
     dust = abs(s.normal(0, .25)) + .3*np.sin(tilt)**2
     core = _sersic(s.rng.integers(2, 9)/2, size*s.rng.uniform(.12, .25), s.rng.uniform(.8, 1))
@@ -196,8 +211,11 @@ def draw_edge_on(
 ):     # What is true of it
     "A disk seen from the side"
     z,M,size = s.draw('edge_on', 'late', 1.3)
-    tilt,angle,bulge = np.radians(s.rng.uniform(82, 90)), s.angle(), s.rng.beta(1.5, 8)
-    height,dust = s.rng.uniform(.06, .14), s.rng.uniform(.2, .9)
+    tilt = np.radians(s.rng.uniform(82, 90))
+    angle = s.angle()
+    bulge = s.rng.beta(1.5, 8)
+    height = s.rng.uniform(.06, .14)
+    dust = s.rng.uniform(.2, .9)
     kind = s.normal(.4, .25, 0) if s.rng.random() < .2 else s.normal(1.2, .6, .2)
     sed = galaxy_sed(kind, s.normal(0, .1), dust)
     lane = s.rng.uniform(.04, .1) if s.rng.random() < .6 else 0.
@@ -216,13 +234,17 @@ def draw_irregular(
 ):     # What is true of it
     "A lumpy dwarf of low surface brightness"
     z,M,size = s.draw('irregular', 'dwarf', 1.)
-    rng,q,angle = s.rng, s.normal(.65, .16, .3, 1), s.angle()
+    rng = s.rng
+    q = s.normal(.65, .16, .3, 1)
+    angle = s.angle()
     kind = s.normal(1.3, .5, .3) if rng.random() < .35 else s.normal(2.2, .5, 1.2, 3)
-    lumps,n = rng.uniform(.15, .45), rng.integers(4, 16)
+    lumps = rng.uniform(.15, .45)
+    n = rng.integers(4, 16)
     dust = abs(s.normal(0, .25))
     diffuse = s.flux(galaxy_sed(kind, s.normal(0, .1), dust), 1-lumps)
     s.canvas.profile(_sersic(rng.integers(1, 3)/2, size, q, angle), diffuse, s.x, s.y)
-    r,theta = size*np.abs(rng.normal(0, .8, n)), rng.uniform(0, 2*np.pi, n)
+    r = size*np.abs(rng.normal(0, .8, n))
+    theta = rng.uniform(0, 2*np.pi, n)
     bright = rng.pareto(1.8, n)+.2
     dx,dy = _projected(r, theta, np.arccos(q), angle)
     off = rng.normal(0, .25*size, 2)
@@ -233,12 +255,14 @@ def draw_irregular(
 # %% ../nbs/06_objects.ipynb #1e784cb6
 def _add_tail(s, x, y, size, flux):
     "A curved stream of stars that leaves a galaxy"
-    rng,points = s.rng, 1500
+    rng = s.rng
+    points = 1500
     along = rng.beta(1., 1.4, points)
     r = size*(.5+rng.uniform(2., 3.6)*along)
     theta = rng.uniform(0, 2*np.pi) + rng.choice([-1,1])*rng.uniform(1., 2.8)*along
     width = size*(.08+.22*along)
-    dx,dy = r*np.cos(theta)+width*rng.standard_normal(points), r*np.sin(theta)+width*rng.standard_normal(points)
+    dx = r*np.cos(theta)+width*rng.standard_normal(points)
+    dy = r*np.sin(theta)+width*rng.standard_normal(points)
     s.canvas.cloud(dx, dy, np.full(points, 1/points), flux, .1*size, x, y)
 
 # %% ../nbs/06_objects.ipynb #de1d26ba
@@ -247,14 +271,21 @@ def draw_merger(
 ):     # What is true of it
     "Two galaxies that fall into one another"
     z,M,size = s.draw('merger', 'late', 1.1)
-    rng,ratio,size = s.rng, s.rng.uniform(.25, 1), min(size, .11*s.width)
-    wet,dust,kind = rng.random() < .7, abs(s.normal(.2, .3)), s.normal(1.3, .7, 0, 3)
-    apart,angle = max(rng.uniform(.8, 2.2)*size, 1.2*s.fwhm), rng.uniform(0, 2*np.pi)
+    rng = s.rng
+    ratio = s.rng.uniform(.25, 1)
+    size = min(size, .11*s.width)
+    wet = rng.random() < .7
+    dust = abs(s.normal(.2, .3))
+    kind = s.normal(1.3, .7, 0, 3)
+    apart = max(rng.uniform(.8, 2.2)*size, 1.2*s.fwhm)
+    angle = rng.uniform(0, 2*np.pi)
     places = [(s.x,s.y), (s.x+apart*np.cos(angle), s.y+apart*np.sin(angle))]
     tails = rng.uniform(.2, .4)
     for (x,y),share in zip(places, (1/(1+ratio), ratio/(1+ratio))):
         k = kind+s.normal(0, .3) if wet else s.normal(.3, .2, 0)
-        r,share,core = size*np.sqrt(share)*1.2, share*(1-tails), rng.uniform(.2, .6)
+        r = size*np.sqrt(share)*1.2
+        share = share*(1-tails)
+        core = rng.uniform(.2, .6)
         bulge = _sersic(rng.integers(2, 7)/2, .3*r, rng.uniform(.6, 1), s.angle())
         disk = _sersic(1, r, rng.uniform(.4, .95), s.angle())
         s.canvas.profile(bulge, s.flux(galaxy_sed(k*.7, 0, dust), core*share), x, y)
@@ -270,13 +301,17 @@ def draw_merger(
 def _lensed(s, einstein, source_size, offset):
     "The source's surface brightness as seen through the lens, on the canvas's grid, and its magnification"
     y,x = (np.repeat(np.asarray(o).ravel(), 3)+np.tile([-1,0,1], o.size)*s.canvas.step/3 for o in s.canvas.positions())
-    x,y = x[None]-s.x, y[:,None]-s.y
-    g,a = s.rng.uniform(0, .12), 2*s.angle()
+    x = x[None]-s.x
+    y = y[:,None]-s.y
+    g = s.rng.uniform(0, .12)
+    a = 2*s.angle()
     r = np.hypot(x, y)+1e-9
     bx = x*(1-einstein/r) - g*(np.cos(a)*x+np.sin(a)*y) - offset[0]
     by = y*(1-einstein/r) - g*(np.sin(a)*x-np.cos(a)*y) - offset[1]
-    q,t = s.rng.uniform(.4, 1), s.angle()
-    u,v = bx*np.cos(t)+by*np.sin(t), (by*np.cos(t)-bx*np.sin(t))/q
+    q = s.rng.uniform(.4, 1)
+    t = s.angle()
+    u = bx*np.cos(t)+by*np.sin(t)
+    v = (by*np.cos(t)-bx*np.sin(t))/q
     light = np.exp(-1.678*np.hypot(u, v)/source_size)
     n = s.canvas.n
     return light.reshape(n, 3, n, 3).sum((1,3))
@@ -287,7 +322,9 @@ def draw_lens(
 ):     # What is true of it
     "A red elliptical inside arcs of a blue galaxy far behind it"
     z,M,size = s.draw('lens', 'early')
-    rng,q,size = s.rng, s.normal(.8, .1, .5, 1), min(size, .08*s.width)
+    rng = s.rng
+    q = s.normal(.8, .1, .5, 1)
+    size = min(size, .08*s.width)
     einstein = np.clip(rng.uniform(1.5, 2.9)*s.fwhm, .08*s.width, .26*s.width)
     s.canvas.profile(_sersic(4, size, q, s.angle()), s.flux(galaxy_sed(s.normal(.1, .1, 0), s.normal(0, .1))), s.x, s.y)
     source_z = z+rng.uniform(.4, 1.8)
@@ -303,7 +340,8 @@ def draw_star(
     s, # Scene
 ):     # What is true of it
     "A point with the colours of a black body"
-    rng,survey = s.rng, s.sim.survey
+    rng = s.rng
+    survey = s.sim.survey
     hot = rng.choice(3, p=[.55,.35,.1])
     sed = star_sed([s.normal(3700, 450, 2500), s.normal(5700, 600, 4000), rng.uniform(7500, 18000)][hot])
     mag = s.sim.limit - min(rng.exponential(1.8), 5)
@@ -322,7 +360,8 @@ def draw_quasar(
     sed = quasar_sed(s.normal(.1, .3)+red, rng.lognormal(0, .35))
     s.canvas.point(s.apparent(sed, s.sim.limit-min(rng.exponential(.8), 3), z), s.x, s.y)
     if z < .8:
-        M,size = s.normal(-21.8, .6)-z, draw_size('early', -22, z, rng)
+        M = s.normal(-21.8, .6)-z
+        size = draw_size('early', -22, z, rng)
         host = _sersic(4, min(size, .15*s.width), s.rng.uniform(.6, 1), s.angle())
         s.canvas.profile(host, s.flux(_old(s), M=M), s.x, s.y)
     return dict(redshift=z, size=0., ellipticity=np.nan)
@@ -336,13 +375,17 @@ def add_neighbours(
     s, # Scene
 ):
     "Other objects in the frame"
-    rng,half = s.rng, s.width/2
+    rng = s.rng
+    half = s.width/2
     for _ in range(rng.poisson(1.4)):
         x,y = rng.uniform(-half, half, 2)
         mag = s.sim.limit + 2.5 - min(rng.exponential(1.1), 4)
-        star,z = rng.random() < .35, rng.uniform(.05, .8)
+        star = rng.random() < .35
+        z = rng.uniform(.05, .8)
         sed = star_sed(rng.uniform(3000, 7000)) if star else galaxy_sed(rng.uniform(0, 3), 0, rng.uniform(0, .6))
-        q,angle,size = rng.uniform(.3, 1), s.angle(), s.fwhm*rng.lognormal(-.4, .5)
+        q = rng.uniform(.3, 1)
+        angle = s.angle()
+        size = s.fwhm*rng.lognormal(-.4, .5)
         if np.hypot(x, y) < 2*s.fwhm: continue
         flux = s.apparent(sed, mag, 0 if star else z)
         if star: s.canvas.point(flux, x, y)

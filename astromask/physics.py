@@ -83,7 +83,8 @@ def quasar_sed(
 
 # %% ../nbs/04_physics.ipynb #01bea566
 def _hydrogen(z):
-    rest,tau = wavelengths/(1+z), np.zeros_like(wavelengths)
+    rest = wavelengths/(1+z)
+    tau = np.zeros_like(wavelengths)
     for line,depth in ((1216,.0036),(1026,.0017)): tau += np.where(rest < line, depth*(wavelengths/line)**3.46, 0)
     return np.where(rest < 912, 0, np.exp(-tau))
 
@@ -114,7 +115,8 @@ def magnitudes(
 @lru_cache(maxsize=None)
 def _cosmology(): # Tables over log(1+z): distance modulus, kpc per arcsec, comoving volume per redshift
     from astropy.cosmology import FlatLambdaCDM
-    universe,z = FlatLambdaCDM(70, 0.3), np.expm1(np.linspace(np.log1p(1e-4), np.log1p(12), 4000))
+    universe = FlatLambdaCDM(70, 0.3)
+    z = np.expm1(np.linspace(np.log1p(1e-4), np.log1p(12), 4000))
     return (np.log1p(z), universe.distmod(z).value, 1/universe.arcsec_per_kpc_proper(z).value,
             universe.differential_comoving_volume(z).value)
 
@@ -149,9 +151,12 @@ class Population:
 # %% ../nbs/04_physics.ipynb #fe304cde
 @lru_cache(maxsize=128)
 def _joint(population, survey, bright, limit): # Cumulative density over cells of (redshift, magnitude), and their axes
-    p,ref = population, survey.reference
-    log_z,M = np.linspace(np.log(p.z_min), np.log(p.z_max), 240), np.linspace(p.brightest, p.faintest, 120)
-    z,sed = np.exp(log_z), galaxy_sed(p.kind)
+    p = population
+    ref = survey.reference
+    log_z = np.linspace(np.log(p.z_min), np.log(p.z_max), 240)
+    M = np.linspace(p.brightest, p.faintest, 120)
+    z = np.exp(log_z)
+    sed = galaxy_sed(p.kind)
     seen = np.array([magnitudes(sed, o, survey, (ref,))[0] for o in z])[:,None] + M - p.fading*z[:,None]
     ratio = 10**(-0.4*(M-p.m_star))
     volume = np.interp(np.log1p(z), _cosmology()[0], _cosmology()[3])*z

@@ -71,7 +71,8 @@ def colour_scale(
 )->ColourScale:
     "Find sky, noise and peak of each image"
     x = np.asarray(x, float)
-    c,ready = x.shape[1],for_the_eye(x)
+    c = x.shape[1]
+    ready = for_the_eye(x)
     if bands is None: bands = 'RGB' if ready and c == 3 else [str(i) for i in range(c)]
     channels = rgb_bands(bands)
     waves = np.minimum([band_wavelength(bands[i]) or np.nan for i in channels], 1e4)
@@ -146,7 +147,8 @@ def wrap_text(
     "As many lines as a text needs"
     for n in range(len(str(text)) or 1, 0, -1):
         found = wrap(str(text), n)
-        if max((text_width(l, fontsize) for l in found), default=0) < .88*inches: break        # letters on a coarse screen are up to 8 % wider
+        if max((text_width(l, fontsize) for l in found), default=0) < .88*inches:
+            break  # letters on a coarse screen are up to 8 % wider
     return '\n'.join(found if len(found) <= lines else found[:lines-1] + [found[lines-1][:-1]+'…'])
 
 # %% ../nbs/02_plots.ipynb #c48ba721
@@ -176,7 +178,9 @@ def show_cutouts(
 ):               # Figure
     "Many cutouts in colour, each under its own scale"
     images = np.asarray(images)
-    rgb,ncols,origin = colour_image(images, bands),max(min(ncols, len(images)), 1),image_origin(images, origin)
+    rgb = colour_image(images, bands)
+    ncols = max(min(ncols, len(images)), 1)
+    origin = image_origin(images, origin)
     titles = [] if titles is None else [titles[i:i+ncols] for i in range(0, len(rgb), ncols)]
     fig,axs,titles = _tiles(max(-(-len(images)//ncols), 1), ncols, size, titles)
     names = sum(titles, [])
@@ -196,7 +200,8 @@ def reconstruction_figure(
 ):                  # Figure
     "Original, masked, reconstruction"
     x = np.asarray(x, float)
-    scale,left = colour_scale(x, bands), x.copy()
+    scale = colour_scale(x, bands)
+    left = x.copy()
     hidden = np.broadcast_to(hidden, x.shape)
     for i,channel in enumerate(scale.channels):
         left[:,channel] = np.where(hidden[:,channel] & np.isfinite(x[:,channel]), scale.black[:,i], x[:,channel])
@@ -222,7 +227,8 @@ def _curves(ax, table, names, label):
     for name in names:
         y = _column(table, name)
         if y is None: continue
-        at,ok = np.arange(1, len(y)+1) if step is None else step,np.isfinite(y)
+        at = np.arange(1, len(y)+1) if step is None else step
+        ok = np.isfinite(y)
         ax.plot(at[ok], y[ok], marker='o' if ok.sum() < 60 else None, ms=3, lw=1.2, label=name.replace('_',' '))
     ax.set_xlabel('step' if step is not None else 'validation', fontsize=8)
     ax.set_ylabel(label, fontsize=8)
@@ -234,7 +240,8 @@ def history_figure(
     history, # dict of lists, or Table, with some of step, epoch, train_loss, valid_loss, balanced_accuracy, nmad, lr
 ):           # Figure
     "Losses, what else validation measured, and learning rate by step"
-    measured = [(k,label) for k,label in (('balanced_accuracy','balanced accuracy'), ('nmad','NMAD')) if _column(history, k) is not None]
+    measured = [(k,label) for k,label in (('balanced_accuracy','balanced accuracy'), ('nmad','NMAD'))
+                if _column(history, k) is not None]
     fig,axs = _axes(1, 2+len(measured), 3., width_ratios=(3,*[2]*(1+len(measured))))
     _curves(axs[0,0], history, ('train_loss','valid_loss'), 'loss')
     for ax,(k,label) in zip(axs[0,1:], (*measured, ('lr','learning rate'))): _curves(ax, history, (k,), label)
@@ -247,7 +254,8 @@ def progress_figure(
 ):           # Figure
     "Losses, learning rate, and what frozen embeddings are worth, by step"
     panels = [(history, ('train_loss','valid_loss'), 'loss'), (history, ('lr',), 'learning rate'),
-              (probe, ('probe_accuracy','knn_accuracy'), 'balanced accuracy'), (probe, ('probe_nmad','knn_nmad'), 'NMAD'),
+              (probe, ('probe_accuracy','knn_accuracy'), 'balanced accuracy'),
+              (probe, ('probe_nmad','knn_nmad'), 'NMAD'),
               (probe, ('rankme',), 'RankMe')]
     def known(t, names): return any((y := _column(t, k)) is not None and np.isfinite(y).any() for k in names)
     panels = [p for p in panels if known(*p[:2])] or panels[:1]
@@ -267,12 +275,14 @@ def neighbours_figure(
     origin=None,      # As for `show_cutouts`
 ):                    # Figure
     "One row for each query: itself, then what is most similar to it"
-    q,n = np.asarray(query_images, float), np.asarray(neighbour_images, float)
+    q = np.asarray(query_images, float)
+    n = np.asarray(neighbour_images, float)
     names = [] if titles is None else [[t] if isinstance(t, str) else list(t) for t in titles]
     fig,axs,names = _tiles(len(q), 1+n.shape[1], .85, names)
     for i,line in enumerate(axs):
         rgb = colour_image(np.concatenate([q[i:i+1], n[i]]), bands)
-        for j,(ax,o) in enumerate(zip(line, rgb)): _tile(ax, o, names[i][j] if names and j < len(names[i]) else None, image_origin(q, origin))
+        for j,(ax,o) in enumerate(zip(line, rgb)):
+            _tile(ax, o, names[i][j] if names and j < len(names[i]) else None, image_origin(q, origin))
         for side in line[0].spines.values(): side.set(color='tab:orange', linewidth=2.5)
     return fig
 
@@ -284,7 +294,8 @@ def comparison_figure(
     "Bars with errors, one for each method"
     fig,axs = _axes(1, 1, 3.)
     fig.set_size_inches(5, .6+.35*len(values))
-    ax,names = axs[0,0], list(values)
+    ax = axs[0,0]
+    names = list(values)
     pairs = [(v,0) if np.ndim(v) == 0 else v for v in values.values()]
     high,error = np.array(pairs, float).T if pairs else ([],[])
     colours = [f'C{i}' for i in range(len(names))]

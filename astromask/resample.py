@@ -26,7 +26,9 @@ def axis_weights(
 )->np.ndarray:   # (m,n) float32: what every new pixel takes of the old ones
     "A line of pixels on another grid"
     m = round(n*ratio)
-    if not 1 <= m <= 1<<14: raise InputError(f'{n} pixels would become {m} if they were resampled by {ratio:.3g}: the pixel scales cannot be right')
+    if not 1 <= m <= 1<<14:
+        raise InputError(f'{n} pixels would become {m} if they were resampled by {ratio:.3g}: the '
+                         'pixel scales cannot be right')
     at = (np.arange(m)-(m-1)/2)/ratio + (n-1)/2
     w = _cubic((at[:,None]-np.arange(n))*min(1, ratio))
     return (w/w.sum(1, keepdims=True)).astype(np.float32)
@@ -44,5 +46,6 @@ def resampled(
     if there.all(): out = rows @ x @ cols.T
     else:
         share = rows @ there.astype(np.float32) @ cols.T
-        with np.errstate(invalid='ignore', divide='ignore'): out = np.where(share > .5, rows @ np.where(there, x, 0) @ cols.T / share, np.nan)
+        with np.errstate(invalid='ignore', divide='ignore'):
+            out = np.where(share > .5, rows @ np.where(there, x, 0) @ cols.T / share, np.nan)
     return out.astype(np.float32)/np.float32(ratio**2) if flux else out.astype(np.float32)

@@ -16,8 +16,10 @@ from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
-from .core import (AstroMaskError, DataError, InputError, RankLost, Requeued, RunDir, StorageError, Unfinished, git_commit, log,
-                            new_run_dir, rank, read_json, sha256_file, storage_errors, try_lock, utc_now, versions, world, write_atomic)
+from .core import (AstroMaskError, DataError, InputError, RankLost, Requeued, RunDir, StorageError, Unfinished,
+                            git_commit, log,
+                            new_run_dir, rank, read_json, sha256_file, storage_errors, try_lock, utc_now, versions,
+                            world, write_atomic)
 
 # %% ../nbs/03_runs.ipynb #97ec1609
 def experiment_name(
@@ -56,7 +58,8 @@ def _comments(source): # Line number to comment
     return {t.start[0]: t.string.lstrip('# ').strip() for t in tokens if t.type == tokenize.COMMENT}
 
 def _parse(source, path):
-    spec,comments = {},_comments(source)
+    spec = {}
+    comments = _comments(source)
     for node in ast.parse(source).body:
         try:
             kind = node.annotation.value if isinstance(node.annotation, ast.Constant) else ast.unparse(node.annotation)
@@ -139,7 +142,9 @@ def _check_whole(name, value):
     "Refuse whole numbers of more than 64 bits, and seeds below 0"
     for v in value if isinstance(value, list) else [value]:
         if not isinstance(v, int): continue
-        if abs(v) >= 2**63: raise InputError(f'Parameter {name} is {_shorten(str(v), 40)}: a whole number must be less than 2**63 = {2**63}')
+        if abs(v) >= 2**63:
+            raise InputError(f'Parameter {name} is {_shorten(str(v), 40)}: a whole number must be '
+                             f'less than 2**63 = {2**63}')
         if name == 'seed' and v < 0: raise InputError(f'Parameter seed is {v}: a seed is a whole number from 0 on')
 
 # %% ../nbs/03_runs.ipynb #eac1d313
@@ -157,9 +162,11 @@ def check_parameters(
                          + f" The parameters are: {', '.join(names)}")
     params = {}
     for name in names:
-        kind,default = spec[name].type,spec[name].default
+        kind = spec[name].type
+        default = spec[name].default
         try: params[name] = cast(kind, given[name]) if name in given else default
-        except ValueError: raise InputError(f'Parameter {name} is of type {kind}; {_shorten(repr(given[name]), 80)} is not') from None
+        except ValueError:
+            raise InputError(f'Parameter {name} is of type {kind}; {_shorten(repr(given[name]), 80)} is not') from None
         _check_whole(name, params[name])
     return params
 
@@ -168,12 +175,15 @@ def _refuse(why, mark): raise yaml.YAMLError(f'line {mark.line+1}: {why}')
 
 class _Recipe(yaml.SafeLoader):
     "YAML in which plain values are text, or nothing"
-    yaml_implicit_resolvers = {c: [(tag,how) for tag,how in found if tag.endswith(':null')] for c,found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    yaml_constructors = {tag: f for tag,f in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag.split(':')[-1] in ('null','str','seq','map')}
+    yaml_implicit_resolvers = {c: [(tag,how) for tag,how in found if tag.endswith(':null')]
+                               for c,found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    yaml_constructors = {tag: f for tag,f in yaml.SafeLoader.yaml_constructors.items()
+                         if tag is None or tag.split(':')[-1] in ('null','str','seq','map')}
 
     def compose_node(self, parent, index):
         event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, 'anchor', None): _refuse('anchors and aliases are not read', event.start_mark)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, 'anchor', None):
+            _refuse('anchors and aliases are not read', event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
@@ -191,9 +201,11 @@ def read_params_file(
 )->dict:  # Name to value: text, None for nothing, or a list of these
     "Read a recipe"
     path = Path(path)
-    if path.exists() and not path.is_file(): raise InputError(f'{path} is no file that could be read as a recipe: give a YAML file of `name: value` lines')
+    if path.exists() and not path.is_file():
+        raise InputError(f'{path} is no file that could be read as a recipe: give a YAML file of `name: value` lines')
     try:
-        if (size := path.stat().st_size) > 1<<20: raise InputError(f'{path} has {size} bytes: a recipe is a YAML file of `name: value` lines')
+        if (size := path.stat().st_size) > 1<<20:
+            raise InputError(f'{path} has {size} bytes: a recipe is a YAML file of `name: value` lines')
         params = yaml.load(path.read_text(), _Recipe)
     except OSError as e: raise InputError(f'Could not read {path}: {e.strerror}') from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as e:   # PyYAML raises what it meets
@@ -235,7 +247,9 @@ def recorded_parameters(
     found = read_params_file(run/'params.yaml')
     for name in [n for n in found if n in spec]:
         try: found[name] = cast(spec[name].type, found[name])
-        except ValueError: raise InputError(f'{run}/params.yaml: {name} is of type {spec[name].type}; {_shorten(repr(found[name]), 80)} is not') from None
+        except ValueError:
+            raise InputError(f'{run}/params.yaml: {name} is of type {spec[name].type}; '
+                             f'{_shorten(repr(found[name]), 80)} is not') from None
     return {n: p.default for n,p in spec.items() if n != 'run_dir'} | found
 
 # %% ../nbs/03_runs.ipynb #62512d86
@@ -250,7 +264,8 @@ def is_done(
     "Compare a run directory with what is asked for"
     def refuse(why): raise InputError(f'{run} {why}, or give --out another directory')
     if not (run/'manifest.json').exists():
-        if [n for n in os.listdir(run) if not n.startswith('.') and n not in ('STOP','params.yaml','ranks','manifest.json')]:
+        if [n for n in os.listdir(run) if not n.startswith('.')
+            and n not in ('STOP','params.yaml','ranks','manifest.json')]:
             refuse('is not empty and not a run: empty it')
         return False
     was = read_json(run/'manifest.json', dict)
@@ -258,7 +273,8 @@ def is_done(
     if was.get('state') == 'failed' and was.get('exit_code') == 2 and not (run/'checkpoints').exists(): return False
     old = recorded_parameters(run, spec)
     changed = [n for n in old if old[n] != params.get(n)]
-    other = [n for n in changed if n not in _EXTENDS or n not in params or not isinstance(old[n], (int,float)) or params[n] < old[n]]
+    other = [n for n in changed if n not in _EXTENDS or n not in params or not isinstance(old[n], (int,float))
+             or params[n] < old[n]]
     if other:
         what = ', '.join(' '.join(f'{n} was {old[n]!r} and is now {params.get(n)!r}'.split()) for n in other)
         refuse(f'was made with other parameters ({what}): use those')
@@ -293,7 +309,8 @@ def requeue(
     try: r = subprocess.run(['scontrol', 'requeue', job], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as e: why = e
     else:
-        if r.returncode in (0, -signal.SIGTERM): return True     # SLURM ends the job's processes, and this one is among them
+        if r.returncode in (0, -signal.SIGTERM):
+            return True  # SLURM ends the job's processes, and this one is among them
         why = r.stderr.strip() or f'scontrol ended with code {r.returncode}'
     log.warning(f'SLURM does not start job {job} again: {why}')
     return False
@@ -304,9 +321,15 @@ _IGNORE = '; '.join(f'__import__("signal").signal({int(s)}, lambda *a: None)' fo
 class _Kernel:
     "The process that executes the notebook: where it is, what became of it, and how to end it"
     def __init__(self, run, lock, rank=0, env={}):
-        self.run,self.lock,self.rank,self.env = run,lock,rank,env
+        self.run = run
+        self.lock = lock
+        self.rank = rank
+        self.env = env
         self.output = run/(f'ranks/rank-{rank}.ipynb' if rank else 'notebook.ipynb')
-        self.pid,self.killed,self.error,self.folder = None,False,None,None
+        self.pid = None
+        self.killed = False
+        self.error = None
+        self.folder = None
 
     def signal(self, number):
         if self.pid:
@@ -321,7 +344,9 @@ class _Kernel:
         from ipykernel.kernelspec import get_kernel_dict
         from jupyter_client import AsyncKernelManager
         from jupyter_client.kernelspec import KernelSpec
-        kernel,folder,fds = self,self.folder,() if self.lock is None else (self.lock,)
+        kernel = self
+        folder = self.folder
+        fds = () if self.lock is None else (self.lock,)
         env = dict(IN_TEST='1', PYDEVD_DISABLE_FILE_VALIDATION='1', **self.env)   # IN_TEST: nbdev_export does nothing
         first = f'{_IGNORE}; {_TRACE.format(int(signal.SIGUSR2), f"{folder}/trace")}'
         class Manager(AsyncKernelManager):
@@ -330,7 +355,8 @@ class _Kernel:
             async def _async_interrupt_kernel(self): pass   # a kernel that is shut down would complain
             async def start_kernel(self, extra_arguments=(), **kw):
                 if kernel.killed: raise Unfinished('Stopped before it began')
-                await super().start_kernel(**kw, pass_fds=fds, extra_arguments=[*extra_arguments, f'--IPKernelApp.exec_lines={first}'])
+                await super().start_kernel(**kw, pass_fds=fds,
+                                           extra_arguments=[*extra_arguments, f'--IPKernelApp.exec_lines={first}'])
                 kernel.pid = self.provisioner.process.pid
                 if kernel.killed: kernel.kill()
         return Manager
@@ -366,7 +392,8 @@ def _execute(notebook, params, kernel):
     output = str(kernel.output)
     papermill_io.register(output, _WholeFiles())
     plain = lambda p: str(p).replace('{', '{{').replace('}', '}}')   # papermill formats paths with the parameters
-    kernel.folder = tempfile.mkdtemp(prefix='astromask-', dir='/tmp' if len(tempfile.gettempdir()) > 60 else None)   # a socket's path is short
+    # a socket's path is short
+    kernel.folder = tempfile.mkdtemp(prefix='astromask-', dir='/tmp' if len(tempfile.gettempdir()) > 60 else None)
     out,err = _streams(kernel)
     how = dict(kernel_name='python3', kernel_manager_class=kernel.manager_class(), language='python',
                progress_bar=False, start_timeout=300, iopub_timeout=120, stdout_file=out, stderr_file=err)
@@ -396,7 +423,8 @@ def rank_environments(
     from joblib import cpu_count                             # those that are ours: SLURM may give fewer than there are
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
-        where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(s.getsockname()[1]), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
+        where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(s.getsockname()[1]), WORLD_SIZE=str(n),
+                     LOCAL_WORLD_SIZE=str(n))
     where['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS') or str(max(1, cpu_count()//n))
     return [where | dict(RANK=str(k), LOCAL_RANK=str(k)) for k in range(n)]
 
@@ -412,7 +440,8 @@ def _give_up(kernel):
     try: where = Path(kernel.folder, 'trace').read_text().split('/IPython/core/')[0].splitlines()[1:-1]
     except OSError: where = []
     where = [o for o in where if not re.search('/(fastai|fastcore)/', o)]
-    kernel.error = AstroMaskError('\n'.join(['It did not answer, and was ended; the same command continues from the last checkpoint. It was here, innermost first:', *where]))
+    kernel.error = AstroMaskError('\n'.join(['It did not answer, and was ended; the same command continues from the '
+                                             'last checkpoint. It was here, innermost first:', *where]))
     kernel.kill()
 
 # %% ../nbs/03_runs.ipynb #a57bb1c2
@@ -420,14 +449,16 @@ def _to_blame(ended):
     "Of the kernels, in the order of their ends, the one whose error is the run's; None if there is none"
     failed = [k for k in ended if k.error]
     own = [k for k in failed if not isinstance(k.error, (RankLost,Unfinished))]
-    return next(iter([k for k in own if not k.killed] + own + [k for k in failed if isinstance(k.error, RankLost)] + failed), None)
+    return next(iter([k for k in own if not k.killed] + own + [k for k in failed if isinstance(k.error, RankLost)]
+                     + failed), None)
 
 # %% ../nbs/03_runs.ipynb #969ee88a
 def _error_of(ended):
     "The error of a run; None if there is none"
     guilty = _to_blame(ended)
     if not guilty: return None
-    several,all_say_so = max(len(ended), world()) > 1,len(ended) > 1 and len({str(k.error) for k in ended}) == 1
+    several = max(len(ended), world()) > 1
+    all_say_so = len(ended) > 1 and len({str(k.error) for k in ended}) == 1
     if not several or all_say_so or isinstance(guilty.error, Unfinished): return guilty.error
     return type(guilty.error)(f'Rank {guilty.rank}: {guilty.error}')
 
@@ -438,7 +469,8 @@ def _source_commit():
 
 def _begin(run, name, notebook, params, command, ranks):
     sessions = read_json(run/'manifest.json').get('sessions', []) if (run/'manifest.json').exists() else []
-    here = dict(started=utc_now(), host=socket.gethostname(), pid=os.getpid(), slurm_job=os.environ.get('SLURM_JOB_ID'), ranks=ranks)
+    here = dict(started=utc_now(), host=socket.gethostname(), pid=os.getpid(), slurm_job=os.environ.get('SLURM_JOB_ID'),
+                ranks=ranks)
     sessions += [here]
     run.clear_stop()
     write_atomic(run/'params.yaml', yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
@@ -496,7 +528,11 @@ def _ask(run, kernels, who):
 # %% ../nbs/03_runs.ipynb #f7068c6b
 def _supervise(kernels, notebook, params, run, events):
     for k in kernels: threading.Thread(target=_work, args=(k, notebook, params, events), daemon=True).start()
-    ended,asked,first,until,now = [],None,None,math.inf,time.monotonic
+    ended = []
+    asked = None
+    first = None
+    until = math.inf
+    now = time.monotonic
     while len(ended) < len(kernels):
         try: event = events.get(timeout=max(0, until-now()) if until < math.inf else None)
         except queue.Empty:
@@ -508,7 +544,8 @@ def _supervise(kernels, notebook, params, run, events):
             until = min(until, now() + _time_left(event))
             continue
         if asked is None:
-            asked,first = now(),event
+            asked = now()
+            first = event
             _ask(run, kernels, signal.Signals(event).name)
         elif event == signal.SIGINT or now()-asked > 5:
             for k in kernels: k.kill()
@@ -538,11 +575,14 @@ def run_experiment(
     nproc:int=1,   # Processes that run it together on this machine
 )->RunDir:         # The finished run; anything else is raised, `Requeued` too
     "Run an experiment notebook, or continue it"
-    notebook,given = find_experiment(name),dict(params or {})
-    name,spec = experiment_name(notebook),read_parameters(notebook)
+    notebook = find_experiment(name)
+    given = dict(params or {})
+    name = experiment_name(notebook)
+    spec = read_parameters(notebook)
     params = check_parameters(spec, given)
     if out and Path(out).is_file(): raise InputError(f'{out} is a file: give --out a directory')
-    if world() > 1 and (nproc > 1 or not out): raise InputError(f'This is one of {world()} processes that were started together: give --out, and not --nproc')
+    if world() > 1 and (nproc > 1 or not out):
+        raise InputError(f'This is one of {world()} processes that were started together: give --out, and not --nproc')
     with _caught(events := queue.SimpleQueue()):
         run = RunDir(out or new_run_dir(name))
         given = {k: params[k] for k in given}

@@ -164,9 +164,11 @@ WAVELENGTHS = { # Who published them: name of band to Angstrom; where two share 
     'lines': dict(Ha=6563, Halpha=6563, OIII=5007, OII=3727)}
 
 # %% ../nbs/01_surveys.ipynb #b22b27de
-WEBB = tuple('F200W F210M F212N F250M F277W F300M F322W2 F323N F335M F356W F360M F380M F405N F410M F430M F444W F460M F466N F470N F480M '
+WEBB = tuple('F200W F210M F212N F250M F277W F300M F322W2 F323N F335M F356W F360M F380M F405N F410M F430M F444W '
+             'F460M F466N F470N F480M '
              'F560W F770W'.split()) # Webb's filters whose number is of 10 nm, as all below 200 and above 1000 are
-LONG_PASS = dict(F200LP=4972, F350LP=5859, F600LP=7507, F785LP=8687, F850LP=9033) # Hubble's, whose number is where they begin
+# Hubble's, whose number is where they begin
+LONG_PASS = dict(F200LP=4972, F350LP=5859, F600LP=7507, F785LP=8687, F850LP=9033)
 _hubble = re.compile('hst|acs|wfc3|uvis|wfpc2|hrc|sbc')
 
 def _numbered(token, name=''): # Angstrom by the number in a filter's name, None without one
@@ -183,9 +185,12 @@ def _numbered(token, name=''): # Angstrom by the number in a filter's name, None
 # %% ../nbs/01_surveys.ipynb #eb5c1c4d
 _exact = {b: float(w) for group in reversed(WAVELENGTHS.values()) for b,w in group.items()}
 _folded = {b.lower(): float(w) for group in reversed(WAVELENGTHS.values()) for b,w in group.items()}
-_sloan = ('sdss sloan des decam decals delve hsc suprime lsst lsstcam comcam rubin cfht cfhtls megacam megaprime cfis unions whigs wishes ps1 panstarrs '
-          'kids omegacam vst skymapper splus jplus jpas ztf bass mzls legacy').split()       # whose bands are u, g, r, i, z, y, also in capitals
-_cameras = _sloan + ('subaru vista viking vhs video uvista ultravista ukidss wfcam 2mass twomass wise unwise allwise irac spitzer galex swift uvot '
+_sloan = ('sdss sloan des decam decals delve hsc suprime lsst lsstcam comcam rubin cfht cfhtls megacam megaprime cfis '
+          'unions whigs wishes ps1 panstarrs '
+          # whose bands are u, g, r, i, z, y, also in capitals
+          'kids omegacam vst skymapper splus jplus jpas ztf bass mzls legacy').split()
+_cameras = _sloan + ('subaru vista viking vhs video uvista ultravista ukidss wfcam 2mass twomass wise unwise allwise '
+                     'irac spitzer galex swift uvot '
                      'euclid nisp gaia atlas johnson cousins bessell').split()
 
 def _pieces(token): # The token itself, then without a camera's name before or behind it

@@ -31,11 +31,16 @@ UNIT_WORDS = (
 )
 
 _spelling = {}
-for _word,_names in {'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies maggie mgy mgys', 'sr': 'sr str ster steradian steradians', 'erg': 'erg ergs',
-                     's': 's sec secs second seconds', 'Hz': 'hz hertz', 'Angstrom': 'a aa ang angs angstrom angstroms å ångström ångströms', 'um': 'um µm μm micron microns',
-                     'nm': 'nm', 'cm': 'cm', 'm': 'm', 'W': 'w watt watts', 'arcsec': 'arcsec arcsecond arcseconds asec', 'arcmin': 'arcmin', 'deg': 'deg'}.items():
+for _word,_names in {'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies maggie mgy mgys',
+                     'sr': 'sr str ster steradian steradians', 'erg': 'erg ergs',
+                     's': 's sec secs second seconds', 'Hz': 'hz hertz',
+                     'Angstrom': 'a aa ang angs angstrom angstroms å ångström ångströms',
+                     'um': 'um µm μm micron microns',
+                     'nm': 'nm', 'cm': 'cm', 'm': 'm', 'W': 'w watt watts',
+                     'arcsec': 'arcsec arcsecond arcseconds asec', 'arcmin': 'arcmin', 'deg': 'deg'}.items():
     _spelling |= dict.fromkeys(_names.split(), _word)
-_prefixes = {'nano': 'n', 'micro': 'u', 'milli': 'm', 'kilo': 'k', 'mega': 'M', 'pico': 'p', 'mu': 'u', 'n': 'n', 'u': 'u', 'µ': 'u', 'μ': 'u', 'k': 'k', 'p': 'p'}
+_prefixes = {'nano': 'n', 'micro': 'u', 'milli': 'm', 'kilo': 'k', 'mega': 'M', 'pico': 'p', 'mu': 'u', 'n': 'n',
+             'u': 'u', 'µ': 'u', 'μ': 'u', 'k': 'k', 'p': 'p'}
 _maggies = [u.def_unit(p+'AB', 10.**k*u.AB) for p,k in dict(n=-9, u=-6, m=-3, k=3, M=6, p=-12).items()]
 
 # %% ../nbs/01_units.ipynb #e11facee
@@ -45,7 +50,8 @@ def _word(m):
     low = word.lower()
     if low in _spelling: return _spelling[low]
     if word in ('mJy','MJy'): return word
-    if low == 'mjy' and word[0] == 'M' and re.search(r'/ *sr|sr *-1', m.string, re.I): return 'MJy'    # 'MJY/SR' of headers in capitals
+    if low == 'mjy' and word[0] == 'M' and re.search(r'/ *sr|sr *-1', m.string, re.I):
+        return 'MJy'  # 'MJY/SR' of headers in capitals
     for prefix,short in _prefixes.items():
         base = _spelling.get(low[len(prefix):]) if low.startswith(prefix) else None
         if base == 'Jy': return short + 'Jy'
@@ -158,7 +164,8 @@ def _card(name, *headers):
         value = h[name]
         comment = h.comments[name] if hasattr(h, 'comments') else ''
         if isinstance(value, str): value = value.strip()
-        if value is not None and type(value).__name__ != 'Undefined' and str(value).lower() not in _missing: return value,str(comment)
+        if value is not None and type(value).__name__ != 'Undefined' and str(value).lower() not in _missing:
+            return value,str(comment)
     return None,''
 
 # %% ../nbs/01_units.ipynb #ab44a7ff
@@ -170,7 +177,8 @@ def _number(name, *headers, low, high):
     except (TypeError, ValueError): x = np.nan
     if x in _sentinels: return None,comment
     if low < x < high: return x,comment
-    raise DataError(f'The card {name} is {value!r}, which cannot be a {"zero point" if high < 1001 else "calibration"}: mend the header, or give a zero point yourself')
+    raise DataError(f'The card {name} is {value!r}, which cannot be a '
+                    f'{"zero point" if high < 1001 else "calibration"}: mend the header, or give a zero point yourself')
 
 # %% ../nbs/01_units.ipynb #a0aca855
 _per_second = re.compile(r'(/ ?s(ec)?\b|s\s*(\*\*|\^)?-1|per[ -]?s(ec(ond)?)?\b|cps\b)', re.I)
@@ -194,7 +202,8 @@ def _vega(name, comment, *headers):
     if re.search(r'\bAB\b', comment): return ''
     if re.search(r'vega', comment, re.I): return 'its comment says Vega'
     cameras = ' '.join(str(_card(k, *headers)[0] or '') for k in ('TELESCOP','INSTRUME','ORIGIN')).lower()
-    return next((f'{c.upper()} has Vega magnitudes' for c in _vega_cameras if name not in ('ZPAB','ABMAGZP','ABZP') and re.search(rf'\b{c}\b', cameras)), '')
+    return next((f'{c.upper()} has Vega magnitudes' for c in _vega_cameras
+                 if name not in ('ZPAB','ABMAGZP','ABZP') and re.search(rf'\b{c}\b', cameras)), '')
 
 # %% ../nbs/01_units.ipynb #a16412e4
 def _said(name, unit, pixel_area, *headers):
@@ -203,7 +212,8 @@ def _said(name, unit, pixel_area, *headers):
         flux,_ = _number(name, *headers, low=0, high=np.inf)
         return (None,'') if flux is None else (2.5*np.log10(flux),'')
     if name in ('PHOTFNU','PHOTFLAM','PHOTMJSR'): return _inverse_sensitivity(name, unit, pixel_area, *headers)
-    far = 60 if abs(unit_zero_point(unit, 1., 5000.) or 0) < 60 else 1000      # fluxes that float32 could not hold were scaled, and the unit says so
+    # fluxes that float32 could not hold were scaled, and the unit says so
+    far = 60 if abs(unit_zero_point(unit, 1., 5000.) or 0) < 60 else 1000
     zero,comment = _number(name, *headers, low=-far, high=far)
     if zero is None: return None,''
     why = _vega(name, comment, *headers)
@@ -234,10 +244,12 @@ def _readable(name, *headers):
 def _unread(*headers):
     "Cards that may tell a zero point, by their names and values, and that nobody has defined to us"
     known = {k for k,_ in ZERO_POINT_CARDS} | {*_no_zero_points}
-    names = {k: 0 for h in headers if h is not None for k in h if _like_zero_point.fullmatch(k) and k.upper() not in known}
+    names = {k: 0 for h in headers if h is not None for k in h
+             if _like_zero_point.fullmatch(k) and k.upper() not in known}
     values = {k: _readable(k, *headers) for k in names}
     said = {k: x for k,x in values.items() if isinstance(x, (int,float)) and not isinstance(x, bool) and 12 < x < 45}
-    return [f'{k} = {x:.6g} may tell it, but what it means is not known: give the zero point yourself if you know it' for k,x in said.items()]
+    return [f'{k} = {x:.6g} may tell it, but what it means is not known: give the zero point yourself if you know it'
+            for k,x in said.items()]
 
 def header_photometry(
     header,                # A FITS header, or a dict of cards
@@ -248,8 +260,10 @@ def header_photometry(
     "What a FITS header says of its pixels' unit and zero point"
     both = header,primary
     unit = re.sub(r'\s+', ' ', str(_card('BUNIT', *both)[0] or ''))
-    area,wave = _area(pixel_area, *both),wavelength or _number('PHOTPLAM', *both, low=-np.inf, high=np.inf)[0]
-    told,unused = [],[]
+    area = _area(pixel_area, *both)
+    wave = wavelength or _number('PHOTPLAM', *both, low=-np.inf, high=np.inf)[0]
+    told = []
+    unused = []
     for name,_ in ZERO_POINT_CARDS:
         zero,why = (_bunit(unit, area, wave, *both) if name == 'BUNIT' else _said(name, unit, area, *both))
         if zero is not None: told.append((name, zero))
@@ -271,7 +285,8 @@ def _bunit(unit, area, wave, *headers):
     zero = unit_zero_point(unit, area, wave)
     if zero is None:
         if unit_zero_point(unit, 1., wave) is not None: return None,f'{unit} needs the area of a pixel'
-        return None,(f'{unit} needs the wavelength of the band' if unit_zero_point(unit, area or 1., 5000.) is not None else '')
+        return None,(f'{unit} needs the wavelength of the band' if unit_zero_point(unit, area or 1., 5000.) is not None
+                     else '')
     why = _vega('BUNIT', '', *headers) if not _stated.fullmatch(unit) and 'AB' in str(_unit_of(unit)[1]) else ''
     return (None if why else zero),why
 
@@ -283,7 +298,9 @@ def _decide(unit, told, unused):
         return Photometry(unit)
     name,zero = told[0]
     others = [f'{k} says {z:.6g}' for k,z in told[1:] if abs(z-zero) > .01]
-    if zero == 0 and name not in ('BUNIT','FLUXMAG0'): log.warning(f'{name} is 0, which may only mean that nobody set it: pixels are taken as maggies (a zero point can be given)')
+    if zero == 0 and name not in ('BUNIT','FLUXMAG0'):
+        log.warning(f'{name} is 0, which may only mean that nobody set it: pixels are taken as maggies (a '
+                    'zero point can be given)')
     if others: log.warning(f'{name} says that one unit is {zero:.6g} mag AB, but {", ".join(others)}: {name} is taken')
     return Photometry(unit or unit_name(zero), float(zero), name)
 
@@ -307,7 +324,8 @@ class Measure:
         config = dict(config or {})
         def number(k):
             x = config.get(k)
-            if x is None or isinstance(x, (int,float)) and not isinstance(x, bool) and np.isfinite(x): return None if x is None else float(x)
+            if x is None or isinstance(x, (int,float)) and not isinstance(x, bool) and np.isfinite(x):
+                return None if x is None else float(x)
             raise InputError(f'{k} of the training set is {x!r}, which is no number')
         return cls(str(config.get('unit') or ''), number('zero_point'), number('pixel_scale'))
 
@@ -335,9 +353,15 @@ def conversion(
     a,b = ({'unit': re.sub(r',? *u?int\d+ as stored$', '', m.unit).strip(), 'zero': m.ab} for m in (has, wants))
     told = [m['unit'] or (unit_name(m['zero'])) for m in (a, b)]
     if _same_unit(*told): return 1.
-    if not told[0]: log.warning(f'{who} does not say its unit, and {whose} was trained on {told[1]}: pixels are taken as they are (a zero point can be given)')
-    elif not told[1]: log.warning(f'{who} is in {told[0]}, and {whose} does not say the unit that it was trained on: pixels are taken as they are')
-    else: raise InputError(f'{who} is in {told[0]}, and {whose} was trained on {told[1]}: these cannot be converted; give the zero point of the data, if it is known, or another model')
+    if not told[0]:
+        log.warning(f'{who} does not say its unit, and {whose} was trained on {told[1]}: pixels are taken as they are '
+                    '(a zero point can be given)')
+    elif not told[1]:
+        log.warning(f'{who} is in {told[0]}, and {whose} does not say the unit that it was trained on: '
+                    'pixels are taken as they are')
+    else:
+        raise InputError(f'{who} is in {told[0]}, and {whose} was trained on {told[1]}: these cannot be converted; '
+                         'give the zero point of the data, if it is known, or another model')
     return 1.
 
 # %% ../nbs/01_units.ipynb #ab5b5943

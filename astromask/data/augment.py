@@ -85,7 +85,8 @@ def affine(
 ):                   # (B,C,H,W)
     "Turn, shift and enlarge every object, as (seed, epoch, id) say"
     H,W = x.shape[-2:]
-    for name,v,low,high in (('rotate',rotate,0,180), ('jitter',jitter,0,max(H,W)), ('crop',crop,.01,1)): _check(name, v, low, high)
+    for name,v,low,high in (('rotate',rotate,0,180), ('jitter',jitter,0,max(H,W)), ('crop',crop,.01,1)):
+        _check(name, v, low, high)
     if not (rotate or jitter or crop < 1): return x
     u = uniform(seed, epoch, ids, 6, 'affine')
     zoom = (1 - (1-crop)*u[:,:1]).sqrt()                                     # (B,1)
@@ -100,7 +101,8 @@ def _smooth(
     dim:int, # -1: along rows of pixels, -2: along columns
 ):
     "Add up shifted images"
-    R,n = w.shape[1]-1, v.shape[dim]
+    R = w.shape[1]-1
+    n = v.shape[dim]
     w = w[:,:,None,None,None]
     wide = F.pad(v, (R,R) if dim==-1 else (0,0,R,R))
     out = v*w[:,0]
@@ -152,7 +154,8 @@ def _normal(seed, epoch, ids, shape, stream):
     "Gaussian numbers (B,*shape): Box and Muller's, two from two uniform ones"
     n = math.prod(shape)
     u = uniform(seed, epoch, ids, n + n%2, stream).unflatten(1, (2,-1))
-    size,angle = (-2*torch.log1p(-u[:,0])).sqrt(), 2*math.pi*u[:,1]
+    size = (-2*torch.log1p(-u[:,0])).sqrt()
+    angle = 2*math.pi*u[:,1]
     return torch.cat([size*angle.cos(), size*angle.sin()], dim=1)[:,:n].unflatten(1, shape)
 
 # %% ../../nbs/15_data.augment.ipynb #9c2f1a6b
@@ -179,9 +182,12 @@ def _tracks(
     H:int, W:int,
 ):              # (B,C,H*W): 0, and on the track its brightness, 10 to 1000
     "Straight tracks, one for each band"
-    t = torch.arange(-16, 17, device=u.device)/32                            # along the track, half a pixel or less apart
-    long,angle = 2 + 14*u[...,3:4], math.pi*u[...,2:3]
-    row,col = (H*u[...,0:1] + t*long*angle.sin()).floor(), (W*u[...,1:2] + t*long*angle.cos()).floor()
+    # along the track, half a pixel or less apart
+    t = torch.arange(-16, 17, device=u.device)/32
+    long = 2 + 14*u[...,3:4]
+    angle = math.pi*u[...,2:3]
+    row = (H*u[...,0:1] + t*long*angle.sin()).floor()
+    col = (W*u[...,1:2] + t*long*angle.cos()).floor()
     inside = (row >= 0) & (row < H) & (col >= 0) & (col < W)
     at = torch.where(inside, row*W + col, 0).long()
     bright = torch.where(inside, 10*torch.exp(math.log(100)*u[...,4:5]), 0)
@@ -231,7 +237,8 @@ def drop_bands(
     keep:int=1,  # Observed bands that stay at least
 ):               # (B,C,H,W) with the lost bands NaN
     "Take whole bands away, as (seed, epoch, id) say"
-    if not 0 <= p <= 1 or keep < 1: raise InputError(f'p is {p} and keep is {keep}: p must be from 0 to 1, keep 1 or more')
+    if not 0 <= p <= 1 or keep < 1:
+        raise InputError(f'p is {p} and keep is {keep}: p must be from 0 to 1, keep 1 or more')
     noise = uniform(seed, epoch, ids, x.shape[1], 'bands')
     observed = x.isfinite().flatten(2).any(-1)
     rank = torch.where(observed, noise, -1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -239,15 +246,18 @@ def drop_bands(
     return torch.where(lost[:,:,None,None], torch.nan, x)
 
 # %% ../../nbs/15_data.augment.ipynb #e06034cc
-_WORDS = dict(dihedral=(dihedral,None,None), rotate=(affine,'rotate',180.), jitter=(affine,'jitter',2.), crop=(affine,'crop',.8),
-              blur=(blur,'strength',1.), gain=(gain,'strength',.1), noise=(noise,'strength',1.), cosmic_rays=(cosmic_rays,'p',.05),
+_WORDS = dict(dihedral=(dihedral,None,None), rotate=(affine,'rotate',180.), jitter=(affine,'jitter',2.),
+              crop=(affine,'crop',.8),
+              blur=(blur,'strength',1.), gain=(gain,'strength',.1), noise=(noise,'strength',1.),
+              cosmic_rays=(cosmic_rays,'p',.05),
               bad_pixels=(bad_pixels,'share',.005))
 
 def _word(word):
     "'noise=0.5' -> ('noise', 0.5)"
     name,given,value = (o.strip() for o in word.partition('='))
     if name not in _WORDS: raise InputError(f'augment names {name!r}; it must be made of {", ".join(_WORDS)}')
-    if given and not _WORDS[name][1]: raise InputError(f'augment says {word.strip()!r}, but {name} has no strength: leave it out')
+    if given and not _WORDS[name][1]:
+        raise InputError(f'augment says {word.strip()!r}, but {name} has no strength: leave it out')
     try: return name, float(value) if given else _WORDS[name][2]
     except ValueError: raise InputError(f'augment says {word.strip()!r}: after = comes a number') from None
 
@@ -259,9 +269,11 @@ class Augment:
     ):
         if not isinstance(words, str): raise InputError(f'augment is {words!r}: give names with commas between them')
         asked = dict(_word(o) for o in words.split(',') if o.strip())
-        self.steps,self.name = {},', '.join(k if asked[k] is None else f'{k}={asked[k]:g}' for k in _WORDS if k in asked)
+        self.steps = {}
+        self.name = ', '.join(k if asked[k] is None else f'{k}={asked[k]:g}' for k in _WORDS if k in asked)
         for k in _WORDS:
-            if k in asked: self.steps.setdefault(_WORDS[k][0], {}).update({} if asked[k] is None else {_WORDS[k][1]: asked[k]})
+            if k in asked:
+                self.steps.setdefault(_WORDS[k][0], {}).update({} if asked[k] is None else {_WORDS[k][1]: asked[k]})
         self.moves = all(f in (dihedral,affine) for f in self.steps)          # pixels are moved, never changed
         self(torch.zeros(1,1,2048,2048, device='meta'), 0, 0, torch.zeros(1, dtype=torch.int64, device='meta'))
 

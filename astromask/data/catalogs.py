@@ -36,15 +36,18 @@ def match_sky(
 )->tuple:          # (N,) rows of `other`, -1 without a match; (N,) separations in arcsec, NaN without
     "The nearest objects of another catalogue"
     if not within > 0: raise InputError(f'within is {within}: it is a distance in arcsec, more than 0')
-    (a,rows),(b,others) = _positions(t, 'The catalogue'),_positions(other, 'The other catalogue')
-    match,separation = np.full(len(t), -1),np.full(len(t), np.nan)
+    a,rows = _positions(t, 'The catalogue')
+    b,others = _positions(other, 'The other catalogue')
+    match = np.full(len(t), -1)
+    separation = np.full(len(t), np.nan)
     if not len(rows) or not len(others): return match,separation
     nearest,d,_ = a.match_to_catalog_sky(b)
     d = d.arcsec
     order = np.lexsort((rows, d))                 # the closest first; of two equally close, the first row
     order = order[d[order] <= within]
     if once: order = order[np.sort(np.unique(nearest[order], return_index=True)[1])]
-    match[rows[order]],separation[rows[order]] = others[nearest[order]],d[order]
+    match[rows[order]] = others[nearest[order]]
+    separation[rows[order]] = d[order]
     return match,separation
 
 # %% ../../nbs/18_data.catalogs.ipynb #1b3fc1eb
@@ -56,22 +59,28 @@ def _unknown(col, name):
     if x.dtype.kind == 'f': hidden |= np.isnan(x)
     if x.dtype.kind in 'US': hidden |= is_missing(np.char.decode(x, 'utf-8', 'replace') if x.dtype.kind == 'S' else x)
     if plain_name(name) in NAMES['class'] and x.dtype.kind in 'if': hidden |= x < 0
-    if plain_name(name) in NAMES['redshift'][:-1] and x.dtype.kind in 'if': hidden |= impossible_redshifts(x.astype(np.float64))      # not `z`, which may be a magnitude
+    if plain_name(name) in NAMES['redshift'][:-1] and x.dtype.kind in 'if':
+        hidden |= impossible_redshifts(x.astype(np.float64))  # not `z`, which may be a magnitude
     return hidden
 
 # %% ../../nbs/18_data.catalogs.ipynb #d69c18ad
 def _taken(t, other, name, match):
     "A column with the other catalogue's values where there is a match and nothing else is known"
-    theirs,hit,unit = other[name],match >= 0,other[name].unit
+    theirs = other[name]
+    hit = match >= 0
+    unit = other[name].unit
     free = np.ones(len(t), bool) if name not in t.colnames else _unknown(t[name], name)
-    value,unknown = np.asarray(np.ma.getdata(theirs))[np.maximum(match, 0)],_unknown(theirs, name)[np.maximum(match, 0)]
+    value = np.asarray(np.ma.getdata(theirs))[np.maximum(match, 0)]
+    unknown = _unknown(theirs, name)[np.maximum(match, 0)]
     use = hit & free & ~unknown
     if name in t.colnames:
         mine = np.asarray(np.ma.getdata(t[name]))
         if (mine.dtype.kind in 'US') != (value.dtype.kind in 'US'):
-            raise InputError(f'The column {name!r} is {mine.dtype} here and {value.dtype} in the other catalogue: rename one of them')
+            raise InputError(f'The column {name!r} is {mine.dtype} here and {value.dtype} in the other '
+                             'catalogue: rename one of them')
         unit = t[name].unit or theirs.unit
-        if theirs.unit not in (None,unit): raise InputError(f'The column {name!r} is in {unit} here and in {theirs.unit} there: convert one of them')
+        if theirs.unit not in (None,unit):
+            raise InputError(f'The column {name!r} is in {unit} here and in {theirs.unit} there: convert one of them')
         kind = np.result_type(mine, value)
         value = np.where(use, value.astype(kind), mine.astype(kind))
     col = MaskedColumn(value, name=name, mask=free & ~use, unit=unit, meta=dict(theirs.meta))
@@ -87,7 +96,10 @@ def _same_ids(t, other, on):
 def _with_separation(out, match, separation, within):
     "Add how far away each match was"
     name,k = 'separation',2
-    while name in out.colnames: name,k = f'separation_{k}',k+1           # what an earlier match found is kept
+    while name in out.colnames:
+        # what an earlier match found is kept
+        name = f'separation_{k}'
+        k = k+1
     out[name] = MaskedColumn(separation, mask=match < 0, unit='arcsec')
     known = separation[match >= 0]
     out.meta['cross_match'] |= dict(within=within, median_separation=float(np.median(known)) if len(known) else None)
@@ -103,13 +115,15 @@ def cross_match(
     on='',         # Join by ids instead: name of their column in both, or a pair of names
 )->Table:          # A copy with these columns and `separation` (arcsec; `separation_2` if there is one; none with ids); `meta['cross_match']` has the counts
     "Fill in columns from the nearest object of another catalogue, or the one with the same id"
-    t,columns = getattr(t, 'catalog', t),[columns] if isinstance(columns, str) else list(columns)
+    t = getattr(t, 'catalog', t)
+    columns = [columns] if isinstance(columns, str) else list(columns)
     if not len(other): raise InputError('The other catalogue is empty')
     columns = [column_named(other, k) for k in columns]
     many = [k for k in columns if np.ndim(other[k]) != 1]
     if many: raise InputError(f'The column {many[0]} has more than one value for an object: take one of them')
     match,separation = match_sky(t, other, within, once) if not on else (_same_ids(t, other, on),None)
-    out,filled = Table(t, copy=True),{}
+    out = Table(t, copy=True)
+    filled = {}
     for k in columns: out[k],filled[k] = _taken(t, other, k, match)
     out.meta['cross_match'] = dict(objects=len(t), matched=int((match >= 0).sum()), filled=filled)
     return out if on else _with_separation(out, match, separation, within)
@@ -129,7 +143,9 @@ def signal_to_noise(
     inner[y,x] = True
     parts = [_ratio(np.asarray(data[i:i+block], np.float32), inner) for i in range(0, len(data), block)]
     snr = np.concatenate(parts or [np.zeros((0,shape[0]))]).astype(np.float32)
-    if len(snr) and np.isnan(snr).all(): log.warning('No signal to noise: pictures of whole numbers up to 255 were made for the eye, and images without noise tell none')
+    if len(snr) and np.isnan(snr).all():
+        log.warning('No signal to noise: pictures of whole numbers up to 255 were made for the eye, and '
+                    'images without noise tell none')
     return snr
 
 # %% ../../nbs/18_data.catalogs.ipynb #ed195f17
@@ -138,7 +154,8 @@ def _ratio(x, inner):
     def mean(v):
         ok = np.isfinite(v)
         with np.errstate(all='ignore'): return np.where(ok, v, 0).sum(-1, dtype=np.float64)/ok.sum(-1)
-    centre,rest = x[...,inner].astype(np.float64),x[...,~inner].astype(np.float64)
+    centre = x[...,inner].astype(np.float64)
+    rest = x[...,~inner].astype(np.float64)
     with np.errstate(all='ignore'):
         noise = np.sqrt(mean((rest-mean(rest)[...,None])**2))
         return np.where(noise > 0, mean(centre)/noise, np.nan)
@@ -151,7 +168,8 @@ def bright_rows(
 )->np.ndarray:   # (N,) bool
     "Objects whose every band with data reaches a signal to noise"
     snr = np.asarray(snr)
-    if snr.ndim != 2: raise InputError(f'The signal to noise has shape {snr.shape}: give (N,C), as signal_to_noise does')
+    if snr.ndim != 2:
+        raise InputError(f'The signal to noise has shape {snr.shape}: give (N,C), as signal_to_noise does')
     if bands is not None:
         bands = np.atleast_1d(bands)
         if bands.dtype.kind not in 'iu' or (bands >= snr.shape[1]).any() or (bands < 0).any():
@@ -175,7 +193,8 @@ def balanced_subset(
     if not len(classes): raise InputError('No object has a class: name the column, or give labels=')
     n = int(counts.min()) if n is None else n
     if n < 1 or counts.min() < n:
-        raise InputError(f'Class {classes[counts.argmin()]} has {counts.min()} objects, and {n} of each class are asked for')
+        raise InputError(f'Class {classes[counts.argmin()]} has {counts.min()} objects, and {n} of '
+                         'each class are asked for')
     ids = hash_ids(t['id'])
     order = np.lexsort((ids, *uniform(seed, 0, ids, 2, 'balanced').T))
     return np.sort(np.concatenate([order[labels[order] == k][:n] for k in classes]))
@@ -211,8 +230,10 @@ def write_rows(
     parts = [rows[i:i+block] for i in range(0, len(rows), block)]
     ivar = (np.asarray(c.ivar(p)) for p in parts) if c.has_ivar else None
     dtype = dtype or ('float16' if c.dtype in ('f2','u1','i1') else 'float32')
-    return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')), c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
-                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance, pixel_scale=c.pixel_scale, zero_point=c.zero_point, checksum=checksum, origin=c.origin)
+    return Cutouts.write(path, (c.read(p) for p in progress(parts, f'writing {Path(path).name}', unit='blocks')),
+                         c.bands, catalog=catalog[rows], ivar=ivar, survey=c.survey,
+                         dtype=dtype, overwrite=overwrite, unit=c.unit, provenance=c.provenance,
+                         pixel_scale=c.pixel_scale, zero_point=c.zero_point, checksum=checksum, origin=c.origin)
 
 # %% ../../nbs/18_data.catalogs.ipynb #9db18387
 def merge(
@@ -228,7 +249,8 @@ def merge(
     pixel_scale=None,# As in `Cutouts.open`
 )->Path:             # The path
     "Cutout files of any layout into one of ours, chunked to be read fast; columns are united, ids kept"
-    c = source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, unit=unit, zero_point=zero_point, pixel_scale=pixel_scale)
+    c = source if isinstance(source, Cutouts) else Cutouts.open(source, bands, survey, unit=unit, zero_point=zero_point,
+                                                                pixel_scale=pixel_scale)
     if str(Path(path).absolute()) in {str(Path(f).absolute()) for f in c.files}:
         raise InputError(f'{path} is one of the files to be merged: give another name')
     return write_rows(path, c, dtype=dtype, overwrite=overwrite, checksum=checksum)

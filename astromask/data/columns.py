@@ -20,7 +20,8 @@ from ..core import DataError, InputError, log
 
 # %% ../../nbs/07_data.columns.ipynb #4797f8b9
 MISSING_WORDS = (        # Lower case; a cell that holds one of these holds nothing
-    '', 'null', 'none', 'n/a', 'na', 'nan', '\\n', '<na>', '--', '-', '---', '...', 'nil', 'nat', '<null>', '(null)', '+nan', '-nan', 'masked',
+    '', 'null', 'none', 'n/a', 'na', 'nan', '\\n', '<na>', '--', '-', '---', '...', 'nil', 'nat', '<null>', '(null)',
+                 '+nan', '-nan', 'masked',
     'indef', '#n/a', '#na', '#null!', '#value!', '#ref!', '#div/0!', '#num!', '#name?', '1.#qnan', '1.#ind', '-1.#ind')
 
 # %% ../../nbs/07_data.columns.ipynb #ece6078d
@@ -40,7 +41,8 @@ def is_missing(
 )->np.ndarray: # Array of bool
     "Which cells of text hold nothing"
     x = np.strings.strip(np.asarray(x, dtype=np.str_))
-    out,most = np.zeros(x.shape, bool),max(map(len, MISSING_WORDS))
+    out = np.zeros(x.shape, bool)
+    most = max(map(len, MISSING_WORDS))
     short = np.strings.str_len(x) <= most
     out[short] = np.isin(_lower(x[short].astype(f'U{most}')), MISSING_WORDS)
     return out
@@ -63,7 +65,8 @@ def _decoded(x):
 # %% ../../nbs/07_data.columns.ipynb #735944f5
 def _text(x, hidden):
     "Text stripped, '' where there is none; or why not"
-    longest,wide = x.dtype.itemsize//(4 if x.dtype.kind == 'U' else 1),4 if x.dtype.kind == 'S' else 1
+    longest = x.dtype.itemsize//(4 if x.dtype.kind == 'U' else 1)
+    wide = 4 if x.dtype.kind == 'S' else 1
     if longest > 100 and x.nbytes*wide > _most: return None,f'text of up to {longest} characters'
     if x.dtype.kind == 'S': x = _decoded(x)
     x = np.strings.strip(_cut(x) if x.dtype.itemsize else x)
@@ -76,13 +79,15 @@ def _nothing(o):
     if o is None or o is np.ma.masked or type(o).__name__ in ('NAType','NaTType'): return True
     return isinstance(o, (float,np.floating,Decimal,np.datetime64)) and bool(o != o)
 
-def _is_whole(o): return isinstance(o, (int,np.integer)) or isinstance(o, Decimal) and o.is_finite() and o == o.to_integral_value()
+def _is_whole(o):
+    return isinstance(o, (int,np.integer)) or isinstance(o, Decimal) and o.is_finite() and o == o.to_integral_value()
 
 # %% ../../nbs/07_data.columns.ipynb #d176d1b4
 def _whole(values, hidden):
     "Whole numbers in the smallest type of 64 bits that holds them, else as text"
     found = [int(o) for o,h in zip(values, hidden) if not h]
-    low,high = min(found),max(found)
+    low = min(found)
+    high = max(found)
     dtype = 'i8' if -2**63 <= low and high < 2**63 else 'u8' if low >= 0 and high < 2**64 else None
     if dtype is None: return _text(np.array(['' if h else str(int(o)) for o,h in zip(values, hidden)]), hidden)
     return np.ma.array([0 if h else int(o) for o,h in zip(values, hidden)], mask=hidden, dtype=dtype),''
@@ -90,11 +95,14 @@ def _whole(values, hidden):
 # %% ../../nbs/07_data.columns.ipynb #0fba1ba8
 def _rows(values, hidden):
     "Lists of numbers of one length as (N,n), or why not"
-    try: rows = [None if h else np.ma.filled(np.ma.asarray(o).astype(np.float64), np.nan) if None in np.ravel(np.asarray(o, dtype=object)) else np.asarray(o)
-                 for o,h in zip(values, hidden)]
+    try:
+        rows = [None if h else np.ma.filled(np.ma.asarray(o).astype(np.float64), np.nan)
+                if None in np.ravel(np.asarray(o, dtype=object)) else np.asarray(o)
+                for o,h in zip(values, hidden)]
     except (TypeError,ValueError): return None,'lists'
     shapes = {o.shape for o in rows if o is not None}
-    if len(shapes) != 1 or any(o is not None and o.dtype.kind not in 'biuf' for o in rows): return None,'lists that are not numbers of one length'
+    if len(shapes) != 1 or any(o is not None and o.dtype.kind not in 'biuf' for o in rows):
+        return None,'lists that are not numbers of one length'
     if any(hidden): rows = [np.full(next(iter(shapes)), np.nan) if o is None else o for o in rows]
     return np.ma.array(np.stack(rows)),''
 
@@ -107,9 +115,11 @@ def _objects(x, hidden):
     def all_are(*types): return all(isinstance(o, types) for o in known)
     if all_are(bool, np.bool_): return np.ma.array([not h and bool(o) for o,h in zip(x, hidden)], mask=hidden),''
     if all(map(_is_whole, known)): return _whole(x, hidden)
-    if all_are(int, float, np.integer, np.floating, Decimal): return np.ma.array([np.nan if h else float(o) for o,h in zip(x, hidden)]),''
+    if all_are(int, float, np.integer, np.floating, Decimal):
+        return np.ma.array([np.nan if h else float(o) for o,h in zip(x, hidden)]),''
     if all_are(list, tuple, np.ndarray): return _rows(x, hidden)
-    if all_are(str, bytes, int, float, np.number, Decimal, date, time, np.datetime64, UUID): return _text(_words(x, hidden), hidden)
+    if all_are(str, bytes, int, float, np.number, Decimal, date, time, np.datetime64, UUID):
+        return _text(_words(x, hidden), hidden)
     return None,f'{next(type(o).__name__ for o in known if not isinstance(o, str))} objects'
 
 # %% ../../nbs/07_data.columns.ipynb #fd337d9e
@@ -123,7 +133,8 @@ def _words(x, hidden):
     "Objects as text, as far as memory goes"
     out = ['' if h else _word(o) for o,h in zip(x, hidden)]
     longest = max(map(len, out), default=0)
-    return np.array(out, dtype=f'U{max(longest, 1)}') if longest <= 100 or longest*4*len(out) <= _most else np.broadcast_to(np.array('', f'U{longest}'), len(out))
+    return np.array(out,
+                    dtype=f'U{max(longest, 1)}') if longest <= 100 or longest*4*len(out) <= _most else np.broadcast_to(np.array('', f'U{longest}'), len(out))
 
 # %% ../../nbs/07_data.columns.ipynb #1f2fe797
 def _as_objects(values):
@@ -134,20 +145,26 @@ def _as_objects(values):
 def _cleaned(col):
     "A column as an array (masked or not) of numbers or text, and ''; or None, and what it holds"
     if hasattr(col, 'isot'): col = col.isot                                    # astropy's Time
-    if isinstance(col, (list,tuple)): col = _as_objects(col)                   # NumPy would make floats of 64-bit numbers
+    if isinstance(col, (list,tuple)):
+        col = _as_objects(col)  # NumPy would make floats of 64-bit numbers
     try: col = Table(dict(x=col))['x']
     except (TypeError,ValueError) as e: return None,f'no column ({e})'
     if not isinstance(col, Column): return None,f'{type(col).__name__} objects'
-    x,hidden = np.ma.getdata(col, subok=False),np.ma.getmaskarray(np.ma.asarray(col))
+    x = np.ma.getdata(col, subok=False)
+    hidden = np.ma.getmaskarray(np.ma.asarray(col))
     if x.dtype.names: return None,'several named values a row'
     if x.ndim > 2 or 0 in x.shape[1:]: return None,f'arrays of shape {x.shape[1:]}'
     if x.dtype.kind == 'O' and x.ndim == 1: x,why = _objects(x, hidden)
     elif x.dtype.kind in 'SU': x,why = _text(x, hidden)
     elif x.dtype.kind == 'M': x,why = _text(np.datetime_as_string(x), hidden | np.isnat(x))
-    elif x.dtype.kind in 'biuf': x,why = np.ma.array(x, mask=hidden),''
+    elif x.dtype.kind in 'biuf':
+        x = np.ma.array(x, mask=hidden)
+        why = ''
     else: return None,{'c':'complex numbers','m':'durations','O':'arrays of objects'}.get(x.dtype.kind, f'{x.dtype}')
     if x is None or x.dtype.kind == 'U': return x,why
-    if x.dtype.kind == 'f': x = np.ma.array(np.ma.filled(x.astype(np.float64 if x.dtype.itemsize > 8 else x.dtype.newbyteorder('=')), np.nan))
+    if x.dtype.kind == 'f':
+        x = np.ma.array(np.ma.filled(x.astype(np.float64 if x.dtype.itemsize > 8 else x.dtype.newbyteorder('=')),
+                                     np.nan))
     else: x = x.astype(x.dtype.newbyteorder('='))
     return (x if np.ma.getmaskarray(x).any() else x.data),''
 
@@ -162,7 +179,8 @@ def plain_column(
     if x is None: return None,why
     meta = {'names': list(col.meta['names'])} if 'names' in (getattr(col, 'meta', None) or {}) else {}
     kind = MaskedColumn if isinstance(x, np.ma.MaskedArray) else Column
-    return kind(x, name=name, unit=getattr(col, 'unit', None) or unit or None, description=getattr(col, 'description', None), meta=meta),''
+    return kind(x, name=name, unit=getattr(col, 'unit', None) or unit or None,
+                description=getattr(col, 'description', None), meta=meta),''
 
 # %% ../../nbs/07_data.columns.ipynb #d06c41a2
 def clean_column(
@@ -197,7 +215,8 @@ def _values(x):
     words,back = np.unique(x, return_inverse=True)
     comma = _decimal_commas(words)
     values = np.array([_float(str(o), comma) for o in words], np.float64)
-    odd = next((str(o) for o,v in zip(words, values) if v != v and o and o.lower().lstrip('+-') not in ('inf','infinity')), None)
+    odd = next((str(o) for o,v in zip(words, values)
+                if v != v and o and o.lower().lstrip('+-') not in ('inf','infinity')), None)
     return values[back.reshape(x.shape)],odd
 
 # %% ../../nbs/07_data.columns.ipynb #c5d07e9a
@@ -237,9 +256,11 @@ def texts(
     "A column as text"
     x,why = _cleaned(col)
     name = getattr(col, 'name', None) or 'values'
-    if x is None or _flat(x).ndim != 1: raise DataError(f'The column {name!r} holds {why or "several values a row"}, where one text a row should be')
+    if x is None or _flat(x).ndim != 1:
+        raise DataError(f'The column {name!r} holds {why or "several values a row"}, where one text a row should be')
     x = _flat(x)
-    known,x = _known(x),np.ma.getdata(x)
+    known = _known(x)
+    x = np.ma.getdata(x)
     if x.dtype.kind == 'f':
         whole = (x == np.trunc(x)) & (np.abs(x) < 2**63)
         x = np.where(whole, np.where(whole, x, 0).astype(np.int64).astype(str), x.astype(str))
@@ -280,8 +301,11 @@ def _in_degrees(v, unit, what):
     word = '' if unit is None else str(unit).strip().lower().strip('"\'')
     if word in _degrees: return v
     if word in _hours: return v*15
-    try: return u.Unit({'radian':'rad','radians':'rad','arcseconds':'arcsec','asec':'arcsec'}.get(word, unit), parse_strict='silent').to(u.deg, v)
-    except (u.UnitsError,TypeError,ValueError) as e: raise DataError(f'{what} is in {unit}, which is no angle: give it in degrees') from e
+    try:
+        return u.Unit({'radian':'rad','radians':'rad','arcseconds':'arcsec','asec':'arcsec'}.get(word, unit),
+                      parse_strict='silent').to(u.deg, v)
+    except (u.UnitsError,TypeError,ValueError) as e:
+        raise DataError(f'{what} is in {unit}, which is no angle: give it in degrees') from e
 
 # %% ../../nbs/07_data.columns.ipynb #6e8d2856
 def _unit_in(name):
@@ -296,37 +320,56 @@ def degrees(
     axis:str='', # 'ra': sexagesimal text is in hours; 'dec' or '': in degrees
 )->np.ndarray: # (N,) float64, NaN where missing
     "Angles in degrees"
-    name,x = getattr(x, 'name', None),Table(dict(x=x))['x']
-    unit,(values,why) = x.unit or _unit_in(name),_cleaned(x)
+    name = getattr(x, 'name', None)
+    x = Table(dict(x=x))['x']
+    unit = x.unit or _unit_in(name)
+    values,why = _cleaned(x)
     if values is not None: values = _flat(values)
     if values is None or values.ndim != 1 or values.dtype.kind == 'b':
-        raise DataError(f'{what} is {x.dtype} of shape {x.shape}, and not one number for each object: give it in degrees')
+        raise DataError(f'{what} is {x.dtype} of shape {x.shape}, and not one number for each '
+                        'object: give it in degrees')
     word = '' if unit is None else str(unit).strip().lower().strip('"\'')
     v,hours,odd = _angles(values, axis, word)
-    if odd is not None: raise DataError(f'{what} is {str(values[odd])!r} in row {odd}, which is no angle: give it in degrees, or as 10:00:24.0')
+    if odd is not None:
+        raise DataError(f'{what} is {str(values[odd])!r} in row {odd}, which is no angle: give it in '
+                        'degrees, or as 10:00:24.0')
     if hours.all() and len(hours): return v*15
-    return np.where(hours, v*15, v if values.dtype.kind == 'U' and word[:3] in ('h:m','hms') else _in_degrees(v, unit, what))
+    return np.where(hours, v*15, v if values.dtype.kind == 'U' and word[:3] in ('h:m','hms')
+                    else _in_degrees(v, unit, what))
 
 # %% ../../nbs/07_data.columns.ipynb #1619c3a0
 NAMES = dict(
-    id=('id','object_id','objectid','obj_id','targetid','target_id','source_id','sourceid','coadd_object_id','coadd_objects_id','coaddobjectid','diaobjectid',
-        'galaxy_id','galaxyid','specobjid','dr7objid','dr8objid','nsaid','sdss_id','unique_id','uid','objid','id_str','ident','name','designation','main_id','iauname',
+    id=('id','object_id','objectid','obj_id','targetid','target_id','source_id','sourceid','coadd_object_id',
+        'coadd_objects_id','coaddobjectid','diaobjectid',
+        'galaxy_id','galaxyid','specobjid','dr7objid','dr8objid','nsaid','sdss_id','unique_id','uid','objid','id_str',
+        'ident','name','designation','main_id','iauname',
         'number','num','seqnr','seq','id_1','id_x'),
-    ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','_ra','_ra_icrs','i_ra','coord_ra','alpha_j2000','alphawin_j2000','alpha_sky','alphawin_sky',
-        'ramean','rastack','target_ra','mean_fiber_ra','fiber_ra','plug_ra','plugra','right_ascension','rightascension','ra_gal','ra_true','ra_model','ra_detec','ra_best','ra_gaia',
+    ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','_ra','_ra_icrs','i_ra','coord_ra',
+        'alpha_j2000','alphawin_j2000','alpha_sky','alphawin_sky',
+        'ramean','rastack','target_ra','mean_fiber_ra','fiber_ra','plug_ra','plugra','right_ascension','rightascension',
+        'ra_gal','ra_true','ra_model','ra_detec','ra_best','ra_gaia',
         'x_world','alpha','ra_1','ra_x','ra_hours','ra_rad','rastring'),
-    dec=('dec','dec_deg','dej2000','_dej2000','dec_j2000','de_icrs','decdeg','_de','_de_icrs','i_dec','coord_dec','delta_j2000','deltawin_j2000','delta_sky','deltawin_sky',
-        'decmean','decstack','target_dec','mean_fiber_dec','fiber_dec','plug_dec','plugdec','declination','declination','dec_gal','dec_true','dec_model','dec_detec','dec_best','dec_gaia',
+    dec=('dec','dec_deg','dej2000','_dej2000','dec_j2000','de_icrs','decdeg','_de','_de_icrs','i_dec','coord_dec',
+         'delta_j2000','deltawin_j2000','delta_sky','deltawin_sky',
+        'decmean','decstack','target_dec','mean_fiber_dec','fiber_dec','plug_dec','plugdec','declination','declination',
+         'dec_gal','dec_true','dec_model','dec_detec','dec_best','dec_gaia',
         'y_world','delta','dec_1','dec_x','dec_hours','dec_rad','decstring',
         'decj2000','dec_icrs','decl','dedeg','de','_decj2000','de_j2000'),
-    x=('x','x_image','xwin_image','xpsf_image','xpeak_image','xcentroid','x_centroid','x_cent','xcenter','x_center','x_pix','x_pixel','xpix','xpos','x_pos','bx','base_sdsscentroid_x','slot_centroid_x'),
-    y=('y','y_image','ywin_image','ypsf_image','ypeak_image','ycentroid','y_centroid','y_cent','ycenter','y_center','y_pix','y_pixel','ypix','ypos','y_pos','by','base_sdsscentroid_y','slot_centroid_y'),
-    redshift=('redshift','zspec','z_spec','spec_z','specz','redshift_spec','spec_redshift','z_best','zbest','zfinal','z_final','z_helio','zhelio','z_hel','z_cmb','z_tonry',
-        'z_vi','z_qso','zsp','z_sp','z_grism','nsa_z','z_nsa','photoz','photo_z','zphot','z_phot','phot_z','z_photo','zphoto','photz','photoz_best','z_peak','z_b','z_ml','z_phot_median',
-        'photoz_median','photoz_mode','photoz_mean','phz_median','redshift_phot','redshift_photo','true_redshift','redshift_true','z_true','ztrue','truez','redshift_cosmo','z_cosmo',
+    x=('x','x_image','xwin_image','xpsf_image','xpeak_image','xcentroid','x_centroid','x_cent','xcenter','x_center',
+       'x_pix','x_pixel','xpix','xpos','x_pos','bx','base_sdsscentroid_x','slot_centroid_x'),
+    y=('y','y_image','ywin_image','ypsf_image','ypeak_image','ycentroid','y_centroid','y_cent','ycenter','y_center',
+       'y_pix','y_pixel','ypix','ypos','y_pos','by','base_sdsscentroid_y','slot_centroid_y'),
+    redshift=('redshift','zspec','z_spec','spec_z','specz','redshift_spec','spec_redshift','z_best','zbest','zfinal',
+              'z_final','z_helio','zhelio','z_hel','z_cmb','z_tonry',
+        'z_vi','z_qso','zsp','z_sp','z_grism','nsa_z','z_nsa','photoz','photo_z','zphot','z_phot','phot_z','z_photo',
+              'zphoto','photz','photoz_best','z_peak','z_b','z_ml','z_phot_median',
+        'photoz_median','photoz_mode','photoz_mean','phz_median','redshift_phot','redshift_photo','true_redshift',
+              'redshift_true','z_true','ztrue','truez','redshift_cosmo','z_cosmo',
         'z_cos','cosmological_redshift','redshift_obs','z_obs','z'),
-    **{'class': ('class_name','class','label','visual_class','spectype','classification','morphology','morph_class','morph','gz2_class','gz2class','gz_class',
-        'galaxy_class','galaxy_type','object_class','obj_class','objclass','object_type','objtype','obj_type','labels','class_label','class_id','category','hubble_type','ans',
+    **{'class': ('class_name','class','label','visual_class','spectype','classification','morphology','morph_class',
+                 'morph','gz2_class','gz2class','gz_class',
+        'galaxy_class','galaxy_type','object_class','obj_class','objclass','object_type','objtype','obj_type','labels',
+                 'class_label','class_id','category','hubble_type','ans',
         'type','morphtype','subclass')})
 
 # %% ../../nbs/07_data.columns.ipynb #4fd8dac8
@@ -348,7 +391,8 @@ def rounded_ids(
     x = _flat(x)
     if x.dtype.kind == 'f': return np.abs(x) >= 2.**(np.finfo(x.dtype).nmant+1)
     if x.dtype.kind != 'U': return np.zeros(len(x), bool)
-    return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()]) if np.strings.find(x, '.').max(initial=-1) == 1 else np.zeros(len(x), bool)
+    return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()]) if np.strings.find(x,
+        '.').max(initial=-1) == 1 else np.zeros(len(x), bool)
 
 # %% ../../nbs/07_data.columns.ipynb #0c7a1cfd
 def _repeats(x):
@@ -362,7 +406,9 @@ def _usable(t, name, role):
     x = _flat(x)
     if role in ('ra','dec'): return bool(np.isfinite(_angles(x, role)[0]).any()) if x.dtype.kind != 'b' else False
     if role in ('x','y'): return x.dtype.kind != 'b' and bool(np.isfinite(_values(x)[0]).any())
-    if role == 'redshift': return x.dtype.kind != 'b' and bool(np.isfinite(np.where(_sentinels(v := _values(x)[0], 'redshift'), np.nan, v)).any())
+    if role == 'redshift':
+        return x.dtype.kind != 'b' and bool(np.isfinite(np.where(_sentinels(v := _values(x)[0], 'redshift'), np.nan,
+                                                                 v)).any())
     if role != 'id' or not _known(x).any(): return bool(_known(x).any())
     brick = any(_spelled(k).startswith('brick') for k in t.keys())
     counts = _spelled(name) in _counts or _spelled(name) == 'objid' and brick or rounded_ids(x).any()
@@ -379,7 +425,9 @@ def find_column(
     names = list(t.keys())
     if given:
         found = given if given in names else next((k for k in names if _spelled(k) == _spelled(given)), None)
-        if found is None: raise InputError(f'{where} has no column {given!r}: name the one that holds {role} among {", ".join(map(str, names))}')
+        if found is None:
+            raise InputError(f'{where} has no column {given!r}: name the one that holds {role} among '
+                             f'{", ".join(map(str, names))}')
         return found
     lower = {_spelled(k): k for k in reversed(names)}
     some = [lower[o] for o in NAMES[role] if o in lower]
@@ -436,10 +484,14 @@ def _of_axis(t, name, axis, where, strict):
 
 def _say_positions(t, d, x, y, gone, where):
     "What a reader should know of positions"
-    if gone.any(): log.warning(f'{where}: {gone.sum()} of {len(gone)} positions are numbers such as -99 or (0,0) that stand for "unknown", and count as unknown')
+    if gone.any():
+        log.warning(f'{where}: {gone.sum()} of {len(gone)} positions are numbers such as -99 or (0,0) that stand for '
+                    '"unknown", and count as unknown')
     if len(x) < 3 or _spelled(d or '') != 'coord_dec' or getattr(t[d], 'unit', None) is not None: return
     small = np.nanmax(np.abs(y), initial=0) <= np.pi/2 and np.nanmax(np.abs(x), initial=0) <= 2*np.pi
-    if small: log.warning(f'{where}: the positions in {d} name no unit and are small, as radians would be; they are taken for degrees')
+    if small:
+        log.warning(f'{where}: the positions in {d} name no unit and are small, as radians would be; '
+                    'they are taken for degrees')
 
 # %% ../../nbs/07_data.columns.ipynb #8f290915
 def sky_positions(
@@ -451,7 +503,8 @@ def sky_positions(
 )->tuple:       # The two names (None where there is none), (N,) right ascensions and (N,) declinations in degrees, NaN where unknown
     "Where a table's objects are"
     a,d = _pair(t, ra, dec, where)
-    (a,x,gone,maybe),(d,y,lost,_) = _of_axis(t, a, 'ra', where, strict),_of_axis(t, d, 'dec', where, strict)
+    a,x,gone,maybe = _of_axis(t, a, 'ra', where, strict)
+    d,y,lost,_ = _of_axis(t, d, 'dec', where, strict)
     zero = (x == 0) & (y == 0)
     gone = gone | lost | maybe & (lost | ~((x < 0) & ~maybe).any()) | zero & (zero.sum() > 1)
     x,y = (np.where(gone, np.nan, v) for v in (x, y))
@@ -472,16 +525,23 @@ def first_columns(
     strict:bool=True, # As in `sky_positions`
 )->tuple:       # Table with `id`, `ra`, `dec` (deg); and the names of the columns that are wholly in it
     "Who the objects are, and where"
-    own,(a,d,x,y) = find_column(t, 'id'),sky_positions(t, ra, dec, where, strict)
+    own = find_column(t, 'id')
+    a,d,x,y = sky_positions(t, ra, dec, where, strict)
     for k in (k for k in t.keys() if k != own and _spelled(k) in NAMES['id'] and rounded_ids(t[k]).any()):
-        log.warning(f'{where}: the ids in the column {k!r} have lost digits, as in {texts(t[k])[rounded_ids(t[k]).argmax()]}: they were floats or went through a spreadsheet, and are not used')
+        log.warning(f'{where}: the ids in the column {k!r} have lost digits, as in '
+                    f'{texts(t[k])[rounded_ids(t[k]).argmax()]}: they were floats or went through a '
+                    'spreadsheet, and are not used')
     if own is not None:
-        mine,lost = texts(t[own]),rounded_ids(t[own])
-        if lost.any(): log.warning(f'{where}: {lost.sum()} of {len(lost)} ids in the column {own!r}, such as {mine[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
+        mine = texts(t[own])
+        lost = rounded_ids(t[own])
+        if lost.any():
+            log.warning(f'{where}: {lost.sum()} of {len(lost)} ids in the column {own!r}, such as '
+                        f'{mine[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
         ids = mine if (mine != '').all() else np.where(mine == '', rows(), mine)
     else: ids = np.asarray(rows()).astype(str)
     if not len(t.keys()): x = y = np.full(len(ids), np.nan)
-    used = {k for k in (own,a,d) if k is not None and (k != own or _spelled(k) == 'id')} | {k for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
+    used = {k for k in (own,a,d) if k is not None and (k != own or _spelled(k) == 'id')} | {k
+        for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
     return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg'))),used
 
 # %% ../../nbs/07_data.columns.ipynb #fdf058f2

@@ -33,12 +33,14 @@ def one_measure(
 )->Measure: # '' and None for what is not known of all
     "What the pixels of several files are together"
     lacking = {k: [p for p in parts if getattr(p, k) is None] for k in ('zero_point','pixel_scale')}
-    told = [next((p for p in parts if getattr(p, k) not in ('',None)), parts[0]) for k in ('measured','zero_point','pixel_scale')]
+    told = [next((p for p in parts if getattr(p, k) not in ('',None)), parts[0])
+            for k in ('measured','zero_point','pixel_scale')]
     for p in parts:
         for o in dict.fromkeys(told): check_measures(o, p, convert=not lacking['zero_point'])
     for (k,some),o in zip(lacking.items(), told[1:]):
         if 0 < len(some) < len(parts):
-            log.warning(f'{len(some)} of {len(parts)} files, such as {some[0].path}, do not tell their {k.replace("_", " ")}, as {o.path} does: it counts as unknown')
+            log.warning(f'{len(some)} of {len(parts)} files, such as {some[0].path}, do not tell their '
+                        f'{k.replace("_", " ")}, as {o.path} does: it counts as unknown')
     zero,scale = (None if some else getattr(parts[0], k) for k,some in lacking.items())
     alike = len({p.measured for p in parts}) == 1
     return Measure(parts[0].measured if zero is not None or alike else '', zero, scale)
@@ -52,14 +54,22 @@ class Cutouts:
         first = parts[0]
         for p in parts[1:]:
             for what in ('bands','shape'):
-                a,b = getattr(first, what),getattr(p, what)
+                a = getattr(first, what)
+                b = getattr(p, what)
                 if a == b: continue
-                raise DataError(f'{p.path} has {what} {b}, but {first.path} has {a}: open them apart, or select with bands=')
-        m,self.origin,self.survey = one_measure(parts),first.origin,first.survey
-        self.measured,self.zero_point,self.pixel_scale = m.unit,m.zero_point,m.pixel_scale      # '' and None: not known
+                raise DataError(f'{p.path} has {what} {b}, but {first.path} has {a}: open them '
+                                'apart, or select with bands=')
+        m = one_measure(parts)
+        self.origin = first.origin
+        self.survey = first.survey
+        # '' and None: not known
+        self.measured = m.unit
+        self.zero_point = m.zero_point
+        self.pixel_scale = m.pixel_scale
         self.parts = [p.suited(m, self.origin) for p in parts]
         self.unit = self.parts[0].unit if self.measured or len({p.unit for p in parts}) == 1 else ''
-        self.bands,self.shape = first.bands,first.shape
+        self.bands = first.bands
+        self.shape = first.shape
         self.files = tuple(f for p in parts for f in p.files)
         self.dtype = np.result_type(*{p.dtype for p in self.parts})
         self.has_ivar = all(p.has_ivar for p in parts)
@@ -78,7 +88,9 @@ class Cutouts:
         "Open cutout files of any known layout; pixels are read when asked for"
         paths = cutout_paths(source)
         if not paths: raise DataError('No files were given')
-        return cls(open_files(paths, bands, survey, strict, given=Measure.from_config(dict(unit=unit, zero_point=zero_point, pixel_scale=pixel_scale))))
+        return cls(open_files(paths, bands, survey, strict,
+                              given=Measure.from_config(dict(unit=unit, zero_point=zero_point,
+                                                             pixel_scale=pixel_scale))))
 
     @cached_property
     def _ends(self): return np.cumsum([p.n for p in self.parts])
@@ -136,7 +148,8 @@ def read(self:Cutouts,
     for p in self.parts if ivar else (): p.check_ivar()
     part = np.searchsorted(self._ends, rows, 'right')
     if len(rows) and (part == part[0]).all(): return self._read_part(part[0], rows, ivar)
-    out,weight = np.empty((len(rows),*self.shape), self.dtype),np.empty((len(rows) if ivar else 0,*self.shape), np.float32)
+    out = np.empty((len(rows),*self.shape), self.dtype)
+    weight = np.empty((len(rows) if ivar else 0,*self.shape), np.float32)
     for p in np.unique(part):
         mine = np.flatnonzero(part == p)
         got = self._read_part(p, rows[mine], ivar)
@@ -173,12 +186,15 @@ def _one_list(cols, paths):
     "Recode whole numbers, so that they mean the same class in all files; the names of the classes"
     names = [list(c.meta.get('names', ())) for c in cols]
     union = list(dict.fromkeys(o for some in names for o in some))
-    if all(o in ([],names[0]) for o in names) or not any(c.dtype.kind in 'iu' for c in cols): return cols,names[0] or union
+    if all(o in ([],names[0]) for o in names) or not any(c.dtype.kind in 'iu' for c in cols):
+        return cols,names[0] or union
     for i,(col,own) in enumerate(zip(cols, names)):
         if not own or col.dtype.kind not in 'iu': continue
         x = np.ma.getdata(col)
         seen = ~np.ma.getmaskarray(np.ma.asarray(col)) & (x >= 0)
-        if (x[seen] >= len(own)).any(): raise DataError(f'{paths[i]}: the column `{col.name}` has the class {x[seen].max()}, but names only {len(own)}')
+        if (x[seen] >= len(own)).any():
+            raise DataError(f'{paths[i]}: the column `{col.name}` has the class {x[seen].max()}, '
+                            f'but names only {len(own)}')
         new = x.astype(np.int64)
         new[seen] = np.array([union.index(o) for o in own])[x[seen].astype(np.int64)]
         cols[i] = _like(col, new)
@@ -198,7 +214,8 @@ def _one_unit(cols, paths):
         if col.unit is None or col.unit == cols[at].unit or str(col.unit) == str(cols[at].unit): continue
         try: x = col.unit.to(cols[at].unit, np.ma.getdata(col).astype(np.float64))
         except (UnitsError,TypeError,ValueError) as e:
-            raise DataError(f'{paths[i]}: the column `{col.name}` is in {col.unit}, but in {cols[at].unit} in {paths[at]}: convert one of them') from e
+            raise DataError(f'{paths[i]}: the column `{col.name}` is in {col.unit}, but in {cols[at].unit} in '
+                            f'{paths[at]}: convert one of them') from e
         cols[i] = _like(col, x.astype(col.dtype if col.dtype.kind == 'f' else np.float64), cols[at].unit)
     return cols
 
@@ -222,7 +239,9 @@ def _type_of(cols):
     ends = _ends(cols)
     if kinds & set('OSU'): return str if kinds & set('biuf') else None
     if not ends or max(map(abs, ends)) <= 2**53 and 'f' in kinds: return None
-    if any((np.abs(v := np.ma.filled(c, np.nan)) > 2**53).any() or (v % 1 > 0).any() for c in cols if c.dtype.kind == 'f'): return str
+    if any((np.abs(v := np.ma.filled(c, np.nan)) > 2**53).any() or (v % 1 > 0).any() for c in cols
+           if c.dtype.kind == 'f'):
+        return str
     return np.int64 if max(ends) < 2**63 else np.uint64 if min(ends) >= 0 else str
 
 def _typed(col, dtype):
@@ -235,10 +254,14 @@ def _one_kind(cols, paths):
     "Columns of one type, in which nothing is lost; None where they cannot be put together"
     name = cols[0].name
     if len({c.shape[1:] for c in cols}) > 1:
-        log.warning(f'The column {name!r} has {" and ".join(sorted({str(c.shape[1:] or "one value") for c in cols}))} for an object in different files, such as {paths[0]}: it is left out')
+        log.warning(f'The column {name!r} has {" and ".join(sorted({str(c.shape[1:] or "one value") for c in cols}))} '
+                    f'for an object in different files, such as {paths[0]}: it is left out')
         return None
     dtype = _type_of(cols) if cols[0].ndim == 1 else None
-    if dtype is str: log.warning(f'The column {name!r} is {" and ".join(sorted({"text" if c.dtype.kind in "OSU" else c.dtype.name for c in cols}))} in different files, such as {paths[0]}: it is read as text')
+    if dtype is str:
+        log.warning(f'The column {name!r} is '
+                    f'{" and ".join(sorted({"text" if c.dtype.kind in "OSU" else c.dtype.name for c in cols}))} in '
+                    f'different files, such as {paths[0]}: it is read as text')
     return [_typed(c, dtype) for c in cols]
 
 # %% ../../nbs/10_data.cutouts.ipynb #3177f838
@@ -273,7 +296,9 @@ def catalog(self:Cutouts)->Table: # N rows; id, ra, dec first; what a file does 
             raise DataError(f'The columns of {self.files[0]} do not fit those of the other files: {e}') from e
         ids = self._catalog['id'].tolist()
         again = len(ids)-len(set(ids))
-        if again: warnings.warn(f'{again} of {len(ids)} cutouts of {self.files[0]} ... have the id of another: what is drawn or split by id takes them as one object')
+        if again:
+            warnings.warn(f'{again} of {len(ids)} cutouts of {self.files[0]} ... have the id of another: what is drawn '
+                          'or split by id takes them as one object')
     return self._catalog
 
 # %% ../../nbs/10_data.cutouts.ipynb #ef1e13f5
@@ -309,7 +334,8 @@ def _clear_left(folder, mine):
 @contextmanager
 def _whole_h5(path, overwrite):
     "A new HDF5 file that appears at its path when it is whole"
-    if not isinstance(path, (str,os.PathLike)) or not Path(path).name: raise InputError(f'{path!r} is not the name of a file: give one, such as cutouts.h5')
+    if not isinstance(path, (str,os.PathLike)) or not Path(path).name:
+        raise InputError(f'{path!r} is not the name of a file: give one, such as cutouts.h5')
     path = Path(path)
     if path.is_dir(): raise InputError(f'{path} is a folder: give the name of a file in it')
     mine = f'.{path.name}.{socket.gethostname()}.'
@@ -333,7 +359,8 @@ def _whole_h5(path, overwrite):
 # %% ../../nbs/10_data.cutouts.ipynb #4d352a99
 def _blocks(images, k):
     "Images as arrays of about k rows"
-    if not isinstance(images, (Iterable,Cutouts)) and not hasattr(images, 'shape'): raise InputError(f'Images are an array, Cutouts or blocks of them, not {type(images).__name__}')
+    if not isinstance(images, (Iterable,Cutouts)) and not hasattr(images, 'shape'):
+        raise InputError(f'Images are an array, Cutouts or blocks of them, not {type(images).__name__}')
     if not (hasattr(images, 'shape') or isinstance(images, (Cutouts,list))): return images
     if isinstance(images, list):
         if images and np.ndim(images[0]) == 4: return images
@@ -347,7 +374,8 @@ def _cast(x, dtype, what):
     x = np.asarray(x)
     if x.dtype.kind not in 'biuf': raise InputError(f'{what} are {x.dtype}: they must be real numbers')
     if dtype.kind == 'f' and x.dtype.kind in 'iu' and x.size and max(int(x.max()), -int(x.min())) > 1<<24:
-        raise InputError(f'{what} hold whole numbers beyond 16,777,216, which {dtype} would round: scale them, or give them as float32')
+        raise InputError(f'{what} hold whole numbers beyond 16,777,216, which {dtype} would round: scale '
+                         'them, or give them as float32')
     with np.errstate(over='ignore'): y = x.astype(dtype, copy=False)
     if dtype.kind == 'f' and x.dtype.kind in 'iuf' and x.dtype.itemsize > dtype.itemsize: _check_range(x, y, what)
     return y
@@ -372,14 +400,18 @@ def _free_number(x):
     ends = np.iinfo(x.dtype)
     ends = (ends.min, ends.max) if x.dtype.kind == 'i' else (ends.max, ends.min)
     found = next((v for v in (*ends, *range(1, len(x)+2)) if v <= max(ends) and not (x == v).any()), None)
-    if found is None: raise InputError(f'A column of {x.dtype} has every number there is, so none can stand for missing: write it as a larger type')
+    if found is None:
+        raise InputError(f'A column of {x.dtype} has every number there is, so none can stand for missing: '
+                         'write it as a larger type')
     return x.dtype.type(found)
 
 # %% ../../nbs/10_data.cutouts.ipynb #fea76d94
 def _write_column(f, name, col):
     if name in ('cutouts','ivar','mask') or '/' in name or name in ('.',''):
         raise InputError(f'A catalogue column cannot be called {name!r}: rename it')
-    x,hidden,attrs = np.asarray(col),np.ma.getmaskarray(np.ma.asarray(col)),{}
+    x = np.asarray(col)
+    hidden = np.ma.getmaskarray(np.ma.asarray(col))
+    attrs = {}
     if x.dtype.kind == 'O' and all(isinstance(o, (str,bytes,type(None))) for o in x.flat):
         x = np.array([text_of(o) if o is not None else '' for o in x.flat]).reshape(x.shape)
     if x.dtype.kind == 'U': x = np.char.encode(x, 'utf-8')
@@ -405,7 +437,8 @@ def _write_pixels(f, sink, name, images, dtype, c, checksum=False):
         if d is None:
             if x.shape[1] != c: raise InputError(f'{c} bands are named, but `{name}` has {x.shape[1]}')
             k = max(1, (1<<20)//max(1, x[0].nbytes if len(x) else 1))
-            d = f.create_dataset(name, (0,*x.shape[1:]), dtype, maxshape=(None,*x.shape[1:]), chunks=(k,*x.shape[1:]), fletcher32=checksum)
+            d = f.create_dataset(name, (0,*x.shape[1:]), dtype, maxshape=(None,*x.shape[1:]), chunks=(k,*x.shape[1:]),
+                                 fletcher32=checksum)
         if x.shape[1:] != d.shape[1:]:
             raise InputError(f'A block of `{name}` has shape {x.shape[1:]}, but the first one has {d.shape[1:]}')
         _append(d, x)
@@ -421,7 +454,9 @@ def _header(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
         attrs['survey'] = survey if isinstance(survey, str) else survey.name
         try: s = get_survey(survey)
         except InputError: s = None      # a survey that nobody registered: its name is all we know
-        if s is not None: attrs |= dict(pixel_scale=float(s.pixel_scale)) | (dict(zero_point=float(s.zero_point)) if unit in ('',None,s.unit) else {})
+        if s is not None:
+            attrs |= dict(pixel_scale=float(s.pixel_scale)) | (dict(zero_point=float(s.zero_point))
+                                                               if unit in ('',None,s.unit) else {})
     attrs |= {k: float(v) for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items() if v is not None}
     if np.isnan(attrs.get('zero_point', 0)): del attrs['zero_point']      # unknown, whatever the survey has
     if provenance is not None: attrs['provenance'] = json.dumps(provenance, default=str)
@@ -430,15 +465,18 @@ def _header(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
 # %% ../../nbs/10_data.cutouts.ipynb #fded7ea5
 def _columns(catalog):
     try: return {} if catalog is None else Table(catalog, copy=False)
-    except (ValueError,TypeError) as e: raise InputError(f'The catalogue is no table of columns of one length: {e}') from e
+    except (ValueError,TypeError) as e:
+        raise InputError(f'The catalogue is no table of columns of one length: {e}') from e
 
 def _check_arguments(dtype, catalog, pixel_scale, zero_point):
     try: known = dtype is not None and np.dtype(dtype) in (np.float16,np.float32)
     except TypeError: known = False
     if not known: raise InputError(f'Write float32 or float16, not {dtype}')
-    if not isinstance(catalog, (Table,dict,type(None))): raise InputError(f'The catalogue is a Table or a dict of columns, not {type(catalog).__name__}')
+    if not isinstance(catalog, (Table,dict,type(None))):
+        raise InputError(f'The catalogue is a Table or a dict of columns, not {type(catalog).__name__}')
     for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items():
-        if v is not None and number_of(v) is None and not (k == 'zero_point' and isinstance(v, float) and v != v): raise InputError(f'{k} is a number, not {v!r}')
+        if v is not None and number_of(v) is None and not (k == 'zero_point' and isinstance(v, float) and v != v):
+            raise InputError(f'{k} is a number, not {v!r}')
 
 # %% ../../nbs/10_data.cutouts.ipynb #6880f3e6
 @patch(cls_method=True)
@@ -464,7 +502,8 @@ def write(cls:Cutouts,
     _check_arguments(dtype, catalog, pixel_scale, zero_point)
     if origin not in ORIGINS: raise InputError(f"The origin is 'upper' or 'lower', not {origin!r}")
     with _whole_h5(path, overwrite) as (f,sink):
-        for k,v in (_header(bands, survey, unit, provenance, pixel_scale, zero_point) | dict(origin=origin)).items(): f.attrs[k] = v
+        for k,v in (_header(bands, survey, unit, provenance, pixel_scale, zero_point) | dict(origin=origin)).items():
+            f.attrs[k] = v
         n = _write_pixels(f, sink, 'cutouts', images, np.dtype(dtype), len(bands), checksum)
         for name,x,kind in (('ivar',ivar,np.float32),('mask',mask,bool)):
             if x is None: continue

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 import requests
 from urllib3.exceptions import HTTPError
-from ..core import (AstroMaskError, DataError, InputError, StorageError, Unfinished, log, read_json, storage_errors,
+from ..core import (AstroMaskError, DataError, InputError, StorageError, Unfinished, log, read_json,
+                            storage_errors,
                             sync_dir, try_lock, utc_now, write_json)
 
 # %% ../../nbs/17_data.download.ipynb #a5c513f2
@@ -43,8 +44,10 @@ def _network():
 # %% ../../nbs/17_data.download.ipynb #042e11d4
 def _plain(e):
     "The part of an error that people can read"
-    names = dict(ConnectTimeout='no connection in time', ReadTimeout='no answer in time', ReadTimeoutError='no bytes in time',
-                 ConnectionError='no connection', ProtocolError='the connection broke', IncompleteRead='the connection broke')
+    names = dict(ConnectTimeout='no connection in time', ReadTimeout='no answer in time',
+                 ReadTimeoutError='no bytes in time',
+                 ConnectionError='no connection', ProtocolError='the connection broke',
+                 IncompleteRead='the connection broke')
     return names.get(type(e).__name__) or ' '.join(str(e).split())[:160] or type(e).__name__
 
 # %% ../../nbs/17_data.download.ipynb #d52ad671
@@ -83,7 +86,8 @@ def _position(r):
 class _Part:
     "What has come of a file, and which file that is"
     def __init__(self, path):
-        self.path,self.note = path.with_name(f'.{path.name}.part'),path.with_name(f'.{path.name}.part.json')
+        self.path = path.with_name(f'.{path.name}.part')
+        self.note = path.with_name(f'.{path.name}.part.json')
 
     @property
     def size(self): return self.path.stat().st_size if self.path.exists() else 0
@@ -117,10 +121,12 @@ def _compare(f, piece, have):
 # %% ../../nbs/17_data.download.ipynb #99423390
 def _pieces(r, patience):
     "The body as it comes"
-    since,got = time.monotonic(),0
+    since = time.monotonic()
+    got = 0
     while piece := r.raw.read1(1 << 18, decode_content=False):
         yield memoryview(piece)
-        got,now = got+len(piece),time.monotonic()
+        got = got+len(piece)
+        now = time.monotonic()
         if now-since < patience: continue
         if got < 1024*patience: raise _Again(f'only {got} bytes came in {now-since:.0f} s')
         since,got = now,0
@@ -156,16 +162,19 @@ def _bytes(n):
 # %% ../../nbs/17_data.download.ipynb #79a8cf44
 def _attempt(url, part, checksum, patience, meter):
     "One request; True if it went on with a part that was there"
-    about,have = part.about(),part.size
+    about = part.about()
+    have = part.size
     same = about.get('url') == url
     start = max(0, have-_OVERLAP) if same or checksum else 0
     with _network(), requests.Session() as s:
         r = _ask(s, _file_address(s, url, patience), start, about.get('validator', '') if same else '', patience)
-        (at,total),validator = _position(r),_validator(r.headers)
+        at,total = _position(r)
+        validator = _validator(r.headers)
         known = about.get('size') if at else None
         if at not in (0,start) or (at and same and validator != about.get('validator', '')): raise _changed(part)
         if known is not None and total is not None and known != total: raise _changed(part)
-        if total is None and not checksum: raise _Refused('it does not tell the size of the file, and no checksum is known')
+        if total is None and not checksum:
+            raise _Refused('it does not tell the size of the file, and no checksum is known')
         if not at: part.begin(url=url, size=total, validator=validator)
         _check_space(part.path, (total or 0) - part.size)
         _write(part, r, at, total, patience, meter)
@@ -183,12 +192,16 @@ def _file_address(session, url, patience):
 
 # %% ../../nbs/17_data.download.ipynb #57130e71
 def _keep_asking(url, part, checksum, tries, wait, patience, meter):
-    failures,farthest,resumed = 0,part.size,False
+    failures = 0
+    farthest = part.size
+    resumed = False
     while True:
         try: return _attempt(url, part, checksum, patience, meter) or resumed
         except _Again as e:
-            progress,farthest = part.size-farthest >= 1 << 20,max(part.size, farthest)
-            failures,resumed = 1 if progress else failures+1,resumed or part.size > 0
+            progress = part.size-farthest >= 1 << 20
+            farthest = max(part.size, farthest)
+            failures = 1 if progress else failures+1
+            resumed = resumed or part.size > 0
             if failures >= tries: raise
             pause = min(60., max(e.wait, wait*2**(failures-1)))
             log.info(f'{url}: {e}; asking again in {pause:.3g} s')
@@ -220,15 +233,18 @@ def _is_there(path, checksum):
     try: was = read_json(_record(path))
     except AstroMaskError: was = {}
     s = path.stat()
-    if was.get('checksum') == checksum and was.get('size') == s.st_size and was.get('mtime_ns') == s.st_mtime_ns: return True
+    if was.get('checksum') == checksum and was.get('size') == s.st_size and was.get('mtime_ns') == s.st_mtime_ns:
+        return True
     fault = _fault(path, path.name, checksum)
     if not fault: return True
-    raise DataError(f'{path} is there, but {fault.replace("what came", "it")}: move it away and run the same command again')
+    raise DataError(f'{path} is there, but {fault.replace("what came", "it")}: move it away and '
+                    'run the same command again')
 
 # %% ../../nbs/17_data.download.ipynb #744b9567
 def _finish(part, path, url, checksum):
     "Give the file its name"
-    s,(kind,_,sha) = part.path.stat(),checksum.lower().partition(':')
+    s = part.path.stat()
+    kind,_,sha = checksum.lower().partition(':')
     if kind != 'sha256': sha = _digest(part.path, 'sha256')
     write_json(_record(path), dict(url=url, fetched=utc_now(), checksum=checksum, sha256=sha, size=s.st_size,
                                    mtime_ns=s.st_mtime_ns))
@@ -250,7 +266,8 @@ def locked(
     path:Path, # What is being made
 ):
     "Be the only one who makes this file; wait for whoever does"
-    lock,told = path.with_name(f'.{path.name}.lock'),False
+    lock = path.with_name(f'.{path.name}.lock')
+    told = False
     while True:
         fd,owner = try_lock(lock)
         if fd is not None and _is_file(fd, lock): break
@@ -272,7 +289,8 @@ def _meter(name, every=10.):
         from tqdm import tqdm
         with tqdm(desc=name, unit='B', unit_scale=True) as bar:
             def show(n, total):
-                bar.total,bar.initial = total,bar.initial or n
+                bar.total = total
+                bar.initial = bar.initial or n
                 bar.update(n-bar.n)
             yield show
             return
@@ -280,9 +298,11 @@ def _meter(name, every=10.):
     def show(n, total):
         nonlocal start,last
         now = time.monotonic()
-        start,last = start or (now,n),last or now
+        start = start or (now,n)
+        last = last or now
         if now-last < every: return
-        last,rate = now,(n-start[1])/max(now-start[0], 1e-9)
+        last = now
+        rate = (n-start[1])/max(now-start[0], 1e-9)
         left = f' of {_bytes(total)}, {(total-n)/rate:.0f} s left' if total and rate > 0 else ''
         print(f'{name}: {_bytes(n)}{left} ({_bytes(rate)}/s)', flush=True)
     yield show
@@ -315,17 +335,22 @@ def download(
     patience:float=60., # Seconds without a byte after which a connection is dropped
 )->Path:               # The path
     "Fetch a file whole and checked, or say why not; what has come stays for the next time"
-    urls,path = [urls] if isinstance(urls, str) else list(urls),Path(path).expanduser().absolute()
+    urls = [urls] if isinstance(urls, str) else list(urls)
+    path = Path(path).expanduser().absolute()
     if checksum and not re.fullmatch('(sha256|sha512|md5):[0-9a-fA-F]+', checksum):
         raise InputError(f'{checksum!r} is no checksum: write sha256:... or md5:...')
     with storage_errors(path): path.parent.mkdir(parents=True, exist_ok=True)
     if _is_there(path, checksum): return path
     with locked(path):
         if _is_there(path, checksum): return path
-        part,trouble,later = _Part(path),[],False
+        part = _Part(path)
+        trouble = []
+        later = False
         for url in urls:
             try: fault = _whole(url, part, path, checksum, tries, wait, patience)
-            except _Again as e: fault,later = str(e),True
+            except _Again as e:
+                fault = str(e)
+                later = True
             except _Refused as e: fault = str(e)
             if fault is None:
                 _finish(part, path, url, checksum)

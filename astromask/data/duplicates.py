@@ -47,7 +47,8 @@ def hash_images(
 def _area(n, size):
     "(size,n) weights that take means over cells"
     edge = np.linspace(0, n, size+1)
-    left,right = np.maximum(edge[:-1,None], np.arange(n)),np.minimum(edge[1:,None], np.arange(n)+1)
+    left = np.maximum(edge[:-1,None], np.arange(n))
+    right = np.minimum(edge[1:,None], np.arange(n)+1)
     w = np.clip(right-left, 0, None)
     return (w/w.sum(1, keepdims=True)).astype(np.float32)
 
@@ -56,7 +57,8 @@ def _cells(x, size):
     "Means over cells of the central square, NaN where most of a cell is missing"
     side = min(x.shape[-2:])
     top,left = ((n-side)//2 for n in x.shape[-2:])
-    whole,a = x.dtype.kind in 'iub',_area(side, size)
+    whole = x.dtype.kind in 'iub'
+    a = _area(side, size)
     x = x[...,top:top+side,left:left+side].astype(np.float32)
     if whole or (ok := np.isfinite(x)).all(): return a @ x @ a.T
     share = a @ ok.astype(np.float32) @ a.T
@@ -114,7 +116,8 @@ def fingerprints(
     thumbs, # (n,size,size) of `thumbnails`
 )->np.ndarray: # (n,D) float32 of length 1; 0 where there is nothing to see
     "Numbers that copies of an image share, however shifted, turned or mirrored"
-    z,some = np.empty((len(thumbs), len(_orbits(3*thumbs.shape[-1]//8)[1])), np.float32),thumbs.any((1,2))
+    z = np.empty((len(thumbs), len(_orbits(3*thumbs.shape[-1]//8)[1])), np.float32)
+    some = thumbs.any((1,2))
     for i in range(0, len(z), 2048): z[i:i+2048] = _speckle(thumbs[i:i+2048].astype(np.float32))
     mean,scatter = _noise(thumbs.shape[-1]) if some.sum() < 500 else (z[some].mean(0),z[some].std(0))
     z -= mean
@@ -129,7 +132,8 @@ def _neighbourhoods(z, all_up_to=50_000, each=16):
     rows = np.flatnonzero(z.any(1))
     if len(rows) <= all_up_to: return [rows]
     marks = z[rows[np.linspace(0, len(rows)-1, int(4*len(rows)**.5)).astype(np.int64)]].T
-    near = [np.argpartition(z[rows[i:i+2048]] @ marks, -each, 1)[:,-each:].astype(np.int32) for i in range(0, len(rows), 2048)]
+    near = [np.argpartition(z[rows[i:i+2048]] @ marks, -each, 1)[:,-each:].astype(np.int32)
+            for i in range(0, len(rows), 2048)]
     near = np.concatenate(near).ravel()
     ends = np.cumsum(np.bincount(near, minlength=marks.shape[1]))
     return [rows[k] for k in np.split(np.argsort(near, kind='stable')//each, ends[:-1])]
@@ -138,7 +142,8 @@ def _neighbourhoods(z, all_up_to=50_000, each=16):
 def _best(codes, values, n, each):
     "Each candidate once, and of a row the `each` best"
     codes,first = np.unique(np.concatenate(codes), return_index=True)
-    values,row = np.concatenate(values)[first],codes//n
+    values = np.concatenate(values)[first]
+    row = codes//n
     order = np.lexsort((-values, row))
     rank = np.arange(len(row))-np.searchsorted(row, row)
     keep = order[rank < each]
@@ -147,8 +152,12 @@ def _best(codes, values, n, each):
 # %% ../../nbs/13_data.duplicates.ipynb #7974e57b
 def _alike(z, near, rows=None, group=None, least=.35, each=3, block=1024):
     "Candidates (M,2), the best first, for `rows`: the `each` most alike in other groups with a cosine above `least`; the rows that have more"
-    n,codes,values,full = len(z),[np.zeros(0, np.int64)],[np.zeros(0, np.float32)],np.zeros(len(z), bool)
-    group,wanted = np.arange(n) if group is None else group,np.full(n, rows is None)
+    n = len(z)
+    codes = [np.zeros(0, np.int64)]
+    values = [np.zeros(0, np.float32)]
+    full = np.zeros(len(z), bool)
+    group = np.arange(n) if group is None else group
+    wanted = np.full(n, rows is None)
     if rows is not None: wanted[rows] = True
     for others in near:
         for mine in np.array_split(o := others[wanted[others]], len(o)//block+1):
@@ -192,7 +201,8 @@ def _shifts(n, far=2., step=.5):
     d = np.arange(-far, far+step, step)
     rows = np.exp(2j*np.pi*np.outer(d, np.fft.fftfreq(n)))/n
     weight = np.where(np.isin(np.arange(n//2+1), (0, n/2)), 1, 2)/n
-    return rows.astype(np.complex64),(np.exp(2j*np.pi*np.outer(np.arange(n//2+1)/n, d))*weight[:,None]).astype(np.complex64)
+    return rows.astype(np.complex64),(np.exp(2j*np.pi*np.outer(np.arange(n//2+1)/n, d))*weight[:,
+        None]).astype(np.complex64)
 
 # %% ../../nbs/13_data.duplicates.ipynb #4de43349
 def agreement(
@@ -201,7 +211,8 @@ def agreement(
 )->np.ndarray: # (n,) 1 for the same image, about 0.2 for strangers
     "The largest correlation of two textures over turns, mirrors and small shifts"
     rows,columns = _shifts(a.shape[-1])
-    a,b = np.fft.rfft2(_texture(a)).astype(np.complex64),_texture(b)
+    a = np.fft.rfft2(_texture(a)).astype(np.complex64)
+    b = _texture(b)
     best = np.full(len(a), -1.)
     for k in range(8):
         turned = np.rot90(b if k < 4 else b[:,:,::-1], k, (1,2))
@@ -210,18 +221,24 @@ def agreement(
     return best
 
 # %% ../../nbs/13_data.duplicates.ipynb #3a7a9b25
-def _together(pairs, n): return connected_components(coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=(n,n)), directed=False)[1]
+def _together(pairs, n):
+    return connected_components(coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=(n,n)), directed=False)[1]
 
 def _prove(thumbs, pairs, group, enough, block=512):
     "Which of the candidates are copies, and how well they agree; none that joins what is together"
-    found,score,n = [np.zeros((0,2), np.int64)],[np.zeros(0)],len(thumbs)
+    found = [np.zeros((0,2), np.int64)]
+    score = [np.zeros(0)]
+    n = len(thumbs)
     while len(pairs):
-        p,pairs = pairs[:block],pairs[block:]
+        p = pairs[:block]
+        pairs = pairs[block:]
         s = agreement(*(thumbs[o].astype(np.float32) for o in p.T))
         if not (s >= enough).any(): continue
         found.append(p[s >= enough])
         score.append(s[s >= enough])
-        group = _together(np.concatenate([found[-1],np.stack([np.arange(n),np.unique(group, return_index=True)[1][group]], 1)]), n)
+        group = _together(np.concatenate([found[-1],
+                                          np.stack([np.arange(n),np.unique(group, return_index=True)[1][group]], 1)]),
+                          n)
         pairs = pairs[group[pairs[:,0]] != group[pairs[:,1]]]
     return np.concatenate(found),np.concatenate(score),group
 
@@ -232,8 +249,13 @@ def near_pairs(
     all_up_to=50_000, # All are compared with one another in sets up to this size
 )->tuple:          # (M,2) rows that join all copies, not all pairs of a larger group; and their (M,) agreement
     "Images that are copies of one another but for shifts, turns, brightness, noise and compression"
-    z,n = fingerprints(thumbs),len(thumbs)
-    near,group,rows,found,score = _neighbourhoods(z, all_up_to),np.arange(n),None,[],[]
+    z = fingerprints(thumbs)
+    n = len(thumbs)
+    near = _neighbourhoods(z, all_up_to)
+    group = np.arange(n)
+    rows = None
+    found = []
+    score = []
     while rows is None or len(rows):
         pairs,full = _alike(z, near, rows, group)
         p,s,now = _prove(thumbs, pairs, group, least+.025*(32-thumbs.shape[-1]))
@@ -241,16 +263,20 @@ def near_pairs(
         score.append(s)
         joined = np.zeros(n, bool)
         joined[np.isin(now, now[p[:,0]])] = True
-        rows,group = full[joined[full]],now
-    found,score = np.concatenate(found),np.concatenate(score)
+        rows = full[joined[full]]
+        group = now
+    found = np.concatenate(found)
+    score = np.concatenate(score)
     order = np.lexsort(found.T[::-1])
     return found[order],score[order]
 
 # %% ../../nbs/13_data.duplicates.ipynb #b782ffbe
 def _look(cutouts, rows, near, block=64):
     "Hash and thumbnail of images, in one pass"
-    n,size = len(rows),min(32, *cutouts.shape[1:])
-    hashes,thumbs = np.full(n, -1),np.zeros((n if near and size >= 16 else 0,size,size), np.float16)
+    n = len(rows)
+    size = min(32, *cutouts.shape[1:])
+    hashes = np.full(n, -1)
+    thumbs = np.zeros((n if near and size >= 16 else 0,size,size), np.float16)
     for i in progress(range(0, n, block), 'Images compared, in blocks', unit='blocks'):
         x = cutouts.read(rows[i:i+block])
         hashes[i:i+block] = hash_images(x)
@@ -266,17 +292,21 @@ def pixel_twins(
 )->Table:              # row, other, agreement (1 where the pixels are equal): a pair a line
     "Images that are in a set twice"
     rows = np.arange(len(cutouts)) if rows is None else np.asarray(rows)
-    n,near = len(rows),len(rows) <= near_up_to
-    if not near: log.info(f'{n} images: only equal pixels are looked for, as near copies are in sets up to {near_up_to}')
+    n = len(rows)
+    near = len(rows) <= near_up_to
+    if not near:
+        log.info(f'{n} images: only equal pixels are looked for, as near copies are in sets up to {near_up_to}')
     hashes,thumbs = _look(cutouts, rows, near)
     _,first,back = np.unique(hashes, return_index=True, return_inverse=True)
     first = np.where(hashes == -1, np.arange(n), first[back])
     again = np.flatnonzero(first != np.arange(n))
-    pairs,score = np.stack([first[again],again], 1),np.ones(len(again))
+    pairs = np.stack([first[again],again], 1)
+    score = np.ones(len(again))
     if len(thumbs):
         thumbs[again] = 0
         more,s = near_pairs(thumbs, least)
-        pairs,score = np.concatenate([pairs,more]),np.concatenate([score,s])
+        pairs = np.concatenate([pairs,more])
+        score = np.concatenate([score,s])
     return Table(dict(row=rows[pairs[:,0]], other=rows[pairs[:,1]], agreement=score))
 
 # %% ../../nbs/13_data.duplicates.ipynb #bf7fa8e6
@@ -286,7 +316,8 @@ def positions(
 )->tuple: # (N,) right ascensions and (N,) declinations in deg, NaN where either is unknown
     "Positions in degrees"
     names = {str(k).lower(): k for k in reversed(list(t.keys()))}
-    if not {'ra','dec'} <= set(names): raise InputError(f'{what} has no columns ra and dec; it has {", ".join(map(str, t.keys()))}')
+    if not {'ra','dec'} <= set(names):
+        raise InputError(f'{what} has no columns ra and dec; it has {", ".join(map(str, t.keys()))}')
     ra,dec = (degrees(t[names[k]], f'The column {names[k]!r}', k) for k in ('ra','dec'))
     zero = (ra == 0) & (dec == 0)
     unknown = ~(np.isfinite(ra) & (np.abs(dec) <= 90)) | zero & (zero.sum() > 1)
@@ -295,13 +326,16 @@ def positions(
 # %% ../../nbs/13_data.duplicates.ipynb #0f873bfe
 def _on_sphere(ra, dec):
     "(N,3) unit vectors"
-    a,d = np.radians(ra),np.radians(dec)
+    a = np.radians(ra)
+    d = np.radians(dec)
     return np.stack([np.cos(d)*np.cos(a),np.cos(d)*np.sin(a),np.sin(d)], 1)
 
 # %% ../../nbs/13_data.duplicates.ipynb #bcaf661c
 def _close(x, far, most=3_000_000):
     "Pairs of points nearer than `far`; where there are more than `most`, as many as join them"
-    tree,n,found = cKDTree(x),len(x),np.zeros((0,2), np.int64)
+    tree = cKDTree(x)
+    n = len(x)
+    found = np.zeros((0,2), np.int64)
     number = tree.query_ball_point(x, far, return_length=True)
     crowd = np.flatnonzero(number > 1)
     for mine in np.split(crowd, np.flatnonzero(np.diff(np.cumsum(number[crowd])//most))+1) if len(crowd) else ():
@@ -337,14 +371,17 @@ def group_rows(
 )->np.ndarray: # (N,) group numbers
     "Rows that belong together by any of the keys or pairs"
     n = len(keys[0])
-    rows,nodes,total = [p[:,0] for p in pairs],[p[:,1] for p in pairs],n
+    rows = [p[:,0] for p in pairs]
+    nodes = [p[:,1] for p in pairs]
+    total = n
     for key in keys:
         known = np.flatnonzero(key != -1)
         values,place = np.unique(key[known], return_inverse=True)
         rows.append(known)
         nodes.append(place+total)
         total += len(values)
-    rows,nodes = np.concatenate(rows),np.concatenate(nodes)
+    rows = np.concatenate(rows)
+    nodes = np.concatenate(nodes)
     graph = coo_matrix((np.ones(len(rows), np.int8), (rows,nodes)), shape=(total,total))
     return connected_components(graph, directed=False)[1][:n]
 
@@ -367,12 +404,14 @@ def twin_groups(
     pixels_up_to=25_000, # Look for near copies in sets up to this size
 )->np.ndarray:          # (N,) group numbers
     "Which rows are the same object: by id, by place, and by pixels where they are not too many"
-    t,compared = getattr(data, 'catalog', data),pixels_compared(data, pixels_up_to)
+    t = getattr(data, 'catalog', data)
+    compared = pixels_compared(data, pixels_up_to)
     if 'id' not in t.keys(): raise InputError(f'The catalogue has no column id; it has {", ".join(map(str, t.keys()))}')
     pairs = [sky_twins(*positions(t), within)]
     if compared != 'nothing':
         found = pixel_twins(data, near_up_to=min(pixels_up_to, 1_000_000))
         pairs.append(np.stack([found['row'],found['other']], 1))
     elif isinstance(data, Cutouts):
-        log.info(f'{len(data)} objects: the same one is told by its id and place; pixels are compared in sets up to pixels_up_to={pixels_up_to}')
+        log.info(f'{len(data)} objects: the same one is told by its id and place; pixels are compared in sets up to '
+                 f'pixels_up_to={pixels_up_to}')
     return group_rows(hash_ids(t['id']), pairs=pairs)

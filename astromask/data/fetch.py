@@ -46,7 +46,8 @@ class HubSource:
     n:int = None         # Rows, where the caller does not say; None is all
 
 # %% ../../nbs/17_data.fetch.ipynb #8361d2ee
-_zenodo,_toronto = 'https://zenodo.org/records/{}/files/{}','https://www.astro.utoronto.ca/~hleung/shared/Galaxy10/{}'
+_zenodo = 'https://zenodo.org/records/{}/files/{}'
+_toronto = 'https://www.astro.utoronto.ca/~hleung/shared/Galaxy10/{}'
 
 sources = {
     'galaxy10-decals': FileSource(
@@ -55,7 +56,8 @@ sources = {
         'sha256:19aefc477c41bb7f77ff07599a6b82a038dc042f889a111b0d4d98bb755c1571', '2.5 GiB'),
     'galaxy10-decals-nodup': FileSource(
         'the same without its duplicates, 17,675 images', 'Galaxy10_DECals_NoDuplicated.h5',
-        (_zenodo.format(10845026, 'Galaxy10_DECals_NoDuplicated.h5'),), 'md5:a920094d5e470e3705f4691c0d6dff54', '2.5 GiB'),
+        (_zenodo.format(10845026, 'Galaxy10_DECals_NoDuplicated.h5'),), 'md5:a920094d5e470e3705f4691c0d6dff54',
+        '2.5 GiB'),
     'galaxy10-sdss': FileSource(
         '21,785 colour images (i,r,g) of 69 x 69 pixels in 10 classes', 'Galaxy10.h5',
         (_zenodo.format(10844811, 'Galaxy10.h5'), _toronto.format('Galaxy10.h5')),
@@ -76,7 +78,8 @@ sources |= {
         survey='legacy', labels=Galaxy10DECaLS.classes, size='2.5 GB'),
     'mmu-hsc': HubSource('HSC deep fields, g,r,i,z,y of 160 x 160 pixels', _mmu+'hsc', survey='hsc', n=1000),
     'mmu-legacysurvey': HubSource(
-        'Legacy Surveys DR10, g,r,i,z of 160 x 160 pixels', _mmu+'legacysurvey', 'dr10_south_21', survey='legacy', n=1000),
+        'Legacy Surveys DR10, g,r,i,z of 160 x 160 pixels', _mmu+'legacysurvey', 'dr10_south_21', survey='legacy',
+        n=1000),
     'mmu-jwst': HubSource(
         'JWST NIRCam deep fields; bands differ from field to field: choose with --bands', _mmu+'jwst', n=1000)}
 
@@ -101,7 +104,9 @@ def _first(o, *names): return next((o[k] for k in names if o.get(k) is not None)
 
 def _plane(o):
     "Pixels and inverse variance (None where it is not given) of one band"
-    x,w,good = _first(o, 'flux', 'array'),_first(o, 'ivar'),_first(o, 'mask', 'bit_mask')
+    x = _first(o, 'flux', 'array')
+    w = _first(o, 'ivar')
+    good = _first(o, 'mask', 'bit_mask')
     if x is None: raise DataError(f'A band of its image has no flux, but {", ".join(o)}')
     x = np.array(x, np.float32)
     if w is not None:
@@ -119,7 +124,8 @@ def _multiband(image, bands, what):
     if not planes:
         raise DataError(f'{what} has no band of {", ".join(bands)}; it has {", ".join(found)}: choose among these')
     shapes = {x.shape for x,_ in planes.values()}
-    if len(shapes) > 1: raise DataError(f'{what} has bands of several sizes, {sorted(shapes)}: choose those of one size')
+    if len(shapes) > 1:
+        raise DataError(f'{what} has bands of several sizes, {sorted(shapes)}: choose those of one size')
     blank = np.full(shapes.pop(), np.nan, np.float32)
     x = np.stack([planes[b][0] if b in planes else blank for b in bands])
     if any(w is None for _,w in planes.values()): return x,None
@@ -138,7 +144,8 @@ def _choose_bands(s, wanted, image):
     there = s.rgb or tuple(_planes(image))
     wanted = there if wanted is None else band_names(wanted)
     unknown = [b for b in wanted if s.rgb and b not in s.rgb]
-    if unknown: raise InputError(f'{s.repo} has no band {", ".join(unknown)}; it has {", ".join(there)}: choose among these')
+    if unknown:
+        raise InputError(f'{s.repo} has no band {", ".join(unknown)}; it has {", ".join(there)}: choose among these')
     return tuple(wanted)
 
 # %% ../../nbs/17_data.fetch.ipynb #08e4f0b1
@@ -163,11 +170,13 @@ def _cells(row, image):
 def _column(values):
     "A column of cells, where None is a missing one; or None if they are of several kinds"
     def gone(v): return v is None or isinstance(v, float) and math.isnan(v)
-    if all(gone(v) or isinstance(v, int) for v in values) and not all(map(gone, values)):   # `datasets` gives a missing integer as NaN
+    # `datasets` gives a missing integer as NaN
+    if all(gone(v) or isinstance(v, int) for v in values) and not all(map(gone, values)):
         values = [None if gone(v) else v for v in values]
     there = [v for v in values if v is not None]
     if any(isinstance(v, str) for v in there):
-        return Column(['' if v is None else str(v) for v in values]) if not any(isinstance(v, list) for v in there) else None
+        return Column(['' if v is None else str(v) for v in values]) if not any(isinstance(v, list)
+                                                                                for v in there) else None
     shapes = {np.shape(v) for v in there}
     if len(shapes) > 1: return
     x = np.array(there)
@@ -181,7 +190,8 @@ def _column(values):
 # %% ../../nbs/17_data.fetch.ipynb #cafd283c
 def _catalog(rows, labels, left=()):
     "Rows as a table; a missing float is NaN, a missing integer masked, a missing text empty"
-    table,left = Table(),set(left)
+    table = Table()
+    left = set(left)
     for k in dict.fromkeys(k for r in rows for k in r):
         col = _column([r.get(k) for r in rows])
         name = k.replace('/', '_')
@@ -198,7 +208,8 @@ def _catalog(rows, labels, left=()):
 class _Blocks:
     "Blocks of rows on disk; with other parameters than before, it begins anew"
     def __init__(self, path, about):
-        self.dir,note = path.with_name(f'.{path.name}.parts'),path.with_name(f'.{path.name}.parts')/'about.json'
+        self.dir = path.with_name(f'.{path.name}.parts')
+        note = path.with_name(f'.{path.name}.parts')/'about.json'
         try: same = json.dumps(read_json(note)) == json.dumps(about)
         except AstroMaskError: same = False
         if not same: self.clear()
@@ -254,7 +265,9 @@ def _hub(repo):
 # %% ../../nbs/17_data.fetch.ipynb #0460155a
 def _read_block(s, block, bands, first):
     "Arrays and catalogue rows of a block"
-    images,rows,left = [],[],set()
+    images = []
+    rows = []
+    left = set()
     for i,(row,split,_) in enumerate(block, first):
         what = f'Row {i} of {s.repo}'
         images.append(_colour(row[s.image], s.rgb, bands, what) if s.rgb else _multiband(row[s.image], bands, what))
@@ -262,7 +275,8 @@ def _read_block(s, block, bands, first):
         rows.append(cells | (dict(split=split) if len(s.splits) > 1 else {}))
         left |= set(cannot)
     shapes = {x.shape for x,_ in images}
-    if len(shapes) > 1: raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
+    if len(shapes) > 1:
+        raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
     arrays = dict(images=np.stack([x for x,_ in images]))
     if all(w is not None for _,w in images): arrays['ivar'] = np.stack([w for _,w in images])
     return arrays,rows,sorted(left)
@@ -271,7 +285,8 @@ def _read_block(s, block, bands, first):
 def _stream(s, blocks, n, wanted, size):
     "Read on from the last block until there are n rows"
     was = blocks.last()
-    bands,count = was.get('bands'),was.get('count', 0)
+    bands = was.get('bands')
+    count = was.get('count', 0)
     rows = itertools.islice(_rows(s, was.get('split'), was.get('position')), None if n is None else n-count)
     while block := list(itertools.islice(rows, size)):
         row,split,position = block[-1]
@@ -311,14 +326,18 @@ def _is_done(path, about):
         with h5py.File(path, 'r') as f: was = json.loads(f.attrs['provenance'])
     except (OSError,KeyError,ValueError,TypeError): was = None
     if was == about: return True
-    raise InputError(f'{path} is there, but is not what was asked for ({was}): move it away, or give --out another folder')
+    raise InputError(f'{path} is there, but is not what was asked for ({was}): move it away, or '
+                     'give --out another folder')
 
 # %% ../../nbs/17_data.fetch.ipynb #e15daa64
 def _assemble(s, blocks, path, about):
     notes = list(blocks.read('note'))
     catalog = _catalog([r for o in notes for r in o['rows']], s.labels, [k for o in notes for k in o.get('left', [])])
-    with np.load(blocks.files[0]) as f: eight,ivar = f['images'].dtype == np.uint8,'ivar' in f
-    Cutouts.write(path, blocks.read('images'), bands=notes[-1]['bands'], catalog=catalog, survey=s.survey, provenance=about,
+    with np.load(blocks.files[0]) as f:
+        eight = f['images'].dtype == np.uint8
+        ivar = 'ivar' in f
+    Cutouts.write(path, blocks.read('images'), bands=notes[-1]['bands'], catalog=catalog, survey=s.survey,
+                  provenance=about,
                   ivar=blocks.read('ivar') if ivar else None, dtype='float16' if eight else 'float32',
                   unit='8-bit colour image' if eight else '')
 
@@ -333,5 +352,6 @@ def fetch(
     if name not in sources: raise InputError(f'No data set is called {name!r}; known are {", ".join(sources)}')
     s = sources[name]
     if isinstance(s, HubSource): return fetch_hub(s, Path(out)/f'{name}.h5', n or s.n, bands)
-    if n is not None or bands is not None: raise InputError(f'{name} is one file and comes whole: leave --n and --bands out')
+    if n is not None or bands is not None:
+        raise InputError(f'{name} is one file and comes whole: leave --n and --bands out')
     return download(s.urls, Path(out)/s.file, s.checksum)

@@ -23,7 +23,8 @@ from ..core import DataError, InputError
 
 # %% ../../nbs/07_data.files.ipynb #c3626345
 ENDINGS = {                # Endings of files that may hold cutouts, in lower case, and what such files are
-    '.h5':'HDF5', '.hdf5':'HDF5', '.hdf':'HDF5', '.he5':'HDF5', '.npy':'NumPy', '.npz':'NumPy', '.pt':'PyTorch', '.pth':'PyTorch',
+    '.h5':'HDF5', '.hdf5':'HDF5', '.hdf':'HDF5', '.he5':'HDF5', '.npy':'NumPy', '.npz':'NumPy', '.pt':'PyTorch',
+           '.pth':'PyTorch',
     '.fits':'FITS', '.fit':'FITS', '.fts':'FITS',
     '.asdf':'ASDF', '.zarr':'Zarr', '.tar':'WebDataset', '.parquet':'Parquet',
     '.jpg':'pictures', '.jpeg':'pictures', '.png':'pictures', '.tif':'pictures', '.tiff':'pictures', '.webp':'pictures'}
@@ -62,7 +63,8 @@ def _entries(folder):
     try:
         with os.scandir(folder or '.') as some: found = [(o.name,o.is_symlink(),_is_folder(o)) for o in some]
     except OSError as e: raise DataError(f'The folder {folder} cannot be read: {e.strerror or e}') from None
-    return [Found(os.path.join(folder, name), *rest, kind_by_name(name)) for name,*rest in sorted(found, key=itemgetter(1))]
+    return [Found(os.path.join(folder, name), *rest, kind_by_name(name))
+            for name,*rest in sorted(found, key=itemgetter(1))]
 
 def _name(o): return os.path.basename(o.path)
 
@@ -75,7 +77,8 @@ def _is_new(folder, seen):
     return new
 
 # %% ../../nbs/07_data.files.ipynb #0b706bd8
-def _is_hats(folder): return any(os.path.exists(os.path.join(folder, o)) for o in ('dataset/_common_metadata','hats.properties'))
+def _is_hats(folder):
+    return any(os.path.exists(os.path.join(folder, o)) for o in ('dataset/_common_metadata','hats.properties'))
 
 def _is_margin(folder):
     "Does a catalogue of HATS only repeat objects of another, or point at them?"
@@ -101,14 +104,16 @@ def _one_kind(found, folder):
     if len(wanted) < 2: return found
     endings = Counter(Path(o.path).suffix.lower() for o in found)
     there = ', '.join(f'{n} {k}' for k,n in endings.most_common())
-    raise DataError(f'The folder {folder} holds files of several kinds ({there}): say which, as in {folder}/*{next(iter(endings))}')
+    raise DataError(f'The folder {folder} holds files of several kinds ({there}): say which, as in '
+                    f'{folder}/*{next(iter(endings))}')
 
 # %% ../../nbs/07_data.files.ipynb #ad7c9e14
 def _paths(found):
     "Their paths in natural order, without links to what is among them"
     gone = [o.path for o in found if o.link and not os.path.exists(o.path)]
     if gone:
-        raise DataError(f'{len(gone)} of {len(found)} files are links to nothing ({gone[0]} -> {os.readlink(gone[0])}): mend or remove them')
+        raise DataError(f'{len(gone)} of {len(found)} files are links to nothing ({gone[0]} -> '
+                        f'{os.readlink(gone[0])}): mend or remove them')
     if any(o.link for o in found):
         first = {}
         for o in sorted(found, key=lambda o: o.link): first.setdefault(os.path.realpath(o.path), o)
@@ -116,7 +121,9 @@ def _paths(found):
     return sorted((o.path for o in found), key=natural_key)
 
 # %% ../../nbs/07_data.files.ipynb #cbeda921
-def is_zarr(folder): return any(os.path.exists(os.path.join(folder, o)) for o in ('.zgroup','.zarray','zarr.json'))     # Of a path: does it hold Zarr's metadata?
+def is_zarr(folder):
+    # Of a path: does it hold Zarr's metadata?
+    return any(os.path.exists(os.path.join(folder, o)) for o in ('.zgroup','.zarray','zarr.json'))
 
 def _of_folder(folder):
     "The files that a folder stands for"
@@ -124,8 +131,10 @@ def _of_folder(folder):
     found = _one_kind(_in_folder(folder, set()), folder)
     if not found:
         there = Counter(Path(o.path).suffix for o in _entries(folder) if not o.folder and not _name(o).startswith('.'))
-        there = ', '.join(f'{n} {k or "without ending"}' for k,n in sorted(there.items(), key=lambda o: (-o[1],o[0]))[:5])
-        raise DataError(f'The folder {folder} holds no file of cutouts ({", ".join(ENDINGS)})' + (f', but files with other endings ({there})' if there else ''))
+        there = ', '.join(f'{n} {k or "without ending"}'
+                          for k,n in sorted(there.items(), key=lambda o: (-o[1],o[0]))[:5])
+        raise DataError(f'The folder {folder} holds no file of cutouts ({", ".join(ENDINGS)})'
+                        + (f', but files with other endings ({there})' if there else ''))
     return _paths(found)
 
 # %% ../../nbs/07_data.files.ipynb #beb5cedd
@@ -194,7 +203,8 @@ def cutout_paths(
 # %% ../../nbs/07_data.files.ipynb #7484e8c5
 def _listed(words):
     "The files of a list with commas"
-    found,at = [],0
+    found = []
+    at = 0
     while at < len(words):
         for k in range(min(8, len(words)-at), 0, -1):
             name = ','.join(words[at:at+k]).strip()
@@ -212,9 +222,11 @@ def check_file(
     "Refuse what cannot be a file of data"
     try: s = os.stat(path)
     except FileNotFoundError:
-        if os.path.islink(path): raise DataError(f'{path} is a link to {os.readlink(path)}, which is not there') from None
+        if os.path.islink(path):
+            raise DataError(f'{path} is a link to {os.readlink(path)}, which is not there') from None
         raise DataError(f'No such file: {path}') from None
-    except (OSError, ValueError) as e: raise DataError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
+    except (OSError, ValueError) as e:
+        raise DataError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
     if stat.S_ISDIR(s.st_mode): raise DataError(f'{path} is a folder: give its files, such as {path}/*.h5')
     odd = next((what for test,what in _odd.items() if test(s.st_mode)), None)
     if odd: raise DataError(f'{path} is {odd}, not a file: save what it gives as a file, and give that')
@@ -222,8 +234,10 @@ def check_file(
     if s.st_size == 0: raise DataError(f'{path} is empty (0 bytes): the copy or download that made it failed')
 
 # %% ../../nbs/07_data.files.ipynb #2f1276dd
-_broken = (OSError, RuntimeError, EOFError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, UnpicklingError, VerifyError)
-_odd_content = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError, AssertionError, SyntaxError, TokenError, ImportError)
+_broken = (OSError, RuntimeError, EOFError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+           tarfile.TarError, UnpicklingError, VerifyError)
+_odd_content = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError, AssertionError, SyntaxError,
+                TokenError, ImportError)
 
 def _trouble(e):
     "What is wrong, and what to do"
@@ -249,14 +263,21 @@ def damage(
 
 # %% ../../nbs/07_data.files.ipynb #b4355f77
 SIGNATURES = (     # (kind, where its bytes are, the bytes)
-    *(('HDF5',at,b'\x89HDF\r\n\x1a\n') for at in (0,512,1024,2048)), ('FITS',0,b'SIMPLE  ='), ('NumPy',0,b'\x93NUMPY'), ('Parquet',0,b'PAR1'), ('ASDF',0,b'#ASDF'),
-    ('JPEG',0,b'\xff\xd8\xff'), ('PNG',0,b'\x89PNG\r\n\x1a\n'), ('TIFF',0,b'II*\0'), ('TIFF',0,b'MM\0*'), ('TIFF',0,b'II+\0'), ('TIFF',0,b'MM\0+'),
-    ('tar',257,b'ustar'), ('zip',0,b'PK\3\4'), ('zip',0,b'PK\5\6'), ('gzip',0,b'\x1f\x8b'), ('bzip2',0,b'BZh'), ('xz',0,b'\xfd7zXZ\0'),
-    ('Zstandard',0,b'\x28\xb5\x2f\xfd'), ('LZ4',0,b'\4"M\x18'), ('compress',0,b'\x1f\x9d'), ('7-Zip',0,b"7z\xbc\xaf'\x1c"), ('RAR',0,b'Rar!'),
+    *(('HDF5',at,b'\x89HDF\r\n\x1a\n') for at in (0,512,1024,2048)), ('FITS',0,b'SIMPLE  ='), ('NumPy',0,b'\x93NUMPY'),
+              ('Parquet',0,b'PAR1'), ('ASDF',0,b'#ASDF'),
+    ('JPEG',0,b'\xff\xd8\xff'), ('PNG',0,b'\x89PNG\r\n\x1a\n'), ('TIFF',0,b'II*\0'), ('TIFF',0,b'MM\0*'),
+              ('TIFF',0,b'II+\0'), ('TIFF',0,b'MM\0+'),
+    ('tar',257,b'ustar'), ('zip',0,b'PK\3\4'), ('zip',0,b'PK\5\6'), ('gzip',0,b'\x1f\x8b'), ('bzip2',0,b'BZh'),
+              ('xz',0,b'\xfd7zXZ\0'),
+    ('Zstandard',0,b'\x28\xb5\x2f\xfd'), ('LZ4',0,b'\4"M\x18'), ('compress',0,b'\x1f\x9d'),
+              ('7-Zip',0,b"7z\xbc\xaf'\x1c"), ('RAR',0,b'Rar!'),
     ('GIF',0,b'GIF8'), ('WebP',8,b'WEBP'), ('JPEG 2000',0,b'\0\0\0\x0cjP  '), ('HEIF',4,b'ftyp'), ('PDF',0,b'%PDF'),
-    ('NetCDF 3',0,b'CDF\1'), ('NetCDF 3',0,b'CDF\2'), ('NetCDF 3',0,b'CDF\5'), ('HDF4',0,b'\x0e\3\x13\1'), ('ROOT',0,b'root'),
-    ('Arrow',0,b'ARROW1'), ('Arrow',0,b'\xff\xff\xff\xff'), ('Feather',0,b'FEA1'), ('SQLite',0,b'SQLite format 3\0'), ('Avro',0,b'Obj\1'), ('ORC',0,b'ORC'),
-    ('MATLAB',0,b'MATLAB 5.0'), ('IDL save',0,b'SR\0\4'), ('Git LFS pointer',0,b'version https://git-lfs'), ('pickle',0,b'\x80\2'), ('pickle',0,b'\x80\3'),
+    ('NetCDF 3',0,b'CDF\1'), ('NetCDF 3',0,b'CDF\2'), ('NetCDF 3',0,b'CDF\5'), ('HDF4',0,b'\x0e\3\x13\1'),
+              ('ROOT',0,b'root'),
+    ('Arrow',0,b'ARROW1'), ('Arrow',0,b'\xff\xff\xff\xff'), ('Feather',0,b'FEA1'), ('SQLite',0,b'SQLite format 3\0'),
+              ('Avro',0,b'Obj\1'), ('ORC',0,b'ORC'),
+    ('MATLAB',0,b'MATLAB 5.0'), ('IDL save',0,b'SR\0\4'), ('Git LFS pointer',0,b'version https://git-lfs'),
+              ('pickle',0,b'\x80\2'), ('pickle',0,b'\x80\3'),
     ('pickle',0,b'\x80\4'), ('pickle',0,b'\x80\5'))
 
 # %% ../../nbs/07_data.files.ipynb #9e0ed9e6
@@ -292,7 +313,9 @@ _unpack = 'unpack it first'
 _tell = 'convert it to arrays, and write them with `Cutouts.write`'
 WAYS_OUT = {   # What to do with files of kinds that hold no cutouts that are read
     **dict.fromkeys(('gzip','bzip2','xz','Zstandard','LZ4','compress','7-Zip','RAR'), _unpack),
-    'zip':'unpack it, and give the folder', 'pickle':'it could run code when it is read: load it where it was made and write its arrays with `Cutouts.write`',
+    'zip':'unpack it, and give the folder',
+            'pickle':'it could run code when it is read: load it where it was made and write its '
+            'arrays with `Cutouts.write`',
     **dict.fromkeys(('NetCDF 3','HDF4','MATLAB','IDL save','ROOT','Arrow','Feather','Avro','ORC','SQLite'), _tell),
     **dict.fromkeys(('GIF','JPEG 2000','HEIF'), 'convert it to PNG'), 'PDF':'it is a document',
     'HTML':'a page was saved in place of the file, often one that asks to log in: download it again',
@@ -326,5 +349,6 @@ def file_labels(
         often = Counter(labels)
         again = [i for i,k in enumerate(labels) if often[k] > 1]
         if not again: break
-        for i in again: labels[i] = '/'.join((*Path(paths[i]).absolute().parts[-1-depth:-1], _label(os.fspath(paths[i]))))
+        for i in again:
+            labels[i] = '/'.join((*Path(paths[i]).absolute().parts[-1-depth:-1], _label(os.fspath(paths[i]))))
     return labels

@@ -85,7 +85,8 @@ def _header_counts(cards, path):
     told = {}
     for m in _counts.finditer(cards):
         if cards[m.start()//80*80:m.start()].strip() not in (b'',b'HIERARCH'): continue      # within a text
-        key,n = m[1].decode().upper(),int(m[2].replace(b' ', b'')[:30])
+        key = m[1].decode().upper()
+        n = int(m[2].replace(b' ', b'')[:30])
         told.setdefault(key, n)
         many = n > 999 and not re.match(r'Z?NAXIS\d|[PG]COUNT', key) or n > 20 and re.match('WCSAXES|.*_ORDER', key)
         if key != 'BITPIX' and n < 0 or many:
@@ -97,23 +98,27 @@ def _check_hdu(cards, path, i, at, there):
     "How many bytes of data a header tells of; refuse more than there are (`there` None: unknown, the file is packed)"
     n = _header_counts(cards, path)
     if cards.count(b'CONTINUE  ') > _most_continued:
-        raise DataError(f'{path} has a header of more than {_most_continued} CONTINUE cards: that is no image of the sky')
+        raise DataError(f'{path} has a header of more than {_most_continued} CONTINUE cards: '
+                        'that is no image of the sky')
     axes,packed = ([n.get(f'{k}{a+1}', 0) for a in range(n.get(k, 0))] for k in ('NAXIS','ZNAXIS'))
     if axes and axes[0] == 0 and b'GROUPS  =' in cards: axes = axes[1:]
     size = abs(n.get('BITPIX', 8))//8 * n.get('GCOUNT', 1) * (n.get('PCOUNT', 0) + (math.prod(axes) if axes else 0))
     if there is None or at + size <= there and (not packed or math.prod(packed)//2000 <= there): return size
     shape = ' x '.join(map(str, (packed or axes)[::-1]))
-    raise DataError(f'{path} is damaged or truncated: HDU {i} should hold {shape} pixels, and the file ends before; get it again')
+    raise DataError(f'{path} is damaged or truncated: HDU {i} should hold {shape} pixels, and the file '
+                    'ends before; get it again')
 
 # %% ../../nbs/07_data.fits.ipynb #b6f4f7f1
 def _walk_headers(path, f, packed):
-    there,i = None if packed else os.path.getsize(path),0
+    there = None if packed else os.path.getsize(path)
+    i = 0
     while cards := _next_header(f, path):
         size = _check_hdu(cards, path, i, f.tell(), there)
         f.seek(-(-size//2880)*2880, 1)
         i += 1
     if i: return
-    raise DataError(f'{path} is damaged, truncated or not FITS (it does not begin as FITS files do): get the file again')
+    raise DataError(f'{path} is damaged, truncated or not FITS (it does not begin as FITS '
+                    'files do): get the file again')
 
 @lru_cache(1<<14)
 def _check_once(path, *stamp):
@@ -159,13 +164,17 @@ def impossible_wcs(
 # %% ../../nbs/07_data.fits.ipynb #a86952d9
 PLANES = dict(    # What a plane is -> the words for it in EXTNAME, EXTTYPE, IMAGETYP, PRODTYPE, DES_EXT
     ignored=('VAR POISSON','VAR RNOISE','VAR FLAT','CON','CTX','CONTEXT','NCOVERED','EXP','EXPTIME','EXPOSURE','EXPMAP',
-             'NEXP','NIMG','NIMAGE','NIMAGES','NOBS','COVERAGE','COV','CNT','NUM','NUMEXP','DEPTH','GALDEPTH','PSFDEPTH',
-             'PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG','BACKGROUND','SKY','SEG','SEGM','SEGMAP','SEGMENTATION',
-             'MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD','DETECTION',
+             'NEXP','NIMG','NIMAGE','NIMAGES','NOBS','COVERAGE','COV','CNT','NUM','NUMEXP','DEPTH','GALDEPTH',
+             'PSFDEPTH',
+             'PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG','BACKGROUND','SKY','SEG','SEGM','SEGMAP',
+             'SEGMENTATION',
+             'MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD',
+             'DETECTION',
              'D2IMARR','WCSDVARR','SIPWCS','SNR','SNRMAP','GAINMAP'),
     ivar=('IVAR','INVVAR','INVERSE VARIANCE','INV VAR','INVERSEVARIANCE','IVM','WTMAP'),
     variance=('VAR','VARIANCE','VARMAP','STAT'),
-    error=('ERR','ERROR','ERRORS','ERRMAP','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP','NOISE',
+    error=('ERR','ERROR','ERRORS','ERRMAP','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP',
+           'NOISE',
            'NOISEMAP'),
     weight=('WHT','WEIGHT','WEIGHTS','WGT','WT','WEIGHTMAP'),
     mask=('MASK','MSK','DQ','DQMASK','FLAG','FLAGS','FLG','FLAGMAP','BPM','MASKBITS','BITMASK','BADPIX','BADPIXELS',
@@ -277,7 +286,8 @@ def _told_kind(h):
 def _inverse(plane):
     "Does a weight say that it is an inverse variance?"
     unit = re.sub(r'[\s()]', '', str(plane.header.get('BUNIT', '')))
-    how = str(plane.card('WHTTYPE','WHT_TYPE','WTTYPE') or '').upper() in ('IVM','IVAR','INVVAR','ERR','INVERSE VARIANCE')
+    how = str(plane.card('WHTTYPE','WHT_TYPE','WTTYPE') or '').upper() in ('IVM','IVAR','INVVAR','ERR',
+                                                                           'INVERSE VARIANCE')
     des = plane.card('DES_EXT','DESFNAME') or str(plane.card('TILENAME') or '').startswith('DES')
     return bool(how or des or re.search(r'(\*\*|\^)-2|^1/.*(\*\*|\^)2|^1/.*2$|^[A-Za-z]+-2$', unit))
 
@@ -293,10 +303,15 @@ def _with_sky(h, primary, shape):
 
 def _plane_of(hdu, i, primary, path):
     "An image HDU as a `Plane`, whose kind is '' where its header does not say"
-    h,version = _with_sky(hdu.header, primary, plane_shape(hdu)),hdu.header.get('EXTVER', 1)
+    h = _with_sky(hdu.header, primary, plane_shape(hdu))
+    version = hdu.header.get('EXTVER', 1)
     kind,label = _told_kind(h)
-    if isinstance(version, str): label,version = f'{label} {version.strip()}'.strip(),1     # grizli names the filter there
-    p = Plane(str(path), i, plane_shape(hdu), h, primary, kind=kind, label=label, name=str(h.get('EXTNAME', '')).strip(),
+    if isinstance(version, str):
+        # grizli names the filter there
+        label = f'{label} {version.strip()}'.strip()
+        version = 1
+    p = Plane(str(path), i, plane_shape(hdu), h, primary, kind=kind, label=label,
+              name=str(h.get('EXTNAME', '')).strip(),
               version=version if isinstance(version, int) else 1)
     p.band = band_of(p)
     if kind == 'weight' and _inverse(p): p.kind = 'ivar'
@@ -304,7 +319,8 @@ def _plane_of(hdu, i, primary, path):
 
 def _is_triple(a, b, c):
     "Image, mask, variance: the order of HSC and Rubin, whose HDUs may have no names"
-    return not a.kind and b.kind == 'mask' and not (c.kind or c.name) and a.shape == b.shape == c.shape and c.header['BITPIX'] < 0
+    return not a.kind and b.kind == 'mask' and not (c.kind
+                                                    or c.name) and a.shape == b.shape == c.shape and c.header['BITPIX'] < 0
 
 _said_left = set()
 
@@ -321,7 +337,8 @@ def _leave_unknown(planes):
         if not any(o.shape == p.shape for o in images) or not _is_strange(p, images): continue
         p.kind,key = 'ignored',(os.path.dirname(p.path),p.name)
         if key not in _said_left:
-            log.warning(f'{p.where}, {p.name}, is named neither as an image, a weight or a mask nor as a band: it is left out')
+            log.warning(f'{p.where}, {p.name}, is named neither as an image, a weight or a mask nor '
+                        'as a band: it is left out')
         _said_left.add(key)
 
 def fits_planes(
@@ -343,7 +360,8 @@ def _key(p): return (p.label or p.band).lower(),p.version
 
 def _belonging(images, others):
     "For each image the plane among the others that belongs to it, or None; None if that cannot be told"
-    mine,theirs = [_key(p) for p in images],[_key(p) for p in others]
+    mine = [_key(p) for p in images]
+    theirs = [_key(p) for p in others]
     if len({*mine}) == len(mine) and {*mine} & {*theirs}: return [dict(zip(theirs, others)).get(k) for k in mine]
     if len(others) == len(images): return others
     return others*len(images) if len(others) == 1 else None
@@ -351,25 +369,29 @@ def _belonging(images, others):
 def _zero_of(plane):
     "AB magnitude of the unit that a plane's own header gives its fluxes or errors in; None if it gives none"
     unit = str(plane.header.get('BUNIT') or '').strip()
-    if plane.kind in ('variance','ivar'): unit = re.sub(r'(\*\*|\^)?[({]?[-+]?2[)}]?$', '', re.sub(r'^1(\.0?)? */ *', '', unit))
+    if plane.kind in ('variance','ivar'):
+        unit = re.sub(r'(\*\*|\^)?[({]?[-+]?2[)}]?$', '', re.sub(r'^1(\.0?)? */ *', '', unit))
     return unit_zero_point(unit.strip(), 1., 5000.)
 
 def _check_units(image, weight):
     "Refuse a weight in another unit than its image's"
     zeros = [_zero_of(p) for p in (image,weight)]
     if weight.kind == 'weight' or None in zeros or abs(zeros[0]-zeros[1]) < 1e-3: return
-    raise DataError(f'{weight.where} is in {weight.header["BUNIT"]}, but its image in {image.header["BUNIT"]}: bring the {weight.kind} to the '
+    raise DataError(f'{weight.where} is in {weight.header["BUNIT"]}, but its image in {image.header["BUNIT"]}: bring '
+                    f'the {weight.kind} to the '
                     "image's unit first")
 
 def _attach(what, images, others, path):
     "Give images their mask or weight"
     found = _belonging(images, others)
     if found is None:
-        raise DataError(f'{path} has {len(others)} planes of kind {others[0].kind} for {len(images)} images, and it cannot be told which '
+        raise DataError(f'{path} has {len(others)} planes of kind {others[0].kind} for {len(images)} images, and '
+                        'it cannot be told which '
                         'belongs to which: name them alike (EXTNAME or EXTVER)')
     for p,o in zip(images, found):
         if o is not None and o.shape not in (p.shape,p.shape[-2:]):
-            raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} {p.shape[-2]} x {p.shape[-1]}: '
+            raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} '
+                            f'{p.shape[-2]} x {p.shape[-1]}: '
                             f'the {o.kind} belongs to another image')
         if o is not None and what == 'weight': _check_units(p, o)
         setattr(p, what, o)
@@ -391,7 +413,8 @@ def sky_frame(
     wcs, # A celestial WCS
 ):       # astropy's frame
     "The coordinates that a WCS speaks of"
-    kind,year = wcs.wcs.ctype[wcs.wcs.lng][:4] if wcs.wcs.lng >= 0 else '',wcs.wcs.equinox
+    kind = wcs.wcs.ctype[wcs.wcs.lng][:4] if wcs.wcs.lng >= 0 else ''
+    year = wcs.wcs.equinox
     if kind == 'GLON': return Galactic()        # whatever RADESYS says; of ELON astropy would believe it
     if kind == 'SLON': return Supergalactic()
     if kind != 'ELON': return wcs_to_celestial_frame(wcs)
@@ -502,14 +525,17 @@ def pixel_scale(self:Plane): # Arcsec; None if nobody tells
 # %% ../../nbs/07_data.fits.ipynb #b38cc465
 def _area_by_wcs(plane):
     "Area of a pixel in sr by the WCS; None where a card tells it, unless that is of pixels of another size"
-    scale,sr,a2 = plane.pixel_scale(),plane.card('PIXAR_SR'),plane.card('PIXAR_A2')
+    scale = plane.pixel_scale()
+    sr = plane.card('PIXAR_SR')
+    a2 = plane.card('PIXAR_A2')
     wcs = (scale*scale*u.arcsec**2).to_value(u.sr) if scale else None
     told = sr if isinstance(sr, float) else (a2*u.arcsec**2).to_value(u.sr) if isinstance(a2, float) else None
     if told is None: return None if sr or a2 else wcs
     if wcs is None or told <= 0 or abs(told/wcs-1) < .1: return None
     unit = str(plane.card('BUNIT') or '')
     if unit_zero_point(unit) is None and unit_zero_point(unit, 1., 5000.) is not None:
-        log.warning(f'{plane.where}: the area of its pixels is {told:.4g} sr by its header, but {wcs:.4g} sr by its WCS, which is taken')
+        log.warning(f'{plane.where}: the area of its pixels is {told:.4g} sr by its header, but {wcs:.4g} sr '
+                    'by its WCS, which is taken')
     return wcs
 
 @patch
@@ -540,10 +566,12 @@ def _in_hours(plane, name):
 
 def _card_position(plane):
     for a,b in POSITION_CARDS:
-        ra,dec = _angle(plane.card(a), True),_angle(plane.card(b), False)
+        ra = _angle(plane.card(a), True)
+        dec = _angle(plane.card(b), False)
         if ra <= 24 and _in_hours(plane, a): ra *= 15
         if not (-360 <= ra <= 360 and -90 <= dec <= 90): continue
-        old = 'FK4' in str(plane.card('RADESYS','RADECSYS')).upper() or plane.card('EQUINOX','EPOCH') in (1950,'B1950','1950')
+        old = 'FK4' in str(plane.card('RADESYS','RADECSYS')).upper() or plane.card('EQUINOX','EPOCH') in (1950,'B1950',
+            '1950')
         return ra,dec,FK4() if old else None
     return np.nan,np.nan,None
 
@@ -573,11 +601,13 @@ def sky_positions(
 )->tuple:   # Right ascensions and declinations of their middles, float64 degrees ICRS, NaN where nobody tells
     "Where images are on the sky"
     at = [_middle(p) for p in planes]
-    ra,dec = np.array([o[0] for o in at], np.float64),np.array([o[1] for o in at], np.float64)
+    ra = np.array([o[0] for o in at], np.float64)
+    dec = np.array([o[1] for o in at], np.float64)
     for frame in {str(o[2]): o[2] for o in at if o[2] is not None}.values():
         i = np.array([o[2] is not None and str(o[2]) == str(frame) for o in at]) & np.isfinite(ra) & np.isfinite(dec)
         c = SkyCoord(ra[i]*u.deg, dec[i]*u.deg, frame=frame).icrs
-        ra[i],dec[i] = c.ra.deg,c.dec.deg
+        ra[i] = c.ra.deg
+        dec[i] = c.dec.deg
     return ra % 360,dec
 
 # %% ../../nbs/07_data.fits.ipynb #106588bb
@@ -588,7 +618,8 @@ def _look(path, *stamp):
         planes = fits_planes(hdus, path)
         shapes = [' x '.join(map(str, plane_shape(h) or ())) or 'no image' for h in hdus]
         names = [f'{i} ({h.name or "no name"}, {shape})' for i,(h,shape) in enumerate(zip(hdus, shapes))]
-        for p in planes: p.header,p.primary = p.header.copy(),p.primary.copy()     # not bound to the open file
+        for p in planes:
+            p.header,p.primary = p.header.copy(),p.primary.copy()  # not bound to the open file
         return planes,image_planes(planes, path),f'it has {"; ".join(names)}'
 
 def _looked(path):
@@ -625,9 +656,11 @@ def open_plane(
 # %% ../../nbs/07_data.fits.ipynb #84ba2bb9
 def _from_asinh(x, h):
     "Fluxes of Pan-STARRS stacks, which are stored as asinh magnitudes (cards BSOFTEN and BOFFSET)"
-    soft,offset = h['BSOFTEN'],h.get('BOFFSET', 0)
+    soft = h['BSOFTEN']
+    offset = h.get('BOFFSET', 0)
     if not all(type(o) in (int,float) for o in (soft,offset)):
-        raise DataError(f'The cards BSOFTEN = {soft!r} and BOFFSET = {offset!r} are no numbers: the pixels cannot be decoded')
+        raise DataError(f'The cards BSOFTEN = {soft!r} and BOFFSET = {offset!r} are no numbers: the '
+                        'pixels cannot be decoded')
     return offset + soft*2*np.sinh(np.asarray(x, np.float64)*np.log(10)/2.5)
 
 def hdu_pixels(
@@ -635,8 +668,11 @@ def hdu_pixels(
     whole=False, # Keep whole numbers that have no scale and no BLANK as they are?
 ):               # Its shape without leading ones; a float type, big-endian where it is so in the file
     "The values of an HDU; missing ones are NaN"
-    x,h = hdu.data.reshape(plane_shape(hdu)),hdu.header
-    scale,zero,blank = h.get('BSCALE', 1),h.get('BZERO', 0),h.get('BLANK')
+    x = hdu.data.reshape(plane_shape(hdu))
+    h = hdu.header
+    scale = h.get('BSCALE', 1)
+    zero = h.get('BZERO', 0)
+    blank = h.get('BLANK')
     if x.dtype.kind == 'f' and 'BSOFTEN' in h: return _from_asinh(x*np.float64(scale) + zero, h)
     if x.dtype.kind == 'f': return x if (scale,zero) == (1,0) else x*np.float64(scale) + zero
     if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)):
@@ -654,8 +690,10 @@ def hdu_bits(
     exact=False, # As unsigned integers of the same size where they are so? Else as int64
 ):               # Its shape without leading ones; an integer type
     "The values of an HDU as bit patterns; whole numbers that were stored as floats are taken, NaN as all bits"
-    x,h = hdu.data.reshape(plane_shape(hdu)),hdu.header
-    zero,scale = h.get('BZERO', 0),h.get('BSCALE', 1)
+    x = hdu.data.reshape(plane_shape(hdu))
+    h = hdu.header
+    zero = h.get('BZERO', 0)
+    scale = h.get('BSCALE', 1)
     if x.dtype.kind == 'i' and zero == 1 << (8*x.dtype.itemsize-1) and scale == 1:     # unsigned integers in FITS
         unsigned = np.dtype(x.dtype.str.replace('i','u'))
         if exact or x.dtype.itemsize == 8: return x.view(unsigned) ^ unsigned.type(int(zero))
@@ -693,8 +731,9 @@ def check_sum(self:Plane)->bool: # False if the pixels are not those of the head
     with _opened(self) as hdu:
         if isinstance(hdu, fits.CompImageHDU): return True
         same = bool(hdu.verify_datasum())
-    if not same: log.warning(f'{self.where}: its pixels do not have the checksum of its header; the file was damaged on its '
-                             'way, or changed without a new checksum: compare it with the archive')
+    if not same:
+        log.warning(f'{self.where}: its pixels do not have the checksum of its header; the file was damaged on its '
+                    'way, or changed without a new checksum: compare it with the archive')
     return same
 
 # %% ../../nbs/07_data.fits.ipynb #969ff8e5
@@ -714,16 +753,19 @@ BAD_BITS = dict(    # What the names of bits mean, and the tables of instruments
     hides=('BAD','SAT','SATURATED','SATURATE','NO_DATA','NODATA','CR','CRAY','COSMIC','UNMASKEDNAN','BPM','BADPIX',
            'BADPIXEL','BAD_PIXEL','BADAMP','HOT','COLD','DEAD','DETECTOR','FLAT','DARK','BLANK','CTE','LOW','CONV_BAD',
            'TRAIL','EDGEBLEED','BLEED','STREAK','INVALID','DO_NOT_USE','NAN','MISSING','VIGNETTED','ALLMASK'),
-    keeps=('DETECTED','DETECTED_NEGATIVE','INTRP','EDGE','CLIPPED','REJECTED','SENSOR_EDGE','INEXACT_PSF','BRIGHT_OBJECT',
+    keeps=('DETECTED','DETECTED_NEGATIVE','INTRP','EDGE','CLIPPED','REJECTED','SENSOR_EDGE','INEXACT_PSF',
+           'BRIGHT_OBJECT',
            'SUSPECT','NOT_DEBLENDED','CROSSTALK','DOWNSTREAM','NPRIMARY','BRIGHT','MEDIUM','GALAXY','CLUSTER','WISEM1',
            'WISEM2','BAILOUT','SUB_BLOB','STAR','INTERP','FIXED','NEAREDGE','TAPEBUMP','GHOST','SPIKE','STARCORE',
            'BURNTOOL','CONV_POOR'),
     JWST=0x1,          # DO_NOT_USE
     EUCLID=0x1,        # INVALID
     HST=0xbf9f,        # All but 32 (unstable or CTE tail), 64 (warm) and 16384 (ghost or crosstalk)
-    WFC3_IR=0x939f,    # As HST, but for 1024, 2048 (signal in the zeroth read: bright sources) and 8192 (corrected cosmic ray)
+    # As HST, but for 1024, 2048 (signal in the zeroth read: bright sources) and 8192 (corrected cosmic ray)
+    WFC3_IR=0x939f,
     DES=0x6db,         # BPM, SATURATE, BADAMP, CRAY, TRAIL, EDGEBLEED, EDGE, STREAK
-    DECAM=0x53,        # Community pipeline before 3.5: bad, saturated, cosmic ray, bleed; later: codes, of which each hides
+    # Community pipeline before 3.5: bad, saturated, cosmic ray, bleed; later: codes, of which each hides
+    DECAM=0x53,
     GEMINI=0x5d,       # Bad, saturated, cosmic ray, no data, unilluminated
     LEGACY=dict(ALLMASK_G=5, ALLMASK_R=6, ALLMASK_Z=7, ALLMASK_I=15))
 
@@ -754,12 +796,14 @@ def mask_rule(
     band='', # The image's, where the bits differ by band
 )->MaskRule:
     "Which pixels a mask hides: by the names of its bits, else by its instrument's table, else whatever is not zero"
-    named,table = plane_bits(plane.header),_instrument(plane)
+    named = plane_bits(plane.header)
+    table = _instrument(plane)
     if not named and table == 'LEGACY': named = BAD_BITS['LEGACY']
     if named:
         taken = {k: b for k,b in named.items() if _hides(k, band)}
         others = ', '.join(k for k in named if k not in taken) or 'none'
-        return MaskRule(sum(1 << b for b in {*taken.values()}), f'the bits {", ".join(taken) or "of none"} hide a pixel; {others} do not')
+        return MaskRule(sum(1 << b for b in {*taken.values()}),
+                        f'the bits {", ".join(taken) or "of none"} hide a pixel; {others} do not')
     if table == 'DECAM':
         v = [int(o) for o in re.findall(r'\d+', str(plane.card('PLVER')))[:2]]
         codes = v >= [3,5]
@@ -787,7 +831,8 @@ def bad_bits(
     told = plane_bits(plane.header)
     named = {k.upper(): v for k,v in {**(known or {}), **told}.items()}
     if usual and not named:
-        raise DataError(f'{plane.where} does not name its mask planes (no MP_ or MBIT_ keywords): give the bits by number, '
+        raise DataError(f'{plane.where} does not name its mask planes (no MP_ or MBIT_ keywords): '
+                        'give the bits by number, '
                         'or leave masks out')
     bits = {named[b] for b in usual if b in named}
     for b in map(str, wanted):
@@ -805,7 +850,8 @@ def inverse_variance(
     dtype=np.float32, # Whose range they shall fit into
 )->np.ndarray:        # Its shape, float64; 0 where nothing is known
     "Inverse variances of an image that is multiplied by a factor"
-    x,limits = np.asarray(x, dtype=np.float64),np.finfo(dtype)
+    x = np.asarray(x, dtype=np.float64)
+    limits = np.finfo(dtype)
     with np.errstate(all='ignore'):
         w = x if kind == 'ivar' else 1/x if kind == 'variance' else 1/x/x
         if np.any(factor != 1): w = w/factor/factor
@@ -823,7 +869,8 @@ def power_of_two(
     w = w[(w > 0) & np.isfinite(w)]
     if not len(x): return 0
     middle = np.median(x[x > 1e-6*x.max()])      # noiseless images fall to nothing
-    fits_in = 1e-15 < middle < 1e15 and x.max() < 1e34 and (not len(w) or 1e-34 < np.median(w) < 1e34)      # fluxes are squared in float32
+    # fluxes are squared in float32
+    fits_in = 1e-15 < middle < 1e15 and x.max() < 1e34 and (not len(w) or 1e-34 < np.median(w) < 1e34)
     return 0 if fits_in else -round(math.log2(middle))
 
 def scaled_unit(

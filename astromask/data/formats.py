@@ -34,10 +34,12 @@ def _npy_header(f, path, name, size):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         shape,fortran,dtype = npy.read_array_header_1_0(f) if version == (1,0) else npy.read_array_header_2_0(f)
-    if dtype.hasobject: raise DataError(f'{path}: `{name}` holds pickled Python objects, which are not read: save numbers and text')
+    if dtype.hasobject:
+        raise DataError(f'{path}: `{name}` holds pickled Python objects, which are not read: save numbers and text')
     need = f.tell() + int(np.prod(shape, dtype=object))*dtype.itemsize
     if min(shape, default=0) < 0 or need > size:
-        raise DataError(f'{path} is damaged or truncated: `{name}` should have {need} bytes, but has {size}; get the file again')
+        raise DataError(f'{path} is damaged or truncated: `{name}` should have {need} bytes, but has '
+                        f'{size}; get the file again')
     return shape,'F' if fortran else 'C',dtype
 
 # %% ../../nbs/09_data.formats.ipynb #2cbf3dd9
@@ -68,7 +70,9 @@ def _npz_arrays(path):
             if not info.filename.endswith('.npy'): continue
             name = info.filename.removesuffix('.npy')
             if info.flag_bits & 1: raise DataError(f'{path}: `{name}` is encrypted: unpack it first')
-            with z.open(info) as f: head,at = _npy_header(f, path, name, info.file_size),f.tell()
+            with z.open(info) as f:
+                head = _npy_header(f, path, name, info.file_size)
+                at = f.tell()
             if info.compress_type == zipfile.ZIP_STORED: found[name] = _mapped(path, _zip_start(path, info)+at, *head)
             else: found[name] = Packed(path, info, *head)
     return found
@@ -77,8 +81,14 @@ def _npz_arrays(path):
 class Packed:
     "A compressed array of an .npz archive: unpacked as a whole, when it is needed"
     def __init__(self, path, info, shape, order, dtype):
-        self.path,self.name,self.shape,self.dtype,self.ndim = path,info.filename,shape,dtype,len(shape)
-        self.size,self.ratio,self.held = info.file_size,info.file_size/max(1, info.compress_size),None
+        self.path = path
+        self.name = info.filename
+        self.shape = shape
+        self.dtype = dtype
+        self.ndim = len(shape)
+        self.size = info.file_size
+        self.ratio = info.file_size/max(1, info.compress_size)
+        self.held = None
     def __len__(self): return self.shape[0]
     def __array__(self, dtype=None, copy=None): return self.all()
     def __getitem__(self, i): return self.all()[i]
@@ -86,13 +96,16 @@ class Packed:
         if self.held is not None: return self.held
         what = f'{self.path}: `{self.name}` is packed and would take {self.size/2**30:.1f} GiB of memory'
         if self.size > _most: raise DataError(f'{what}: unpack it and save it again with numpy.savez')
-        if self.ratio > 200 and self.size > 1<<26: raise DataError(f'{what}, {self.ratio:.0f} times its size: that is no real data')
+        if self.ratio > 200 and self.size > 1<<26:
+            raise DataError(f'{what}, {self.ratio:.0f} times its size: that is no real data')
         with zipfile.ZipFile(self.path) as z, z.open(self.name) as f: self.held = npy.read_array(f, allow_pickle=False)
         return self.held
 
 # %% ../../nbs/09_data.formats.ipynb #e7fb02cd
 class ArrayLayout(Layout):
-    name,what,last = 'arrays','one array with four axes, (N,C,H,W) or (N,H,W,C), bands named by the caller',None
+    name = 'arrays'
+    what = 'one array with four axes, (N,C,H,W) or (N,H,W,C), bands named by the caller'
+    last = None
     known = 'cutouts','images','image','cube','x','array'
     def recognises(self, found, attrs):
         four = [k for k,d in found.items() if d.ndim == 4 and d.dtype.kind in 'iuf' and k not in (self.ivar, self.mask)]
@@ -103,8 +116,10 @@ class ArrayLayout(Layout):
 
 # %% ../../nbs/09_data.formats.ipynb #e4898e06
 class Pasquet(ArrayLayout):
-    name,what = 'Pasquet et al. 2019','`cube` (N,64,64,5) and `labels` with `z` and `EBV`: bands u,g,r,i,z'
-    def _fits(self, found): return {'labels','z','EBV'} <= {*found} and 5 in (found[self.images].shape[1], found[self.images].shape[3])
+    name = 'Pasquet et al. 2019'
+    what = '`cube` (N,64,64,5) and `labels` with `z` and `EBV`: bands u,g,r,i,z'
+    def _fits(self, found):
+        return {'labels','z','EBV'} <= {*found} and 5 in (found[self.images].shape[1], found[self.images].shape[3])
     def bands(self, found, attrs, survey, c): return tuple('ugriz')
 
 # %% ../../nbs/09_data.formats.ipynb #18a867f5
@@ -115,7 +130,8 @@ class MappedFile(CutoutFile):
     def _open(self):
         if self._arrays is None: self._arrays = self._load()
         yield self._arrays
-    def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k != '_arrays'}    # A pickle would hold all pixels
+    def __getstate__(self):
+        return {k: v for k,v in self.__dict__.items() if k != '_arrays'}  # A pickle would hold all pixels
 
 # %% ../../nbs/09_data.formats.ipynb #3b9360b5
 class ArrayFile(MappedFile):
@@ -127,18 +143,22 @@ class ArrayFile(MappedFile):
         return arrays | {k: d[k] for d in arrays.values() if d.dtype.names and d.ndim == 1 for k in d.dtype.names}
 
 # %% ../../nbs/09_data.formats.ipynb #a0bc9fdd
-_called = re.compile(r'torch\.utils\.data\.dataset TensorDataset|torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage')
+_called = re.compile(r'torch\.utils\.data\.dataset TensorDataset|torch\._utils _rebuild_tensor_v2|collections '
+                     r'OrderedDict|torch \w+Storage')
 
 def _check_pickle(path):
     "Refuse a PyTorch file that calls for more than tensors in a TensorDataset"
     with zipfile.ZipFile(path) as z:
         inside = [o for o in z.infolist() if o.filename.endswith('/data.pkl')]
         packed = [o.filename for o in z.infolist() if o.compress_type != zipfile.ZIP_STORED]
-        if len(inside) != 1 or packed or inside[0].file_size > 1<<20: raise DataError(f'{path} is no file that torch.save makes')
+        if len(inside) != 1 or packed or inside[0].file_size > 1<<20:
+            raise DataError(f'{path} is no file that torch.save makes')
         for op,arg,_ in pickletools.genops(z.read(inside[0])):
-            call = arg if op.name == 'GLOBAL' else op.name if op.name in ('STACK_GLOBAL','INST','OBJ','EXT1','EXT2','EXT4') else None
+            call = arg if op.name == 'GLOBAL' else op.name if op.name in ('STACK_GLOBAL','INST','OBJ','EXT1','EXT2',
+                                                                          'EXT4') else None
             if call is None or _called.fullmatch(call): continue
-            raise DataError(f'{path} is refused: it would call {call!r} when loaded, but only tensors in a TensorDataset are read')
+            raise DataError(f'{path} is refused: it would call {call!r} when loaded, but only tensors in '
+                            'a TensorDataset are read')
 
 # %% ../../nbs/09_data.formats.ipynb #9d37412d
 def _tensors(path):
@@ -155,7 +175,8 @@ def _tensors(path):
 
 # %% ../../nbs/09_data.formats.ipynb #d5ffaa34
 class AstroMAE(Layout):
-    name,what = 'SDSS AstroMAE','a TensorDataset of `image` (N,5,H,W) or (N,H,W,5), `magnitude` (N,5), `redshift` (N): bands u,g,r,i,z'
+    name = 'SDSS AstroMAE'
+    what = 'a TensorDataset of `image` (N,5,H,W) or (N,H,W,5), `magnitude` (N,5), `redshift` (N): bands u,g,r,i,z'
     images,last = 'image',None
     def bands(self, found, attrs, survey, c): return tuple('ugriz') if c == 5 else None
 
@@ -196,18 +217,22 @@ def _names_in(plane, c):
 def _as_written(labels):
     "Names of HDUs as bands are written: 'r' for R and 'Ks' for KS, which FITS has in capitals; 'F444W' and near infrared Y stay"
     infrared = {'J','H'} & {*labels}
-    short = {'KS': 'Ks'} | {k.upper(): b for k,b in _spelled.items() if not re.search(r'\d', k) and not (k == 'y' and infrared)}
+    short = {'KS': 'Ks'} | {k.upper(): b for k,b in _spelled.items()
+                            if not re.search(r'\d', k) and not (k == 'y' and infrared)}
     return [short.get(o.upper(), o) for o in labels]
 
 def _names_of(images):
     "The bands of images with a band each, or None"
-    bands,labels = [p.band for p in images],_as_written([p.label for p in images])
+    bands = [p.band for p in images]
+    labels = _as_written([p.label for p in images])
     if len(images) == 1: return [b for b in (*bands, *(k for k in labels if _is_band(k))) if b][:1] or None
     for names in (bands, labels if not any(bands) or all(map(_is_band, labels)) else []):
         if names and all(names) and len({*names}) == len(names): return names
 
 # %% ../../nbs/09_data.formats.ipynb #219d5692
-def _in_words(planes): return ', '.join(f'{p.name or "image"} {p.shape}{"" if p.kind == "image" else f" ({p.kind})"}' for p in planes) or 'no image'
+def _in_words(planes):
+    return ', '.join(f'{p.name or "image"} {p.shape}{"" if p.kind == "image" else f" ({p.kind})"}'
+                     for p in planes) or 'no image'
 
 class Fits:
     "What a FITS file of cutouts shows: its objects, each as a cube or as an image for every band"
@@ -216,10 +241,13 @@ class Fits:
         path,       # Where it is
         given=None, # The bands that the caller named
     ):
-        self.hdus,self.path,self.given = hdus,path,given
+        self.hdus = hdus
+        self.path = path
+        self.given = given
         planes = fits_planes(hdus, path)
         for p in planes:
-            if np.prod(p.shape, dtype=float) > 1<<27: raise DataError(f'{path} is too large to be a cutout: it holds {p.shape} pixels')
+            if np.prod(p.shape, dtype=float) > 1<<27:
+                raise DataError(f'{path} is too large to be a cutout: it holds {p.shape} pixels')
         self.images = image_planes(planes, path)
         self.bands,self.objects = self._objects(planes)
         first = self.objects[0]
@@ -227,17 +255,24 @@ class Fits:
 
     def _objects(self, planes):
         "The bands, and the planes of each object"
-        some,given = self.images,self.given or ()
-        flat,same = all(len(p.shape) == 2 for p in some),len({p.shape for p in some}) == 1
+        some = self.images
+        given = self.given or ()
+        flat = all(len(p.shape) == 2 for p in some)
+        same = len({p.shape for p in some}) == 1
         if len(some) == 1: return (_names_of(some) if flat else _names_in(some[0], some[0].shape[0])),[some]
-        names,one = _names_of(some) if flat else None,{p.band for p in some}
-        if names and len(given) == 1 and given[0] not in names and not any(map(_is_band, names)): names = None   # objects
+        names = _names_of(some) if flat else None
+        one = {p.band for p in some}
+        if names and len(given) == 1 and given[0] not in names and not any(map(_is_band, names)):
+            names = None  # objects
         if names and same: return names,[some]
         if some and flat and not names:
             if same and len(given) == len(some): return None,[some]
-            if len(one) == 1 and (not same or one != {''} or len(given) == 1): return [o for o in one if o] or None,[[p] for p in some]
-        raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an image (H,W) for each band '
-                        'with FILTER or EXTNAME, or for each object, should be (tiles of a survey are for `astromask ingest`; where '
+            if len(one) == 1 and (not same or one != {''} or len(given) == 1):
+                return [o for o in one if o] or None,[[p] for p in some]
+        raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an '
+                        'image (H,W) for each band '
+                        'with FILTER or EXTNAME, or for each object, should be (tiles of a survey are for '
+                        '`astromask ingest`; where '
                         'nothing names the bands, give bands: as many as there are images, or one)')
 
 # %% ../../nbs/09_data.formats.ipynb #aae6ff27
@@ -271,7 +306,8 @@ def _weights(self:Fits, planes, shape):
     w = np.ones(shape)
     for i,p in enumerate(planes):
         if p.weight is None: continue
-        one,at = self._pixels(p.weight),i if len(planes) > 1 else slice(None)
+        one = self._pixels(p.weight)
+        at = i if len(planes) > 1 else slice(None)
         w[at] = one > 0 if p.weight.kind == 'weight' else inverse_variance(one, p.weight.kind, dtype=np.float64)
     return (None,_no_scale,w <= 0) if kinds & {'','weight'} else (w,_no_weight,w <= 0)
 
@@ -332,7 +368,8 @@ def _kind_in(word): return _sister.get(word.upper()) or plane_words(word)[0]
 def _without(text, spans):
     "A text without some of its words, and with one separator where they were"
     for a,b in sorted(spans, reverse=True):
-        left,right = text[:a],text[b:]
+        left = text[:a]
+        right = text[b:]
         ends = left.rstrip('_-. '),right.lstrip('_-. ')
         text = ends[0] + (left[len(ends[0]):] + right[:len(right)-len(ends[1])])[:1] + ends[1]
     return text
@@ -347,7 +384,8 @@ def _split_name(path, at):
     gone = [m.span() for m,k in zip(words, kinds) if k] + [rest[at].span()]
     text = _without(label, gone)
     band = rest[at][0]
-    folder,kind = Path(path).absolute().parent,next((k for k in kinds if k not in ('','image')), 'image')
+    folder = Path(path).absolute().parent
+    kind = next((k for k in kinds if k not in ('','image')), 'image')
     return (str(folder),text.strip('_-. ') or folder.name),band,kind
 
 def _split_names(paths, at):
@@ -379,13 +417,19 @@ def group_files(
 
 # %% ../../nbs/09_data.formats.ipynb #8bc8c943
 class FitsLayout(Layout):
-    name,what,images = 'FITS cubes','a FITS file for each object, with an image (C,H,W) or an image for each band','image'
+    name = 'FITS cubes'
+    what = 'a FITS file for each object, with an image (C,H,W) or an image for each band'
+    images = 'image'
     def bands(self, found, attrs, survey, c): return band_names(attrs['names']) if attrs['names'] else None
 
 # %% ../../nbs/09_data.formats.ipynb #c88c1747
 class FitsSet(CutoutFile):
     "FITS files of cutouts as one set"
-    layouts,_checked,sampled,many = [FitsLayout()],8,False,True      # Many: takes the files of a set, one object each
+    # Many: takes the files of a set, one object each
+    layouts = [FitsLayout()]
+    _checked = 8
+    sampled = False
+    many = True
     def __init__(self,
         paths,         # The files
         bands=None,    # As in `CutoutFile`
@@ -395,9 +439,15 @@ class FitsSet(CutoutFile):
     ):
         self.paths = [str(p) for p in paths]
         self.path,self.files,self.given = self.paths[0],tuple(self.paths),given or Measure()
-        self.strict,self.told,self._cards,self._photometry,self._said,self._held = strict,True,None,{},set(),(None,None)
+        self.strict = strict
+        self.told = True
+        self._cards = None
+        self._photometry = {}
+        self._said = set()
+        self._held = (None,None)
         self.named = None if bands is None else band_names(bands)
-        self.groups,self.items = self._groups(),None
+        self.groups = self._groups()
+        self.items = None
         self._list_objects()
         looked = [self._object(i) for i in np.unique(np.linspace(0, len(self._numbers())-1, self._checked).astype(int))]
         self._settle(looked)
@@ -434,15 +484,17 @@ def _list_objects(self:FitsSet):
     if self.groups: return
     with _one_fits(self.path, self.named) as f: n = len(f.objects)
     if n == 1: return
-    self.items,shapes = [],[]
+    self.items = []
+    shapes = []
     for p in self.paths:
         with _one_fits(p, self.named) as f:
             self.items += [(p,k) for k in range(len(f.objects))]
             shapes += [o[0].shape[-2:] for o in f.objects]
     self.sizes = tuple(np.max(shapes, 0).tolist())
     small = sum(o != self.sizes for o in shapes)
-    if small: log.warning(f'{self.path}: {small} of {len(shapes)} images are smaller than {self.sizes[0]} x {self.sizes[1]}, '
-                          'and padded with NaN to that')
+    if small:
+        log.warning(f'{self.path}: {small} of {len(shapes)} images are smaller than {self.sizes[0]} x {self.sizes[1]}, '
+                    'and padded with NaN to that')
 
 # %% ../../nbs/09_data.formats.ipynb #4565d942
 def _sister_plane(path, kind):
@@ -483,7 +535,8 @@ def _read_one(self:FitsSet, path, number, band=None, others=None):
 @patch
 def _measured(self:FitsSet, plane):
     "The photometry of a plane; headers that say the same are read once"
-    cards = *(k for k,_ in ZERO_POINT_CARDS),'EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','PIXAR_A2','TELESCOP','INSTRUME','ORIGIN'
+    cards = *(k
+              for k,_ in ZERO_POINT_CARDS),'EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','PIXAR_A2','TELESCOP','INSTRUME','ORIGIN'
     key = *map(plane.card, cards),plane.pixel_scale()
     if key not in self._photometry: self._photometry[key] = plane.photometry()
     return self._photometry[key]
@@ -494,13 +547,15 @@ def _joined(self:FitsSet, parts):
     first = parts[0]
     for o in parts[1:]:
         if o.shape[1:] != first.shape[1:]:
-            raise DataError(f'{o.path} has {o.shape[1]} x {o.shape[2]} pixels, but {first.path}, the same object in another band, '
+            raise DataError(f'{o.path} has {o.shape[1]} x {o.shape[2]} pixels, but {first.path}, the same '
+                            'object in another band, '
                             f'{first.shape[1]} x {first.shape[2]}: open them apart')
         self._same_scale(o, first)
     whys = {k for o in parts for k in o.hidden}
     hidden = {k: np.concatenate([o.hidden.get(k, np.zeros(o.shape, bool)) for o in parts]) for k in whys}
     ivar = None if any(o.ivar is None for o in parts) else np.concatenate([o.ivar for o in parts])
-    image,told = np.concatenate([o.image for o in parts]),[p for o in parts for p in o.photometry]
+    image = np.concatenate([o.image for o in parts])
+    told = [p for o in parts for p in o.photometry]
     return FitsObject([b for o in parts for b in o.bands], image, ivar, hidden, told, first.scale, first.path)
 
 # %% ../../nbs/09_data.formats.ipynb #85b1612f
@@ -521,8 +576,10 @@ def _agree(self:FitsSet, o):
     same = o.bands == a.bands or o.bands and a.bands and {*o.bands} == {*a.bands}
     mine,others = (','.join(p.bands or ['an unnamed band']) for p in (o,a))
     if not same and len(o.image) == len(a.image) == 1:
-        raise DataError(f'{o.path} is in {mine}, but {a.path} in {others}, and the names of the files do not tell which show the same '
-                        'object in the same bands, as m31_g.fits and m31_r.fits would: open one band or object at a time, or cut from '
+        raise DataError(f'{o.path} is in {mine}, but {a.path} in {others}, and the names of the files do not '
+                        'tell which show the same '
+                        'object in the same bands, as m31_g.fits and m31_r.fits would: open one band or '
+                        'object at a time, or cut from '
                         'them with `astromask ingest`')
     differ = [] if same else [('bands',o.bands,a.bands)]
     if not self.sizes and o.shape != a.shape: differ.append(('shape',o.shape,a.shape))
@@ -536,26 +593,32 @@ def _zero_in_words(z): return 'unknown' if z is None else f'{z:.6g}'
 @patch
 def _targets(self:FitsSet, o):
     "The set's zero point for each band of an object; refuse what cannot be brought to it"
-    mine,there = _units(o),_units(self.first)
+    mine = _units(o)
+    there = _units(self.first)
     targets = self.zeros
     if o.bands != self.first.bands and o.bands: targets = [self.zeros[self.first.bands.index(b)] for b in o.bands]
     for z,t in zip(_zeros(o), targets):
         if (z is None) == (t is None): continue
-        raise DataError(f'The zero point of {o.path} is {_zero_in_words(z)}, but that of {self.first.path} {_zero_in_words(t)}: they cannot '
+        raise DataError(f'The zero point of {o.path} is {_zero_in_words(z)}, but that of {self.first.path} '
+                        f'{_zero_in_words(t)}: they cannot '
                         'be brought to one unit; open them apart, or state what they are with unit and zero_point')
     if None in targets and mine and there and mine != there:
-        raise DataError(f'{o.path} is in {", ".join(mine)}, but {self.first.path} in {", ".join(there)}: open them apart')
+        raise DataError(f'{o.path} is in {", ".join(mine)}, but {self.first.path} in '
+                        f'{", ".join(there)}: open them apart')
     return targets
 
 @patch
 def _factors(self:FitsSet, o):
     "What brings each band of an object to the set's zero point"
     if self.stated: return np.ones(len(o.image))
-    mine,targets = _zeros(o),self._targets(o)
+    mine = _zeros(o)
+    targets = self._targets(o)
     moved = [z is not None and abs(z-t) > 1e-7 for z,t in zip(mine, targets)]
     if o is not self.first and any(m and abs(z-t) > 1e-3 for m,z,t in zip(moved, mine, targets)):
-        self._say('converted', f'{o.path} is in {", ".join(_units(o)) or "units"} of zero point {mine[0]:.6g}, but {self.first.path} in '
-                               f'{self.in_unit or "units"} of {targets[0]:.6g}: files are brought to the zero point of the first')
+        self._say('converted', f'{o.path} is in {", ".join(_units(o)) or "units"} of zero point {mine[0]:.6g}, '
+                  f'but {self.first.path} in '
+                               f'{self.in_unit or "units"} of {targets[0]:.6g}: files are brought to '
+                  'the zero point of the first')
     return np.array([flux_factor(z, t) if m else 1. for m,z,t in zip(moved, mine, targets)])
 
 # %% ../../nbs/09_data.formats.ipynb #34842e6d
@@ -572,8 +635,9 @@ def _settle(self:FitsSet, looked):
     self.stated = self.given.zero_point is not None or bool(self.given.unit)
     zeros = _zeros(a)
     known = None not in zeros
-    if not known and {*zeros} != {None}: log.warning(f'{a.path}: the zero point of {zeros.count(None)} of {len(zeros)} bands is unknown, '
-                                                     'so that they are not brought to one unit: each band stays in its own')
+    if not known and {*zeros} != {None}:
+        log.warning(f'{a.path}: the zero point of {zeros.count(None)} of {len(zeros)} bands is unknown, '
+                    'so that they are not brought to one unit: each band stays in its own')
     self.zeros = [zeros[0]]*len(zeros) if known else zeros
     one = len(_units(a)) == 1 and (not known or max(zeros)-min(zeros) < 1e-6)
     self.in_unit = next(iter(_units(a))) if one else unit_name(zeros[0]) if known else ''
@@ -590,8 +654,10 @@ def _fit_float32(self:FitsSet, looked):
     self.power = power_of_two(np.concatenate([x[np.isfinite(x)] for x,_ in some]), w)
     self.kind = np.result_type(*{x.dtype for x,_ in some}, *([np.float32] if self.power else []))
     if not self.power: return
-    log.info(f'{self.path}: pixels are too large or small for float32, and multiplied by 2**{self.power}, as their unit says')
-    g,zero = self.given,self.given.zero_point
+    log.info(f'{self.path}: pixels are too large or small for float32, and multiplied by '
+             f'2**{self.power}, as their unit says')
+    g = self.given
+    zero = self.given.zero_point
     zero = None if zero is None else zero + 2.5*np.log10(2)*self.power
     if self.stated: self.given = Measure(scaled_unit(g.unit, self.power) if g.unit else '', zero, g.pixel_scale)
 
@@ -603,7 +669,8 @@ def _use_planes(self:FitsSet, looked):
         share = float(np.mean([o.hidden[why].mean() if why in o.hidden else 0 for o in looked]))
         if share > .9 and why == _no_name or share == 1:
             self.left.add(why)
-            log.warning(f'{self.path}: pixels are missing where {why}; that would be {share:.0%} of them, so it is left out')
+            log.warning(f'{self.path}: pixels are missing where {why}; that would be {share:.0%} '
+                        'of them, so it is left out')
         elif why in (_no_name,_no_scale): log.warning(f'{self.path}: pixels are missing where {why}')
         else: log.info(f'{self.path}: pixels are missing where {why}')
     self.with_ivar = self.first.ivar is not None and _no_weight not in self.left
@@ -616,7 +683,8 @@ def _in_float32(w):
 def _padded(x, size, none):
     "(C,H,W) in the middle of a larger frame"
     out = np.full((len(x),*size), none, np.result_type(x, np.float32))
-    y0,x0 = (size[0]-x.shape[1])//2,(size[1]-x.shape[2])//2
+    y0 = (size[0]-x.shape[1])//2
+    x0 = (size[1]-x.shape[2])//2
     out[:,y0:y0+x.shape[1],x0:x0+x.shape[2]] = x
     return out
 
@@ -659,7 +727,10 @@ class _FitsArray:
     "The n-th object's array, for n in rows"
     attrs = {}
     def __init__(self, s, kind, dtype):
-        self.s,self.kind,self.dtype,self.ndim = s,kind,dtype,4
+        self.s = s
+        self.kind = kind
+        self.dtype = dtype
+        self.ndim = 4
         self.shape = (len(s._numbers()),len(s.first.image),*(s.sizes or s.first.shape[1:]))
     def __len__(self): return self.shape[0]
     def __getitem__(self, rows):
@@ -721,7 +792,10 @@ def _cards_of(plane):
 
 # %% ../../nbs/09_data.formats.ipynb #5afdd659
 @patch
-def _list_columns(self:FitsSet, found, attrs): self.columns,self.left_out,self.names = [],[],{}
+def _list_columns(self:FitsSet, found, attrs):
+    self.columns = []
+    self.left_out = []
+    self.names = {}
 
 @patch
 def _first_planes(self:FitsSet):
@@ -735,7 +809,9 @@ def _first_planes(self:FitsSet):
 @patch
 def _table(self:FitsSet):
     if self._cards is None:
-        cards,ra,dec = [],[],[]
+        cards = []
+        ra = []
+        dec = []
         for some in chunked(self._first_planes(), 512):
             cards += [_cards_of(p) for p in some]
             for x,y in zip((ra,dec), sky_positions(some)): x.append(y)
@@ -744,7 +820,8 @@ def _table(self:FitsSet):
     return self._cards
 
 # %% ../../nbs/09_data.formats.ipynb #8042b448
-KINDS = {'HDF5': H5File, 'FITS': FitsSet, 'NumPy': ArrayFile}     # What reads files of a kind, as `file_format` calls it
+# What reads files of a kind, as `file_format` calls it
+KINDS = {'HDF5': H5File, 'FITS': FitsSet, 'NumPy': ArrayFile}
 
 # %% ../../nbs/09_data.formats.ipynb #5473d634
 def file_kind(
@@ -773,7 +850,8 @@ def open_files(
     given=None,   # As in `CutoutFile`
 )->list:          # `CutoutFile`s
     "Files of cutouts, each described by what is in it"
-    parts,model = [],None
+    parts = []
+    model = None
     for suffix,some in groupby(paths, lambda p: kind_by_name(p) or Path(p).suffix):
         some = [str(p) for p in some]
         kind = file_kind(some[0])

@@ -25,9 +25,11 @@ def _opened(path, cache=0):
     for locks in ({}, dict(locking=False)):
         try: return h5py.File(path, 'r', rdcc_nbytes=cache, **locks)
         except OSError as e:
-            if f'lock file, errno = {errno.EAGAIN}' in str(e): raise DataError(f'{path} is being written by another process: wait for its end') from None
+            if f'lock file, errno = {errno.EAGAIN}' in str(e):
+                raise DataError(f'{path} is being written by another process: wait for its end') from None
             if 'consistency flags' in str(e) or 'already open for write' in str(e):
-                raise DataError(f'{path} is marked as open for writing: another program is at work on it, or was killed (then `h5clear -s {path}` frees it)') from None
+                raise DataError(f'{path} is marked as open for writing: another program is at work on it, or was '
+                                f'killed (then `h5clear -s {path}` frees it)') from None
             if locks or not ('lock file' in str(e) or 'file locking' in str(e)): raise
 
 # %% ../../nbs/08_data.hdf5.ipynb #4d0372fb
@@ -39,7 +41,8 @@ def _check_own(d, name, path):
     if plist.get_layout() != h5d.CHUNKED or not plist.get_nfilters(): return
     size = int(np.prod(plist.get_chunk(), dtype=float))*d.get_type().get_size()
     if size > 1<<30:
-        raise DataError(f'{path}: `{name}` is packed in chunks of {size/2**30:.0f} GiB, each to be unpacked for a single row: '
+        raise DataError(f'{path}: `{name}` is packed in chunks of {size/2**30:.0f} GiB, each to be '
+                        'unpacked for a single row: '
                         'write it again in smaller chunks')
 
 # %% ../../nbs/08_data.hdf5.ipynb #940e8245
@@ -65,7 +68,9 @@ def _datasets(f, path):
 # %% ../../nbs/08_data.hdf5.ipynb #354cc761
 def _groups(f, path, most=1000):
     "Name -> group, for the groups below the root, nearest first; links are not followed"
-    found,queue,seen = {},[('', f)],set()
+    found = {}
+    queue = [('', f)]
+    seen = set()
     while queue and len(found) < most:
         at,g = queue.pop(0)
         for name in g:
@@ -84,14 +89,16 @@ def _imaged(f, path, layouts):
     groups = {name: _datasets(g, path) for name,g in _groups(f, path).items()}
     with_images = [name for name,found in groups.items() if any(l.recognises(found, f[name].attrs) for l in layouts)]
     if len(with_images) > 1:
-        raise DataError(f'{path} has images in several groups ({", ".join(o.rstrip("/") for o in with_images[:8])}): copy the one that is meant into a file of its own (h5copy)')
+        raise DataError(f'{path} has images in several groups ({", ".join(o.rstrip("/") for o in with_images[:8])}): '
+                        'copy the one that is meant into a file of its own (h5copy)')
     if with_images: return with_images[0]
     inside = {f'{name}{k}': d for name,found in groups.items() for k,d in found.items()}
     find_layout(layouts, _datasets(f, path) | inside, f.attrs, path)     # says what there is
     return ''
 
 # %% ../../nbs/08_data.hdf5.ipynb #366ed329
-FILTERS = {32000:'LZF', 32001:'Blosc', 32004:'LZ4', 32008:'bitshuffle', 32013:'ZFP', 32015:'Zstandard', 32017:'SZ', 32026:'Blosc2', 307:'bzip2'}    # By their registered numbers
+FILTERS = {32000:'LZF', 32001:'Blosc', 32004:'LZ4', 32008:'bitshuffle', 32013:'ZFP', 32015:'Zstandard', 32017:'SZ',
+           32026:'Blosc2', 307:'bzip2'}    # By their registered numbers
 
 def _filters(d):
     plist = d.get_create_plist()
@@ -108,7 +115,8 @@ def _check_filters(d, name, path):
     "Refuse a dataset (low-level) that cannot be unpacked here"
     for code in _filters(d):
         if _with_plugin(code): continue
-        raise DataError(f"{path}: `{name}` is packed with the filter {FILTERS.get(code, f'number {code} of the HDF Group')}, which is not installed: "
+        raise DataError(f"{path}: `{name}` is packed with the filter "
+                        f"{FILTERS.get(code, f'number {code} of the HDF Group')}, which is not installed: "
                         "pip install 'astromask[formats]' (hdf5plugin) reads the usual ones")
 
 # %% ../../nbs/08_data.hdf5.ipynb #7d6a0056
@@ -122,7 +130,8 @@ def take_rows(
     at = rows[order]
     starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)
     for a,b in zip(starts, np.append(starts[1:], len(at))):
-        run,to = np.s_[at[a]:at[a]+b-a],order[a:b]
+        run = np.s_[at[a]:at[a]+b-a]
+        to = order[a:b]
         if (np.diff(to) == 1).all(): d.read_direct(out, run, np.s_[to[0]:to[0]+b-a])
         else: out[to] = d[run]
     return out
@@ -131,7 +140,10 @@ def take_rows(
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
-    cache,unseen,_n,filters = 0,False,None,()
+    cache = 0
+    unseen = False
+    _n = None
+    filters = ()
     @property
     def n(self):
         self.see()
@@ -177,7 +189,8 @@ class H5File(CutoutFile):
         self.group = _imaged(f, self.path, self.layouts)
         super()._describe(f, bands, survey)
         used = [f[self.images],*(f[self.group + k] for k in self.columns)]
-        self.filters = tuple({code for o in used for code in _filters(o.id) if code > 32})      # for processes that get this by pickle
+        # for processes that get this by pickle
+        self.filters = tuple({code for o in used for code in _filters(o.id) if code > 32})
         d = f[self.images]
         self.chunk = d.chunks[0] if d.chunks else 1
         if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
@@ -188,13 +201,15 @@ def _tables_elsewhere(f, path, group, n):
     "Names of what has a row for each image, but does not lie beside the images as a column"
     def hard(g, k): return g.id.links.get_info(k.encode('utf-8', 'surrogateescape')).type == h5l.TYPE_HARD
     found = [(f'{at}{k}',at,g[k]) for at,g in ({'': f} | _groups(f, path)).items() for k in g if hard(g, k)]
-    return [name for name,at,d in found if isinstance(d, h5py.Dataset) and d.shape and d.shape[0] == n and d.ndim < 3 and (at != group or d.dtype.kind == 'V')]
+    return [name for name,at,d in found if isinstance(d, h5py.Dataset) and d.shape and d.shape[0] == n and d.ndim < 3
+            and (at != group or d.dtype.kind == 'V')]
 
 @patch
 def _table(self:H5File):
     with self._reading('read for its catalogue') as f: unread = _tables_elsewhere(f, self.path, self.group, self.n)
     if unread:
-        log.warning(f'{self.path}: {", ".join(f"`{k}`" for k in unread[:8])} have a row for each image, but are not read: '
+        log.warning(f'{self.path}: {", ".join(f"`{k}`" for k in unread[:8])} have a row for each '
+                    'image, but are not read: '
                     'columns are datasets beside the images, one each')
     return super(H5File, self)._table()
 
@@ -204,14 +219,17 @@ def _written(d, row):
     "Does this row of pixels exist in the file?"
     if d.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
     if d.chunks is None: return d.id.get_create_plist().get_layout() == h5d.COMPACT or d.id.get_offset() is not None
-    try: d.id.read_direct_chunk((row//d.chunks[0]*d.chunks[0],0,0,0))      # goes straight to it; other questions search the whole index
+    try:
+        # goes straight to it; other questions search the whole index
+        d.id.read_direct_chunk((row//d.chunks[0]*d.chunks[0],0,0,0))
     except (OSError, RuntimeError, ValueError): return False
     return True
 
 # %% ../../nbs/08_data.hdf5.ipynb #9b084d92
 def _unwritten(d, x, rows):
     "Which of these rows were never written"
-    few = x[(slice(None),*(slice(None, None, max(1, n//4)) for n in x.shape[1:]))].reshape(len(x), -1)   # a few pixels rule out most
+    # a few pixels rule out most
+    few = x[(slice(None),*(slice(None, None, max(1, n//4)) for n in x.shape[1:]))].reshape(len(x), -1)
     blank = [i for i in np.flatnonzero(~few.any(1)) if not x[i].any()]
     k = d.chunks[0] if d.chunks else 1
     there = {c: _written(d, c*k) for c in {int(rows[i])//k for i in blank}}
@@ -223,7 +241,8 @@ def _take(self:H5File, d, rows):
     x = take_rows(d, rows)
     gone = _unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
     if len(gone):
-        if self.dtype.kind != 'f': raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
+        if self.dtype.kind != 'f':
+            raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
         x = x.astype(self.dtype, copy=False)
         x[gone] = np.nan
     return x
@@ -232,7 +251,8 @@ def _take(self:H5File, d, rows):
 def _signature(path, group, pixels):
     "What two files that are read alike agree in, the number of rows, and where these come from"
     with _opened(path) as f:
-        root,like = h5g.open(f.id, b'/'),[]
+        root = h5g.open(f.id, b'/')
+        like = []
         if group:
             name = group.rstrip('/').encode()
             try: _check_link(root, name, path)
@@ -244,7 +264,8 @@ def _signature(path, group, pixels):
             d = h5d.open(root, k.encode())
             _check_own(d, k, path)
             like.append((d.shape[1:], d.dtype, _filters(d)))
-            if d.shape[0] != (n := d.shape[0] if k == pixels[0] else n): raise DataError(f'{path}: `{k}` has {d.shape[0]} rows, not {n}')
+            if d.shape[0] != (n := d.shape[0] if k == pixels[0] else n):
+                raise DataError(f'{path}: `{k}` has {d.shape[0]} rows, not {n}')
         like += [_said_by(o) for o in (root,h5d.open(root, pixels[0].encode()))]
         return (tuple(root),like),n,json_of(next(iter(_texts(root, b'provenance') or ()), None))
 
@@ -271,7 +292,12 @@ def like(self:H5File,
     "Another file that is stored as this one"
     out = copy.copy(self)
     if not hasattr(self, '_like'): self._like = self._signed()[0]
-    out.path,out.files,out.model,out.unseen,out._like,out._n = str(path),(str(path),),self.path,True,self._like,None
+    out.path = str(path)
+    out.files = (str(path),)
+    out.model = self.path
+    out.unseen = True
+    out._like = self._like
+    out._n = None
     return out
 
 # %% ../../nbs/08_data.hdf5.ipynb #b6bf1ff1
@@ -295,9 +321,11 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
 def see(self:H5File):
     "Look at a file that was taken to be like another, and describe it anew if it is not"
     if self.matches(): return
-    other = H5File(self.path, self.stored_bands, self.survey, given=self.given).select(self.bands).converted(self.measure, 1., self.ratio)
+    other = H5File(self.path, self.stored_bands, self.survey,
+                   given=self.given).select(self.bands).converted(self.measure, 1., self.ratio)
     if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
-        raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} of shape {other.shape}, '
+        raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} '
+                        f'of shape {other.shape}, '
                         f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
     first = copy.copy(self)
     first.path = self.model
@@ -315,7 +343,8 @@ def add_layout(
 # %% ../../nbs/08_data.hdf5.ipynb #d14c419a
 @add_layout
 class AstroMaskLayout(Layout):
-    name,what = 'astromask','`cutouts` (N,C,H,W) with an attribute `bands`'
+    name = 'astromask'
+    what = '`cutouts` (N,C,H,W) with an attribute `bands`'
     def recognises(self, found, attrs): return self.has_pixels(found) and self.told_bands(found, attrs) is not None
     def bands(self, found, attrs, survey, c): return self.told_bands(found, attrs)
     def oriented(self, found, attrs, n):
@@ -325,8 +354,13 @@ class AstroMaskLayout(Layout):
 # %% ../../nbs/08_data.hdf5.ipynb #950265bd
 @add_layout
 class MultimodalUniverse(Layout):
-    name,what = 'Multimodal Universe','`image_array` (N,C,H,W), `image_band` (N,C)'
-    images,ivar,mask,mask_means,row_bands = 'image_array','image_ivar','image_mask','good','image_band'
+    name = 'Multimodal Universe'
+    what = '`image_array` (N,C,H,W), `image_band` (N,C)'
+    images = 'image_array'
+    ivar = 'image_ivar'
+    mask = 'image_mask'
+    mask_means = 'good'
+    row_bands = 'image_band'
     def recognises(self, found, attrs): return self.has_pixels(found) and self.row_bands in found
     def bands(self, found, attrs, survey, c):
         rows = [[' '.join(o.split()) for o in texts_of(row)] for row in found[self.row_bands][:100]]
@@ -335,7 +369,9 @@ class MultimodalUniverse(Layout):
 # %% ../../nbs/08_data.hdf5.ipynb #d6acc886
 @add_layout
 class UnnamedLayout(Layout):
-    name,what,last = 'cutouts without band names','`cutouts` (N,C,H,W) or (N,H,W,C), bands named by the caller',None
+    name = 'cutouts without band names'
+    what = '`cutouts` (N,C,H,W) or (N,H,W,C), bands named by the caller'
+    last = None
     hsc = ('g','i','r','y','z','NB0387','NB0816','NB0921','NB1010')
     def bands(self, found, attrs, survey, c): return self.hsc[:c] if self._is_hsc(survey) and c in (5,9) else None
     def class_names(self, column, survey):
@@ -345,7 +381,9 @@ class UnnamedLayout(Layout):
 # %% ../../nbs/08_data.hdf5.ipynb #71dcd811
 @add_layout
 class LegacySurvey(Layout):
-    name,what,images = 'Legacy Survey','`images` (N,3,H,W) floats with two or more of `inds`, `source_type`, `flux`, `ebv`: bands g,r,z','images'
+    name = 'Legacy Survey'
+    what = '`images` (N,3,H,W) floats with two or more of `inds`, `source_type`, `flux`, `ebv`: bands g,r,z'
+    images = 'images'
     columns = {'inds','source_type','flux','ebv'}
     def recognises(self, found, attrs):
         d = found.get(self.images)
@@ -354,13 +392,18 @@ class LegacySurvey(Layout):
 
 # %% ../../nbs/08_data.hdf5.ipynb #54869544
 class _Galaxy10(Layout):
-    images,last,size,rgb,classes = 'images',True,0,None,None
+    images = 'images'
+    last = True
+    size = 0
+    rgb = None
+    classes = None
     def recognises(self, found, attrs):
         if not self.has_pixels(found): return False
         d = found['images']
         return d.dtype.kind in 'iu' and d.shape[3] == 3 and self._size(found) == self.size
     def _size(self, found):
-        h,scale = found['images'].shape[1],'pxscale' in found
+        h = found['images'].shape[1]
+        scale = 'pxscale' in found
         return 69 if h == 69 and not scale else 256 if h == 256 or (scale and h != 69) else 0
     def bands(self, found, attrs, survey, c): return self.rgb
     def class_names(self, column, survey): return self.classes if column == 'ans' else None
@@ -369,25 +412,35 @@ class _Galaxy10(Layout):
 # %% ../../nbs/08_data.hdf5.ipynb #3c7ba4f8
 @add_layout
 class Galaxy10DECaLS(_Galaxy10):
-    name,what = 'Galaxy10 DECaLS','`images` (N,256,256,3) integers, `ans`, `pxscale`: bands z,r,g'
-    size,rgb = 256,('z','r','g')
+    name = 'Galaxy10 DECaLS'
+    what = '`images` (N,256,256,3) integers, `ans`, `pxscale`: bands z,r,g'
+    size = 256
+    rgb = ('z','r','g')
     classes = ('Disturbed','Merging','Round Smooth','In-between Round Smooth','Cigar Shaped Smooth','Barred Spiral',
                'Unbarred Tight Spiral','Unbarred Loose Spiral','Edge-on without Bulge','Edge-on with Bulge')
 
 # %% ../../nbs/08_data.hdf5.ipynb #bbe99407
 @add_layout
 class Galaxy10SDSS(_Galaxy10):
-    name,what = 'Galaxy10 SDSS','`images` (N,69,69,3) integers, `ans`: bands i,r,g'
-    size,rgb = 69,('i','r','g')
-    classes = ('Disk, Face-on, No Spiral','Smooth, Completely Round','Smooth, In-between Round','Smooth, Cigar Shaped','Disk, Edge-on, Rounded Bulge',
-               'Disk, Edge-on, Boxy Bulge','Disk, Edge-on, No Bulge','Disk, Face-on, Tight Spiral','Disk, Face-on, Medium Spiral','Disk, Face-on, Loose Spiral')
+    name = 'Galaxy10 SDSS'
+    what = '`images` (N,69,69,3) integers, `ans`: bands i,r,g'
+    size = 69
+    rgb = ('i','r','g')
+    classes = ('Disk, Face-on, No Spiral','Smooth, Completely Round','Smooth, In-between Round','Smooth, Cigar Shaped',
+               'Disk, Edge-on, Rounded Bulge',
+               'Disk, Edge-on, Boxy Bulge','Disk, Edge-on, No Bulge','Disk, Face-on, Tight Spiral',
+               'Disk, Face-on, Medium Spiral','Disk, Face-on, Loose Spiral')
 
 # %% ../../nbs/08_data.hdf5.ipynb #4d5f0464
 @add_layout
 class ColourImages(_Galaxy10):
-    name,what = 'colour images','`images` (N,H,W,3) integers of another size, bands named by the caller'
+    name = 'colour images'
+    what = '`images` (N,H,W,3) integers of another size, bands named by the caller'
 
 # %% ../../nbs/08_data.hdf5.ipynb #9e0ee370
 @add_layout
 class UnnamedImages(Layout):
-    name,what,images,last = 'images without band names','`images` (N,C,H,W) or (N,H,W,C), bands named by the caller','images',None
+    name = 'images without band names'
+    what = '`images` (N,C,H,W) or (N,H,W,C), bands named by the caller'
+    images = 'images'
+    last = None

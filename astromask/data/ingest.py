@@ -98,7 +98,8 @@ def inside(self:Job): # Pixels to the nearest edge of the tile
 def _check_scales(found):
     "How wide pixels are; refuse tiles whose pixels differ in size, since cutouts of them would differ in scale"
     scales = [p.scale() for _,p in found]
-    small,large = int(np.argmin(scales)),int(np.argmax(scales))
+    small = int(np.argmin(scales))
+    large = int(np.argmax(scales))
     if scales[large] < 1.01*scales[small]: return scales[0]
     raise DataError(f'{found[large][1].path} has pixels of {scales[large]:.4g}", but {found[small][1].path} of '
                     f'{scales[small]:.4g}": ingest them apart, or give a pixel_scale to resample all to')
@@ -113,7 +114,8 @@ def plan_catalog(
     known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
     if not len(known): raise DataError('No object of the catalogue has a position')
     tree = cKDTree(SkyCoord(ra[known], dec[known], unit='deg').cartesian.xyz.value.T)
-    jobs,there = [],{}
+    jobs = []
+    there = {}
     for tile,plane in found:
         vector,radius = plane.centre()
         near = known[np.sort(np.array(tree.query_ball_point(vector, 2*np.sin(radius/2)*1.01 + 1e-6), dtype=np.int64))]
@@ -144,11 +146,15 @@ def plan_grid(
     overlap=0.4, # Share of a side that neighbours have in common
 )->tuple:        # A `Job` for each tile, and the catalogue of all squares
     "Squares that cover each tile"
-    jobs,ids,n,step = [],[],0,max(1, round(size*(1-overlap)))
+    jobs = []
+    ids = []
+    n = 0
+    step = max(1, round(size*(1-overlap)))
     for tile,plane in found:
         y,x = (o.ravel() for o in np.meshgrid(*(_starts(k, size, step) for k in plane.shape), indexing='ij'))
         ids += [f'{tile.name}:{a},{b}' for a,b in zip(x, y)]
-        x,y = x+(size-1)/2,y+(size-1)/2
+        x = x+(size-1)/2
+        y = y+(size-1)/2
         jobs.append(Job(tile, plane.shape, np.arange(n, n+len(x)), *_sky_of(plane, x, y), x, y))
         n += len(x)
     return jobs,Table(dict(id=ids, ra=np.concatenate([j.ra for j in jobs]), dec=np.concatenate([j.dec for j in jobs])))
@@ -162,7 +168,8 @@ def plan_pixels(
 )->list:   # One `Job`, or none if no object is on the tile
     "Which objects are on a tile, by their pixels"
     on = np.flatnonzero(_inside(x, y, plane.shape) > 0)     # NaN compares as False
-    x,y = x[on],y[on]
+    x = x[on]
+    y = y[on]
     return [Job(tile, plane.shape, on, *_sky_of(plane, x, y), x, y)] if len(on) else []
 
 # %% ../../nbs/12_data.ingest.ipynb #a05dcd2d
@@ -171,7 +178,8 @@ class _BandFiles:
     def __init__(self, found, band):
         held = [(t.files[band],p[band]) for t,p in found if band in p]
         where = [p.centre() for _,p in held]
-        self.paths,self.planes = [p for p,_ in held],[p for _,p in held]
+        self.paths = [p for p,_ in held]
+        self.planes = [p for _,p in held]
         self.number = {p: i for i,p in enumerate(self.paths)}
         self.tree,self.reach = (cKDTree([v for v,_ in where]),2*np.sin(max(r for _,r in where)/2)) if held else (None,0)
 
@@ -185,16 +193,19 @@ class _BandFiles:
 
     def best(self, job, own, grid, margin):
         "For each object the file that shows it, its own if that does, and how far inside it is; -1 where none does"
-        which,best = np.full(len(job.rows), -1),np.full(len(job.rows), -margin, np.float64)
+        which = np.full(len(job.rows), -1)
+        best = np.full(len(job.rows), -margin, np.float64)
         if own is not None:
             i = which[:] = self.number[own]
-            best = job.inside() if self.planes[i] is grid else np.nan_to_num(self.inside(i, job.ra, job.dec), nan=-np.inf)
+            best = job.inside() if self.planes[i] is grid else np.nan_to_num(self.inside(i, job.ra, job.dec),
+                                                                             nan=-np.inf)
         todo = np.flatnonzero(best < 0)
         if not len(todo): return which,best
         for i in self.near(SkyCoord(job.ra[todo], job.dec[todo], unit='deg').cartesian.xyz.value.T):
             d = self.inside(i, job.ra[todo], job.dec[todo])
             better = d > np.maximum(best[todo], -margin)   # NaN compares as False
-            which[todo[better]],best[todo[better]] = i,d[better]
+            which[todo[better]] = i
+            best[todo[better]] = d[better]
         return which,best
 
 # %% ../../nbs/12_data.ingest.ipynb #5831b993
@@ -205,9 +216,13 @@ def complete(
     twice=True, # Keep what a tile of a band before the job's own shows whole?
 )->list:    # `Job` objects, each with one set of files
     "Give the objects those bands that other tiles have of them"
-    files,out,mixed = {b: _BandFiles(found, b) for b in recipe.bands},[],set()
+    files = {b: _BandFiles(found, b) for b in recipe.bands}
+    out = []
+    mixed = set()
     for job in jobs:
-        reference,picks,keep = recipe.reference_of(job.tile),[],np.full(len(job.rows), True)
+        reference = recipe.reference_of(job.tile)
+        picks = []
+        keep = np.full(len(job.rows), True)
         before = [b for b in dict.fromkeys((recipe.reference, *recipe.bands)) if b]
         before = before[:before.index(reference)]
         grid = files[reference].planes[files[reference].number[job.tile.files[reference]]]
@@ -234,7 +249,8 @@ def pixel_shift(
     "How two pixel grids lie to each other"
     if a.wcs is None or b.wcs is None: return _registered_shift(a, b)
     rows,columns = a.shape
-    x,y = np.array([0,columns-1,0,columns-1,(columns-1)/2]),np.array([0,0,rows-1,rows-1,(rows-1)/2])
+    x = np.array([0,columns-1,0,columns-1,(columns-1)/2])
+    y = np.array([0,0,rows-1,rows-1,(rows-1)/2])
     p = a.to_sky(x, y)
     moved = np.array(b.to_pixel(p.ra.deg, p.dec.deg)) - (x,y)
     whole = np.round(moved[:,-1])
@@ -286,7 +302,9 @@ def open_layer(
     layout = recipe.layout
     plane = open_band(tile.files[band], band, layout, tile.name, recipe.roles)
     layer = Layer(plane, plane.pixels(), factor=factor, zeros_missing=layout.zeros_missing, keep=recipe.has_ivar())
-    if plane.mask: layer.mask,layer.rule = plane.mask.bits(),rule_of(plane.mask, band, layout.mask_planes)
+    if plane.mask:
+        layer.mask = plane.mask.bits()
+        layer.rule = rule_of(plane.mask, band, layout.mask_planes)
     if plane.weight:
         layer.weight = plane.weight.pixels()
         layer.kind = 'ivar' if plane.weight.kind == 'weight' and band not in recipe.relative else plane.weight.kind
@@ -344,7 +362,8 @@ def cutout_wcs(
 )->WCS:
     "The WCS of the cutout that `Cutout2D` makes there"
     frame = np.broadcast_to(np.float32(0), plane.shape)
-    return Cutout2D(frame, (round(float(x), 4),round(float(y), 4)), size, wcs=plane.wcs, mode='partial', fill_value=0).wcs
+    return Cutout2D(frame, (round(float(x), 4),round(float(y), 4)), size, wcs=plane.wcs, mode='partial',
+                    fill_value=0).wcs
 
 # %% ../../nbs/12_data.ingest.ipynb #441b7735
 def north_up(
@@ -355,14 +374,18 @@ def north_up(
 )->WCS:
     "A tangential WCS with a position in its centre"
     w = WCS(naxis=2)
-    w.wcs.ctype,w.wcs.crval,w.wcs.crpix = ('RA---TAN','DEC--TAN'),(ra,dec),((size+1)/2,)*2
-    w.wcs.cdelt,w.wcs.radesys = (-scale/3600,scale/3600),'ICRS'
+    w.wcs.ctype = ('RA---TAN','DEC--TAN')
+    w.wcs.crval = (ra,dec)
+    w.wcs.crpix = ((size+1)/2,)*2
+    w.wcs.cdelt = (-scale/3600,scale/3600)
+    w.wcs.radesys = 'ICRS'
     return w
 
 # %% ../../nbs/12_data.ingest.ipynb #37b6eb9b
 def _reproject():
     try: from reproject import reproject_exact
-    except ImportError: raise InputError("Bands on different pixel grids need the package reproject: pip install 'astromask[ingest]'") from None
+    except ImportError:
+        raise InputError("Bands on different pixel grids need the package reproject: pip install 'astromask[ingest]'") from None
     return reproject_exact
 
 # %% ../../nbs/12_data.ingest.ipynb #b4ac270e
@@ -372,7 +395,8 @@ def resampled(self:Layer,
     size,   # Pixels on a side
 ):          # Image and inverse variance (or None) on the target's grid
     "A part of a band on another pixel grid; flux is conserved"
-    exact,edge = _reproject(),np.array([-.5,(size-1)/2,size-.5])
+    exact = _reproject()
+    edge = np.array([-.5,(size-1)/2,size-.5])
     x,y = (o.ravel() for o in np.meshgrid(edge, edge))
     with fits_damage(self.plane.path):
         p = target.pixel_to_world(x, y).icrs
@@ -384,7 +408,8 @@ def resampled(self:Layer,
     if y0 >= y1 or x0 >= x1: return nothing
     image,ivar = self.values(lambda a,fill: a[y0:y1,x0:x1])
     def on_target(a):
-        out,covered = exact((a.astype(np.float64), self.plane.wcs.slice(np.s_[y0:y1,x0:x1])), target, shape_out=(size,size), parallel=False)
+        out,covered = exact((a.astype(np.float64), self.plane.wcs.slice(np.s_[y0:y1,x0:x1])), target,
+                            shape_out=(size,size), parallel=False)
         return np.where(covered > 0.99, out*area, np.nan)
     with fits_damage(self.plane.path), np.errstate(divide='ignore', invalid='ignore'):
         area = pixel_area(target, edge[1], edge[1])/pixel_area(self.plane.wcs, x[4], y[4])
@@ -402,7 +427,8 @@ class OpenTile:
         recipe, # `Recipe`
         factors=None, # band -> what its pixels are multiplied by; 1 where it is not there
     ):
-        self.recipe,band = recipe,recipe.reference_of(tile)
+        self.recipe = recipe
+        band = recipe.reference_of(tile)
         self.reference = open_band(tile.files[band], band, recipe.layout, tile.name, ())
         factors = factors or {}
         bands = [b for b in recipe.bands if b in tile.files]
@@ -417,7 +443,8 @@ class OpenTile:
         y,
     ):
         "Cut one object out of every band"
-        r,target = self.recipe,None
+        r = self.recipe
+        target = None
         out['image'] = np.nan
         if r.pixel_scale is not None: target = north_up(ra, dec, r.pixel_scale, r.size)
         elif any(o.shift is None for o in self.layers.values()): target = cutout_wcs(self.reference, x, y, r.size)
@@ -433,8 +460,9 @@ class OpenTile:
     def say(self):
         "Say what the pixels of this tile lost"
         for b,o in self.layers.items():
-            if o.beyond: log.warning(f'{o.plane.where}: {o.beyond} pixels of band {b} in cutouts are beyond what float32 '
-                                     'holds, and are missing there')
+            if o.beyond:
+                log.warning(f'{o.plane.where}: {o.beyond} pixels of band {b} in cutouts are beyond what float32 '
+                            'holds, and are missing there')
 
 # %% ../../nbs/12_data.ingest.ipynb #cfa38580
 _PART = 1<<26
@@ -466,7 +494,8 @@ def part_paths(
     parts,  # Folder of the parts
 )->list:    # Pairs of a path and the slice of the job's objects that it holds
     "Where a job's cutouts are kept"
-    k,key = max(1, _PART//recipe.dtype().itemsize),part_key(job, recipe)
+    k = max(1, _PART//recipe.dtype().itemsize)
+    key = part_key(job, recipe)
     return [(Path(parts)/f'{key}-{i//k:04d}',slice(i, min(i+k, len(job.rows)))) for i in range(0, len(job.rows), k)]
 
 # %% ../../nbs/12_data.ingest.ipynb #193103a4
@@ -524,27 +553,36 @@ def choose(
     min_valid=0, # Share of its pixels that must be valid
 ):               # A table of the objects that are kept, in order: object, job, and place in the job
     "For each object the tile that shows it best"
-    object_,job_,place,inside,valid,other = [],[],[],[],[],[]
+    object_ = []
+    job_ = []
+    place = []
+    inside = []
+    valid = []
+    other = []
     for i,j in enumerate(jobs):
         paths = [p for p,_ in part_paths(j, recipe, parts)]
-        if not all(p.exists() for p in paths): raise DataError(f'The files of tile {j.tile.name} changed while they were cut: run the same command again')
+        if not all(p.exists() for p in paths):
+            raise DataError(f'The files of tile {j.tile.name} changed while they were cut: run the same command again')
         valid.append(np.concatenate([np.memmap(p, recipe.dtype(), 'r')['valid'] for p in paths]))
         object_.append(j.rows)
         job_.append(np.full(len(j.rows), i))
         place.append(np.arange(len(j.rows)))
         inside.append(np.round(j.inside(), 3))
-        other.append(np.full(len(j.rows), recipe.reference_of(j.tile) != (recipe.reference or recipe.bands[0])))   # another band's pixel grid
+        # another band's pixel grid
+        other.append(np.full(len(j.rows), recipe.reference_of(j.tile) != (recipe.reference or recipe.bands[0])))
     object_,job_,place,inside,valid,other = map(np.concatenate, (object_,job_,place,inside,valid,other))
     order = np.lexsort((job_, -inside, other, -valid.sum(1), object_))
     order = order[np.unique(object_[order], return_index=True)[1]]
-    enough = ((valid[order] > 0).sum(1) >= min_bands) & (valid[order].sum(1) >= max(1, min_valid*len(recipe.bands)*recipe.size**2))
+    enough = ((valid[order] > 0).sum(1) >= min_bands) & (valid[order].sum(1) >= max(1,
+        min_valid*len(recipe.bands)*recipe.size**2))
     order = order[enough]
     return Table(dict(object=object_[order], job=job_[order], place=place[order]))
 
 # %% ../../nbs/12_data.ingest.ipynb #31461f26
 def _gather(chosen, jobs, recipe, parts, what, k=256):
     "Images or inverse variances of the chosen objects, in blocks"
-    opened,paths = {},[part_paths(j, recipe, parts) for j in jobs]
+    opened = {}
+    paths = [part_paths(j, recipe, parts) for j in jobs]
     per_part = max(1, _PART//recipe.dtype().itemsize)
     for i in progress(range(0, len(chosen), k), f'writing {what}s', unit='block'):
         if len(opened) > 1000: opened.clear()   # a process may map only so many files
@@ -563,7 +601,8 @@ def _table(chosen, jobs, catalog, recipe):
     t['x'],t['y'] = x,y
     t['tile'] = [jobs[j].tile.name for j in chosen['job']]
     for k,v in zip(('cutout_x','cutout_y'), (x,y)):
-        v = v - np.ceil(np.round(v, 4)-recipe.size/2) if recipe.pixel_scale is None else np.full(len(t), (recipe.size-1)/2)
+        v = v - np.ceil(np.round(v, 4)-recipe.size/2) if recipe.pixel_scale is None else np.full(len(t),
+            (recipe.size-1)/2)
         t[k] = v
     return t
 
@@ -571,9 +610,11 @@ def _table(chosen, jobs, catalog, recipe):
 def _finish(out, parts, jobs, catalog, recipe, overwrite, min_bands, min_valid, dtype, facts):
     "Write the file beside its place and move it there"
     chosen = choose(jobs, recipe, parts, min_bands, min_valid)
-    if not len(chosen): raise DataError(f'None of the {len(catalog)} cutouts has enough valid pixels: see masks, bands and min_valid')
+    if not len(chosen):
+        raise DataError(f'None of the {len(catalog)} cutouts has enough valid pixels: see masks, bands and min_valid')
     ivar = _gather(chosen, jobs, recipe, parts, 'ivar') if recipe.has_ivar() else None
-    images,table = _gather(chosen, jobs, recipe, parts, 'image'),_table(chosen, jobs, catalog, recipe)
+    images = _gather(chosen, jobs, recipe, parts, 'image')
+    table = _table(chosen, jobs, catalog, recipe)
     whole = Cutouts.write(parts/'whole.h5', images, recipe.bands, table, ivar, dtype=dtype, overwrite=True, **facts)
     if out.exists() and not overwrite: raise InputError(f'{out} exists: give another name, or overwrite=True')
     with storage_errors(out):
@@ -608,7 +649,8 @@ def file_photometry(
     try: own = plane.photometry()
     except DataError: own = Photometry()      # the caller knows better
     zero = _by_caller(plane, unit, zero_point)
-    if zero is None and own.source not in ('BUNIT',''): zero = own.zero_point     # counts: a card gives their zero point
+    if zero is None and own.source not in ('BUNIT',''):
+        zero = own.zero_point  # counts: a card gives their zero point
     _say_contradiction(own, zero, unit, plane)
     same = own.zero_point is not None and abs(own.zero_point-zero) < 1e-6 if not unit else False
     return Photometry(unit or (own.unit if same else unit_name(zero)), zero, 'caller')
@@ -655,8 +697,9 @@ def _say_unknown(first, units):
     if known: log.warning(f'The zero point is known for {",".join(known)} and not for '
                           f'{",".join(b for b in first if b not in known)}: pixels stay as they are, '
                           'and the file says of no zero point; give --zero-point')
-    elif len(units) > 1: log.warning(f'The bands are in different units ({", ".join(u or "unknown" for u in units)}) whose '
-                                     'zero points are not known: pixels stay as they are; give --zero-point')
+    elif len(units) > 1:
+        log.warning(f'The bands are in different units ({", ".join(u or "unknown" for u in units)}) whose '
+                    'zero points are not known: pixels stay as they are; give --zero-point')
 
 def bring_together(
     told, # band -> list of (image, `Photometry`), the first band's first
@@ -697,7 +740,8 @@ def look_at_pixels(
     image = _sampled(plane)
     with np.errstate(over='ignore', invalid='ignore'): flux = image*factor
     if plane.weight is None: return flux,None,False
-    weight,kind = _sampled(plane.weight),plane.weight.kind
+    weight = _sampled(plane.weight)
+    kind = plane.weight.kind
     if kind == 'weight' and not is_inverse_variance(image, weight): return flux,None,True
     with np.errstate(all='ignore'):
         ivar = 1/weight if kind == 'variance' else 1/weight/weight if kind == 'error' else weight
@@ -727,7 +771,8 @@ def _recipe(bands, layout, survey, size, pixel_scale, masks, weights):
 
 # %% ../../nbs/12_data.ingest.ipynb #c6f16a9e
 def _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale):
-    for what,value,ok in (('size',size,1 <= size <= 4096), ('overlap',overlap,0 <= overlap < 1), ('min_valid',min_valid,0 <= min_valid <= 1),
+    for what,value,ok in (('size',size,1 <= size <= 4096), ('overlap',overlap,0 <= overlap < 1),
+                          ('min_valid',min_valid,0 <= min_valid <= 1),
                           ('pixel_scale',pixel_scale,pixel_scale is None or pixel_scale > 0),
                           ('min_bands',min_bands,min_bands <= len(bands) if bands else True)):
         if not ok: raise InputError(f'{what} = {value} makes no sense here')
@@ -744,7 +789,8 @@ class Headers:
 
 def _tile_planes(tile, recipe, headers, given):
     "Where each image of a tile is on the sky; those on the reference band's grid are its plane"
-    planes,first = {},None
+    planes = {}
+    first = None
     reference = recipe.reference_of(tile)
     for b in sorted(tile.files, key=lambda b: b != reference):
         image = tile.files[b]
@@ -773,7 +819,8 @@ def _say_planes(headers, recipe):
         if not use or not there: continue
         others = f', {len(beside)} of them in a file beside it, such as {beside[0]}' if beside else ''
         log.info(f'{len(there)} of {len(found)} images have a {what}{others}')
-    if recipe.layout.zeros_missing: log.info(f'Pixels that are exactly 0 are missing, as the survey {recipe.layout.name} writes them')
+    if recipe.layout.zeros_missing:
+        log.info(f'Pixels that are exactly 0 are missing, as the survey {recipe.layout.name} writes them')
     for how,band in headers.rules.items(): log.info(f'In masks such as those of band {band} {how}')
 
 # %% ../../nbs/12_data.ingest.ipynb #38ab8421
@@ -789,9 +836,10 @@ def settle_weights(
     relative = tuple(b for b,(_,_,r) in seen.items() if r)
     some = [image for image,w in headers.weights.items() if w]
     none = [image for image,w in headers.weights.items() if not w]
-    if relative: log.warning(f'The weights of {",".join(relative)}, such as {headers.weights[first[relative[0]]]}, do not fit '
-                             'the noise of the image, so they are no inverse variances: pixels without weight are missing, '
-                             'and inverse variances are left out')
+    if relative:
+        log.warning(f'The weights of {",".join(relative)}, such as {headers.weights[first[relative[0]]]}, do not fit '
+                    'the noise of the image, so they are no inverse variances: pixels without weight are missing, '
+                    'and inverse variances are left out')
     if some and none: log.warning(f'Inverse variances are left out, since {len(none)} of {len(headers.weights)} images '
                                   f'have none, such as {none[0]}')
     flux = np.concatenate([f.ravel() for f,_,_ in seen.values()])
@@ -919,8 +967,11 @@ def _parts_folder(out, n, recipe):
     "Where parts are kept; says early if they will not fit"
     parts = out.with_name(f'.{out.name}.parts')
     with storage_errors(parts): parts.mkdir(parents=True, exist_ok=True)
-    need,free = 2*n*recipe.dtype().itemsize,shutil.disk_usage(parts).free
-    if need > free: log.warning(f'{n} cutouts need {need/2**30:.2f} GiB until they are done, but {out.parent} has {free/2**30:.2f} GiB left')
+    need = 2*n*recipe.dtype().itemsize
+    free = shutil.disk_usage(parts).free
+    if need > free:
+        log.warning(f'{n} cutouts need {need/2**30:.2f} GiB until they are done, but {out.parent} has '
+                    f'{free/2**30:.2f} GiB left')
     return parts
 
 # %% ../../nbs/12_data.ingest.ipynb #2a320c25

@@ -35,7 +35,8 @@ def _band_statistics(x, rows, full):
     flat = x.reshape(len(x), -1)
     valid = np.isfinite(flat)
     some = flat[valid]
-    low,high = np.where(valid, flat, np.inf).min(1),np.where(valid, flat, -np.inf).max(1)
+    low = np.where(valid, flat, np.inf).min(1)
+    high = np.where(valid, flat, -np.inf).max(1)
     codes = np.isin(flat, (-9999,-999,-99))
     odd = dict(blank=~valid.any(1), constant=low == high, zeros=((flat == 0).mean(1) > 0.1) & (low < high),
                saturated=_flat_tops(flat, high, full) & (low < high), codes=codes.sum(1) >= 3)
@@ -47,7 +48,8 @@ def _band_statistics(x, rows, full):
 # %% ../../nbs/19_data.inspect.ipynb #d31a9e55
 def _known(col):
     "How many values of a column say something"
-    x,seen = np.ma.filled(np.ma.asarray(col)),~np.ma.getmaskarray(np.ma.asarray(col))
+    x = np.ma.filled(np.ma.asarray(col))
+    seen = ~np.ma.getmaskarray(np.ma.asarray(col))
     if x.dtype.kind == 'f': seen &= np.isfinite(x)
     if x.dtype.kind == 'U': seen &= x != ''
     return int(seen.reshape(len(x), -1).any(1).sum())
@@ -55,21 +57,26 @@ def _known(col):
 # %% ../../nbs/19_data.inspect.ipynb #25a5d5df
 def _extent(t):
     "Where on the sky the objects are: right ascension runs through 0 if that is the shorter way"
-    ra,dec = np.asarray(t['ra'], float),np.asarray(t['dec'], float)
+    ra = np.asarray(t['ra'], float)
+    dec = np.asarray(t['dec'], float)
     known = np.isfinite(ra) & (np.abs(dec) <= 90)
     if not known.any(): return dict(known=0)
-    sorted_ra,dec = np.unique(ra[known] % 360),dec[known]
+    sorted_ra = np.unique(ra[known] % 360)
+    dec = dec[known]
     gaps = np.diff(sorted_ra, append=sorted_ra[0]+360)
     widest = int(gaps.argmax())
-    return dict(known=int(known.sum()), ra=[sorted_ra[(widest+1) % len(gaps)],sorted_ra[widest]], dec=[dec.min(),dec.max()])
+    return dict(known=int(known.sum()), ra=[sorted_ra[(widest+1) % len(gaps)],sorted_ra[widest]],
+                dec=[dec.min(),dec.max()])
 
 # %% ../../nbs/19_data.inspect.ipynb #88273226
 def _twins(c, rows, labels):
     "How many pairs of which kind, and the rows that are somebody's copy"
     t = c.catalog
-    found,sky = pixel_twins(c, rows),sky_twins(t['ra'], t['dec'])
+    found = pixel_twins(c, rows)
+    sky = sky_twins(t['ra'], t['dec'])
     pairs = np.unique(np.sort(np.concatenate([np.stack([found['row'],found['other']], 1),sky]), 1), axis=0)
-    a,b = labels[pairs[:,0]],labels[pairs[:,1]]
+    a = labels[pairs[:,0]]
+    b = labels[pairs[:,1]]
     same = np.asarray(found['agreement']) == 1
     return dict(searched=len(rows), equal=int(same.sum()), near=int((~same).sum()), sky=len(sky),
                 labels_differ=int(((a != b) & (a >= 0) & (b >= 0)).sum())),np.unique(np.asarray(found['other']))
@@ -83,11 +90,14 @@ def _in_bands(found, n):
 
 # %% ../../nbs/19_data.inspect.ipynb #16f6b263
 def _wrong_pixels(r, blank, floats):
-    n,bands = r['sampled'],r['bands']
+    n = r['sampled']
+    bands = r['bands']
     if blank: yield f'{blank} of {n} cutouts are NaN in all bands'
     if_missing = 'if that means missing, write NaN'
-    for kind,text in dict(blank='{} are NaN in {}', constant='{} are constant in {}', saturated='{} are saturated in {}: their highest value is cut off',
-                          codes='{} hold -99, -999 or -9999 in {}: '+if_missing, zeros='{} are exactly 0 in over a tenth of {}: '+if_missing).items():
+    for kind,text in dict(blank='{} are NaN in {}', constant='{} are constant in {}',
+                          saturated='{} are saturated in {}: their highest value is cut off',
+                          codes='{} hold -99, -999 or -9999 in {}: '+if_missing,
+                          zeros='{} are exactly 0 in over a tenth of {}: '+if_missing).items():
         found = {b: s[kind]-blank*(kind == 'blank') for b,s in bands.items()}
         if any(found.values()) and (floats or kind != 'zeros'): yield text.format(*_in_bands(found, n))
     for b,s in bands.items():
@@ -99,7 +109,8 @@ def _pairs(n): return f'{n} pair{"s" if n > 1 else ""} of cutouts'
 def _wrong_twins(w, n):
     among = '' if w['searched'] == n else f' (among {w["searched"]} that were compared)'
     if w['equal']: yield f'{_pairs(w["equal"])} have the same pixels{among}: split_rows keeps them on one side'
-    if w['near']: yield f'{_pairs(w["near"])} are copies but for shift, turn, brightness or noise{among}: split_rows keeps them on one side'
+    if w['near']:
+        yield f'{_pairs(w["near"])} are copies but for shift, turn, brightness or noise{among}: split_rows keeps them on one side'
     if w['sky']: yield f'{_pairs(w["sky"])} are within 1 arcsec on the sky: split_rows keeps them on one side'
     if w['labels_differ']: yield f'{_pairs(w["labels_differ"])} that are the same object have different labels'
 
@@ -116,17 +127,21 @@ def _or_unknown(v, text, otherwise='unknown'): return otherwise if v is None els
 class Report(dict):
     "What `inspect_cutouts` found: a dict that prints as a page"
     def __str__(self):
-        r,(c,h,w),more = self,self['shape'],len(self['files'])-1
+        r = self
+        c,h,w = self['shape']
+        more = len(self['files'])-1
         page = [r['files'][0] + (f' and {more} more' if more else ''),
                 f'layout    {r["layout"]}',
                 f'cutouts   {r["n"]} of {h} x {w} pixels in {c} band(s), {r["dtype"]}, {r["nbytes"]/2**20:.1f} MiB',
                 f'unit      {r["unit"] or "unknown"}',
                 f'zero      {_or_unknown(r["zero_point"], "{:g} mag AB is one unit")}',
-                f'pixels    {_or_unknown(r["pixel_scale"], "of {:g} arcsec", "of unknown size")}; row 0 is at the {"top" if r["origin"] == "upper" else "bottom"}',
+                f'pixels    {_or_unknown(r["pixel_scale"], "of {:g} arcsec", "of unknown size")}; row 0 is at the '
+                f'{"top" if r["origin"] == "upper" else "bottom"}',
                 f'survey    {r["survey"] or "unknown"}',
                 f'ivar      {"inverse variance of every pixel" if r["ivar"] else "none, or not in every file"}', '',
                 *self._bands(), '', *self._columns(), *self._objects()]
-        return '\n'.join([*page, '', *(['what is wrong', *(f'- {o}' for o in r['wrong'])] if r['wrong'] else ['nothing looks wrong'])])
+        return '\n'.join([*page, '', *(['what is wrong', *(f'- {o}' for o in r['wrong'])] if r['wrong']
+                                       else ['nothing looks wrong'])])
 
     def _bands(self):
         yield f'band          missing       1 %      50 %      99 %    (of {self["sampled"]} cutouts)'
@@ -138,13 +153,18 @@ class Report(dict):
         yield from (f'{k:25} {s["dtype"]:12} {s["known"]}' for k,s in self['columns'].items())
 
     def _objects(self):
-        classes,z,at = ', '.join(f'{k} {n}' for k,n in self['classes'].items()),self['redshifts'],self['sky']
+        classes = ', '.join(f'{k} {n}' for k,n in self['classes'].items())
+        z = self['redshifts']
+        at = self['sky']
         if classes: yield f'\nclasses   {classes}; unknown {self["unlabelled"]} (column {self["class_column"]})'
         kind = '' if z['kind'] == 'unknown' else f', {z["kind"]}'
-        if z['known']: yield f'\nredshifts {z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} (column {z["column"]}{kind})'
-        if self['magnitudes']: yield f'\nmagnitudes in {", ".join(self["magnitudes"].values())} (columns {", ".join(self["magnitudes"])})'
+        if z['known']:
+            yield f'\nredshifts {z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} (column {z["column"]}{kind})'
+        if self['magnitudes']:
+            yield f'\nmagnitudes in {", ".join(self["magnitudes"].values())} (columns {", ".join(self["magnitudes"])})'
         if at['known']:
-            (a,b),(low,high) = at['ra'],at['dec']
+            a,b = at['ra']
+            low,high = at['dec']
             yield f'\nsky       {at["known"]} positions, ra {a:.4f} to {b:.4f}, dec {low:.4f} to {high:.4f} deg'
         w = self['twins']
         yield f'\ntwins     {w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky'
@@ -168,12 +188,15 @@ def _open(source, bands, survey, **measure):
 # %% ../../nbs/19_data.inspect.ipynb #05709a4f
 def _about_objects(t):
     "Labels; what the catalogue tells about classes, redshifts, magnitudes and places; and remarks about it"
-    kind,far = find_classes(t),find_redshifts(t)
+    kind = find_classes(t)
+    far = find_redshifts(t)
     bright,said = read_magnitudes(t)
     z = far.values[np.isfinite(far.values)]
     low,middle,high = (np.percentile(z, (0,50,100)) if len(z) else [np.nan]*3)
-    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=_known(t[k])) for k in t.colnames}, class_column=kind.column,
-                 classes={str(k): int((kind.values == i).sum()) for i,k in enumerate(kind.names)}, unlabelled=int((kind.values < 0).sum()),
+    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=_known(t[k])) for k in t.colnames},
+                 class_column=kind.column,
+                 classes={str(k): int((kind.values == i).sum()) for i,k in enumerate(kind.names)},
+                 unlabelled=int((kind.values < 0).sum()),
                  redshifts=dict(column=far.column, kind=far.kind, known=len(z), min=low, median=middle, max=high),
                  magnitudes=dict(bright.meta['bands']), sky=_extent(t))
     return kind.values,facts,[*kind.remarks, *far.remarks, *said]
@@ -201,14 +224,17 @@ def inspect_cutouts(
     stats = {b: _band_statistics(x[:,i], rows, full) for i,b in enumerate(c.bands)}
     twins,copies = _twins(c, np.arange(len(c)) if len(c) <= twins_up_to else rows, labels)
     r = Report(files=list(c.files), layout=c.parts[0].layout.name, n=len(c), shape=c.shape, dtype=str(c.dtype),
-               nbytes=c.nbytes, unit=c.unit, zero_point=c.zero_point, pixel_scale=c.pixel_scale, origin=c.origin, survey=c.survey, ivar=c.has_ivar, sampled=len(x),
+               nbytes=c.nbytes, unit=c.unit, zero_point=c.zero_point, pixel_scale=c.pixel_scale, origin=c.origin,
+               survey=c.survey, ivar=c.has_ivar, sampled=len(x),
                bands={b: s for b,(s,_) in stats.items()}, **objects, twins=twins,
                left_out=sorted({k for p in c.parts for k in p.left_out}),
                odd={f'{k} in {b}': o[:100].tolist() for b,(_,s) in stats.items() for k,o in s.items() if len(o)}
                    | ({'a copy': copies[:100].tolist()} if len(copies) else {}))
     blank = int((~np.isfinite(x).any((1,2,3))).sum())
-    r['wrong'] = [*_wrong_pixels(r, blank, c.dtype.kind == 'f' and not picture), *_wrong_twins(twins, len(c)), *_wrong_catalogue(t, r), *said, *remarks]
-    if not all(p.told for p in c.parts): r['wrong'].insert(0, 'the file does not tell its bands: name them in stored order')
+    r['wrong'] = [*_wrong_pixels(r, blank, c.dtype.kind == 'f' and not picture), *_wrong_twins(twins, len(c)),
+                  *_wrong_catalogue(t, r), *said, *remarks]
+    if not all(p.told for p in c.parts):
+        r['wrong'].insert(0, 'the file does not tell its bands: name them in stored order')
     if r['left_out']: r['wrong'].append(f'neither pixels nor columns, so not read: {", ".join(r["left_out"])}')
     return r
 

@@ -80,10 +80,12 @@ def _number(word):
 def _numbers_of(col, name):
     "(N,) float64, NaN where missing, and what is to be said; or None and why there are none"
     col = _single(col)
-    if col.ndim != 1: return None,f'the column `{name}` has {"x".join(map(str, col.shape[1:]))} values for each object, not one'
+    if col.ndim != 1:
+        return None,f'the column `{name}` has {"x".join(map(str, col.shape[1:]))} values for each object, not one'
     if col.dtype.kind in 'biuf': return numbers(col),''
     words,back = np.unique(texts(col), return_inverse=True)
-    values,known = np.array([_number(w) for w in words.tolist()]),~is_missing(words)
+    values = np.array([_number(w) for w in words.tolist()])
+    known = ~is_missing(words)
     odd = known & np.isnan(values)
     if odd.sum() > known.sum()/2: return None,f'the column `{name}` is text, such as {str(words[odd][0])!r}'
     text = f'the column `{name}` has texts that are no numbers, such as {str(words[odd][0])!r}: they count as unknown' if odd.any() else ''
@@ -95,7 +97,8 @@ _nines = 9.99,9.999,9.9999      # of VIPERS and zCOSMOS
 
 def _stands_for_nothing(z):
     nines = [np.isclose(z, o, rtol=1e-6) for o in _nines]
-    return np.isin(z, SENTINELS['redshift']) | (np.abs(z) >= 1e20) | np.any([o & (o.sum() > 1) for o in nines], axis=0)      # one 9.99 may be a redshift
+    # one 9.99 may be a redshift
+    return np.isin(z, SENTINELS['redshift']) | (np.abs(z) >= 1e20) | np.any([o & (o.sum() > 1) for o in nines], axis=0)
 
 def impossible_redshifts(
     z,           # (N,) float64, NaN where missing
@@ -109,8 +112,10 @@ def _redshift_values(catalog, name):
     z,why = _numbers_of(catalog[name], name)
     unit = str(catalog[name].unit or '')
     if z is None: return None,f'{why}, so its redshifts are not used'
-    if unit not in ('','1','redshift'): return None,f'the column `{name}` is in {unit}, and a redshift has no unit: it is not used'
-    known,bad = np.isfinite(z),impossible_redshifts(z)
+    if unit not in ('','1','redshift'):
+        return None,f'the column `{name}` is in {unit}, and a redshift has no unit: it is not used'
+    known = np.isfinite(z)
+    bad = impossible_redshifts(z)
     odd = bad & ~_stands_for_nothing(z)
     if odd.sum() > (known & ~bad).sum():
         return None,f'the values of `{name}` run from {np.min(z[known]):g} to {np.max(z[known]):g}, and redshifts do not: it is not used'
@@ -118,19 +123,24 @@ def _redshift_values(catalog, name):
     return np.where(bad, np.nan, z),text
 
 # %% ../../nbs/07_data.labels.ipynb #8ee8ea43
-_spectral = {'zwarn','zwarning','spectype','zerr','z_err','e_z','zconf','z_conf','zqual','z_qual','z_quality','zq','nq','zflag','z_flag'}
+_spectral = {'zwarn','zwarning','spectype','zerr','z_err','e_z','zconf','z_conf','zqual','z_qual','z_quality','zq','nq',
+             'zflag','z_flag'}
 
 def _unlike_redshift(catalog, name, z):
     "Why a column `z` is no redshift; '' if it is one, None if it is a magnitude"
     beside = [b for b in catalog.colnames if b in tuple('ugri' if name == 'z' else 'UGRI')]
-    if name.swapcase() not in catalog.colnames: beside += [b for b in catalog.colnames if b in tuple('UGRI' if name == 'z' else 'ugri')]
+    if name.swapcase() not in catalog.colnames:
+        beside += [b for b in catalog.colnames if b in tuple('UGRI' if name == 'z' else 'ugri')]
     known = z[np.isfinite(z) & ~_stands_for_nothing(z)]
     if beside and len(known) and np.median(known) > 8: return None
     if _spectral & {plain_name(k) for k in catalog.colnames}: return ''
     told = f'if they are, say redshift={name}'
-    if beside: return f'`{name}` stands beside {", ".join(beside)} as a magnitude would, but its values are like redshifts: {told}'
-    if len(known) and np.median(known) > 8: return f'`{name}` may hold redshifts or magnitudes, with a median of {np.median(known):g}: {told}'
-    if len(known) and (known % 1 == 0).all(): return f'`{name}` holds whole numbers only, which are hardly redshifts: {told}'
+    if beside:
+        return f'`{name}` stands beside {", ".join(beside)} as a magnitude would, but its values are like redshifts: {told}'
+    if len(known) and np.median(known) > 8:
+        return f'`{name}` may hold redshifts or magnitudes, with a median of {np.median(known):g}: {told}'
+    if len(known) and (known % 1 == 0).all():
+        return f'`{name}` holds whole numbers only, which are hardly redshifts: {told}'
     return ''
 
 # %% ../../nbs/07_data.labels.ipynb #06a8c175
@@ -157,8 +167,10 @@ _z_names = dict(z_b='photometric', z_peak='photometric', z_ml='photometric', z_c
 
 def _kind_of(catalog, name):
     "What kind of redshifts a column holds, as far as it can be known"
-    col,p = catalog[name],plain_name(name)
-    words = [set(re.split(r'[^a-z0-9]+', p)), set(re.split(r'[^a-z0-9]+', str(getattr(col, 'description', '') or '').lower()))]
+    col = catalog[name]
+    p = plain_name(name)
+    words = [set(re.split(r'[^a-z0-9]+', p)),
+             set(re.split(r'[^a-z0-9]+', str(getattr(col, 'description', '') or '').lower()))]
     if p in _z_names: return _z_names[p]
     for some in words:
         for kind,pattern in REDSHIFT_KINDS.items():
@@ -174,7 +186,8 @@ def _doubted(catalog, name, z):
         if plain_name(k) not in ('zwarn','zwarning'): continue
         flag,_ = _numbers_of(catalog[k], k)
         n = 0 if flag is None else int((np.isfinite(z) & np.isfinite(flag) & (flag != 0)).sum())
-        if n: yield f'{n} of {np.isfinite(z).sum()} redshifts of `{name}` have a {k} other than 0, which warns of the fit: they are used all the same'
+        if n:
+            yield f'{n} of {np.isfinite(z).sum()} redshifts of `{name}` have a {k} other than 0, which warns of the fit: they are used all the same'
     zero = int((z == 0).sum())
     if zero > 1: yield f'{zero} redshifts of `{name}` are exactly 0: if that means unknown, write NaN'
 
@@ -199,7 +212,8 @@ def find_redshifts(
     for k in names:
         z,text = _redshifts_in(catalog, k, bool(column))
         remarks = (*remarks, text) if text else remarks
-        if z is not None and np.isfinite(z).any(): return Found(k, z, kind=_kind_of(catalog, k), remarks=(*remarks, *_doubted(catalog, k, z)))
+        if z is not None and np.isfinite(z).any():
+            return Found(k, z, kind=_kind_of(catalog, k), remarks=(*remarks, *_doubted(catalog, k, z)))
     if column: remarks = (*remarks, f'the column `{names[0]}` holds no known redshift')
     return Found('', np.full(len(catalog), np.nan), remarks=remarks)
 
@@ -220,7 +234,8 @@ def redshift_kind(
 )->str:          # spectroscopic | photometric | simulated | unknown
     "What an axis of these redshifts may be called"
     origin = getattr(catalog, 'provenance', None)
-    if any('simulator' in o for o in (origin if isinstance(origin, list) else [origin]) if isinstance(o, dict)): return 'simulated'
+    if any('simulator' in o for o in (origin if isinstance(origin, list) else [origin]) if isinstance(o, dict)):
+        return 'simulated'
     return find_redshifts(getattr(catalog, 'catalog', catalog), column).kind
 
 # %% ../../nbs/07_data.labels.ipynb #b5bf369e
@@ -262,24 +277,29 @@ def _placeholders(x):
 # %% ../../nbs/07_data.labels.ipynb #0c4ea55a
 def _classes_of_numbers(col, name, names):
     "Labels, names, and what is to be said; or None and why not"
-    x,hidden = np.ma.getdata(col),np.ma.getmaskarray(np.ma.asarray(col))
+    x = np.ma.getdata(col)
+    hidden = np.ma.getmaskarray(np.ma.asarray(col))
     known = ~hidden & np.isfinite(x)
     if x.dtype.kind == 'b': return *_by_value(x, known),''
-    if (x[known] % 1 != 0).any(): return None,(),f'the column `{name}` holds numbers that are not whole, such as {x[known][x[known] % 1 != 0][0]:g}, and a class is a text or a whole number: it is not used'
-    if (x[known] >= 2**63).any(): return None,(),f'the column `{name}` holds numbers beyond 2**63, which are no classes: it is not used'
+    if (x[known] % 1 != 0).any():
+        return None,(),f'the column `{name}` holds numbers that are not whole, such as {x[known][x[known] % 1 != 0][0]:g}, and a class is a text or a whole number: it is not used'
+    if (x[known] >= 2**63).any():
+        return None,(),f'the column `{name}` holds numbers beyond 2**63, which are no classes: it is not used'
     none = known & _placeholders(np.where(known, x, 0))
     known &= ~none
     odd = none & (x != -1)
     text = f'{odd.sum()} of {len(x)} values of `{name}` count as unknown: {_listed(x[odd])}' if odd.any() else ''
     whole = np.where(known, x, -1).astype(np.int64)
-    if len(names) > whole.max(initial=-1): return np.where(known & ~_says_nothing(names)[whole], whole, -1) if len(names) else whole,names,text
+    if len(names) > whole.max(initial=-1):
+        return np.where(known & ~_says_nothing(names)[whole], whole, -1) if len(names) else whole,names,text
     return *_by_value(whole, known),text
 
 # %% ../../nbs/07_data.labels.ipynb #6e9736ca
 def _classes_of_places(col, name, names):
     "Labels, names, and what is to be said of rows with one 1; or None and why not"
     x = np.ma.filled(np.ma.asarray(col).astype(np.float64), np.nan)
-    empty,one = ~(x > 0).any(1),((x == 0) | (x == 1)).all(1) & (x.sum(1) == 1)
+    empty = ~(x > 0).any(1)
+    one = ((x == 0) | (x == 1)).all(1) & (x.sum(1) == 1)
     if not one.any() or not (one | empty).all():
         return None,(),f'the column `{name}` has {x.shape[1]} values for each object that are not one 1 and zeros, and a class is one: it is not used (take argmax, if these are probabilities)'
     return np.where(one, x.argmax(1), -1),names if len(names) == x.shape[1] else tuple(map(str, range(x.shape[1]))),''
@@ -304,7 +324,8 @@ def class_columns(
 )->list:     # Names of columns, the likeliest first; numbers without names only of columns that can be nothing else
     "The columns that may hold classes, by their names"
     plain = {k: plain_name(k) for k in catalog.colnames}
-    found = [k for want in NAMES['class'] for k in sorted(plain, key=lambda k: k != want) if plain[k] == plain_name(want)]
+    found = [k for want in NAMES['class'] for k in sorted(plain, key=lambda k: k != want)
+             if plain[k] == plain_name(want)]
     found = [k for k in found if plain[k] not in _types or catalog[k].dtype.kind in 'OSU' or 'names' in catalog[k].meta]
     more = [k for k,p in plain.items() if k not in found and _class_words.search(p) and not _no_class.search(p)]
     return found + more if len(more) == 1 else found
@@ -313,7 +334,8 @@ def class_columns(
 def _odd_names(name, labels, names):
     "What is odd about the names of classes"
     alike = [k for k,n in Counter(str(o).lower() for o in names).items() if n > 1]
-    if alike: yield f'classes of `{name}` differ in capitals only: {", ".join(o for o in names if o.lower() == alike[0])}'
+    if alike:
+        yield f'classes of `{name}` differ in capitals only: {", ".join(o for o in names if o.lower() == alike[0])}'
 
 # %% ../../nbs/07_data.labels.ipynb #7abb7077
 def _too_many(labels):
@@ -327,13 +349,17 @@ def find_classes(
     column=None, # Where the classes are; None: the first of the usual columns that says something
 )->Found:
     "What each object is, from which column, and what was looked at and not used"
-    names,remarks = [column_named(catalog, column)] if column else class_columns(catalog),()
+    names = [column_named(catalog, column)] if column else class_columns(catalog)
+    remarks = ()
     for k in names:
         labels,classes,text = _classes_in(catalog, k)
         if labels is None and column: raise InputError(text[0].upper()+text[1:])
-        if labels is not None and not column and _too_many(labels): labels,text = None,f'the column `{k}` has a value of its own for nearly every object, and a class is shared: it is not used'
+        if labels is not None and not column and _too_many(labels):
+            labels = None
+            text = f'the column `{k}` has a value of its own for nearly every object, and a class is shared: it is not used'
         remarks = (*remarks, text) if text else remarks
-        if labels is not None and (labels >= 0).any(): return Found(k, labels, classes, remarks=(*remarks, *_odd_names(k, labels, classes)))
+        if labels is not None and (labels >= 0).any():
+            return Found(k, labels, classes, remarks=(*remarks, *_odd_names(k, labels, classes)))
     if column: remarks = (*remarks, f'the column `{names[0]}` holds no known class')
     return Found('', np.full(len(catalog), -1), remarks=remarks)
 
@@ -350,16 +376,19 @@ def class_labels(
 # %% ../../nbs/07_data.labels.ipynb #f2a382fb
 KNOWN_BANDS = re.compile(r'[ugrizy]|[ubvrijhk]|ks|kp|w[1-4]|bp|rp|vis|nuv|fuv|n\d{3,4}|[fin]b\d+|f\d{3,4}(w|m|n|lp|x|w2|wn)?\d?|irac_?[1-4]|ch[1-4]', re.I)
 ERROR_WORDS = {'err','errs','error','errors','e','sig','sigma','unc','uncert','uncertainty','rms','std'}
-_no_magnitude = {'abs','absolute','lim','limit','limiting','depth','zp','zpt','zero','zeropoint','zeropt','flag','flags','mask','offset','corr','correction','ext','extinction',
+_no_magnitude = {'abs','absolute','lim','limit','limiting','depth','zp','zpt','zero','zeropoint','zeropt','flag',
+                 'flags','mask','offset','corr','correction','ext','extinction',
                  'nobs','n','num','npts','chi','chi2','ratio','diff','delta','rest','restframe','bias','snr','weight'}
-_written = (r'^([jhk])_m$', r'\1_mag'), (r'^([jhk])_(msigcom|cmsig)$', r'\1_mag_err'), (r'^(w[1-4])mpro$', r'\1_mag'), (r'^(w[1-4])sigmpro$', r'\1_mag_err')   # 2MASS, WISE
+_written = (r'^([jhk])_m$', r'\1_mag'), (r'^([jhk])_(msigcom|cmsig)$', r'\1_mag_err'), (r'^(w[1-4])mpro$',
+    r'\1_mag'), (r'^(w[1-4])sigmpro$', r'\1_mag_err')   # 2MASS, WISE
 _camel = re.compile(r'[A-Z0-9]+(?![a-z0-9])|[A-Z]?[a-z0-9]+')
 _glued = re.compile(r'^(.*?)(mags?|magnitudes?|flux(?:es)?)(\d*)(err(?:or)?|sig(?:ma)?|ivar)?$', re.I)
 
 def _words(name):
     "A column's name as words: psfMagErr_g -> psf, mag, err, g"
     for pattern,new in _written: name = re.sub(pattern, new, name, flags=re.I)
-    parts = [re.sub(rf'^({KNOWN_BANDS.pattern})(err)$', r'\1 err', _glued.sub(r'\1 \2 \3 \4', p), flags=re.I) for p in _camel.findall(name)]
+    parts = [re.sub(rf'^({KNOWN_BANDS.pattern})(err)$', r'\1 err', _glued.sub(r'\1 \2 \3 \4', p), flags=re.I)
+             for p in _camel.findall(name)]
     same = dict(mags='mag', magnitude='mag', magnitudes='mag', fluxes='flux')
     small = {'mag','flux','ivar','dered',*same,*ERROR_WORDS}
     return [same.get(w.lower(), w.lower()) if w.lower() in small else w for p in parts for w in p.split()]
@@ -387,7 +416,8 @@ def measured_columns(
     what:str, # mag | flux, or '' for columns that are called by a band alone
 )->list:      # `Measured`, in the order of the columns
     "Columns whose names say that they have magnitudes or fluxes, with those of their errors"
-    found,errors = {},{}
+    found = {}
+    errors = {}
     for k in catalog.colnames:
         words = _words(k)
         other = {'mag','flux'} & set(words) if not what else {'mag'} & set(words) if what == 'flux' else ()
@@ -420,11 +450,13 @@ def like_magnitudes(
 def _bare(catalog):
     "Columns that are called by a band, and hold magnitudes"
     there = {plain_name(k) for k in catalog.colnames}
-    found = [m for m in measured_columns(catalog, '') if not (m.band.lower() == 'y' and 'x' in there or m.band.lower() == 'b' and 'l' in there)]
+    found = [m for m in measured_columns(catalog, '')
+             if not (m.band.lower() == 'y' and 'x' in there or m.band.lower() == 'b' and 'l' in there)]
     return [m for m in found if like_magnitudes(catalog[m.column])]
 
 # %% ../../nbs/07_data.labels.ipynb #308e6375
-KINDS_OF_MAGNITUDE = ('','dered','model','c_model','cmodel','auto','gaap','kron','petro','iso','psf','fiber')   # Which are preferred, where bands are equally many
+# Which are preferred, where bands are equally many
+KINDS_OF_MAGNITUDE = ('','dered','model','c_model','cmodel','auto','gaap','kron','petro','iso','psf','fiber')
 
 def find_magnitudes(
     catalog, # Table
@@ -450,7 +482,8 @@ def _by_wavelength(bands):
 # %% ../../nbs/07_data.labels.ipynb #5547aa12
 def _roles(catalog, names):
     "What each named column holds: magnitude, error or other; and whose error it is"
-    by_name = measured_columns(catalog, 'mag') + [m for m in measured_columns(catalog, '') if like_magnitudes(catalog[m.column]) is not False]
+    by_name = measured_columns(catalog, 'mag') + [m for m in measured_columns(catalog, '')
+                                                  if like_magnitudes(catalog[m.column]) is not False]
     whose = {m.error: m.column for m in by_name if m.error}
     mags = {k: k for k in names if k not in whose and like_magnitudes(catalog[k])} | {m.column: m.band for m in by_name}
     return {k: mags[k] for k in names if k in mags},{k: whose[k] for k in names if k in whose}
@@ -464,9 +497,12 @@ def _clean_numbers(col, name, role):
     with np.errstate(invalid='ignore'):
         if role == 'magnitude': bad = _unknown_magnitudes(v)
         elif role == 'error': bad = np.isin(v, SENTINELS['magnitude']) | (v < 0)
-        else: bad = np.isin(v, SENTINELS['magnitude']) & (v < 0) & (not ((v < 0) & ~np.isin(v, SENTINELS['magnitude'])).any())
+        else:
+            bad = np.isin(v, SENTINELS['magnitude']) & (v < 0) & (not ((v < 0)
+                                                                       & ~np.isin(v, SENTINELS['magnitude'])).any())
     if not bad.any(): return v,why
-    return np.where(bad, np.nan, v),f'{bad.sum()} of {len(v)} values of `{name}` stand for nothing and count as unknown: {_listed(v[bad])}'
+    return np.where(bad, np.nan,
+                    v),f'{bad.sum()} of {len(v)} values of `{name}` stand for nothing and count as unknown: {_listed(v[bad])}'
 
 # %% ../../nbs/07_data.labels.ipynb #0375b3d1
 def read_magnitudes(
@@ -477,9 +513,11 @@ def read_magnitudes(
     if names is None:
         wanted = {k for m in find_magnitudes(catalog)[0] for k in (m.column, m.error)}
         names = [k for k in catalog.colnames if k in wanted]
-    names = [column_named(catalog, k.strip()) for k in (names.split(',') if isinstance(names, str) else names) if k.strip()]
+    names = [column_named(catalog, k.strip()) for k in (names.split(',') if isinstance(names, str) else names)
+             if k.strip()]
     bands,errors = _roles(catalog, names)
-    out,remarks = {},[]
+    out = {}
+    remarks = []
     for k in names:
         out[k],text = _clean_numbers(catalog[k], k, 'magnitude' if k in bands else 'error' if k in errors else '')
         remarks += [text] if text else []
@@ -496,7 +534,9 @@ def magnitudes(
     t,remarks = read_magnitudes(catalog, names)
     say_once(remarks)
     left = find_magnitudes(catalog)[1] if names is None else ()
-    if left: say_once([f'magnitudes are {", ".join(t.meta["bands"])}; {", ".join(m.column for m in left)} are there, too: name them to have them'], 'info')
+    if left:
+        say_once([f'magnitudes are {", ".join(t.meta["bands"])}; {", ".join(m.column for m in left)} are there, '
+                  'too: name them to have them'], 'info')
     return t
 
 # %% ../../nbs/07_data.labels.ipynb #f63ef0ac
@@ -508,12 +548,20 @@ def match_ids(
     "Which row of another table has the same id"
     ids,other = (Table(dict(id=o))['id'] for o in (ids, other))
     lost = [texts(o[rounded_ids(o)])[0] for o in (ids, other) if rounded_ids(o).any()]
-    if lost: raise InputError(f'Ids cannot be matched with {where}: they have lost digits, as in {lost[0]}, for they were floats or went through a spreadsheet. Match by position, or write them again as whole numbers or text')
-    a,b = texts(ids),texts(other)
+    if lost:
+        raise InputError(f'Ids cannot be matched with {where}: they have lost digits, as in {lost[0]}, for they were '
+                         'floats or went through a spreadsheet. Match by position, or write them again '
+                         'as whole numbers or text')
+    a = texts(ids)
+    b = texts(other)
     values,first,counts = np.unique(b, return_index=True, return_counts=True)
     twice = (counts > 1) & (values != '')
-    if twice.any(): say_once([f'{counts[twice].sum()-twice.sum()} rows of {where} repeat an id, such as {str(values[twice][0])!r}: the first row of each counts'])
+    if twice.any():
+        say_once([f'{counts[twice].sum()-twice.sum()} rows of {where} repeat an id, such as {str(values[twice][0])!r}: '
+                  'the first row of each counts'])
     at = np.minimum(np.searchsorted(values, a), len(values)-1)
     rows = np.where((values[at] == a) & (a != ''), first[at], -1) if len(values) else np.full(len(a), -1)
-    if len(a) and (rows < 0).all(): say_once([f'No id is in {where}: {", ".join(map(repr, a[:2].tolist()))} here, and {", ".join(map(repr, b[:2].tolist()))} there'])
+    if len(a) and (rows < 0).all():
+        say_once([f'No id is in {where}: {", ".join(map(repr, a[:2].tolist()))} here, and '
+                  f'{", ".join(map(repr, b[:2].tolist()))} there'])
     return rows

@@ -31,7 +31,8 @@ def band_names(
     "Band names, however they were written"
     if isinstance(spec, bytes): spec = text_of(spec)
     if isinstance(spec, str):
-        spec = re.sub(r'''[\[\]()'"]''', ' ', spec).strip() if re.match(r'\s*[\[(]', spec) else spec      # a list as it is printed
+        # a list as it is printed
+        spec = re.sub(r'''[\[\]()'"]''', ' ', spec).strip() if re.match(r'\s*[\[(]', spec) else spec
         spec = spec.split(',') if ',' in spec or not spec.isalpha() else list(spec)
     names = tuple(' '.join(o.split()) for o in texts_of(spec))
     twice = [b for b in names if names.count(b) > 1]
@@ -65,8 +66,10 @@ def texts_of(x):
 ATTRIBUTES = dict(    # What a file may say of its images -> the attributes that say it, the best first
     bands=('bands','band_names','filters','filter_names','channels','channel_names','band','filter'),
     unit=('unit','units','bunit','flux_unit','flux_units','pixel_unit'),
-    zero_point=('zero_point','zeropoint','zero_points','zeropoints','mag_zero_point','mag_zeropoint','zpt','zp','magzero','photzp','ab_zero_point'),
-    pixel_scale=('pixel_scale','pixscale','pixelscale','pix_scale','pxscale','plate_scale','platescale','arcsec_per_pixel'),
+    zero_point=('zero_point','zeropoint','zero_points','zeropoints','mag_zero_point','mag_zeropoint','zpt','zp',
+                'magzero','photzp','ab_zero_point'),
+    pixel_scale=('pixel_scale','pixscale','pixelscale','pix_scale','pxscale','plate_scale','platescale',
+                 'arcsec_per_pixel'),
     survey=('survey',), origin=('origin',), provenance=('provenance',))
 
 # %% ../../nbs/07_data.layouts.ipynb #d4c9d741
@@ -99,7 +102,8 @@ def channels_last(
     n=None, # Number of bands, where the caller knows
 )->bool:    # True for (H,W,C); None where it cannot be told
     "Are the channels the last axis?"
-    first,last = shape[0],shape[2]
+    first = shape[0]
+    last = shape[2]
     if n is not None and (first == n) != (last == n): return last == n
     if shape[1] in (first,last) and first != last: return shape[1] == first     # two equal axes are (H,W)
     few,other = sorted((first,last))
@@ -127,9 +131,12 @@ class Layout:
     def told_bands(self, found, attrs):
         "Names that the file itself gives to its bands, None where it does not"
         names = said('bands', getattr(found[self.images], 'attrs', {}), attrs)
-        if names is None: names = next((found[k][:] for k in ATTRIBUTES['bands'][:6] if k in found and found[k].ndim == 1 and found[k].dtype.kind in 'SUO'), None)
+        if names is None:
+            names = next((found[k][:] for k in ATTRIBUTES['bands'][:6]
+                          if k in found and found[k].ndim == 1 and found[k].dtype.kind in 'SUO'), None)
         if names is None: return None
-        names,shape = texts_of(names),found[self.images].shape
+        names = texts_of(names)
+        shape = found[self.images].shape
         return band_names(names[0] if len(names) == 1 and 1 not in (shape[1],shape[-1]) else names)
 
     def class_names(self, column, survey):
@@ -191,7 +198,10 @@ class CutoutFile:
         strict=True,   # False: name bands that nobody named by their number
         given=None,    # `Measure`: unit, zero point and pixel scale that the caller states
     ):
-        self.path,self.strict,self.told,self.given = str(path),strict,True,given or Measure()
+        self.path = str(path)
+        self.strict = strict
+        self.told = True
+        self.given = given or Measure()
         self.files = (self.path,)
         check_file(self.path)
         self.stamp = stamp(self.path)
@@ -218,15 +228,18 @@ class CutoutFile:
 def _describe(self:CutoutFile, f, bands, survey):
     found,attrs = self._list(f)
     self.layout = l = find_layout(self.layouts, found, attrs, self.path)
-    d,own = found[l.images],getattr(found[l.images], 'attrs', {})
-    self.images,(self.n,*self.stored) = self.group + l.images,d.shape
+    d = found[l.images]
+    own = getattr(found[l.images], 'attrs', {})
+    self.images = self.group + l.images
+    self.n,*self.stored = d.shape
     if 0 in d.shape: raise DataError(f'{self.path} holds no cutouts: `{self.images}` has shape {tuple(d.shape)}')
     self.survey = getattr(survey, 'name', survey) or text_of(said('survey', own, attrs) or '') or None
     names = l.told_bands(found, attrs)
     self._orient(l, found, attrs, bands if names is None else names)
     c,h,w = (self.stored[2],*self.stored[:2]) if self.last else self.stored
     self._choose(names or l.bands(found, attrs, self.survey, c), bands, survey, c)
-    self.shape,self.provenance = (len(self.bands),h,w),json_of(said('provenance', own, attrs))
+    self.shape = (len(self.bands),h,w)
+    self.provenance = json_of(said('provenance', own, attrs))
     self.native = self.dtype = d.dtype.newbyteorder('=')
     self._find_missing(l, found, d)
     self._find_measure(l, found, attrs, survey)
@@ -238,7 +251,8 @@ def _orient(self:CutoutFile, l, found, attrs, bands):
     "Channels first or last?"
     self.last = l.oriented(found, attrs, None if bands is None else len(band_names(bands)))
     if self.last is None:
-        raise DataError(f'{self.path}: it cannot be told whether `{l.images}` {tuple(self.stored)} has its channels first or '
+        raise DataError(f'{self.path}: it cannot be told whether `{l.images}` {tuple(self.stored)} '
+                        'has its channels first or '
                         'last: write it again in our own layout (Cutouts.write)')
 
 # %% ../../nbs/07_data.layouts.ipynb #24bf924f
@@ -246,9 +260,12 @@ def _orient(self:CutoutFile, l, found, attrs, bands):
 def _find_missing(self:CutoutFile, l, found, d):
     "The arrays that say which pixels are missing; with an inverse variance, a mask of good pixels is not asked"
     for k in (l.ivar, l.mask):
-        if k in found and tuple(found[k].shape) not in (d.shape, *[d.shape[:1]+d.shape[2:]]*(k == l.mask and not self.last)):
-            raise DataError(f'{self.path}: `{k}` has shape {tuple(found[k].shape)}, but `{l.images}` has {tuple(d.shape)}')
-        if k in found and found[k].dtype.kind not in 'biuf': raise DataError(f'{self.path}: `{k}` holds {found[k].dtype}, not numbers')
+        if k in found and tuple(found[k].shape) not in (d.shape,
+                                                        *[d.shape[:1]+d.shape[2:]]*(k == l.mask and not self.last)):
+            raise DataError(f'{self.path}: `{k}` has shape {tuple(found[k].shape)}, but '
+                            f'`{l.images}` has {tuple(d.shape)}')
+        if k in found and found[k].dtype.kind not in 'biuf':
+            raise DataError(f'{self.path}: `{k}` holds {found[k].dtype}, not numbers')
     planes = self._beside(l, found, d)
     self.weight = next((planes[k] for k in ('ivar','variance','error','weight') if k in planes), None)
     self.weighs = next((k for k in ('ivar','variance','error','weight') if k in planes), '')
@@ -257,19 +274,22 @@ def _find_missing(self:CutoutFile, l, found, d):
     self.bad = [k for k in (self.weight, self.mask) if k]
     self.hides = self._mask_rule(found[self.mask]) if self.mask and found[self.mask].dtype.kind in 'iu' and l.mask_means == 'bad' else None
     if l.row_bands is not None and found[l.row_bands].shape != (self.n, len(self.stored_bands)):
-        raise DataError(f'{self.path}: `{l.row_bands}` has shape {found[l.row_bands].shape}, not {(self.n, len(self.stored_bands))}')
+        raise DataError(f'{self.path}: `{l.row_bands}` has shape {found[l.row_bands].shape}, not '
+                        f'{(self.n, len(self.stored_bands))}')
 
 # %% ../../nbs/07_data.layouts.ipynb #507e86c3
 @patch
 def _mask_rule(self:CutoutFile, d):
     "Which bits of a mask hide a pixel, where its attributes name them as FITS headers do (MP_BAD = 0)"
-    named = {str(k)[3:].upper(): int(v) for k,v in dict(getattr(d, 'attrs', {})).items() if str(k).upper().startswith('MP_') and number_of(v) in range(64)}
+    named = {str(k)[3:].upper(): int(v) for k,v in dict(getattr(d, 'attrs', {})).items()
+             if str(k).upper().startswith('MP_') and number_of(v) in range(64)}
     return MaskRule(sum(1 << b for k,b in named.items() if k in BAD_BITS['hides'])) if named else None
 
 @patch
 def _beside(self:CutoutFile, l, found, d):
     "Kind -> name of the arrays beside the images: by the layout's names, else as planes of FITS files are told apart"
-    planes = {plane_words(k)[0]: k for k,o in reversed(found.items()) if k != l.images and tuple(o.shape) == tuple(d.shape) and o.dtype.kind in 'biuf'}
+    planes = {plane_words(k)[0]: k for k,o in reversed(found.items())
+              if k != l.images and tuple(o.shape) == tuple(d.shape) and o.dtype.kind in 'biuf'}
     return planes | {kind: k for kind,k in (('ivar', l.ivar), ('mask', l.mask)) if k in found}
 
 # %% ../../nbs/07_data.layouts.ipynb #8e86b29c
@@ -280,20 +300,25 @@ def measure_of(
 )->Measure:
     "What the pixels of a file are, by the caller's word or else by the file's"
     scale = given.pixel_scale or file.pixel_scale
-    if given.pixel_scale and file.pixel_scale and not np.isclose(given.pixel_scale, file.pixel_scale, rtol=1e-3, atol=0):
-        log.warning(f'{path} says that its pixels are {file.pixel_scale:g} arcsec wide, but you say {given.pixel_scale:g}: yours is taken')
+    if given.pixel_scale and file.pixel_scale and not np.isclose(given.pixel_scale, file.pixel_scale, rtol=1e-3,
+                                                                 atol=0):
+        log.warning(f'{path} says that its pixels are {file.pixel_scale:g} arcsec wide, but you say '
+                    f'{given.pixel_scale:g}: yours is taken')
     zero = unit_zero_point(given.unit, scale and (scale/206264.80625)**2)
     if given.zero_point is not None and zero is not None and abs(zero-given.zero_point) > .01:
-        raise InputError(f'You state the unit {given.unit}, whose zero point is {zero:g}, and a zero point of {given.zero_point:g}: state one of them')
+        raise InputError(f'You state the unit {given.unit}, whose zero point is {zero:g}, and a zero point of '
+                         f'{given.zero_point:g}: state one of them')
     zero = zero if given.zero_point is None else given.zero_point
     if zero is None: return Measure(given.unit or file.unit, file.zero_point, scale)
     if file.zero_point is not None and abs(zero-file.zero_point) > 1e-3:
         log.warning(f'{path} says that one unit is {file.zero_point:g} mag AB, but you say {zero:g}: yours is taken')
     own = unit_zero_point(file.unit)
-    return Measure(given.unit or (file.unit if file.unit and (own is None or abs(own-zero) < 1e-3) else unit_name(zero)), float(zero), scale)
+    return Measure(given.unit or (file.unit if file.unit and (own is None or abs(own-zero) < 1e-3)
+                                  else unit_name(zero)), float(zero), scale)
 
 # %% ../../nbs/07_data.layouts.ipynb #6c62b076
-_cards = {k for k,_ in ZERO_POINT_CARDS} | {'EXPTIME','PHOTPLAM','MAGSYS','PHOTSYS','ZPSYS','MAGTYPE','TELESCOP','INSTRUME','PIXAR_SR','PIXAR_A2'}
+_cards = {k for k,_ in ZERO_POINT_CARDS} | {'EXPTIME','PHOTPLAM','MAGSYS','PHOTSYS','ZPSYS','MAGTYPE','TELESCOP',
+                                            'INSTRUME','PIXAR_SR','PIXAR_A2'}
 
 def _plain(v):
     "An attribute's value as a number, else as text"
@@ -303,14 +328,18 @@ def _plain(v):
 @patch
 def _band_photometry(self:CutoutFile, l, found, attrs, scale):
     "What the file says of each stored band: a list of `Photometry`"
-    own,c = getattr(found[l.images], 'attrs', {}),len(self.stored_bands)
-    unit,zero = said('unit', own, attrs),said('zero_point', own, attrs)
+    own = getattr(found[l.images], 'attrs', {})
+    c = len(self.stored_bands)
+    unit = said('unit', own, attrs)
+    zero = said('zero_point', own, attrs)
     units = texts_of(unit) if unit is not None and np.size(unit) == c > 1 else [l.unit(found, attrs)]*c
     zeros = np.ravel(zero).tolist() if zero is not None and np.size(zero) == c > 1 else [zero]*c
     cards = {str(k).upper(): _plain(a[k]) for a in (attrs, own) for k in a if str(k).upper() in _cards}
     area = None if zero is not None or not scale else (scale/206264.80625)**2
     both = [(o.strip(), '' if z is None else _plain(z)) for o,z in zip(units, zeros)]
-    try: known = {o: header_photometry(cards | dict(BUNIT=o[0], ZEROPOINT=o[1]), pixel_area=area) for o in dict.fromkeys(both)}
+    try:
+        known = {o: header_photometry(cards | dict(BUNIT=o[0], ZEROPOINT=o[1]), pixel_area=area)
+                 for o in dict.fromkeys(both)}
     except DataError as e: raise DataError(f'{self.path}: {e}') from None
     return [known[o] for o in both]
 
@@ -319,10 +348,12 @@ def _band_photometry(self:CutoutFile, l, found, attrs, scale):
 def _file_measure(self:CutoutFile, bands, scale):
     "What a file says of its pixels as one `Measure`; bands that differ in zero point get a gain"
     zeros = [o.zero_point for o in bands]
-    if len({*zeros}) == 1: return Measure(bands[0].unit if len({o.unit for o in bands}) == 1 else unit_name(zeros[0]), zeros[0], scale)
+    if len({*zeros}) == 1:
+        return Measure(bands[0].unit if len({o.unit for o in bands}) == 1 else unit_name(zeros[0]), zeros[0], scale)
     if None in zeros:
         unknown = ','.join(b for b,z in zip(self.stored_bands, zeros) if z is None)
-        log.warning(f'{self.path} tells the zero points of some bands and not of {unknown}: pixels stay as they are stored, and their zero point is unknown')
+        log.warning(f'{self.path} tells the zero points of some bands and not of {unknown}: pixels stay as they are '
+                    'stored, and their zero point is unknown')
         return Measure('', None, scale)
     to = self.given.zero_point
     if to is None: to = zeros[self.stored_bands.index(self.bands[0])]
@@ -337,9 +368,15 @@ def _find_measure(self:CutoutFile, l, found, attrs, survey):
     file = self._file_measure(self._band_photometry(l, found, attrs, scale := l.pixel_scale(found, attrs)), scale)
     m = measure_of(file, self.given, self.path)
     if self.native.kind == 'f' and survey is not None: m = self._of_survey(m, survey)
-    if self.sampled and (self.native == np.float64 or self.has_ivar and (self.weighs != 'ivar' or found[self.weight].dtype.itemsize > 4)): m = self._fitted(found, m)
-    self.measured,self.unit,self.zero_point,self.pixel_scale = m.unit,m.unit,m.zero_point,m.pixel_scale
-    if self.native.kind in 'iu' and str(self.native) not in self.unit: self.unit = f'{self.unit or "numbers"}, {self.native} as stored'
+    if self.sampled and (self.native == np.float64 or self.has_ivar
+                         and (self.weighs != 'ivar' or found[self.weight].dtype.itemsize > 4)):
+        m = self._fitted(found, m)
+    self.measured = m.unit
+    self.unit = m.unit
+    self.zero_point = m.zero_point
+    self.pixel_scale = m.pixel_scale
+    if self.native.kind in 'iu' and str(self.native) not in self.unit:
+        self.unit = f'{self.unit or "numbers"}, {self.native} as stored'
     self.origin = origin_of(said('origin', getattr(d, 'attrs', {}), attrs), self.unit, self.native)
     self.dtype = np.dtype('f4') if self.native.kind != 'f' and self.bad else self.native
     if self.gain is not None: self.dtype = np.result_type(self.dtype, np.float32)
@@ -351,8 +388,12 @@ def _of_survey(self:CutoutFile, m, survey):
     "What is not known yet, as it is in the survey that the caller names"
     try: s = get_survey(survey)
     except InputError: return m
-    new = Measure(m.unit or s.unit, s.zero_point, m.pixel_scale or s.pixel_scale) if m.zero_point is None and not m.unit else Measure(m.unit, m.zero_point, m.pixel_scale or s.pixel_scale)
-    if new != m: log.info(f'{self.path} does not tell its {"zero point" if new.zero_point != m.zero_point else "pixel scale"}: as in the survey {s.name}, {new.zero_point} mag AB and {new.pixel_scale:g} arcsec')
+    new = Measure(m.unit or s.unit, s.zero_point,
+                  m.pixel_scale or s.pixel_scale) if m.zero_point is None and not m.unit else Measure(m.unit,
+                      m.zero_point, m.pixel_scale or s.pixel_scale)
+    if new != m:
+        log.info(f'{self.path} does not tell its {"zero point" if new.zero_point != m.zero_point else "pixel scale"}: '
+                 f'as in the survey {s.name}, {new.zero_point} mag AB and {new.pixel_scale:g} arcsec')
     return new
 
 # %% ../../nbs/07_data.layouts.ipynb #cded1939
@@ -362,12 +403,15 @@ def _fitted(self:CutoutFile, found, m):
     rows = np.array(sorted({0, self.n//2, self.n-1}))
     x = np.asarray(self._take(found[self.layout.images], rows), np.float64)
     x = np.abs(x[np.isfinite(x) & (x != 0)])
-    w = np.array([]) if not self.has_ivar else inverse_variance(self._take(found[self.weight], rows), self.weighs, dtype=np.float64)
+    w = np.array([]) if not self.has_ivar else inverse_variance(self._take(found[self.weight], rows), self.weighs,
+                                                                dtype=np.float64)
     w = w[w > 0]
-    k = power_of_two(x[x <= 1e6*np.median(x)], w if len(w) and np.median(w) > 0 else None) if len(x) else 0       # a few odd values tell nothing
+    # a few odd values tell nothing
+    k = power_of_two(x[x <= 1e6*np.median(x)], w if len(w) and np.median(w) > 0 else None) if len(x) else 0
     if not k: return m
     self.gain = (1 if self.gain is None else self.gain)*np.full(len(self.stored_bands), 2.**k)
-    return Measure(scaled_unit(m.unit, k), None if m.zero_point is None else m.zero_point + 2.5*k*np.log10(2), m.pixel_scale)
+    return Measure(scaled_unit(m.unit, k), None if m.zero_point is None else m.zero_point + 2.5*k*np.log10(2),
+                   m.pixel_scale)
 
 # %% ../../nbs/07_data.layouts.ipynb #00d6aa95
 def _same_measure(a, b):
@@ -387,9 +431,11 @@ def check_measures(
     kinds = {} if known else dict(measured='pixels in')
     if not (known and convert): kinds['zero_point'] = 'a zero point of'
     for k,what in (kinds | dict(pixel_scale='a pixel scale of')).items():
-        x,y = getattr(a, k, None),getattr(b, k, None)
+        x = getattr(a, k, None)
+        y = getattr(b, k, None)
         if _same_measure(x, y): continue
-        raise DataError(f'{b.path} has {what} {y}, but {a.path} has {what} {x}: open them apart, or convert one of them')
+        raise DataError(f'{b.path} has {what} {y}, but {a.path} has {what} {x}: open them '
+                        'apart, or convert one of them')
 
 # %% ../../nbs/07_data.layouts.ipynb #1a7e7f34
 @patch
@@ -420,7 +466,8 @@ def _choose(self:CutoutFile, stored, bands, survey, c):
         self.stored_bands = self.bands = self._named(bands, survey, c)
         self.channels = None
         return
-    self.stored_bands,self.bands = stored,tuple(_as_stored(b, stored) for b in bands or stored)
+    self.stored_bands = stored
+    self.bands = tuple(_as_stored(b, stored) for b in bands or stored)
     self._check_known(self.bands, stored)
     self.channels = None if self.bands == stored else [stored.index(b) for b in self.bands]
 
@@ -429,7 +476,8 @@ def _choose(self:CutoutFile, stored, bands, survey, c):
 def _check_known(self:CutoutFile, bands, stored):
     unknown = [b for b in bands if b not in stored]
     if unknown:
-        raise InputError(f'{self.path} has no band {", ".join(unknown)}; it has {", ".join(stored)}: name bands among these')
+        raise InputError(f'{self.path} has no band {", ".join(unknown)}; it has '
+                         f'{", ".join(stored)}: name bands among these')
 
 # %% ../../nbs/07_data.layouts.ipynb #024b17b8
 @patch
@@ -453,11 +501,13 @@ def select(self:CutoutFile,
     bands, # Names among its bands, in any order
 )->CutoutFile:
     "The same file in these bands"
-    bands,out = band_names(bands),copy.copy(self)
+    bands = band_names(bands)
+    out = copy.copy(self)
     self._check_known(bands, self.bands)
     at = [self.bands.index(b) for b in bands]
     out.channels = at if self.channels is None else [self.channels[i] for i in at]
-    out.bands,out.shape = bands,(len(bands),*self.shape[1:])
+    out.bands = bands
+    out.shape = (len(bands),*self.shape[1:])
     return out
 
 # %% ../../nbs/07_data.layouts.ipynb #1d5f5627
@@ -475,11 +525,17 @@ def converted(self:CutoutFile,
 )->CutoutFile:
     "The same file, its pixels in other units or of another size"
     if factor == ratio == 1: return self
-    out,(c,h,w) = copy.copy(self),self.shape
-    out.factor,out.ratio,out.dtype = self.factor*factor,self.ratio*ratio,np.dtype(np.float32)
-    if factor != 1: out.zero_point,out.unit = to.ab,to.unit or unit_name(to.ab)
+    out = copy.copy(self)
+    c,h,w = self.shape
+    out.factor = self.factor*factor
+    out.ratio = self.ratio*ratio
+    out.dtype = np.dtype(np.float32)
+    if factor != 1:
+        out.zero_point = to.ab
+        out.unit = to.unit or unit_name(to.ab)
     if factor != 1: out.measured = out.unit
-    if ratio != 1: out.has_ivar,out.pixel_scale,out.shape = False,to.pixel_scale,(c,round(h*out.ratio),round(w*out.ratio))
+    if ratio != 1:
+        out.has_ivar,out.pixel_scale,out.shape = False,to.pixel_scale,(c,round(h*out.ratio),round(w*out.ratio))
     return out
 
 # %% ../../nbs/07_data.layouts.ipynb #a3502b0e
@@ -494,12 +550,18 @@ def parts_like(
     for p in parts:
         if p.measure in found: continue
         ratio = scale_ratio(p.measure, to)
-        if resample and not (p.pixel_scale and to.pixel_scale): raise InputError(f'{p.path} cannot be resampled: the pixel scale of {whose if p.pixel_scale else "the file"} is not known')
+        if resample and not (p.pixel_scale and to.pixel_scale):
+            raise InputError(f'{p.path} cannot be resampled: the pixel scale of '
+                             f'{whose if p.pixel_scale else "the file"} is not known')
         if ratio != 1 and not resample:
             how = f'{ratio:.3g} times smaller' if ratio > 1 else f'{1/ratio:.3g} times larger'
-            log.warning(f'{p.path} has pixels of {p.pixel_scale:.3g} arcsec, and {whose} was trained on {to.pixel_scale:.3g}: objects look {how} than those that it knows (resample brings them to the same size)')
+            log.warning(f'{p.path} has pixels of {p.pixel_scale:.3g} arcsec, and {whose} was trained on '
+                        f'{to.pixel_scale:.3g}: objects look {how} than those that it knows (resample '
+                        'brings them to the same size)')
         factor = conversion(p.measure, to, p.path, whose)
-        if factor != 1: log.info(f'{p.path}: pixels are converted from {p.measure.unit or unit_name(p.measure.ab)} to {to.unit or unit_name(to.ab)} (times {factor:.6g})')
+        if factor != 1:
+            log.info(f'{p.path}: pixels are converted from {p.measure.unit or unit_name(p.measure.ab)} to '
+                     f'{to.unit or unit_name(to.ab)} (times {factor:.6g})')
         found[p.measure] = factor,ratio if resample else 1.
     return [p.converted(to, *found[p.measure]) for p in parts]
 
@@ -528,7 +590,8 @@ def _few(x):
 
 def _check_whole(x, path):
     if x.dtype.kind in 'iu' and x.itemsize > 2 and x.size and max(int(x.max()), -int(x.min())) > 1<<24:
-        raise DataError(f'{path} holds whole numbers beyond 16,777,216, which would not survive as float32: write it as float32')
+        raise DataError(f'{path} holds whole numbers beyond 16,777,216, which would not survive as '
+                        'float32: write it as float32')
 
 # %% ../../nbs/07_data.layouts.ipynb #f93d3138
 @patch
@@ -538,7 +601,9 @@ def read(self:CutoutFile,
 ):              # (n,C,H,W) in the stored type, NaN where floats are missing; with ivar: and (n,C,H,W) float32
     "Read rows as they are stored, missing pixels as NaN"
     if ivar: self.check_ivar()
-    if not len(rows): x,w = np.empty((0,*self.shape), self.dtype),np.empty((0,*self.shape), np.float32)
+    if not len(rows):
+        x = np.empty((0,*self.shape), self.dtype)
+        w = np.empty((0,*self.shape), np.float32)
     else:
         try: x,w = self._read(rows, ivar)
         except DataError as e:
@@ -554,7 +619,8 @@ def _gains(self:CutoutFile): return self.gain if self.last else self.gain[:,None
 def _weighed(self:CutoutFile, w):
     "Inverse variances, as they are stored or from what is stored"
     if w is None or self.gain is None and self.weighs in ('ivar','weight'): return w
-    return inverse_variance(w, 'ivar' if self.weighs == 'weight' else self.weighs, 1. if self.gain is None else self._gains())
+    return inverse_variance(w, 'ivar' if self.weighs == 'weight' else self.weighs,
+                            1. if self.gain is None else self._gains())
 
 @patch
 def _hidden(self:CutoutFile, m):
@@ -576,17 +642,24 @@ def _gained(self:CutoutFile, x, rows):
 def _check_range(x, rows, path):
     "Refuse rows of float64 that are nothing in float32, and say that single values are too large for it"
     with np.errstate(invalid='ignore'): a = np.where(np.isfinite(x), np.abs(x), 0)
-    top,limits = a.reshape(len(a), -1).max(1),np.finfo(np.float32)
+    top = a.reshape(len(a), -1).max(1)
+    limits = np.finfo(np.float32)
     gone = (top > 0) & (top < limits.tiny)
-    if gone.any(): raise DataError(f'{path}: row {rows[gone.argmax()]} holds values of {top[gone.argmax()]:.3g}, too small for float32 beside those of other rows: write it in another unit')
+    if gone.any():
+        raise DataError(f'{path}: row {rows[gone.argmax()]} holds values of {top[gone.argmax()]:.3g}, too small for '
+                        'float32 beside those of other rows: write it in another unit')
     n = int((a > limits.max).sum())
-    if n: log.warning(f'{path}: {n} of {a.size} values that were read are up to {top.max():.3g}, more than float32 holds: they count as missing')
+    if n:
+        log.warning(f'{path}: {n} of {a.size} values that were read are up to {top.max():.3g}, more than float32 '
+                    'holds: they count as missing')
 
 # %% ../../nbs/07_data.layouts.ipynb #9cf4d516
 @patch
 def _read(self:CutoutFile, rows, ivar):
-    rows,l = np.asarray(rows),self.layout
-    with self._reading(f'read at row {rows[0]}' if len(rows) == 1 else f'read at rows {rows.min()} to {rows.max()}') as f:
+    rows = np.asarray(rows)
+    l = self.layout
+    with self._reading(f'read at row {rows[0]}' if len(rows) == 1
+                       else f'read at rows {rows.min()} to {rows.max()}') as f:
         x = self._take(f[self.images], rows)
         w = self._take(f[self.group + self.weight], rows) if self.weight else None
         m = self._take(f[self.group + self.mask], rows) if self.mask else None
@@ -594,8 +667,10 @@ def _read(self:CutoutFile, rows, ivar):
     _check_whole(x, self.path)
     w = self._weighed(w)
     x,known = self._gained(x, rows),np.empty(x.shape, np.float32) if ivar else None
-    for s in _few(x): _blank(x[s], None if m is None else self._hidden(m[s]), None if w is None else w[s], known[s] if ivar else None)
-    x,known = self._arranged(x, at, np.nan),self._arranged(known, at, 0) if ivar else None
+    for s in _few(x):
+        _blank(x[s], None if m is None else self._hidden(m[s]), None if w is None else w[s], known[s] if ivar else None)
+    x = self._arranged(x, at, np.nan)
+    known = self._arranged(known, at, 0) if ivar else None
     return (x,known) if self.factor == self.ratio == 1 else self._changed(x, known)
 
 # %% ../../nbs/07_data.layouts.ipynb #1719a11d
@@ -603,7 +678,8 @@ def _read(self:CutoutFile, rows, ivar):
 def _changed(self:CutoutFile, x, known):
     "Pixels in other units, or of another size"
     if self.factor != 1: x = (x*np.float64(self.factor)).astype(np.float32)
-    if self.factor != 1 and known is not None: known = np.minimum(known/np.float64(self.factor)**2, np.finfo('f4').max).astype(np.float32)
+    if self.factor != 1 and known is not None:
+        known = np.minimum(known/np.float64(self.factor)**2, np.finfo('f4').max).astype(np.float32)
     area = self.zero_point is None and re.search('sr|arcsec', self.measured)          # surface brightness stays
     return resampled(x, self.ratio, not area) if self.ratio != 1 else x, known
 
@@ -612,7 +688,8 @@ def _changed(self:CutoutFile, x, known):
 def check_ivar(self:CutoutFile):
     "Refuse a file without inverse variances"
     if self.has_ivar: return
-    raise InputError(f'{self.path} holds no inverse variances (a dataset `ivar` of the shape of the cutouts): do without ivar')
+    raise InputError(f'{self.path} holds no inverse variances (a dataset `ivar` of the shape of the '
+                     'cutouts): do without ivar')
 
 # %% ../../nbs/07_data.layouts.ipynb #420d9bae
 @patch
@@ -626,7 +703,9 @@ def _channels_of(self:CutoutFile, f, rows):
     for i,row in enumerate(names):
         row = [' '.join(o.split()) for o in texts_of(row)]
         new = [o for o in row if o and (o not in self.stored_bands or row.count(o) > 1)]
-        if new: raise DataError(f'{self.path}: row {rows[i]} has the bands {",".join(row)}, but the first one {",".join(self.stored_bands)}')
+        if new:
+            raise DataError(f'{self.path}: row {rows[i]} has the bands {",".join(row)}, but the first one '
+                            f'{",".join(self.stored_bands)}')
         at[i] = [row.index(b) if b in row else -1 for b in self.bands]
     return at
 
@@ -648,7 +727,9 @@ _per_object = 'id','object_id','ra','dec','class','label','ans','redshift','zspe
 @patch
 def _list_columns(self:CutoutFile, found, attrs):
     "Which arrays are columns, and what the labels in them are called"
-    self.columns,self.left_out,self.names = [],[],{}
+    self.columns = []
+    self.left_out = []
+    self.names = {}
     for k,d in found.items():
         if k in (self.layout.images, self.layout.ivar, self.layout.mask, self.weight, self.mask): continue
         if d.ndim == 1 and d.shape[0] != self.n and k in _per_object:
@@ -672,12 +753,14 @@ def _is_column(self:CutoutFile, d): return d.dtype.kind in 'biufSU'
 @patch
 def _column(self:CutoutFile, name, d):
     "An array as a column of the catalogue, None where it cannot be one"
-    x,own = self._values(d),getattr(d, 'attrs', {})
+    x = self._values(d)
+    own = getattr(d, 'attrs', {})
     missing = own.get('missing')
     told = np.ndim(missing) == 0 and missing is not None
     meta = {'names': self.names[name]} if name in self.names else {}
     unit,about = (text_of(own.get(k, '')) or None for k in ('unit','description'))
-    return clean_column(MaskedColumn(x, mask=x == missing if told else False, unit=unit, description=about, meta=meta), name)
+    return clean_column(MaskedColumn(x, mask=x == missing if told else False, unit=unit, description=about, meta=meta),
+                        name)
 
 # %% ../../nbs/07_data.layouts.ipynb #920b7515
 @patch

@@ -27,7 +27,8 @@ def size2d(
 )->tuple: # (H,W)
     "Height and width"
     try: h,w = (int(size),int(size)) if np.ndim(size) == 0 else map(int, size)
-    except (TypeError,ValueError): raise InputError(f'An image size is a number of pixels, or (height, width), not {size!r}') from None
+    except (TypeError,ValueError):
+        raise InputError(f'An image size is a number of pixels, or (height, width), not {size!r}') from None
     if min(h, w) < 1: raise InputError(f'An image size must be positive, not {size}')
     return h,w
 
@@ -53,7 +54,9 @@ def block_edges(
     nbytes=1<<20,    # Size of a block, about
 )->np.ndarray:       # First row of each block, and the number of rows
     "Where the blocks of a set begin"
-    row,edges,first = int(np.prod(cutouts.shape))*cutouts.dtype.itemsize,[],0
+    row = int(np.prod(cutouts.shape))*cutouts.dtype.itemsize
+    edges = []
+    first = 0
     for p in cutouts.parts:
         edges.append(np.arange(first, first+p.n, p.chunk*max(1, nbytes//(p.chunk*row))))
         first += p.n
@@ -127,12 +130,16 @@ class Pixels:
         window=1<<28,  # Bytes of a window, about
     ):
         for p in cutouts.parts if ivar else (): p.check_ivar()
-        self.cutouts,self.ivar,(c,*stored) = cutouts,ivar,cutouts.shape
+        self.cutouts = cutouts
+        self.ivar = ivar
+        c,*stored = cutouts.shape
         self.size = tuple(stored) if img_size is None else size2d(img_size)
         self.shape,self.crop = (c,*self.size),tuple(min(a, b) for a,b in zip(stored, self.size))
         self.types = [_torch.get(cutouts.dtype.name, torch.float32)] + [torch.float32]*bool(ivar)
         row = c*int(np.prod(self.crop))*sum(o.itemsize for o in self.types)
-        self.nbytes,self.window,self.edges = len(cutouts)*row,max(1, window//row),block_edges(cutouts)
+        self.nbytes = len(cutouts)*row
+        self.window = max(1, window//row)
+        self.edges = block_edges(cutouts)
         home = choose_home(self.nbytes, torch.device(device or 'cpu'), memory)
         self.kept = home and self.load(home)
 
@@ -150,7 +157,8 @@ def pieces(self:Pixels,
     "Cut sorted rows where blocks end"
     first = np.unique(np.searchsorted(self.edges, rows, 'right'), return_index=True)[1]
     row = int(np.prod(self.cutouts.shape))*self.cutouts.dtype.itemsize
-    starts,last = [],-1
+    starts = []
+    last = -1
     for a in first.tolist():
         if last < 0 or (a-last)*row >= nbytes: starts.append(last := a)
     return list(zip(starts, [*starts[1:], len(rows)]))
@@ -184,8 +192,11 @@ def load(self:Pixels,
 ):          # From `empty`, filled
     "All pixels, once"
     rows = np.arange(len(self))
-    kept,parts = self.empty(len(rows), device),self.pieces(rows, 1<<26)
-    if self.nbytes > 1<<30: log.info(f'{self.cutouts.files[0]}: its {self.nbytes/2**30:.1f} GiB of pixels fit into memory ({device}) and are loaded')
+    kept = self.empty(len(rows), device)
+    parts = self.pieces(rows, 1<<26)
+    if self.nbytes > 1<<30:
+        log.info(f'{self.cutouts.files[0]}: its {self.nbytes/2**30:.1f} GiB of pixels fit into memory '
+                 f'({device}) and are loaded')
     for a,b in progress(parts, 'loading pixels', unit='blocks') if self.nbytes > 1<<30 else parts:
         room = [o[a:b] for o in kept] if device.type == 'cpu' else self.empty(b-a)
         for i,j in self.pieces(rows[a:b]): self.fill(room, rows[a:b], i, j)
@@ -199,11 +210,14 @@ def finish(self:Pixels,
     device=None, # Where to
 )->tuple:        # float32 (n,C,H,W) on the device
     "What is kept as what is delivered"
-    (h,w),(H,W) = self.crop,self.size
+    h,w = self.crop
+    H,W = self.size
     frame = (W-w)//2,W-w-(W-w)//2,(H-h)//2,H-h-(H-h)//2
     if device is not None and device.type == 'cuda': found = [x if x.is_cuda else x.pin_memory() for x in found]
     found = [x.to(device, non_blocking=True).to(torch.float32) for x in found]
-    if self.factor != 1: found = [x*f*f for x,f in zip(found, (self.factor**.5, 1/self.factor))]     # of inverse variances the inverse square
+    if self.factor != 1:
+        # of inverse variances the inverse square
+        found = [x*f*f for x,f in zip(found, (self.factor**.5, 1/self.factor))]
     return tuple(F.pad(x, frame, value=fill) if any(frame) else x for x,fill in zip(found, (torch.nan,0.)))
 
 # %% ../../nbs/16_data.loaders.ipynb #6130c817
@@ -212,7 +226,8 @@ def __getitem__(self:Pixels,
     rows, # (n,) row numbers
 ):        # float32 (n,C,H,W); with ivar two of them
     "Rows in the order asked for"
-    kept,at = self.kept,np.asarray(rows)
+    kept = self.kept
+    at = np.asarray(rows)
     if kept is None:
         mine,at = np.unique(rows, return_inverse=True)
         kept = self.empty(len(mine))
@@ -231,12 +246,15 @@ def read_windows(
     "The windows of an epoch, each read while the one before it is used"
     starts = np.flatnonzero(np.diff(number, prepend=-1))
     spans = list(zip(starts, [*starts[1:], len(rows)]))
-    rooms,most = [] if rooms is None else rooms,max(b-a for a,b in spans)
-    mine = [rooms.pop() if rooms and len(rooms[-1][0]) >= most else pixels.empty(most) for _ in range(min(len(spans), 1+bool(threads)))]
+    rooms = [] if rooms is None else rooms
+    most = max(b-a for a,b in spans)
+    mine = [rooms.pop() if rooms and len(rooms[-1][0]) >= most else pixels.empty(most)
+            for _ in range(min(len(spans), 1+bool(threads)))]
     pool = ThreadPoolExecutor(threads) if threads else None
 
     def begin(k):
-        want,room = np.sort(rows[slice(*spans[k])]),mine[k%len(mine)]
+        want = np.sort(rows[slice(*spans[k])])
+        room = mine[k%len(mine)]
         jobs = [(pixels.fill, room, want, a, b) for a,b in pixels.pieces(want)]
         return want,room,[pool.submit(*job) for job in jobs] if pool else jobs
 
@@ -269,7 +287,8 @@ def wanted_rows(
 )->np.ndarray:   # int64, in the order given
     "Row numbers, however they are given"
     try: return np.atleast_1d(row_numbers(slice(None) if rows is None else rows, n))
-    except (IndexError,TypeError,ValueError) as e: raise InputError(f'{name}= must name rows between 0 and {n-1}: {e}') from None
+    except (IndexError,TypeError,ValueError) as e:
+        raise InputError(f'{name}= must name rows between 0 and {n-1}: {e}') from None
 
 # %% ../../nbs/16_data.loaders.ipynb #db60336e
 class CutoutLoader(DataLoader):
@@ -290,19 +309,32 @@ class CutoutLoader(DataLoader):
         **kwargs,       # fastai's
     ):
         if not isinstance(dataset, Pixels): dataset = Pixels(dataset, device=device)
-        if num_workers < 0 or not 0 <= rank < world: raise InputError(f'num_workers is {num_workers}, rank {rank} of {world}: none may be less than 0, and ranks count from 0')
+        if num_workers < 0 or not 0 <= rank < world:
+            raise InputError(f'num_workers is {num_workers}, rank {rank} of {world}: none may be less than '
+                             '0, and ranks count from 0')
         if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
         self.rows = wanted_rows(len(dataset), rows)
-        self.seed,self.epoch,self.start,self.threads,self.rank,self.world = seed,epoch,start,num_workers,rank,world
-        self.waited,self._rooms = 0.,[]                      # seconds that batches were waited for
-        super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, device=device, **kwargs | dict(indexed=True, n=len(self.rows)))
+        self.seed = seed
+        self.epoch = epoch
+        self.start = start
+        self.threads = num_workers
+        self.rank = rank
+        self.world = world
+        # seconds that batches were waited for
+        self.waited = 0.
+        self._rooms = []
+        super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, device=device,
+                         **kwargs | dict(indexed=True, n=len(self.rows)))
 
-    def __len__(self): return len(self.rows)//(self.bs*self.world) + (not self.drop_last and self._share(len(self.rows)) > 0)
+    def __len__(self):
+        return len(self.rows)//(self.bs*self.world) + (not self.drop_last and self._share(len(self.rows)) > 0)
     def _share(self, n):
         "How many objects of a last batch are this rank's"
         return (n%(self.bs*self.world)+self.world-1-self.rank)//self.world
 
-    def after_iter(self): self.epoch,self.start = self.epoch+1,0
+    def after_iter(self):
+        self.epoch = self.epoch+1
+        self.start = 0
     def new(self, dataset=None, cls=None, **kwargs):
         own = dict(num_workers=self.threads, rank=self.rank, world=self.world)
         if dataset is None: own |= dict(rows=self.rows, seed=self.seed, epoch=self.epoch)
@@ -312,9 +344,11 @@ class CutoutLoader(DataLoader):
 @patch
 def get_idxs(self:CutoutLoader)->tuple: # ((n,) rows, (n,) the window of each)
     "This rank's rows of this pass, from batch `start` on"
-    rows,number = self.rows,np.arange(len(self.rows))//self.dataset.window
+    rows = self.rows
+    number = np.arange(len(self.rows))//self.dataset.window
     if self.shuffle: rows,number = epoch_order(rows, self.dataset.edges, self.dataset.window, self.seed, self.epoch)
-    at,whole = np.arange(len(rows)),len(rows)//(self.bs*self.world)*self.bs*self.world
+    at = np.arange(len(rows))
+    whole = len(rows)//(self.bs*self.world)*self.bs*self.world
     mine = at[:whole].reshape(-1, self.world, self.bs)[:,self.rank].ravel()
     if not self.drop_last: mine = np.append(mine, at[whole:][self.rank::self.world])
     mine = mine[self.start*self.bs:]
@@ -324,10 +358,12 @@ def get_idxs(self:CutoutLoader)->tuple: # ((n,) rows, (n,) the window of each)
 @patch
 def create_batches(self:CutoutLoader, samps):
     "Batches of the rows that `get_idxs` gives"
-    (rows,number),p = samps,self.dataset
+    rows,number = samps
+    p = self.dataset
     if not len(rows): return
     windows = [(0,len(rows),None,p.kept)] if p.kept else read_windows(p, rows, number, self.threads, self._rooms)
-    left,first = [],0
+    left = []
+    first = 0
     for a,b,want,room in windows:
         while a < b:
             n = min(b, first+self.bs)-a
@@ -336,7 +372,8 @@ def create_batches(self:CutoutLoader, samps):
             a += n
             if a == min(first+self.bs, len(rows)):
                 yield self._finish(left, rows[first:a])
-                left,first = [],a
+                left = []
+                first = a
 
 # %% ../../nbs/16_data.loaders.ipynb #5c747c36
 @patch
@@ -349,7 +386,8 @@ def _finish(self:CutoutLoader, left, rows):
 def __iter__(self:CutoutLoader):
     if self.device is None or self.device.type == 'cpu': keep_memory()
     self.before_iter()
-    start,batches = time.perf_counter(),self.create_batches(self.get_idxs())
+    start = time.perf_counter()
+    batches = self.create_batches(self.get_idxs())
     for b in batches:
         b = self.after_batch(b)
         self.waited += time.perf_counter()-start
@@ -364,8 +402,10 @@ def own_device(
     "Where batches of this rank go"
     if world() > 1 and torch.cuda.is_available():
         n = torch.cuda.device_count()
-        own = n == 1 and os.environ.get('SLURM_LOCALID') == str(local_rank())          # srun --gpus-per-task=1 shows each task its own
-        if local_rank() >= n and not own: raise InputError(f'There are more ranks here than the {n} GPUs: give --nproc {n}')
+        # srun --gpus-per-task=1 shows each task its own
+        own = n == 1 and os.environ.get('SLURM_LOCALID') == str(local_rank())
+        if local_rank() >= n and not own:
+            raise InputError(f'There are more ranks here than the {n} GPUs: give --nproc {n}')
         torch.cuda.set_device(0 if own else local_rank())
     return default_device() if device is None else torch.device(device)
 
@@ -384,16 +424,19 @@ def cutout_dls(
 )->DataLoaders:       # .train and .valid give (x, rows), or (x, ivar, rows)
     "fastai DataLoaders of a set of cutouts"
     if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
-    if np.ndim(valid) == 0 and not 0 < valid < 1: raise InputError(f'valid is {valid}: it is a share, more than 0 and less than 1')
+    if np.ndim(valid) == 0 and not 0 < valid < 1:
+        raise InputError(f'valid is {valid}: it is a share, more than 0 and less than 1')
     if split is not None: train,val = (np.unique(wanted_rows(len(cutouts), rows, 'split')) for rows in split[:2])
     elif np.ndim(valid) == 0: train,val,_ = split_rows(cutouts, valid=valid, seed=seed)
     else:
         val = np.unique(wanted_rows(len(cutouts), valid, 'valid'))
         if not len(val): raise InputError('valid= names no row: give one or more, or a share')
         train = np.setdiff1d(np.arange(len(cutouts)), val)
-    if len(both := np.intersect1d(train, val)): raise InputError(f'split has {len(both)} rows that train and validate, such as {both[0]}')
+    if len(both := np.intersect1d(train, val)):
+        raise InputError(f'split has {len(both)} rows that train and validate, such as {both[0]}')
     if not len(train): raise InputError(f'All {len(cutouts)} cutouts validate and none trains: give a smaller valid=')
-    if bs % world(): raise InputError(f'bs is {bs}: the {world()} ranks share a batch, so it must be a multiple of {world()}')
+    if bs % world():
+        raise InputError(f'bs is {bs}: the {world()} ranks share a batch, so it must be a multiple of {world()}')
     if len(train) < world(): raise InputError(f'{len(train)} cutouts train on {world()} ranks: start fewer')
     device = own_device(device)
     pixels = Pixels(cutouts, img_size, memory, ivar, device)
@@ -408,7 +451,10 @@ def multiplied(
 )->DataLoaders:   # The same loaders where it is 1
     "The same batches in another unit"
     if factor == 1: return dls
-    pixels,loaders = copy.copy(dls.train.dataset),[copy.copy(dl) for dl in (dls.train, dls.valid)]
+    pixels = copy.copy(dls.train.dataset)
+    loaders = [copy.copy(dl) for dl in (dls.train, dls.valid)]
     pixels.factor = pixels.factor*factor
-    for dl in loaders: dl.dataset,dl._rooms = pixels,[]
+    for dl in loaders:
+        dl.dataset = pixels
+        dl._rooms = []
     return DataLoaders(*loaders, device=dls.device)

@@ -27,7 +27,8 @@ from .tables import read_table
 from ..units import Measure
 
 # %% ../../nbs/09_data.pictures.ipynb #9e1798ca
-_modes = {**dict.fromkeys(('1','L','LA','La'), (1,'u1')), **dict.fromkeys(('P','PA','RGB','RGBA','RGBa','RGBX','CMYK','YCbCr','LAB','HSV'), (3,'u1')),
+_modes = {**dict.fromkeys(('1','L','LA','La'), (1,'u1')),
+          **dict.fromkeys(('P','PA','RGB','RGBA','RGBa','RGBX','CMYK','YCbCr','LAB','HSV'), (3,'u1')),
           **dict.fromkeys(('I;16','I;16B','I;16L','I;16N'), (1,'u2')), 'I': (1,'i4'), 'F': (1,'f4')}
 _most = 1<<26    # Pixels of a picture
 
@@ -46,10 +47,12 @@ def picture_facts(
         x = _array_of(blob)
         return *x.shape[1:],len(x),x.dtype.str[1:]
     with Image.open(io.BytesIO(blob)) as im:
-        (w,h),(c,dtype) = im.size,_modes.get(im.mode, (0,''))
+        w,h = im.size
+        c,dtype = _modes.get(im.mode, (0,''))
         if im.format == 'PNG' and blob[25] in (0,4): c = 1       # grey, whatever its transparency is made of
         if not c: raise DataError(f'its mode {im.mode} is not read')
-        if getattr(im, 'n_frames', 1) > 1: raise DataError(f'it holds {im.n_frames} images: save each by itself, or all of them as an array')
+        if getattr(im, 'n_frames', 1) > 1:
+            raise DataError(f'it holds {im.n_frames} images: save each by itself, or all of them as an array')
         if w*h > _most: raise DataError(f'it has {w} x {h} pixels, too many for a cutout')
         if dtype == 'u1' and _depth(im, blob) > 8: dtype = 'u2'
     return h,w,c,dtype
@@ -59,7 +62,8 @@ def _array_of(blob):
     "(C,H,W) of an array as numpy.save writes it"
     x = npy.read_array(io.BytesIO(blob), allow_pickle=False)
     x = x[None] if x.ndim == 2 else x
-    if x.ndim != 3 or x.dtype.kind not in 'iuf': raise DataError(f'it holds {x.dtype} of shape {x.shape}, where an image (H,W), (C,H,W) or (H,W,C) should be')
+    if x.ndim != 3 or x.dtype.kind not in 'iuf':
+        raise DataError(f'it holds {x.dtype} of shape {x.shape}, where an image (H,W), (C,H,W) or (H,W,C) should be')
     return (np.moveaxis(x, -1, 0) if channels_last(x.shape) else x).astype(x.dtype.newbyteorder('='), copy=False)
 
 def _deep(blob):
@@ -71,7 +75,9 @@ def _deep(blob):
             from torchvision.io import ImageReadMode, decode_image
             return decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
     try: import tifffile
-    except ImportError: raise DataError("it is a TIFF with 16 bits in each colour: pip install 'astromask[formats]' (tifffile) reads it") from None
+    except ImportError:
+        raise DataError("it is a TIFF with 16 bits in each colour: pip install "
+                        "'astromask[formats]' (tifffile) reads it") from None
     x = tifffile.imread(io.BytesIO(blob))
     return x if x.ndim < 3 else np.moveaxis(x, -1, 0) if x.shape[-1] < 5 else x
 
@@ -92,29 +98,42 @@ def decode_picture(
 class RowArray:
     "An array whose rows are made when they are asked for"
     attrs = {}
-    def __init__(self, take, shape, dtype): self.take,self.shape,self.dtype,self.ndim = take,shape,np.dtype(dtype),len(shape)
+    def __init__(self, take, shape, dtype):
+        self.take = take
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.ndim = len(shape)
     def __len__(self): return self.shape[0]
     def __getitem__(self, rows): return self.take(np.asarray(rows))
 
 # %% ../../nbs/09_data.pictures.ipynb #fe9f69a8
 class PictureLayout(Layout):
-    name,what,images = 'pictures','encoded images (JPEG, PNG, TIFF), one an object; bands named by the caller','image'
+    name = 'pictures'
+    what = 'encoded images (JPEG, PNG, TIFF), one an object; bands named by the caller'
+    images = 'image'
     def unit(self, found, attrs): return attrs['unit']
 
 # %% ../../nbs/09_data.pictures.ipynb #df0e82fa
 class PictureSet(CutoutFile):
     "Encoded pictures, one an object: a kind of set says where they are (`_blobs`) and what their table is (`_own_table`)"
-    layouts,sampled,arrays = [PictureLayout()],False,False       # arrays of numbers say nothing of where row 0 is
+    # arrays of numbers say nothing of where row 0 is
+    layouts = [PictureLayout()]
+    sampled = False
+    arrays = False
 
     def _settle(self, names, blobs, bands, survey):
         "Look at all headers, and describe the set"
         self.rows_of = list(names)
-        facts = [self._facts(k, b) for k,b in zip(self.rows_of, progress(blobs, 'headers', len(self.rows_of)) if len(self.rows_of) > 2000 else blobs)]
+        facts = [self._facts(k, b) for k,b in zip(self.rows_of,
+                                                  progress(blobs, 'headers', len(self.rows_of))
+                                                  if len(self.rows_of) > 2000 else blobs)]
         if not facts: raise DataError(f'{self.path} holds no pictures')
         h,w,c = (max(o[i] for o in facts) for i in range(3))
         self._check_alike(facts, h, w, c)
         small = sum(o[:2] != (h,w) for o in facts)
-        if small: log.warning(f'{self.path}: {small} of {len(facts)} pictures are smaller than {h} x {w}, and padded with NaN to that')
+        if small:
+            log.warning(f'{self.path}: {small} of {len(facts)} pictures are smaller than {h} x {w}, '
+                        'and padded with NaN to that')
         grey = sum(o[2] == 1 for o in facts) if c == 3 else 0
         if grey: log.warning(f'{self.path}: {grey} of {len(facts)} pictures are grey: their three channels are equal')
         self.pixels = (len(facts),c,h,w),np.dtype('f4') if small else np.dtype(facts[0][3])
@@ -134,8 +153,14 @@ class PictureSet(CutoutFile):
     def _found(self): return dict(image=RowArray(self._images, *self.pixels))
     @contextmanager
     def _reading(self, what): yield self._found()
-    def _list(self, f): return f,dict(unit=f'{8*np.dtype(self.depth).itemsize}-bit colour image' if self.depth in ('u1','u2') and self.pixels[0][1] == 3 else '', **({} if self.arrays else dict(origin='upper')))
-    def _list_columns(self, found, attrs): self.columns,self.left_out,self.names = [],[],{}
+    def _list(self, f):
+        return f,dict(unit=f'{8*np.dtype(self.depth).itemsize}-bit colour image'
+                      if self.depth in ('u1','u2') and self.pixels[0][1] == 3 else '',
+                      **({} if self.arrays else dict(origin='upper')))
+    def _list_columns(self, found, attrs):
+        self.columns = []
+        self.left_out = []
+        self.names = {}
     def _row_ids(self, labels): return np.array(file_labels(self.rows_of))
     def _own_table(self): return Table()
 
@@ -144,10 +169,15 @@ class PictureSet(CutoutFile):
 def _check_alike(self:PictureSet, facts, h, w, c):
     "Refuse pictures that are no set"
     for k,o in zip(self.rows_of, facts):
-        if o[3] != facts[0][3]: raise DataError(f'{self._called(k)} holds {np.dtype(o[3])}, but {self.rows_of[0]} {np.dtype(facts[0][3])}: open them apart')
-        if o[2] not in (c,1): raise DataError(f'{self._called(k)} has {o[2]} channels, but others have {c}: open them apart')
+        if o[3] != facts[0][3]:
+            raise DataError(f'{self._called(k)} holds {np.dtype(o[3])}, but {self.rows_of[0]} '
+                            f'{np.dtype(facts[0][3])}: open them apart')
+        if o[2] not in (c,1):
+            raise DataError(f'{self._called(k)} has {o[2]} channels, but others have {c}: open them apart')
     typical = np.median([o[0]*o[1] for o in facts])
-    if h*w > 16*typical: raise DataError(f'{self.path}: pictures of up to {h} x {w} pixels are among others of {typical:.0f} in all, so that padding would make them more than 16 times as large: open them apart')
+    if h*w > 16*typical:
+        raise DataError(f'{self.path}: pictures of up to {h} x {w} pixels are among others of {typical:.0f} in all, so '
+                        'that padding would make them more than 16 times as large: open them apart')
 
 # %% ../../nbs/09_data.pictures.ipynb #a6cfec26
 @patch
@@ -157,8 +187,10 @@ def _images(self:PictureSet, rows):
     out = np.empty((len(rows),c,h,w), dtype) if dtype.kind != 'f' else np.full((len(rows),c,h,w), np.nan, dtype)
     for to,i,blob in zip(out, rows, self._blobs(rows)):
         with self._picture(self.rows_of[i]): x = decode_picture(blob)
-        if len(x) not in (1,c) or x.shape[1] > h or x.shape[2] > w: raise DataError(f'{self._called(self.rows_of[i])} has changed since it was opened: open it again')
-        y0,x0 = (h-x.shape[1])//2,(w-x.shape[2])//2
+        if len(x) not in (1,c) or x.shape[1] > h or x.shape[2] > w:
+            raise DataError(f'{self._called(self.rows_of[i])} has changed since it was opened: open it again')
+        y0 = (h-x.shape[1])//2
+        x0 = (w-x.shape[2])//2
         to[:,y0:y0+x.shape[1],x0:x0+x.shape[2]] = x
     return out
 
@@ -186,10 +218,13 @@ def folder_columns(
     return out
 
 # %% ../../nbs/09_data.pictures.ipynb #34dcede5
-_named = ('file_name','filename','file','path','image','image_path','image_name','img','png_loc','file_loc','asset_id','id','id_str','objid','object_id','galaxyid','iauname','name')
+_named = ('file_name','filename','file','path','image','image_path','image_name','img','png_loc','file_loc','asset_id',
+          'id','id_str','objid','object_id','galaxyid','iauname','name')
 _tables = ('.csv','.tsv','.ecsv','.parquet','.jsonl','.csv.gz')
 
-def _keys(names): return [[_slashes(k) for k in names], [PurePosixPath(k).name for k in names], [PurePosixPath(k).stem for k in names]]
+def _keys(names):
+    return [[_slashes(k) for k in names], [PurePosixPath(k).name for k in names],
+            [PurePosixPath(k).stem for k in names]]
 
 def _slashes(k): return re.sub(r'^\./', '', k.replace('\\', '/'))
 
@@ -198,7 +233,8 @@ def _last(k): return k.rsplit('/', 1)[-1] if kind_by_name(k) else ''        # a/
 def _can_name(col):
     "Can a column hold names of pictures? Text, or whole numbers that are called so or too large to be classes or counts"
     if col.ndim != 1 or col.dtype.kind not in 'USOiu': return False
-    return col.dtype.kind not in 'iu' or bool(re.search(r'id|file|name|image|^img', col.name, re.I)) or np.ma.median(np.ma.asarray(col)) > 99_999
+    return col.dtype.kind not in 'iu' or bool(re.search(r'id|file|name|image|^img', col.name,
+                                                        re.I)) or np.ma.median(np.ma.asarray(col)) > 99_999
 
 def match_names(
     t,     # Table
@@ -206,18 +242,23 @@ def match_names(
 )->tuple:  # Name of the column, (N,) row of each picture, -1 for none; None if no column names any
     "Which column of a table names the pictures, and which row belongs to each"
     best = None
-    order = sorted((k for k in t.colnames if _can_name(t[k])), key=lambda k: _named.index(k.lower()) if k.lower() in _named else len(_named))
+    order = sorted((k for k in t.colnames if _can_name(t[k])),
+                   key=lambda k: _named.index(k.lower()) if k.lower() in _named else len(_named))
     for column in order:
         told = [_slashes(o) for o in texts(t[column])]
-        for keys,values in ((k,v) for v in (told,[_last(o) for o in told]) for k in _keys(names)):      # the folders of a table may be another computer's
+        # the folders of a table may be another computer's
+        for keys,values in ((k,v) for v in (told,[_last(o) for o in told]) for k in _keys(names)):
             rows = {o: i for i,o in enumerate(values) if o}
             at = np.array([rows.get(k, -1) for k in keys])
             if (at >= 0).sum() > (0 if best is None else (best[1] >= 0).sum()): best = column,at,values
     if best is None: return None
     column,at,values = best
     wanted = {values[i] for i in at if i >= 0}
-    twice = next((o for o in wanted if values.count(o) > 1), None) if len(wanted) < sum(o in wanted for o in values) else None
-    if twice is not None: raise DataError(f'{t.meta.get("path", "The table")} names the picture {twice} in several rows of its column {column!r}: leave one of them')
+    twice = next((o for o in wanted if values.count(o) > 1),
+                 None) if len(wanted) < sum(o in wanted for o in values) else None
+    if twice is not None:
+        raise DataError(f'{t.meta.get("path", "The table")} names the picture {twice} in several rows of its column '
+                        f'{column!r}: leave one of them')
     return column,at
 
 # %% ../../nbs/09_data.pictures.ipynb #1031977f
@@ -242,7 +283,9 @@ def _is_ours(path):
 def _beside(root):
     "Tables in a folder of pictures, or else in the folder that it is in"
     for folder in (root,os.path.dirname(root)):
-        found = sorted((o.path for o in os.scandir(folder or '.') if o.name.lower().endswith(_tables) and not o.name.startswith('.') and o.is_file() and not _is_ours(o.path)), key=natural_key)
+        found = sorted((o.path for o in os.scandir(folder or '.')
+                        if o.name.lower().endswith(_tables) and not o.name.startswith('.') and o.is_file()
+                        and not _is_ours(o.path)), key=natural_key)
         if found: return found
     return []
 
@@ -257,7 +300,10 @@ class PictureFolder(PictureSet):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.paths,self.strict,self.told,self.given = [str(p) for p in paths],strict,True,given or Measure()
+        self.paths = [str(p) for p in paths]
+        self.strict = strict
+        self.told = True
+        self.given = given or Measure()
         self.path,self.files = self.paths[0],tuple(self.paths)
         whole = [os.path.abspath(p) for p in self.paths]
         self.root = os.path.commonpath([os.path.dirname(p) for p in whole])
@@ -276,20 +322,28 @@ def _own_table(self:PictureFolder):
     read = [(t,match_names(t, self.rows_of)) for t in map(_read_beside, _beside(self.root)) if t]
     found = [(t,m) for t,m in read if m]
     for t,m in read:
-        if not m and os.path.dirname(t.meta['path']) == self.root: log.warning(f'{t.meta["path"]} is beside the pictures in {self.root}, but no column of it names them: it is not used')
+        if not m and os.path.dirname(t.meta['path']) == self.root:
+            log.warning(f'{t.meta["path"]} is beside the pictures in {self.root}, but no column of it '
+                        'names them: it is not used')
     if len(found) > 1:
         both = ' and '.join(t.meta['path'] for t,_ in found[:2])
         raise DataError(f'{both} both name the pictures in {self.root}: leave only one of them beside the pictures')
     folders = folder_columns(self.rows_of)
-    if 'class' in folders and not found: log.info(f'{self.root}: the classes are the names of the folders: {", ".join(sorted({*folders["class"]})[:12])}')
+    if 'class' in folders and not found:
+        log.info(f'{self.root}: the classes are the names of the folders: '
+                 f'{", ".join(sorted({*folders["class"]})[:12])}')
     if not found: return Table(folders)
     t,(column,at) = found[0]
     known = at >= 0
-    log.info(f'{t.meta["path"]} names {known.sum()} of {len(at)} pictures in its column {column!r}; {len(t)-known.sum()} of its rows have no picture')
-    if not known.all(): log.warning(f'{(~known).sum()} of {len(at)} pictures, such as {self.rows_of[int(np.argmin(known))]}, are not in {t.meta["path"]}: nothing is known of them')
+    log.info(f'{t.meta["path"]} names {known.sum()} of {len(at)} pictures in its column {column!r}; '
+             f'{len(t)-known.sum()} of its rows have no picture')
+    if not known.all():
+        log.warning(f'{(~known).sum()} of {len(at)} pictures, such as {self.rows_of[int(np.argmin(known))]}, are not '
+                    f'in {t.meta["path"]}: nothing is known of them')
     out = t[np.where(known, at, 0)]
     for k in out.colnames if not known.all() else ():
-        out[k] = MaskedColumn(out[k], mask=np.ma.getmaskarray(np.ma.asarray(out[k])) | (~known if out[k].ndim == 1 else ~known[:,None]))
+        out[k] = MaskedColumn(out[k], mask=np.ma.getmaskarray(np.ma.asarray(out[k]))
+                              | (~known if out[k].ndim == 1 else ~known[:,None]))
     return out
 
 # %% ../../nbs/09_data.pictures.ipynb #e5f78215
@@ -303,12 +357,16 @@ def _split_key(name):
 
 def _members(path):
     "key -> {ending: (where, size)} of the members of an archive"
-    found,size = {},os.path.getsize(path)
+    found = {}
+    size = os.path.getsize(path)
     with damage(path), tarfile.open(path, 'r:') as tar:
         for m in tar:
             key,ending = _split_key(_slashes(m.name))
-            if not m.isreg() or m.issparse() or os.path.basename(key).startswith('.') or not os.path.basename(key): continue
-            if m.offset_data+m.size > size: raise DataError(f'{path} is damaged or truncated: {m.name} ends beyond the end of the file; get the file again')
+            if not m.isreg() or m.issparse() or os.path.basename(key).startswith('.') or not os.path.basename(key):
+                continue
+            if m.offset_data+m.size > size:
+                raise DataError(f'{path} is damaged or truncated: {m.name} ends beyond the end of the '
+                                'file; get the file again')
             found.setdefault(key, {})[ending] = m.offset_data,m.size
     return found
 
@@ -322,7 +380,11 @@ class TarSet(PictureSet):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.path,self.files,self.strict,self.told,self.given = str(path),(str(path),),strict,True,given or Measure()
+        self.path = str(path)
+        self.files = (str(path),)
+        self.strict = strict
+        self.told = True
+        self.given = given or Measure()
         check_file(self.path)
         self.stamp,members = stamp(self.path),_members(self.path)
         self.ending = self._image_ending(members)
@@ -332,7 +394,8 @@ class TarSet(PictureSet):
         self._settle([f'{k}.{self.ending}' for k in self.keys], self._blobs(range(len(self.keys))), bands, survey)
 
     def _blobs(self, rows, ending=None):
-        if stamp(self.path) != self.stamp: raise DataError(f'{self.path} has changed since it was opened: open it again')
+        if stamp(self.path) != self.stamp:
+            raise DataError(f'{self.path} has changed since it was opened: open it again')
         with damage(self.path, 'read'), open(self.path, 'rb') as f:
             for i in rows:
                 at,size = self.members[self.keys[i]][ending or self.ending]
@@ -346,11 +409,14 @@ def _image_ending(self:TarSet, members):
     often = {}
     for v in members.values():
         for k in v: often[k] = often.get(k, 0)+1
-    images = sorted((k for k in often if f'.{k}'.endswith(_pictures)), key=lambda k: (-often[k], '.' in k, natural_key(k)))
+    images = sorted((k for k in often if f'.{k}'.endswith(_pictures)),
+                    key=lambda k: (-often[k], '.' in k, natural_key(k)))
     if not images:
         there = ', '.join(f'{n} .{k}' for k,n in list(often.items())[:8]) or 'nothing'
-        raise DataError(f'{self.path} holds no pictures (.jpg, .png, .npy, ...), but {there}: unpack it, and give what is in it')
-    if len(images) > 1: log.warning(f'{self.path}: images are taken from .{images[0]}; .{", .".join(images[1:])} are left out')
+        raise DataError(f'{self.path} holds no pictures (.jpg, .png, .npy, ...), but {there}: unpack '
+                        'it, and give what is in it')
+    if len(images) > 1:
+        log.warning(f'{self.path}: images are taken from .{images[0]}; .{", .".join(images[1:])} are left out')
     return images[0]
 
 # %% ../../nbs/09_data.pictures.ipynb #74917df9
@@ -358,15 +424,18 @@ def _whole_numbers(values):
     "Texts as whole numbers where all are"
     return np.array(values, np.int64) if all(re.fullmatch(r'-?\d{1,18}', o) for o in values) else np.array(values)
 
-def _flat(o): return {k: v for k,v in o.items() if isinstance(v, (str,int,float,bool,type(None)))} if isinstance(o, dict) else {}
+def _flat(o):
+    return {k: v for k,v in o.items() if isinstance(v, (str,int,float,bool,type(None)))} if isinstance(o, dict) else {}
 
 @patch
 def _own_table(self:TarSet):
     "What the files beside the pictures say of them"
-    there,out = {e for v in self.members.values() for e in v},folder_columns([f'{k}.x' for k in self.keys])
+    there = {e for v in self.members.values() for e in v}
+    out = folder_columns([f'{k}.x' for k in self.keys])
     for e in ('cls','txt'):
         if all(e in v for v in self.members.values()):
-            out['class' if e == 'cls' else e] = _whole_numbers([b.decode(errors='replace').strip() for b in self._blobs(range(len(self.keys)), e)])
+            out['class' if e == 'cls' else e] = _whole_numbers([b.decode(errors='replace').strip()
+                                                                for b in self._blobs(range(len(self.keys)), e)])
     if 'json' in there:
         has = [i for i,k in enumerate(self.keys) if 'json' in self.members[k]]
         rows = [{}]*len(self.keys)
@@ -375,7 +444,8 @@ def _own_table(self:TarSet):
         for k in dict.fromkeys(k for r in rows for k in r): out[k] = [r.get(k) for r in rows]
     odd = there-{self.ending,'cls','txt','json'}
     if odd: log.warning(f'{self.path}: what is in .{", .".join(sorted(odd))} is left out')
-    return read_table(Table({k: v if isinstance(v, np.ndarray) else Column(v, dtype=object) for k,v in out.items()})) if out else Table()
+    return read_table(Table({k: v if isinstance(v, np.ndarray) else Column(v, dtype=object)
+                             for k,v in out.items()})) if out else Table()
 
 # %% ../../nbs/09_data.pictures.ipynb #e65d5794
 def _storage(t): return _storage(t.storage_type) if isinstance(t, pa.BaseExtensionType) else t
@@ -385,10 +455,13 @@ def _is_list(t): return pa.types.is_list(t) or pa.types.is_large_list(t) or pa.t
 def _nested(t):
     "How deep lists of numbers are nested; 0 if it is none"
     deep = 0
-    while _is_list(t := _storage(t)): t,deep = t.value_type,deep+1
+    while _is_list(t := _storage(t)):
+        t = t.value_type
+        deep = deep+1
     return deep if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) else 0
 
-def _fields(t): return {t.field(i).name: _storage(t.field(i).type) for i in range(t.num_fields)} if pa.types.is_struct(t) else {}
+def _fields(t):
+    return {t.field(i).name: _storage(t.field(i).type) for i in range(t.num_fields)} if pa.types.is_struct(t) else {}
 
 # %% ../../nbs/09_data.pictures.ipynb #3e5f7575
 def image_kind(
@@ -409,30 +482,45 @@ def _image_column(schema, path):
     "The column with images, and how it holds them"
     kinds = {f.name: k for f in schema if (k := image_kind(f.type))}
     if not kinds:
-        raise DataError(f'{path} holds no images: its columns are {", ".join(f"{f.name} ({f.type})"[:40] for f in list(schema)[:20])}; a table of Parquet can be a catalogue, not cutouts')
-    for some in ({k for k,v in kinds.items() if v == 'bands'}, [k for u in _usual for k in kinds if k.lower() == u], kinds):
+        raise DataError(f'{path} holds no images: its columns are '
+                        f'{", ".join(f"{f.name} ({f.type})"[:40] for f in list(schema)[:20])}; a table of Parquet can '
+                        'be a catalogue, not cutouts')
+    for some in ({k for k,v in kinds.items() if v == 'bands'}, [k for u in _usual for k in kinds if k.lower() == u],
+                 kinds):
         if len(some) == 1 or some and some is not kinds:
             name = next(iter(some))
-            if len(kinds) > 1: log.warning(f'{path}: images are taken from the column {name}; {", ".join(k for k in kinds if k != name)} are left out')
+            if len(kinds) > 1:
+                log.warning(f'{path}: images are taken from the column {name}; '
+                            f'{", ".join(k for k in kinds if k != name)} are left out')
             return name,kinds[name]
-    raise DataError(f'{path} has several columns with images ({", ".join(kinds)}): write the one that is meant into a file of its own')
+    raise DataError(f'{path} has several columns with images ({", ".join(kinds)}): write the one that is '
+                    'meant into a file of its own')
 
 # %% ../../nbs/09_data.pictures.ipynb #173f11a5
 class ParquetRows:
     "Rows of a column of Parquet, read forward in batches; going back begins anew"
     def __init__(self, path, column, batch=64):
-        self.path,self.column,self.batch,self.at,self.held,self.batches = path,column,batch,0,None,None
-        with pq.ParquetFile(path) as f: self.groups = np.cumsum([0] + [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)])
+        self.path = path
+        self.column = column
+        self.batch = batch
+        self.at = 0
+        self.held = None
+        self.batches = None
+        with pq.ParquetFile(path) as f:
+            self.groups = np.cumsum([0] + [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)])
 
     def __getstate__(self): return self.__dict__ | dict(at=0, held=None, batches=None, pid=None)
 
     def _from(self, row):
         "Batches from the row group on that holds a row"
         group = int(np.searchsorted(self.groups, row, 'right'))-1
-        self.at,self.held,self.pid = int(self.groups[group]),None,os.getpid()
+        self.at = int(self.groups[group])
+        self.held = None
+        self.pid = os.getpid()
         def batches():
             with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1<<20) as f:
-                yield from f.iter_batches(self.batch, row_groups=range(group, len(self.groups)-1), columns=[self.column], use_threads=False)
+                yield from f.iter_batches(self.batch, row_groups=range(group, len(self.groups)-1),
+                                          columns=[self.column], use_threads=False)
         self.batches = batches()
 
     def row(self, i):
@@ -464,17 +552,26 @@ def dense(
 class ParquetPictures(PictureSet):
     "A Parquet file with encoded images"
     def __init__(self, path, column, schema, bands, survey, strict, given):
-        self.path,self.files,self.strict,self.told,self.given,self.column,self.schema = str(path),(str(path),),strict,True,given,column,schema
+        self.path = str(path)
+        self.files = (str(path),)
+        self.strict = strict
+        self.told = True
+        self.given = given
+        self.column = column
+        self.schema = schema
         self.stamp,self.source = stamp(self.path),ParquetRows(self.path, column)
         n = int(self.source.groups[-1])
         self._settle([f'row {i}' for i in range(n)], self._blobs(range(n)), bands, survey)
 
     def _blobs(self, rows):
-        if stamp(self.path) != self.stamp: raise DataError(f'{self.path} has changed since it was opened: open it again')
+        if stamp(self.path) != self.stamp:
+            raise DataError(f'{self.path} has changed since it was opened: open it again')
         for i in rows:
             with damage(self.path, f'read at row {i}'): x = self.source.row(int(i))
             if pa.types.is_struct(x.type): x = x.field('bytes') if not x.null_count else pa.nulls(1)
-            if x.null_count: raise DataError(f'{self.path}: row {i} of `{self.column}` holds no image (it may name a file elsewhere, which is not followed)')
+            if x.null_count:
+                raise DataError(f'{self.path}: row {i} of `{self.column}` holds no image (it may name a file '
+                                'elsewhere, which is not followed)')
             yield x[0].as_py()
     def _row_ids(self, labels): return np.char.add(f'{labels[0]}:', np.arange(self.n).astype(str))
     def _table(self): return parquet_columns(self.path, self.schema)
@@ -484,7 +581,8 @@ def _label_names(schema):
     "column -> names of its classes, as Hugging Face writes them into a file"
     try: features = json.loads((schema.metadata or {})[b'huggingface'])['info']['features']
     except (KeyError, ValueError, TypeError): return {}
-    return {k: [str(o) for o in v['names']] for k,v in features.items() if isinstance(v, dict) and isinstance(v.get('names'), list)} if isinstance(features, dict) else {}
+    return {k: [str(o) for o in v['names']] for k,v in features.items()
+            if isinstance(v, dict) and isinstance(v.get('names'), list)} if isinstance(features, dict) else {}
 
 def parquet_columns(
     path,   # A Parquet file with images
@@ -500,16 +598,28 @@ def parquet_columns(
 
 # %% ../../nbs/09_data.pictures.ipynb #f82b7922
 class StructLayout(Layout):
-    name,what,images,mask_means = 'Multimodal Universe, Parquet','for each row and band: `band`, `flux`, `ivar`, `mask`, `scale`','image','good'
+    name = 'Multimodal Universe, Parquet'
+    what = 'for each row and band: `band`, `flux`, `ivar`, `mask`, `scale`'
+    images = 'image'
+    mask_means = 'good'
 
 class ListLayout(Layout):
-    name,what,images,last = 'lists in Parquet','(C,H,W), (H,W,C) or (H,W) numbers a row, bands named by the caller','image',None
+    name = 'lists in Parquet'
+    what = '(C,H,W), (H,W,C) or (H,W) numbers a row, bands named by the caller'
+    images = 'image'
+    last = None
 
 # %% ../../nbs/09_data.pictures.ipynb #d3f06bdb
 class ParquetArrays(CutoutFile):
     "A Parquet file with images as lists of numbers"
     def __init__(self, path, column, schema, bands, survey, strict, given):
-        self.path,self.files,self.strict,self.told,self.given,self.column,self.schema = str(path),(str(path),),strict,True,given,column,schema
+        self.path = str(path)
+        self.files = (str(path),)
+        self.strict = strict
+        self.told = True
+        self.given = given
+        self.column = column
+        self.schema = schema
         self.stamp,self.source,self.kept = stamp(self.path),ParquetRows(self.path, column, batch=8),(None,None)
         self.structs = image_kind(schema.field(column).type) == 'bands'
         self.layouts = [StructLayout() if self.structs else ListLayout()]
@@ -521,19 +631,26 @@ class ParquetArrays(CutoutFile):
         with damage(self.path, f'read at row {i}'):
             x = self.source.row(int(i))
             try: return struct_arrays(x) if self.structs else dict(image=_three(dense(x)[0]))
-            except DataError as e: raise DataError(f'{self.path}: row {i} of `{self.column}` cannot be used: {e}') from None
+            except DataError as e:
+                raise DataError(f'{self.path}: row {i} of `{self.column}` cannot be used: {e}') from None
 
     def _first(self):
         n = int(self.source.groups[-1])
         if not n: raise DataError(f'{self.path} has no rows')
-        return next((o for i in range(min(n, 100)) if (o := self._row(i)).get('image') is not None), None) or self._none()
+        return next((o for i in range(min(n, 100)) if (o := self._row(i)).get('image') is not None),
+                    None) or self._none()
     def _none(self): raise DataError(f'{self.path}: none of the first rows of `{self.column}` holds an image')
     @contextmanager
     def _reading(self, what):
-        if stamp(self.path) != self.stamp: raise DataError(f'{self.path} has changed since it was opened: open it again')
+        if stamp(self.path) != self.stamp:
+            raise DataError(f'{self.path} has changed since it was opened: open it again')
         yield self._arrays()
-    def _list(self, f): return f,dict(pixel_scale=self.first.get('scale'), bands=self.first['band']) if self.structs else {}
-    def _list_columns(self, found, attrs): self.columns,self.left_out,self.names = [],[],{}
+    def _list(self, f):
+        return f,dict(pixel_scale=self.first.get('scale'), bands=self.first['band']) if self.structs else {}
+    def _list_columns(self, found, attrs):
+        self.columns = []
+        self.left_out = []
+        self.names = {}
     def _table(self): return parquet_columns(self.path, self.schema)
 
 # %% ../../nbs/09_data.pictures.ipynb #2b28a7d3
@@ -564,7 +681,8 @@ def _squared(x):
 @patch
 def _arrays(self:ParquetArrays):
     "The arrays of the file, whose rows are made on demand"
-    n,some = int(self.source.groups[-1]),{k: v for k,v in self.first.items() if k in ('image','ivar','mask')}
+    n = int(self.source.groups[-1])
+    some = {k: v for k,v in self.first.items() if k in ('image','ivar','mask')}
     return {k: RowArray(lambda rows, k=k: self._rows(rows)[k], (n,*v.shape), v.dtype) for k,v in some.items()}
 
 @patch
@@ -572,13 +690,16 @@ def _rows(self:ParquetArrays, rows):
     "All arrays of some rows; asked for one after the other"
     key = tuple(np.asarray(rows).tolist())
     if self.kept[0] == key: return self.kept[1]
-    out = {k: np.full((len(key),*v.shape), np.nan if v.dtype.kind == 'f' and k == 'image' else 0, v.dtype) for k,v in self.first.items() if k in ('image','ivar','mask')}
+    out = {k: np.full((len(key),*v.shape), np.nan if v.dtype.kind == 'f' and k == 'image' else 0, v.dtype)
+           for k,v in self.first.items() if k in ('image','ivar','mask')}
     for n,i in enumerate(key):
         row = self._row(i)
         if 'image' not in row and out['image'].dtype.kind == 'f': continue
         at = self._bands_at(row, i)
         for k,v in out.items():
-            if k not in row or row[k].shape[1:] != v.shape[2:]: raise DataError(f'{self.path}: row {i} has {row[k].shape[1:] if k in row else "no"} {k}, but the first {v.shape[2:]}')
+            if k not in row or row[k].shape[1:] != v.shape[2:]:
+                raise DataError(f'{self.path}: row {i} has {row[k].shape[1:] if k in row else "no"} {k}, '
+                                f'but the first {v.shape[2:]}')
             v[n,at] = row[k]
     self.kept = key,out
     return out
@@ -589,7 +710,9 @@ def _bands_at(self:ParquetArrays, row, i):
     "Where the bands of a row are among those of the first"
     if not self.structs: return slice(None)
     new = [b for b in row['band'] if b not in self.first['band'] or row['band'].count(b) > 1]
-    if new: raise DataError(f'{self.path}: row {i} has the bands {",".join(row["band"])}, but the first one {",".join(self.first["band"])}')
+    if new:
+        raise DataError(f'{self.path}: row {i} has the bands {",".join(row["band"])}, but the first one '
+                        f'{",".join(self.first["band"])}')
     return [self.first['band'].index(b) for b in row['band']]
 
 @patch
@@ -607,9 +730,11 @@ def parquet_set(
     check_file(path)
     with damage(path): schema = pq.read_schema(path)
     column,kind = _image_column(schema, path)
-    return (ParquetPictures if kind == 'encoded' else ParquetArrays)(path, column, schema, bands, survey, strict, given or Measure())
+    return (ParquetPictures if kind == 'encoded' else ParquetArrays)(path, column, schema, bands, survey, strict,
+                                                                     given or Measure())
 
 # %% ../../nbs/09_data.pictures.ipynb #e3e87b09
-parquet_set.check = lambda path: _image_column(pq.read_schema(path), path)      # Asked by `file_kind`: most Parquet files are tables
+# Asked by `file_kind`: most Parquet files are tables
+parquet_set.check = lambda path: _image_column(pq.read_schema(path), path)
 
 KINDS |= dict.fromkeys(('JPEG','PNG','TIFF','WebP'), PictureFolder) | {'tar': TarSet, 'Parquet': parquet_set}

@@ -25,7 +25,8 @@ class Scaling(nn.Module):
         with np.errstate(over='ignore'): values = [np.atleast_1d(np.asarray(o, np.float32)) for o in numbers.values()]
         self.names = tuple(numbers)
         for name,v in zip(self.names, np.broadcast_arrays(*values)):
-            if not np.isfinite(v).all(): raise InputError(f'A scaling needs finite numbers, and its {name} is {v.tolist()}')
+            if not np.isfinite(v).all():
+                raise InputError(f'A scaling needs finite numbers, and its {name} is {v.tolist()}')
             self.register_buffer(name, torch.tensor(v)[:,None,None], persistent=False)
 
     def _apply(self, fn, recurse=True):
@@ -44,7 +45,8 @@ def config(self:Scaling)->dict: # Plain lists: what `scaling_from_config` needs
 # %% ../../nbs/14_data.scaling.ipynb #21303e49
 class AsinhScaling(Scaling):
     "asinh scaling per band, with its exact inverse; NaN stays NaN"
-    kind,how = 'asinh','`gain * asinh((x - center) / softening)`, x in the units of the data'
+    kind = 'asinh'
+    how = '`gain * asinh((x - center) / softening)`, x in the units of the data'
     def __init__(self,
         center,      # (C,) the sky level of each band, in the units of the pixels
         softening,   # (C,) where linear turns into logarithmic, same units, > 0
@@ -104,7 +106,8 @@ def sky_and_noise(
 class ObjectScaling(AsinhScaling):
     "asinh scaling by each object's own sky and noise; its inverse needs the object"
     kind = 'object'
-    how = ("`gain * asinh((x - sky) / (units * noise))`, sky and noise being the object's median and 1.4826 times its median absolute "
+    how = ("`gain * asinh((x - sky) / (units * noise))`, sky and noise being the object's median and 1.4826 "
+           "times its median absolute "
            'deviation in the band; where there is no noise, `center` for sky and `softening` for units * noise')
     def __init__(self,
         center,    # (C,) the survey's sky, for an object that has none of its own
@@ -124,7 +127,8 @@ LARGEST = float(np.finfo(np.float32).max)
 
 class LinearScaling(Scaling):
     "A straight line per band, clipped if there are limits; NaN stays NaN"
-    kind,how = 'linear','`(min(max(x, low), high) - center) / scale`, x in the units of the data; no low, no high: no limit'
+    kind = 'linear'
+    how = '`(min(max(x, low), high) - center) / scale`, x in the units of the data; no low, no high: no limit'
     def __init__(self,
         center,        # (C,) what becomes 0, in the units of the pixels
         scale=1.,      # (C,) or one number: what becomes 1, same units, > 0
@@ -175,9 +179,11 @@ def scaling_from_config(
     if not isinstance(config, dict): raise DataError(f'A scaling is described by names and numbers, not by {config!r}')
     numbers = {k: v for k,v in config.items() if k != 'kind'}
     kind = str(config.get('kind'))
-    if kind not in _CLASSES: raise InputError(f"Unknown scaling {kind!r}: this version of astromask knows {', '.join(_CLASSES)}")
+    if kind not in _CLASSES:
+        raise InputError(f"Unknown scaling {kind!r}: this version of astromask knows {', '.join(_CLASSES)}")
     try: return _CLASSES[kind](**numbers)
-    except (TypeError,ValueError,OverflowError) as e: raise DataError(f'The scaling {kind!r} is not described as it should be: {e}') from None
+    except (TypeError,ValueError,OverflowError) as e:
+        raise DataError(f'The scaling {kind!r} is not described as it should be: {e}') from None
 
 # %% ../../nbs/14_data.scaling.ipynb #afd7d829
 def _sample_pixels(cutouts, n, seed, block=128):
@@ -215,15 +221,18 @@ def _fit_percentile(v, softening, percentiles):
     return low, scale, low, low+scale
 
 # %% ../../nbs/14_data.scaling.ipynb #697d1b92
-_FITS = dict(asinh=(AsinhScaling, _fit_asinh), object=(ObjectScaling, _fit_object), standard=(LinearScaling, _fit_standard),
-             minmax=(LinearScaling, _fit_minmax), percentile=(LinearScaling, _fit_percentile), astromask=(AsinhScaling, _fit_astromask))
+_FITS = dict(asinh=(AsinhScaling, _fit_asinh), object=(ObjectScaling, _fit_object),
+             standard=(LinearScaling, _fit_standard),
+             minmax=(LinearScaling, _fit_minmax), percentile=(LinearScaling, _fit_percentile),
+             astromask=(AsinhScaling, _fit_astromask))
 _IMAGENET = np.array([[0.485,0.456,0.406],[0.229,0.224,0.225]])      # mean and deviation of R, G, B, of 0 to 1
 SCALINGS = *_FITS,'sky_embeddings','galaxy10'
 
 def _fixed(kind, C):
     "The scalings that are not fitted"
     if kind == 'sky_embeddings': return LinearScaling(np.zeros(C), low=-3.)
-    if C != 3: raise InputError(f'The scaling galaxy10 is for images in R, G, B from 0 to 255, and these have {C} bands')
+    if C != 3:
+        raise InputError(f'The scaling galaxy10 is for images in R, G, B from 0 to 255, and these have {C} bands')
     return LinearScaling(*255*_IMAGENET)
 
 # %% ../../nbs/14_data.scaling.ipynb #efe30111
@@ -238,9 +247,11 @@ def fit_scaling(
     "The scaling that suits a survey"
     if kind not in SCALINGS: raise InputError(f'scaling is {kind!r}; it must be one of {", ".join(SCALINGS)}')
     if n < 1: raise InputError(f'n is {n}: look at one cutout or more')
-    if not 0 <= percentiles[0] < percentiles[1] <= 100: raise InputError(f'percentiles are {percentiles}: they must rise, from 0 to 100')
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise InputError(f'percentiles are {percentiles}: they must rise, from 0 to 100')
     if kind not in _FITS: return _fixed(kind, cutouts.shape[0])
     make,fit = _FITS[kind]
     bands = [v[np.isfinite(v)].astype(np.float64) for v in _sample_pixels(cutouts, n, seed)]
     if not any(v.size for v in bands): raise DataError('The cutouts hold no valid pixel: every one is NaN')
-    return make(*zip(*(fit(v if v.size else np.zeros(1), softening, percentiles) for v in bands)))   # no pixel: a band this sample never saw
+    # no pixel: a band this sample never saw
+    return make(*zip(*(fit(v if v.size else np.zeros(1), softening, percentiles) for v in bands)))

@@ -18,7 +18,8 @@ _cell = .5/3600                        # degrees
 def _cells(ra, row, shift=0):
     "(N,) numbers of cells: `shift` cells further along their row"
     n = np.maximum(1, np.floor(360*np.cos(np.deg2rad((row+.5)*_cell-90))/_cell)).astype(np.int64)
-    return row.astype(np.uint64) << np.uint64(32) | ((np.floor(np.mod(ra, 360)/360*n).astype(np.int64)+shift) % n).astype(np.uint64)
+    return row.astype(np.uint64) << np.uint64(32) | ((np.floor(np.mod(ra, 360)/360*n).astype(np.int64)
+                                                      +shift) % n).astype(np.uint64)
 
 # %% ../../nbs/13_data.seen.ipynb #ab269e24
 def place_marks(
@@ -29,7 +30,8 @@ def place_marks(
     "Where objects are, as numbers"
     ra,dec = (np.asarray(o, np.float64) for o in (ra, dec))
     known = np.isfinite(ra) & (np.abs(dec) <= 90)
-    ra,row = np.where(known, ra, 0),np.floor((np.where(known, dec, 0)+90)/_cell).astype(np.int64)
+    ra = np.where(known, ra, 0)
+    row = np.floor((np.where(known, dec, 0)+90)/_cell).astype(np.int64)
     steps = [(i,j) for i in (-1,0,1) for j in (-1,0,1)] if around else [(0,0)]
     found = np.stack([_cells(ra, np.maximum(row+i, 0), j) for i,j in steps], 1)
     found = np.where(known[:,None], found + np.uint64(1), np.uint64(0))
@@ -43,7 +45,8 @@ def look_marks(
     "What objects look like, as numbers"
     cut = [slice(max(0, (n-side)//2), max(0, (n-side)//2)+side) for n in x.shape[-2:]]
     x = x[...,cut[0],cut[1]]
-    bits = np.concatenate([(x[...,1:] > x[...,:-1]).reshape(*x.shape[:2], -1), (x[...,1:,:] > x[...,:-1,:]).reshape(*x.shape[:2], -1)], -1)
+    bits = np.concatenate([(x[...,1:] > x[...,:-1]).reshape(*x.shape[:2], -1),
+                           (x[...,1:,:] > x[...,:-1,:]).reshape(*x.shape[:2], -1)], -1)
     words = np.packbits(bits, axis=-1)
     words = np.pad(words, ((0,0),(0,0),(0,-words.shape[-1]%8))).view(np.int64)
     mark = np.full(x.shape[:2], 1, np.int64)
@@ -94,8 +97,10 @@ def seen_from_tensors(
     where='',  # The file, for messages
 )->Seen:
     "Take them back, or say that they are damaged"
-    if set(t) == {'places','looks','counts'} and all(v.ndim == 1 for v in t.values()) and t['counts'].shape == (2,) and (t['counts'] >= 0).all() \
-            and t['counts'].dtype == np.int64 and all(t[k].dtype == np.uint64 and (t[k][1:] > t[k][:-1]).all() for k in ('places','looks')):
+    if set(t) == {'places','looks','counts'} and all(v.ndim == 1 for v in t.values()) and t['counts'].shape == (2,
+        ) and (t['counts'] >= 0).all() \
+            and t['counts'].dtype == np.int64 and all(t[k].dtype == np.uint64 and (t[k][1:] > t[k][:-1]).all()
+                                                      for k in ('places','looks')):
         return Seen(*map(int, t['counts']), t['places'], t['looks'])
     raise DataError(f'{where} is damaged: it does not hold the marks of the objects that trained a model')
 
@@ -108,7 +113,9 @@ def seen_of(
 )->Seen:
     "What a model has seen that was trained on these rows"
     rows = np.union1d(train, valid).astype(np.int64)
-    places = place_marks(c.catalog['ra'][rows], c.catalog['dec'][rows]) if {'ra','dec'} <= set(c.catalog.colnames) else np.zeros(len(rows), np.uint64)
+    places = place_marks(c.catalog['ra'][rows], c.catalog['dec'][rows]) if {'ra',
+                                                                            'dec'} <= set(c.catalog.colnames) else np.zeros(len(rows), np.uint64)
     places = _sorted(places)
     looks = [look_marks(c.read(rows[i:i+bs])) for i in range(0, len(rows), bs)] if len(c.bands) else []
-    return Seen(len(np.unique(train)), len(rows)-len(np.unique(train)), places, _sorted(np.concatenate(looks) if looks else np.zeros(0, np.uint64)))
+    return Seen(len(np.unique(train)), len(rows)-len(np.unique(train)), places,
+                _sorted(np.concatenate(looks) if looks else np.zeros(0, np.uint64)))

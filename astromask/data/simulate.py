@@ -28,14 +28,19 @@ def _moments(image, valid, sigma, steps=12):
     y,x = _grid(len(image))
     cx = cy = e = 0.
     for _ in range(steps):
-        dx,dy = x-cx, y-cy
+        dx = x-cx
+        dy = y-cy
         w = np.exp(-0.5*(dx**2+dy**2)/sigma**2)*valid
         wi = w*image
         total = wi.sum()
         if total <= 0: break
-        mx,my = (wi*dx).sum()/total, (wi*dy).sum()/total
-        cx,cy = np.clip(cx+2*mx, -3, 3), np.clip(cy+2*my, -3, 3)
-        xx,yy,xy = (wi*(dx-mx)**2).sum()/total, (wi*(dy-my)**2).sum()/total, (wi*(dx-mx)*(dy-my)).sum()/total
+        mx = (wi*dx).sum()/total
+        my = (wi*dy).sum()/total
+        cx = np.clip(cx+2*mx, -3, 3)
+        cy = np.clip(cy+2*my, -3, 3)
+        xx = (wi*(dx-mx)**2).sum()/total
+        yy = (wi*(dy-my)**2).sum()/total
+        xy = (wi*(dx-mx)*(dy-my)).sum()/total
         narrow = max((xx+yy)/2, .3)
         wide = narrow*sigma**2/max(sigma**2-narrow, .25*sigma**2) # a Gaussian times the weight has this width
         e = np.hypot(xx-yy, 2*xy)/max(xx+yy, 1e-9)
@@ -50,8 +55,10 @@ def measure(
 )->dict:     # Columns of the catalogue
     "Aperture magnitudes with errors, signal to noise, and sizes"
     y,x = _grid(images.shape[-1])
-    valid,scale = np.isfinite(images), sim.survey.pixel_scale
-    filled,weight = np.where(valid, images, 0), 1/np.square(sigmas)
+    valid = np.isfinite(images)
+    scale = sim.survey.pixel_scale
+    filled = np.where(valid, images, 0)
+    weight = 1/np.square(sigmas)
     detection = np.tensordot(weight, filled, 1)/np.maximum(np.tensordot(weight, valid, 1), weight.min()*1e-3)
     cx,cy,sigma,e = _moments(detection, valid.any(0), 3.)
     r = np.hypot(x-cx, y-cy)
@@ -61,7 +68,8 @@ def measure(
     half = r[inside][order][min(np.searchsorted(growth, growth[-1]/2), len(order)-1)] if growth[-1] > 0 else np.nan
     row = dict(size_measured=half*scale, sigma_measured=sigma*scale, ellipticity_measured=e)
     for b,image,ok,noise in zip(sim.bands, filled, valid, sigmas):
-        n,present = inside.sum(), (ok & inside).sum()
+        n = inside.sum()
+        present = (ok & inside).sum()
         flux = image[inside].sum()*n/present if present > n*2/3 else np.nan
         error = np.sqrt(noise**2*n*n/max(present, 1) + max(flux, 0)/photons_per_unit(sim.survey, b))
         snr = flux/error
@@ -87,7 +95,8 @@ def simulate_object(
     clean = s.canvas.expose(int(s.rng.integers(64)))
     rngs = [np.random.default_rng([sim.seed, i, crc32(b.encode())]) for b in sim.bands]
     noisy,sigmas = zip(*[add_noise(x, sim.survey, b, r) for x,b,r in zip(clean, sim.bands, rngs)])
-    images,sigmas = np.array(noisy), np.array(sigmas)
+    images = np.array(noisy)
+    sigmas = np.array(sigmas)
     add_flaws(images, sigmas, sim.survey, sim.bands, s.rng, rngs)
     row = dict(id=f'sim-{sim.survey.name}-{sim.seed}-{i:07d}', ra=s.rng.uniform(150, 210))
     row |= {'dec': np.degrees(np.arcsin(s.rng.uniform(0, .5))), 'class': name} | truth | measure(images, sigmas, sim)
@@ -113,16 +122,20 @@ def _blocks(n, sim, processes, ivar, size=64):
 # %% ../../nbs/11_data.simulate.ipynb #b083b97f
 def _written(path, n, sim, processes, overwrite, ivar):
     if not isinstance(n, (int,np.integer)) or n < 1: raise InputError(f'n={n} objects: give a whole number from 1 on')
-    columns,scratch = {},tempfile.TemporaryFile() # filled while the images are written, and read after them
+    # filled while the images are written, and read after them
+    columns = {}
+    scratch = tempfile.TemporaryFile()
     def images():
-        for x,rows,*weights in progress(_blocks(n, sim, processes, ivar), f'simulating {n} objects', -(-n//64), unit='block'):
+        for x,rows,*weights in progress(_blocks(n, sim, processes, ivar), f'simulating {n} objects', -(-n//64),
+                                        unit='block'):
             for k in rows[0]: columns.setdefault(k, []).extend(r[k] for r in rows)
             for w in weights: scratch.write(w.tobytes())
             yield x
     def weights():
         scratch.seek(0)
         one = 4*len(sim.bands)*sim.size**2
-        while b := scratch.read(64*one): yield np.frombuffer(b, np.float32).reshape(-1, len(sim.bands), sim.size, sim.size)
+        while b := scratch.read(64*one):
+            yield np.frombuffer(b, np.float32).reshape(-1, len(sim.bands), sim.size, sim.size)
     provenance = dict(simulator=simulator_version, n=n) | asdict(sim)
     with scratch, storage_errors(path):
         return Cutouts.write(path, images(), bands=sim.bands, catalog=columns, ivar=weights() if ivar else None,

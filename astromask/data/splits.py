@@ -27,7 +27,8 @@ def sky_cells(
     "HEALPix cells"
     from astropy import units as u
     from astropy_healpix import lonlat_to_healpix
-    ra,dec = np.ma.filled(np.ma.asarray(ra, dtype=float), np.nan),np.ma.filled(np.ma.asarray(dec, dtype=float), np.nan)
+    ra = np.ma.filled(np.ma.asarray(ra, dtype=float), np.nan)
+    dec = np.ma.filled(np.ma.asarray(dec, dtype=float), np.nan)
     known = np.isfinite(ra) & (np.abs(dec) <= 90)
     cells = np.full(len(ra), -1, np.int64)
     if known.any(): cells[known] = lonlat_to_healpix(ra[known]*u.deg, dec[known]*u.deg, 2**step, order='nested')
@@ -58,7 +59,8 @@ def _width(data):
 # %% ../../nbs/13_data.splits.ipynb #15dc2d53
 def _overlapping(data, twins, ra, dec):
     "Width of the cutouts in arcsec if most overlap another object's, else 0"
-    width,known = _width(data),np.flatnonzero(np.isfinite(ra))
+    width = _width(data)
+    known = np.flatnonzero(np.isfinite(ra))
     if width is None or len(known) < 2: return 0.
     known = known[np.unique(twins[known], return_index=True)[1]]      # each object once
     x = _on_sphere(ra[known], dec[known])
@@ -69,10 +71,13 @@ def _overlapping(data, twins, ra, dec):
 # %% ../../nbs/13_data.splits.ipynb #aa3a9ce6
 def _apart(ra, dec, parts, width):
     "The parts, without the rows that may overlap a row of a later part"
-    x,known,parts = _on_sphere(ra, dec),np.isfinite(ra),list(parts)
+    x = _on_sphere(ra, dec)
+    known = np.isfinite(ra)
+    parts = list(parts)
     for k in range(len(parts)-1):
         later = np.concatenate(parts[k+1:])
-        later,mine = later[known[later]],parts[k][known[parts[k]]]
+        later = later[known[later]]
+        mine = parts[k][known[parts[k]]]
         if not len(later) or not len(mine): continue
         near = cKDTree(x[later]).query(x[mine], distance_upper_bound=.999*_chord(2**.5*width))[0] < np.inf
         parts[k] = np.setdiff1d(parts[k], mine[near])
@@ -83,13 +88,16 @@ def _members(groups, labels):
     "For each group, how many of which class it holds: [(class, number), ...]"
     pairs,number = np.unique(groups.astype(np.int64)*(labels.max()+1)+labels, return_counts=True)
     start = np.searchsorted(pairs//(labels.max()+1), np.arange(groups.max()+2)).tolist()
-    classes,number = (pairs%(labels.max()+1)).tolist(),number.tolist()
+    classes = (pairs%(labels.max()+1)).tolist()
+    number = number.tolist()
     return [list(zip(classes[a:b], number[a:b])) for a,b in zip(start, start[1:])]
 
 # %% ../../nbs/13_data.splits.ipynb #021f1b02
 def _fill(order, members, counts, share, taken):
     "Groups in order, while they fit, until every class has its share"
-    left,room,mine = [share*n for n in counts],max(1, round(share*sum(counts))),[]
+    left = [share*n for n in counts]
+    room = max(1, round(share*sum(counts)))
+    mine = []
     for g in order:
         if room <= 0: break
         if g in taken or sum(k for _,k in members[g]) > room: continue
@@ -125,19 +133,24 @@ def split_rows(
     "Split objects so that twins and neighbours stay on one side, and classes have their shares"
     if min(valid, test) < 0 or not valid+test < 1:
         raise InputError(f'valid={valid} and test={test} must be shares that leave some objects to train on')
-    t,n = getattr(data, 'catalog', data),len(data)
-    twins,ids = twin_groups(data, within, pixels_up_to),hash_ids(t['id'])
+    t = getattr(data, 'catalog', data)
+    n = len(data)
+    twins = twin_groups(data, within, pixels_up_to)
+    ids = hash_ids(t['id'])
     ra,dec = positions(t)
     width = _overlapping(data, twins, ra, dec)
     groups = group_rows(twins.astype(np.int64), _cells_that_split(ra, dec, width))
     classes = _classes(t, labels, n, min([s for s in (valid,test) if s] or [1]))
-    members,counts = _members(groups, classes),np.bincount(classes).tolist()
+    members = _members(groups, classes)
+    counts = np.bincount(classes).tolist()
     first = np.full(len(members), np.iinfo(np.int64).max)
     np.minimum.at(first, groups, ids)     # a group goes by its smallest id: the order of rows does not matter
-    order,taken = np.lexsort(uniform(seed, 0, first, 2, 'split').T).tolist(),set()
+    order = np.lexsort(uniform(seed, 0, first, 2, 'split').T).tolist()
+    taken = set()
     parts = [_fill(order, members, counts, share, taken) if share else [] for share in (test,valid)]
     if len(taken) == len(members) or not all(part for share,part in zip((test,valid), parts) if share):
-        raise DataError(f'{n} objects in {len(members)} group(s) cannot be split: too few, or all the same id, image or place')
+        raise DataError(f'{n} objects in {len(members)} group(s) cannot be split: too few, or all '
+                        'the same id, image or place')
     te,va = (np.flatnonzero(np.isin(groups, p)) for p in parts)
     parts = np.setdiff1d(np.arange(n), np.concatenate([te,va])),va,te
     return _guarded(parts, ra, dec, width) if width else parts
@@ -145,9 +158,11 @@ def split_rows(
 # %% ../../nbs/13_data.splits.ipynb #66d72c71
 def _guarded(parts, ra, dec, width):
     apart = _apart(ra, dec, parts, width)
-    left,n = sum(map(len, parts))-sum(map(len, apart)),sum(map(len, parts))
+    left = sum(map(len, parts))-sum(map(len, apart))
+    n = sum(map(len, parts))
     if any(len(p) and not len(q) for p,q in zip(parts, apart)):
-        raise DataError(f'{n} cutouts of {width:.3g} arcsec overlap so much that none are left on one side: take a larger field, or a smaller share')
+        raise DataError(f'{n} cutouts of {width:.3g} arcsec overlap so much that none are left on one side: take a '
+                        'larger field, or a smaller share')
     if left: log.info(f'The cutouts overlap: {left} of {n}, at borders between the sides, are on none')
     return apart
 
@@ -177,20 +192,25 @@ def save_split(
     left = np.delete(ids, np.concatenate([np.asarray(p, np.int64) for p in parts]))
     if len(left): named['left'] = sorted(left.tolist())                  # on no side
     h = split_hash(data, parts)
-    write_json(path, dict(format='astromask-split-1', hash=h, sizes={k: len(v) for k,v in named.items()}, about=about, **named))
+    write_json(path, dict(format='astromask-split-1', hash=h, sizes={k: len(v) for k,v in named.items()}, about=about,
+                          **named))
     return h
 
 # %% ../../nbs/13_data.splits.ipynb #e92ae684
 def _read_split(path):
     s = read_json(path)
     names = 'train','valid','test'
-    if not isinstance(s, dict) or s.get('format') != 'astromask-split-1' or not all(isinstance(s.get(k), list) for k in names):
+    if not isinstance(s, dict) or s.get('format') != 'astromask-split-1' or not all(isinstance(s.get(k), list)
+        for k in names):
         raise DataError(f'{path} is no split: write it with save_split')
     parts = [[str(i) for i in s[k]] for k in names]
     h = hashlib.sha256(b''.join('\x1f'.join(sorted(p)).encode()+b'\x1e' for p in parts)).hexdigest()[:16]
-    if h != s.get('hash'): raise DataError(f'{path} was changed after it was written: its ids do not have the hash {s.get("hash")}')
-    left,about = s.get('left', []),s.get('about', {})
-    if not isinstance(left, list) or not isinstance(about, dict): raise DataError(f'{path} is no split: write it with save_split')
+    if h != s.get('hash'):
+        raise DataError(f'{path} was changed after it was written: its ids do not have the hash {s.get("hash")}')
+    left = s.get('left', [])
+    about = s.get('about', {})
+    if not isinstance(left, list) or not isinstance(about, dict):
+        raise DataError(f'{path} is no split: write it with save_split')
     return [*parts,[str(i) for i in left]],about
 
 # %% ../../nbs/13_data.splits.ipynb #9d338d26
@@ -204,8 +224,11 @@ def load_split(
     ids = np.asarray(getattr(data, 'catalog', data)['id']).astype(str)
     side = {i: k for k,part in enumerate(parts) for i in part}
     where = np.array([side.get(i, -1) for i in ids])
-    new,absent = ids[where < 0],len(side.keys()-set(ids.tolist()))
-    if len(new): raise DataError(f'{path} does not know {len(new)} of {len(ids)} objects, such as {new[0]}: it is the split of other data')
+    new = ids[where < 0]
+    absent = len(side.keys()-set(ids.tolist()))
+    if len(new):
+        raise DataError(f'{path} does not know {len(new)} of {len(ids)} objects, such as {new[0]}: it '
+                        'is the split of other data')
     if absent and not partial:
         raise DataError(f'{path} names {absent} objects that are not in the data: give all of them, or partial=True')
     return tuple(np.flatnonzero(where == k) for k in range(3))
@@ -220,12 +243,15 @@ def run_split(
     pixels_up_to=25_000, # Look for near copies in sets up to this size; larger ones go by ids, places and equal pixels
 )->tuple:             # (train, valid, test): sorted int64 row numbers
     "The split that a run has in split.json, or a new one that it keeps there"
-    path,about = Path(folder)/'split.json',dict(valid=valid, test=test, seed=seed, pixels_up_to=pixels_up_to)
+    path = Path(folder)/'split.json'
+    about = dict(valid=valid, test=test, seed=seed, pixels_up_to=pixels_up_to)
     if path.exists():
         known = _read_split(path)[1]
         other = [f'{k}={known[k]} and not {v}' for k,v in about.items() if known.get(k, v) != v]
         if other: raise InputError(f'{path} was made with {", ".join(other)}: ask for the same, or give another folder')
         return load_split(path, data)
     parts = split_rows(data, valid, test, seed, pixels_up_to=pixels_up_to)
-    if rank() == 0: save_split(path, data, parts, **about, compared=pixels_compared(data, pixels_up_to))   # every rank finds the same
+    if rank() == 0:
+        # every rank finds the same
+        save_split(path, data, parts, **about, compared=pixels_compared(data, pixels_up_to))
     return parts

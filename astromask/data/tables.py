@@ -22,7 +22,8 @@ from .fits import open_fits
 
 # %% ../../nbs/07_data.tables.ipynb #a020e349
 _gone = pa.array([o for o in MISSING_WORDS])
-_plain,_digits = r'^(0|-?[1-9][0-9]*)$',r'^[+-]?[0-9]{16,}$'
+_plain = r'^(0|-?[1-9][0-9]*)$'
+_digits = r'^[+-]?[0-9]{16,}$'
 
 def _any(x, pattern): return bool(pc.any(pc.match_substring_regex(x, pattern)).as_py())
 
@@ -43,7 +44,8 @@ def _as_numbers(x, commas=False):
         if y is None: continue
         lost = kind == pa.float64() and (pc.max(pc.abs(y)).as_py() or 0) >= 1e15 and _any(x, _digits)
         return None if lost or _is_padded(x) else y
-    if _any(x, r'[0-9.][dD][+-]?[0-9]+$'): return _cast(pc.replace_substring_regex(x, r'[dD]([+-]?[0-9]+)$', r'e\1'), pa.float64())
+    if _any(x, r'[0-9.][dD][+-]?[0-9]+$'):
+        return _cast(pc.replace_substring_regex(x, r'[dD]([+-]?[0-9]+)$', r'e\1'), pa.float64())
     return _cast(pc.replace_substring(x, ',', '.'), pa.float64()) if commas else None
 
 # %% ../../nbs/07_data.tables.ipynb #10d8be00
@@ -58,7 +60,9 @@ def typed(
     x = pc.utf8_trim_whitespace(x)
     x = pc.if_else(pc.is_in(pc.ascii_lower(x), _gone), pa.scalar(None, x.type), x)
     if x.null_count == len(x): return x.cast(pa.float64())
-    if ids: return x if pc.any(pc.invert(pc.match_substring_regex(x, _plain))).as_py() or (y := _cast(x, pa.int64())) is None else y
+    if ids:
+        return x if pc.any(pc.invert(pc.match_substring_regex(x, _plain))).as_py() or (y := _cast(x,
+            pa.int64())) is None else y
     first = x[pc.index(pc.is_valid(x), True).as_py()].as_py()
     if re.match(r'[+-]?[.,]?\d|[+-]?inf', first, re.I):
         thousands = commas and not _any(x, r',[0-9]{1,2}$|,[0-9]{4}|^[+-]?([0-9]{4,}|0*),')
@@ -85,22 +89,30 @@ def _content(path, kind):
 def _utf8(raw, path):
     "A text in UTF-8 with Unix's line ends"
     few = raw[:200]
-    wide = 'utf-16' if raw[:2] in (b'\xff\xfe',b'\xfe\xff') else next((k for k,at in (('utf-16-le',1),('utf-16-be',0)) if few[at::2].count(0) > .4*len(few) and not few[1-at::2].count(0)), None)
+    wide = 'utf-16' if raw[:2] in (b'\xff\xfe',
+                                   b'\xfe\xff') else next((k for k,at in (('utf-16-le',1),('utf-16-be',0))
+                                                           if few[at::2].count(0) > .4*len(few)
+                                                           and not few[1-at::2].count(0)), None)
     if wide:
         with damage(path, 'read'): raw = raw.decode(wide).encode()
     raw = raw.removeprefix(b'\xef\xbb\xbf')
     if not raw.isascii():
         try: raw.decode()
         except UnicodeDecodeError: raw = raw.decode('cp1252', 'replace').encode()
-    if b'\0' in raw[:4096]: raise DataError(f'{path} is no text (it has zeros in it), and no other table that is known: give FITS, Parquet, VOTable, HDF5 or CSV')
+    if b'\0' in raw[:4096]:
+        raise DataError(f'{path} is no text (it has zeros in it), and no other table that is known: give FITS, '
+                        'Parquet, VOTable, HDF5 or CSV')
     if b'\n' not in raw[:1<<20] and b'\r' in raw[:1<<20]: raw = raw.replace(b'\r', b'\n')
-    if b'\n' not in raw[:1<<20] and len(raw) > 1<<20: raise DataError(f'{path} is no table: its first line has more than a million letters')
+    if b'\n' not in raw[:1<<20] and len(raw) > 1<<20:
+        raise DataError(f'{path} is no table: its first line has more than a million letters')
     return raw
 
 # %% ../../nbs/07_data.tables.ipynb #be422089
 def _lines(raw, at=0, most=40):
     "The first lines from a place on that are neither blank nor comments, the comments before them, and where the first of them begins"
-    lines,comments,begin = [],[],None
+    lines = []
+    comments = []
+    begin = None
     while at < len(raw) and len(lines) < most:
         end = raw.find(b'\n', at)
         end = len(raw) if end < 0 else end
@@ -141,12 +153,17 @@ _usual = {o for some in NAMES.values() for o in some}
 def _header(lines, comments, divider, path):
     "Names and units of the columns, and how many of the lines told them"
     rows = [_cells(o, divider) if divider else [o.strip()] for o in lines[:4]]
-    names,used = rows[0],1
+    names = rows[0]
+    used = 1
     if not _is_header(rows[0], rows[1] if len(rows) > 1 else []):
-        told = [c for o in comments[::-1] for d in (divider, ' ') if d and len(c := _cells(o.lstrip('# \t'), d)) == len(rows[0])]
-        names,used = next((c for c in told if {o.lower() for o in c} & _usual), told[0] if told else None),0
-        if names is None: raise DataError(f'{path} has no line with the names of its columns: its first line is {lines[0][:80]!r}')
-    dashes = [i for i,r in enumerate(rows[used:used+2], used) if all(re.fullmatch(r'-+', o) for o in r) and max(map(len, r)) > 2]
+        told = [c for o in comments[::-1] for d in (divider, ' ')
+                if d and len(c := _cells(o.lstrip('# \t'), d)) == len(rows[0])]
+        names = next((c for c in told if {o.lower() for o in c} & _usual), told[0] if told else None)
+        used = 0
+        if names is None:
+            raise DataError(f'{path} has no line with the names of its columns: its first line is {lines[0][:80]!r}')
+    dashes = [i for i,r in enumerate(rows[used:used+2], used)
+              if all(re.fullmatch(r'-+', o) for o in r) and max(map(len, r)) > 2]
     if dashes and any(map(_is_number, rows[used])): dashes = []
     units = rows[used] if dashes and dashes[0] == used+1 else []
     if dashes: used = dashes[0]+1
@@ -156,15 +173,20 @@ def _header(lines, comments, divider, path):
 # %% ../../nbs/07_data.tables.ipynb #3ae0879b
 def _named(names, path):
     "Each name once, none empty"
-    out,twice = {},[]
+    out = {}
+    twice = []
     for i,name in enumerate(names):
         name = str(name).strip().lstrip('#').strip() or f'column {i+1}'
         if name in out: twice.append(name)
         k,plain = 2,name
-        while name in out: name,k = f'{plain}_{k}',k+1
+        while name in out:
+            name = f'{plain}_{k}'
+            k = k+1
         out[name] = i
     out = list(out)
-    if twice: log.warning(f'{path} has several columns called {", ".join(dict.fromkeys(twice))}: the later ones are called {", ".join(f"{o}_2" for o in dict.fromkeys(twice))}')
+    if twice:
+        log.warning(f'{path} has several columns called {", ".join(dict.fromkeys(twice))}: the later ones are called '
+                    f'{", ".join(f"{o}_2" for o in dict.fromkeys(twice))}')
     return out
 
 # %% ../../nbs/07_data.tables.ipynb #b0d45057
@@ -175,7 +197,9 @@ def _odd_line(raw, divider, n):
 
 def _spaced(body):
     "Lines divided by white space as lines divided by tabs"
-    if b'"' in body: return ''.join('\t'.join(f'"{o}"' for o in _cells(line, ' ')) + '\n' for line in body.decode().split('\n') if line.strip()).encode()
+    if b'"' in body:
+        return ''.join('\t'.join(f'"{o}"' for o in _cells(line, ' ')) + '\n' for line in body.decode().split('\n')
+                       if line.strip()).encode()
     body = re.sub(rb'(?m)^[ \t]+|[ \t\r]+$', b'', body)
     return re.sub(rb'[ \t]+', b'\t', body)
 
@@ -184,22 +208,27 @@ def _arrow_text(raw, at, divider, names, path):
     "The lines from a place on as an Arrow table of text"
     body = raw[at:] if at else raw
     if b'\n#' in body or body[:1] == b'#': body = re.sub(rb'(?m)^#.*\n?', b'', body)
-    if divider == ' ': body,divider = _spaced(body),'\t'
+    if divider == ' ':
+        body = _spaced(body)
+        divider = '\t'
     if not body[:1<<16].strip(): raise DataError(f'{path} has no rows')
     how = dict(read_options=arrow_csv.ReadOptions(column_names=names, block_size=1<<23),
                parse_options=arrow_csv.ParseOptions(delimiter=divider or '\x1f', newlines_in_values=b'"' in body),
-               convert_options=arrow_csv.ConvertOptions(column_types={k: pa.string() for k in names}, null_values=[], strings_can_be_null=False))
+               convert_options=arrow_csv.ConvertOptions(column_types={k: pa.string() for k in names}, null_values=[],
+                                                        strings_can_be_null=False))
     try: return arrow_csv.read_csv(pa.py_buffer(body), **how)
     except pa.ArrowInvalid as e:
         line,n = _odd_line(body, divider or '\x1f', len(names))
         if not line: raise DataError(f'{path} cannot be read as a table ({" ".join(str(e).split())[:160]})') from e
         line += raw.count(b'\n', 0, at)
-        raise DataError(f'{path} has {n} values in line {line}, but {len(names)} columns ({", ".join(names)[:80]}): mend that line') from e
+        raise DataError(f'{path} has {n} values in line {line}, but {len(names)} columns '
+                        f'({", ".join(names)[:80]}): mend that line') from e
 
 # %% ../../nbs/07_data.tables.ipynb #ac157583
 def _csv_table(raw, path):
     "A text with divided cells as columns"
-    at,said = 0,re.match(rb'sep=(.)\r?\n', raw)
+    at = 0
+    said = re.match(rb'sep=(.)\r?\n', raw)
     if said: at = said.end()
     lines,comments,at = _lines(raw, at)
     if not lines: raise DataError(f'{path} has no rows')
@@ -207,10 +236,12 @@ def _csv_table(raw, path):
     names,units,used = _header(lines, comments, divider, path)
     for _ in range(used): at = _lines(raw, at, 1)[2]; at = raw.find(b'\n', at)+1 or len(raw)
     spare = [len(_cells(o, divider)) - len(names) for o in lines[used:]] if divider else []
-    if spare and all(o == 1 for o in spare) and not any(_cells(o, divider)[-1] for o in lines[used:]): names = [*names,'']
+    if spare and all(o == 1 for o in spare) and not any(_cells(o, divider)[-1] for o in lines[used:]):
+        names = [*names,'']
     t = _arrow_text(raw, at, divider, _named(names, path), path)
     points = divider == ',' or any(re.search(r'\d\.\d', o) for o in lines[used:])
-    columns,units = {k: typed(t.column(i), k, points) for i,k in enumerate(t.column_names)},dict(zip(t.column_names, units))
+    columns = {k: typed(t.column(i), k, points) for i,k in enumerate(t.column_names)}
+    units = dict(zip(t.column_names, units))
     return {k: (v,units.get(k)) for k,v in columns.items() if not (k.startswith('column ') and v.null_count == len(v))}
 
 # %% ../../nbs/07_data.tables.ipynb #06a01054
@@ -220,7 +251,8 @@ def _sextractor_table(raw, path):
     lines,comments,at = _lines(raw)
     told = [m for m in map(_sextractor.match, comments) if m]
     n = len(lines[0].split()) if lines else 0
-    names,units = ['']*n,{}
+    names = ['']*n
+    units = {}
     ends = [int(m[1]) for m in told[1:]] + [n+1]
     for m,end in zip(told, ends):
         for k in range(int(m[1]), min(end, n+1)): names[k-1] = m[2] if k == int(m[1]) else f'{m[2]}_{k-int(m[1])}'
@@ -241,7 +273,8 @@ def _ipac_table(raw, path):
     for k,(name,a,b) in enumerate(zip(_named(names, path), bars, bars[1:])):
         cells = [o[a:b].strip() for o in rows]
         if nulls[k]: cells = ['' if o == nulls[k] else o for o in cells]
-        out[name] = np.array(cells) if types[k].lower() in ('c','char','date') else typed(pa.array(cells), name),units[k]
+        out[name] = np.array(cells) if types[k].lower() in ('c','char','date') else typed(pa.array(cells),
+            name),units[k]
     return out
 
 # %% ../../nbs/07_data.tables.ipynb #2e36a445
@@ -251,9 +284,13 @@ def _text_table(raw, path):
     lines,comments,_ = _lines(raw, most=3)
     first = lines[0] if lines else ''
     if first.startswith(('\\','|')) and re.search(rb'(?m)^\|.*\|\s*$', raw[:1<<16]): return _ipac_table(raw, path)
-    kind = 'ascii.ecsv' if comments and re.match(r'# %ECSV', comments[0]) else 'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else ''
-    if not kind: return (_sextractor_table if comments and re.match(r'#\s*1\s+[A-Za-z]\S*', comments[0]) else _csv_table)(raw, path)
-    more = dict(fill_values=[(o,'0') for o in ('','null','NULL')]) if kind == 'ascii.ecsv' else {}        # Gaia's have null
+    kind = 'ascii.ecsv' if comments and re.match(r'# %ECSV',
+                                                 comments[0]) else 'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else ''
+    if not kind:
+        return (_sextractor_table if comments and re.match(r'#\s*1\s+[A-Za-z]\S*', comments[0]) else _csv_table)(raw,
+            path)
+    # Gaia's have null
+    more = dict(fill_values=[(o,'0') for o in ('','null','NULL')]) if kind == 'ascii.ecsv' else {}
     with _reading(path): t = Table.read(raw.decode().rstrip('\n').split('\n'), format=kind, **more)
     return {k: (t[k],None) for k in t.colnames}
 
@@ -263,7 +300,9 @@ def _reading(path):
     "A library's complaint as one sentence"
     try: yield
     except (DataError,InputError): raise
-    except Exception as e: raise DataError(f'{path} cannot be read as a table ({type(e).__name__}: {" ".join(str(e).split())[:160]}): give FITS, Parquet, VOTable, HDF5 or CSV') from e
+    except Exception as e:
+        raise DataError(f'{path} cannot be read as a table ({type(e).__name__}: {" ".join(str(e).split())[:160]}): '
+                        'give FITS, Parquet, VOTable, HDF5 or CSV') from e
 
 # %% ../../nbs/07_data.tables.ipynb #18bda2b3
 def _first(tables, names, path):
@@ -275,20 +314,25 @@ def _first(tables, names, path):
 
 def _fits_column(data, j):
     "A column of a FITS table; masked where it is TNULL, or a truth that is none"
-    o,raw = data.columns[j],data.view(np.ndarray)[data.dtype.names[j]]
-    if raw.dtype.kind == 'S' and raw.ndim == 1 and not o.dim and (o.format or '').lstrip('0123456789')[:1] == 'A': return raw
+    o = data.columns[j]
+    raw = data.view(np.ndarray)[data.dtype.names[j]]
+    if raw.dtype.kind == 'S' and raw.ndim == 1 and not o.dim and (o.format or '').lstrip('0123456789')[:1] == 'A':
+        return raw
     x = np.asarray(data.field(j))
     if str(o.format).lstrip('1') == 'L': return np.ma.array(x, mask=raw == 0)
     if o.null is None or raw.shape != x.shape: return x
-    return np.ma.array(x, mask=np.strings.strip(raw) == str(o.null).strip().encode() if raw.dtype.kind == 'S' else raw == o.null)
+    return np.ma.array(x, mask=np.strings.strip(raw) == str(o.null).strip().encode() if raw.dtype.kind == 'S'
+                       else raw == o.null)
 
 def _fits_table(path):
     with open_fits(path, memmap=False) as hdus, _reading(path):
-        found = {f'HDU {i} {o.name}'.strip(): i for i,o in enumerate(hdus) if hasattr(o, 'columns') and not hasattr(o, 'compressed_data') and len(o.data)}
+        found = {f'HDU {i} {o.name}'.strip(): i for i,o in enumerate(hdus)
+                 if hasattr(o, 'columns') and not hasattr(o, 'compressed_data') and len(o.data)}
         there = ', '.join(f'HDU {i} {type(o).__name__.removesuffix("HDU")}' for i,o in enumerate(hdus))
         if not found: raise DataError(f'{path} holds no table with rows: it has {there}')
         i = _first(found, lambda i: hdus[i].columns.names, path)
-        return {k: (_fits_column(hdus[i].data, j),o.unit) for j,(k,o) in enumerate(zip(_named(hdus[i].columns.names, path), hdus[i].columns))}
+        return {k: (_fits_column(hdus[i].data, j),o.unit)
+                for j,(k,o) in enumerate(zip(_named(hdus[i].columns.names, path), hdus[i].columns))}
 
 # %% ../../nbs/07_data.tables.ipynb #acb79503
 def _arrow_column(x):
@@ -298,11 +342,13 @@ def _arrow_column(x):
     if isinstance(x, pa.ExtensionArray): x = x.storage
     t = x.type
     if pa.types.is_dictionary(t): return _arrow_column(x.dictionary_decode())
-    if pa.types.is_fixed_size_list(t) and not x.null_count and pa.types.is_primitive(t.value_type) and not x.flatten().null_count: return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), -1)
+    if pa.types.is_fixed_size_list(t) and not x.null_count and pa.types.is_primitive(t.value_type) and not x.flatten().null_count:
+        return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), -1)
     if pa.types.is_floating(t): return x.to_numpy(zero_copy_only=False)
     if pa.types.is_integer(t) or pa.types.is_boolean(t):
         hidden = x.is_null().to_numpy(zero_copy_only=False)
-        return np.ma.array(x.fill_null(False if pa.types.is_boolean(t) else 0).to_numpy(zero_copy_only=False), mask=hidden)
+        return np.ma.array(x.fill_null(False if pa.types.is_boolean(t) else 0).to_numpy(zero_copy_only=False),
+                           mask=hidden)
     if pa.types.is_string(t) or pa.types.is_large_string(t):
         short = len(x)*(pc.max(pc.binary_length(x)).as_py() or 0) < 1<<29
         return np.array(x.fill_null('').to_pylist()) if short else x.to_pylist()
@@ -330,9 +376,14 @@ _elsewhere = re.compile(rb'<(?:[\w.-]+:)?STREAM\b[^<]*?\bhref\s*=|<!(?:ENTITY|AT
 def _check_xml(raw, path):
     "Refuse XML that names other places, or whose letters are not to be seen"
     found = _elsewhere.search(raw)
-    if found: raise DataError(f'{path} is refused: {found[0][:40].decode(errors="replace")!r} would make its reader go to another file or address, or define text anew; nothing outside the file is read')
-    claims = [(m[0],np.prod([int(o) for o in re.findall(rb'\d+', m[1])], dtype=float)) for m in re.finditer(rb'<[^<]*?\b(?:nrows|arraysize)\s*=\s*["\']([\dx*]+)["\']', raw[:1<<22])]
-    if any(n > max(len(raw), 1<<20) for _,n in claims): raise DataError(f'{path} claims {max(n for _,n in claims):.3g} values, but has only {len(raw)} bytes: get the file again')
+    if found:
+        raise DataError(f'{path} is refused: {found[0][:40].decode(errors="replace")!r} would make its reader go to '
+                        'another file or address, or define text anew; nothing outside the file is read')
+    claims = [(m[0],np.prod([int(o) for o in re.findall(rb'\d+', m[1])], dtype=float))
+              for m in re.finditer(rb'<[^<]*?\b(?:nrows|arraysize)\s*=\s*["\']([\dx*]+)["\']', raw[:1<<22])]
+    if any(n > max(len(raw), 1<<20) for _,n in claims):
+        raise DataError(f'{path} claims {max(n for _,n in claims):.3g} values, but has only {len(raw)} '
+                        'bytes: get the file again')
     code = re.match(rb'\s*<\?xml[^>]*encoding\s*=\s*["\']([\w.-]+)', raw)
     if code and code[1].decode().lower() not in ('utf-8','utf8','us-ascii','ascii','iso-8859-1','latin-1','latin1'):
         raise DataError(f'{path} is in {code[1].decode()}: write it again in UTF-8')
@@ -345,9 +396,14 @@ def _votable(raw, path):
     _check_xml(raw, path)
     with _reading(path):
         cut = _status.search(raw)
-        if cut and cut[1].upper() == b'OVERFLOW': log.warning(f'{path} is not whole: its server cut it off (QUERY_STATUS is OVERFLOW)')
-        found = {f'{i} {o.name or o.ID or ""}'.strip(): o for i,o in enumerate(parse(io.BytesIO(raw), verify='ignore').iter_tables(), 1) if len(o.array)}
-        if not found: raise DataError(f'{path} holds no table with rows' + (f'; it says {cut[2].decode(errors="replace").strip()!r}' if cut and cut[2].strip() else ''))
+        if cut and cut[1].upper() == b'OVERFLOW':
+            log.warning(f'{path} is not whole: its server cut it off (QUERY_STATUS is OVERFLOW)')
+        found = {f'{i} {o.name or o.ID or ""}'.strip(): o
+                 for i,o in enumerate(parse(io.BytesIO(raw), verify='ignore').iter_tables(), 1) if len(o.array)}
+        if not found:
+            raise DataError(f'{path} holds no table with rows'
+                            + (f'; it says {cut[2].decode(errors="replace").strip()!r}' if cut and cut[2].strip()
+                               else ''))
         t = _first(found, lambda o: [f.name for f in o.fields], path).to_table(use_names_over_ids=True)
     return {k: (t[k],None) for k in t.colnames}
 
@@ -359,19 +415,24 @@ def _h5_children(group, path):
         if group.id.links.get_info(k.encode('utf-8', 'surrogateescape')).type != h5l.TYPE_HARD: continue
         out[k] = group[k]
         plist = out[k].id.get_create_plist() if isinstance(out[k], h5py.Dataset) else None
-        if plist is not None and (out[k].is_virtual or plist.get_external_count()): raise DataError(f'{path}: the data of `{k}` are in other files, which is not followed: copy the data itself')
-    if 'pandas_type' in group.attrs: raise DataError(f'{path} holds a table of pandas, which only pandas reads: write it with `to_parquet`')
+        if plist is not None and (out[k].is_virtual or plist.get_external_count()):
+            raise DataError(f'{path}: the data of `{k}` are in other files, which is not '
+                            'followed: copy the data itself')
+    if 'pandas_type' in group.attrs:
+        raise DataError(f'{path} holds a table of pandas, which only pandas reads: write it with `to_parquet`')
     return out
 
 # %% ../../nbs/07_data.tables.ipynb #f849705d
 def _h5_tables(group, path, name='/', deep=3):
     "The tables in a group and below it: their names and columns"
-    found,inside = {},_h5_children(group, path)
+    found = {}
+    inside = _h5_children(group, path)
     sets = {k: d for k,d in inside.items() if isinstance(d, h5py.Dataset) and d.shape}
     for k,d in sets.items():
         if d.dtype.names and d.ndim == 1: found[f'{name}{k}'] = {o: (d,o) for o in d.dtype.names}
     sets = {k: d for k,d in sets.items() if not d.dtype.names and not k.endswith('.__table_column_meta__')}
-    alone = {k: g['data'] for k,g in inside.items() if isinstance(g, h5py.Group) and list(g) == ['data'] and 'data' in _h5_children(g, path)}     # vaex
+    alone = {k: g['data'] for k,g in inside.items()
+             if isinstance(g, h5py.Group) and list(g) == ['data'] and 'data' in _h5_children(g, path)}     # vaex
     if alone and not sets: return {name: {k: (d,None) for k,d in alone.items() if isinstance(d, h5py.Dataset)}}
     lengths = Counter(len(d) for d in sets.values() if d.ndim < 3)
     if lengths:
@@ -385,21 +446,28 @@ def _h5_tables(group, path, name='/', deep=3):
 def _h5_units(f, name):
     "Units that astropy writes beside an array of named values"
     told = _h5_children(f[name].parent, name).get(f'{name.rsplit("/", 1)[1]}.__table_column_meta__')
-    return {} if told is None else _units_told('\n'.join(o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in np.ravel(told[:])))
+    return {} if told is None else _units_told('\n'.join(o.decode(errors='replace') if isinstance(o, bytes) else str(o)
+                                                         for o in np.ravel(told[:])))
 
 def _h5_column(d, field):
     "A column of an HDF5 file"
-    unit,missing = d.attrs.get('unit') if field is None else None,d.attrs.get('missing') if field is None else None
+    unit = d.attrs.get('unit') if field is None else None
+    missing = d.attrs.get('missing') if field is None else None
     stored = d.id.get_storage_size()
-    if d.nbytes > 1<<28 and d.nbytes > _ratio*stored: raise DataError(f'{d.file.filename}: the array {d.name} claims {d.nbytes/2**30:.1f} GiB, of which {stored/2**20:.1f} MiB are stored')
-    x = d.asstr('utf-8', 'replace')[:] if h5py.check_string_dtype(d.dtype) else d[:] if field is None else d.fields(field)[:]
+    if d.nbytes > 1<<28 and d.nbytes > _ratio*stored:
+        raise DataError(f'{d.file.filename}: the array {d.name} claims {d.nbytes/2**30:.1f} GiB, of which '
+                        f'{stored/2**20:.1f} MiB are stored')
+    x = d.asstr('utf-8',
+                'replace')[:] if h5py.check_string_dtype(d.dtype) else d[:] if field is None else d.fields(field)[:]
     if missing is not None and np.ndim(missing) == 0 and x.dtype.kind in 'biuf': x = np.ma.array(x, mask=x == missing)
     return x,(unit.decode(errors='replace') if isinstance(unit, bytes) else unit)
 
 def _hdf5_table(path):
     with _reading(path), h5py.File(path, 'r', locking='best-effort') as f:
         found = {k: c for k,c in _h5_tables(f, path).items() if len(next(iter(c.values()))[0])}
-        if not found: raise DataError(f'{path} holds no table: a group with one array for each column, or an array of named values')
+        if not found:
+            raise DataError(f'{path} holds no table: a group with one array for each column, or '
+                            'an array of named values')
         found = dict(sorted(found.items(), key=lambda o: -len(o[1])))
         columns = _first(found, lambda c: c, path)
         units = _h5_units(f, next(iter(columns.values()))[0].name)
@@ -418,12 +486,15 @@ def _columns_of(path):
     check_file(path)
     with open(path, 'rb') as f: head = f.read(4)
     kind = 'text' if head[:2] in (b'\xff\xfe',b'\xfe\xff') else file_format(path)
-    if kind in ('FITS','Parquet','HDF5'): return {'FITS':_fits_table,'Parquet':_parquet_table,'HDF5':_hdf5_table}[kind](path)
+    if kind in ('FITS','Parquet','HDF5'):
+        return {'FITS':_fits_table,'Parquet':_parquet_table,'HDF5':_hdf5_table}[kind](path)
     if kind not in (*_packed,'VOTable','XML','text',''):
-        raise DataError(f'{path} is a file of kind {kind}, and no table that is read ({_way_out(path, kind)}): give FITS, Parquet, VOTable, HDF5 or CSV')
+        raise DataError(f'{path} is a file of kind {kind}, and no table that is read ({_way_out(path, kind)}): give '
+                        'FITS, Parquet, VOTable, HDF5 or CSV')
     raw = _content(path, kind)
     if raw[:2] in (b'\xff\xfe',b'\xfe\xff'): raw = _utf8(raw, path)
-    with _reading(path): return (_votable if raw[:4096].lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<' else _text_table)(raw, path)
+    with _reading(path):
+        return (_votable if raw[:4096].lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<' else _text_table)(raw, path)
 
 # %% ../../nbs/07_data.tables.ipynb #9e2ec372
 def _spread(columns):
@@ -431,19 +502,24 @@ def _spread(columns):
     out = {}
     for name,(col,unit) in columns.items():
         if not hasattr(col, 'icrs'): out[name] = col,unit
-        else: out |= {axis if axis not in columns | out else f'{name}_{axis}': (getattr(col.icrs, axis).deg,'deg') for axis in ('ra','dec')}
+        else:
+            out |= {axis if axis not in columns | out else f'{name}_{axis}': (getattr(col.icrs, axis).deg,'deg')
+                    for axis in ('ra','dec')}
     return out
 
 # %% ../../nbs/07_data.tables.ipynb #293dc67e
 def _cleaned_table(columns, path):
     "Columns with their units as a table; those that cannot be used are named"
-    good,odd = [],[]
+    good = []
+    odd = []
     for name,(col,unit) in _spread(columns).items():
         if isinstance(col, (pa.Array,pa.ChunkedArray)): col = _arrow_column(col)
         new,why = plain_column(col, name, unit)
         if new is None: odd.append(f'{name} ({why})')
         else: good.append(new)
-    if odd: log.warning(f'{path}: columns that cannot be used are left out: {", ".join(odd[:20])}' + (f' and {len(odd)-20} others' if len(odd) > 20 else ''))
+    if odd:
+        log.warning(f'{path}: columns that cannot be used are left out: {", ".join(odd[:20])}'
+                    + (f' and {len(odd)-20} others' if len(odd) > 20 else ''))
     if not good: raise DataError(f'{path} has no column that can be used')
     t = Table(good, copy=False)
     if not len(t): raise DataError(f'{path} has no rows')
@@ -457,7 +533,8 @@ def read_table(
     "Any table, read right or refused"
     given = isinstance(source, Table)
     path = source.meta.get('path', 'the catalogue') if given else os.fspath(source)
-    t = _cleaned_table({k: (source[k],None) for k in source.colnames} if given else _columns_of(path) if columns is None else _parquet_table(path, columns), path)
+    t = _cleaned_table({k: (source[k],None) for k in source.colnames} if given else _columns_of(path)
+                       if columns is None else _parquet_table(path, columns), path)
     t.meta['path'] = path
     return t
 
@@ -498,4 +575,5 @@ def _say_repeats(ids, path):
     again = len(ids) - len(set(ids))
     if not again: return
     first = next(i for i,k in Counter(ids).items() if k > 1)
-    log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as {first!r}: each is cut, but ids will not tell them apart')
+    log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as {first!r}: each is cut, '
+                'but ids will not tell them apart')

@@ -277,7 +277,8 @@ def _required(image, what, file, tile, band, layout):
     path = Path(image.path).with_name(file.format(tile=told[0] if told else tile, band=band, stem=_stem(image.path)))
     path = next((p for p in (path, *(path.with_suffix(s) for s in ('','.gz'))) if p.exists()), path)
     if not path.exists():
-        raise DataError(f'No such file: {path}, the {what} of {Path(image.path).name}: get it, or ingest without {what}s')
+        raise DataError(f'No such file: {path}, the {what} of {Path(image.path).name}: get it, '
+                        f'or ingest without {what}s')
     plane = _plane_of(path, image)
     if plane is None:
         raise DataError(f'{path} has no image of {_size(image)}, as {image.path} has: '
@@ -355,7 +356,8 @@ def _refuse_same_sky(band, planes, where, layout):
     "Two images of a band must not show the same sky"
     radius = max(r for _,r in where)
     for i,j in sorted(cKDTree([v for v,_ in where]).query_pairs(radius)):
-        a,b = planes[i],planes[j]
+        a = planes[i]
+        b = planes[j]
         named = [layout.read_name(o.path) for o in (a,b)]
         if None not in named and named[0][0] != named[1][0]: continue
         share = max(a.share_in(b), b.share_in(a))
@@ -367,7 +369,8 @@ def _refuse_same_sky(band, planes, where, layout):
 # %% ../../nbs/11_data.tiles.ipynb #e376d392
 def _of_band(band, images, layout):
     "The planes of a band's images with their WCS, chip by chip, and what to call each"
-    planes,names = [],[]
+    planes = []
+    names = []
     for image in images:
         found = images_in(image, band, layout.image_hdu, (layout.mask_hdu,layout.variance_hdu))
         planes += [_with_sky(p) for p in found]
@@ -379,7 +382,8 @@ def _check_told(found):
     for band,(planes,_) in found.items():
         others = [b for b in found if b != band]
         told = [(p, _told_band(p)) for p in planes]
-        wrong = [(p, b) for p,b in told if b and b.lower() != band.lower() and not _own_band(b, [band]) and _own_band(b, others)]
+        wrong = [(p, b) for p,b in told if b and b.lower() != band.lower() and not _own_band(b, [band])
+                 and _own_band(b, others)]
         if not wrong: continue
         plane,other = wrong[0]
         log.warning(f'{plane.where} is given as band {band}, but its header says {other}: it is taken as {band}')
@@ -402,7 +406,8 @@ def tiles_by_sky(
     found = {band: _of_band(band, images, layout) for band,images in files.items()}
     _check_told(found)
     if all(p.wcs is None for planes,_ in found.values() for p in planes): return _registered(found)
-    tiles,centres = [],[]
+    tiles = []
+    centres = []
     for band,(planes,names) in found.items():
         where = [p.find_sky().centre() for p in planes]     # refuses the one without a WCS
         _refuse_same_sky(band, planes, where, layout)
@@ -473,7 +478,8 @@ def _found(paths, asked, layout, source):
         raise InputError(f'How the files of {source} are named is not known, and not every header names its filter: '
                          f'name a survey ({", ".join(tile_layouts)}), or list them by band, as in g=FILES')
     raise DataError(f'None of {len(paths)} files, such as {Path(paths[0]).name}, is named as {layout.name} names tiles '
-                    f'in {",".join(asked)}, nor does each header name its filter: list them by band instead, as in g=FILES')
+                    f'in {",".join(asked)}, nor does each header name its filter: list them by '
+                    'band instead, as in g=FILES')
 
 # %% ../../nbs/11_data.tiles.ipynb #64dceee2
 def find_tiles(

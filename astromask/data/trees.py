@@ -32,12 +32,15 @@ def _check_codecs(path, most=100_000):
     "Refuse a Zarr folder whose metadata ask for code"
     seen = 0
     for at,folders,names in os.walk(path):
-        folders[:] = [o for o in folders if not o.startswith('c') or os.path.exists(os.path.join(at, o, 'zarr.json')) or o != 'c']
+        folders[:] = [o for o in folders
+                      if not o.startswith('c') or os.path.exists(os.path.join(at, o, 'zarr.json')) or o != 'c']
         for name in {*names} & {*_meta}:
-            where,seen = os.path.join(at, name),seen+1
+            where = os.path.join(at, name)
+            seen = seen+1
             check_file(where)
             with damage(where, 'read'): text = json.dumps(json.loads(Path(where).read_bytes()))
-            if 'pickle' in text.lower(): raise DataError(f'{where} is refused: its codec would run what is in the file (pickle)')
+            if 'pickle' in text.lower():
+                raise DataError(f'{where} is refused: its codec would run what is in the file (pickle)')
         if seen > most: raise DataError(f'{path} holds more than {most} arrays and groups, which is no set of cutouts')
 
 # %% ../../nbs/09_data.trees.ipynb #95969055
@@ -54,7 +57,9 @@ def _zarr_group(path, layouts):
     groups = {'': root} | {k: o for k,o in root.members(max_depth=3) if hasattr(o, 'arrays')}
     found = {k: (_zarr_arrays(g),dict(root.attrs) | dict(g.attrs)) for k,g in groups.items()}
     with_images = [k for k,(arrays,attrs) in found.items() if any(l.recognises(arrays, attrs) for l in layouts)]
-    if len(with_images) > 1 and '' not in with_images: raise DataError(f'{path} has images in several groups ({", ".join(with_images[:8])}): copy the one that is meant into a folder of its own')
+    if len(with_images) > 1 and '' not in with_images:
+        raise DataError(f'{path} has images in several groups ({", ".join(with_images[:8])}): copy the one that is '
+                        'meant into a folder of its own')
     return found['' if '' in with_images or not with_images else with_images[0]]
 
 # %% ../../nbs/09_data.trees.ipynb #e27f0153
@@ -68,12 +73,18 @@ class ZarrSet(CutoutFile):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.path,self.files,self.strict,self.told,self.given = str(path).rstrip('/'),(str(path),),strict,True,given or Measure()
+        self.path = str(path).rstrip('/')
+        self.files = (str(path),)
+        self.strict = strict
+        self.told = True
+        self.given = given or Measure()
         self.stamp = self._stamp()
         _check_codecs(self.path)
         with self._reading('opened') as f: self._describe(f, bands, survey)
 
-    def _stamp(self): return [stamp(p) for p in (os.path.join(self.path, o) for o in (*_meta,'.zattrs','.zmetadata')) if os.path.exists(p)]
+    def _stamp(self):
+        return [stamp(p) for p in (os.path.join(self.path, o) for o in (*_meta,'.zattrs','.zmetadata'))
+                if os.path.exists(p)]
     @contextmanager
     def _reading(self, what):
         if self._stamp() != self.stamp: raise DataError(f'{self.path} has changed since it was opened: open it again')
@@ -84,7 +95,8 @@ class ZarrSet(CutoutFile):
     def _is_column(self, d): return d.dtype.kind in 'biufSUOT'
     def _values(self, d):
         x = np.asarray(d[:])
-        return np.array([o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in x.ravel()]).reshape(x.shape) if x.dtype.kind in 'OT' else x
+        return np.array([o.decode(errors='replace') if isinstance(o, bytes) else str(o)
+                         for o in x.ravel()]).reshape(x.shape) if x.dtype.kind in 'OT' else x
     def _describe(self, f, bands, survey):
         super()._describe(f, bands, survey)
         self.chunk = f[self.images].chunks[0]
@@ -97,7 +109,8 @@ def _take(self:ZarrSet, d, rows):
     if x.ndim != 4 or x.dtype.kind != 'f' or d.path and d.path.split('/')[-1] != self.images: return x
     blank = ~x.reshape(len(x), -1).any(1)
     if blank.any():
-        log.warning(f'{self.path}: {blank.sum()} of {len(x)} objects that were read are zero throughout, as what was never written is: they count as missing')
+        log.warning(f'{self.path}: {blank.sum()} of {len(x)} objects that were read are zero throughout, as what was '
+                    'never written is: they count as missing')
         x[blank] = np.nan
     return x
 
@@ -109,12 +122,16 @@ def _check_tree(raw, path):
     sizes = {}
     def size(o):
         if id(o) in sizes: return sizes[id(o)]
-        if isinstance(o, Mapping) and ('$ref' in o or isinstance(o.get('source'), str) and ('datatype' in o or 'shape' in o)):
-            raise DataError(f'{path} points at other files, which is not followed: write it again with its arrays inside')
+        if isinstance(o, Mapping) and ('$ref' in o or isinstance(o.get('source'), str)
+                                       and ('datatype' in o or 'shape' in o)):
+            raise DataError(f'{path} points at other files, which is not followed: write it '
+                            'again with its arrays inside')
         sizes[id(o)] = np.inf                        # until it is known, for a tree that contains itself
         sizes[id(o)] = 1+sum(size(k) for k in _inside(o))
         return sizes[id(o)]
-    if size(raw) > 1e6: raise DataError(f'{path} repeats its own parts so often that its tree would not fit into memory: that is no real file')
+    if size(raw) > 1e6:
+        raise DataError(f'{path} repeats its own parts so often that its tree would not fit into '
+                        'memory: that is no real file')
 
 @contextmanager
 def open_asdf(
@@ -129,7 +146,8 @@ def open_asdf(
         for package in {o.package_name for o in config.extensions} - {'asdf'}: config.remove_extension(package=package)
         config.validate_on_read = False
         try: _check_tree(asdf.util.load_yaml(str(path), tagged=True), path)
-        except yaml.YAMLError as e: raise DataError(f'{path} is damaged: its tree cannot be read ({" ".join(str(e).split())[:100]})') from None
+        except yaml.YAMLError as e:
+            raise DataError(f'{path} is damaged: its tree cannot be read ({" ".join(str(e).split())[:100]})') from None
         with asdf.open(str(path), memmap=False, lazy_load=True) as f: yield f.tree
 
 # %% ../../nbs/09_data.trees.ipynb #b915cc50
@@ -142,13 +160,16 @@ def tree_arrays(
     tree, # Of an ASDF file
 )->tuple: # name -> (array, unit), and the mapping that holds them
     "The arrays of an ASDF file: those of the nearest mapping that has an image"
-    queue,seen = [tree],set()
+    queue = [tree]
+    seen = set()
     while queue:
         o = queue.pop(0)
         if id(o) in seen: continue
         seen.add(id(o))
         found = {str(k): (a,unit) for k,v in o.items() for a,unit in [_value(v)] if a is not None and len(a.shape)}
-        if any(len(a.shape) in (2,3,4) and plane_words(k)[0] in ('image','') and a.dtype.kind in 'iuf' for k,(a,_) in found.items()): return found,o
+        if any(len(a.shape) in (2,3,4) and plane_words(k)[0] in ('image','') and a.dtype.kind in 'iuf'
+               for k,(a,_) in found.items()):
+            return found,o
         queue += [v for v in o.values() if isinstance(v, Mapping)]
     return {},tree
 
@@ -166,8 +187,10 @@ def _roman_photometry(node, unit):
     area = _meta_of(node, 'meta.photometry.pixel_area','meta.photometry.pixelarea_steradians')
     conversion = _meta_of(node, 'meta.photometry.conversion_megajanskys')
     tag = str(getattr(node, '_tag', ''))
-    unit = unit or str(_meta_of(node, 'meta.unit','unit','meta.bunit_data') or '') or ('MJy/sr' if 'mosaic' in tag else 'DN/s' if conversion else '')
-    cards = {k: v for k,v in dict(BUNIT=unit, PHOTMJSR=conversion, PIXAR_SR=area, ZEROPOINT=_meta_of(node, 'zero_point','meta.zero_point')).items() if v is not None}
+    unit = unit or str(_meta_of(node, 'meta.unit','unit','meta.bunit_data') or '') or ('MJy/sr' if 'mosaic' in tag
+        else 'DN/s' if conversion else '')
+    cards = {k: v for k,v in dict(BUNIT=unit, PHOTMJSR=conversion, PIXAR_SR=area,
+                                  ZEROPOINT=_meta_of(node, 'zero_point','meta.zero_point')).items() if v is not None}
     scale = _meta_of(node, 'pixel_scale','meta.pixel_scale')
     return header_photometry(cards),float(np.sqrt(area)*206264.80625) if area else scale
 
@@ -180,15 +203,22 @@ def asdf_object(
         found,node = tree_arrays(tree)
         planes = {}
         for k,(a,unit) in found.items(): planes.setdefault(plane_words(k)[0] or 'image', (k,a,unit))
-        if 'image' not in planes: raise DataError(f'{path} is an ASDF file that holds no image: {", ".join(f"{k} {tuple(a.shape)}" for k,(a,_) in list(found.items())[:8]) or "no arrays"}')
+        if 'image' not in planes:
+            raise DataError(f'{path} is an ASDF file that holds no image: '
+                            f'{", ".join(f"{k} {tuple(a.shape)}" for k,(a,_) in list(found.items())[:8]) or "no arrays"}')
         name,a,unit = planes['image']
-        if len(a.shape) == 4 or np.prod(a.shape[-2:]) > 1<<22: raise DataError(f'{path} holds `{name}` {tuple(a.shape)}, which is no cutout of one object (ASDF is read one object a file): cut from it first (astrocut), or write an array of cutouts to HDF5 (Cutouts.write)')
+        if len(a.shape) == 4 or np.prod(a.shape[-2:]) > 1<<22:
+            raise DataError(f'{path} holds `{name}` {tuple(a.shape)}, which is no cutout of one object (ASDF is read '
+                            'one object a file): cut from it first (astrocut), or write an array of '
+                            'cutouts to HDF5 (Cutouts.write)')
         x = _three(np.array(a))
         photometry,scale = _roman_photometry(node, unit)
         band = _band(node)
         names = node.get('bands')
         facts = {k: v for k in ('id','ra','dec','redshift') if (v := _meta_of(node, k, f'meta.{k}')) is not None}
-        return dict(image=_hidden(x, planes), ivar=_weights(x, planes), bands=tuple(map(str, names)) if isinstance(names, (list,tuple)) else (band,) if band and len(x) == 1 else None,
+        return dict(image=_hidden(x, planes), ivar=_weights(x, planes),
+                    bands=tuple(map(str, names)) if isinstance(names, (list,tuple)) else (band,)
+                    if band and len(x) == 1 else None,
                     photometry=photometry, scale=scale, facts=facts, path=str(path))
 
 # %% ../../nbs/09_data.trees.ipynb #7872803c
@@ -201,35 +231,47 @@ def _hidden(x, planes):
     if 'mask' not in planes: return x
     bits = np.array(planes['mask'][1])
     bad = bits if bits.dtype == bool else bits & 1 if planes['mask'][0].lower() == 'dq' else bits != 0
-    return np.where(np.broadcast_to(_three(bad).astype(bool), x.shape), np.float32(np.nan), x.astype(np.result_type(x, np.float32), copy=False))
+    return np.where(np.broadcast_to(_three(bad).astype(bool), x.shape), np.float32(np.nan),
+                    x.astype(np.result_type(x, np.float32), copy=False))
 
 def _weights(x, planes):
     kind = next((k for k in ('ivar','variance','error') if k in planes), None)
-    return None if kind is None else inverse_variance(np.broadcast_to(_three(np.array(planes[kind][1])), x.shape), kind).astype(np.float32)
+    return None if kind is None else inverse_variance(np.broadcast_to(_three(np.array(planes[kind][1])), x.shape),
+                                                      kind).astype(np.float32)
 
 # %% ../../nbs/09_data.trees.ipynb #9f512aa9
-def _band(node): return str(_meta_of(node, 'meta.instrument.optical_element','meta.basic.optical_element','band','filter','meta.filter') or '')
+def _band(node):
+    return str(_meta_of(node, 'meta.instrument.optical_element','meta.basic.optical_element','band','filter',
+                        'meta.filter') or '')
 
 def by_object(
     paths, # ASDF files
 )->dict:   # object -> its files, one for each band
     "Which files show the same object"
-    bands,labels = [],file_labels(paths)
+    bands = []
+    labels = file_labels(paths)
     for p in paths:
         with open_asdf(p) as tree: bands.append(_band(tree_arrays(tree)[1]))
     if len({*bands}) < 2: return dict(zip(labels, ([p] for p in paths)))
     groups = {}
-    for p,b,k in zip(paths, bands, labels): groups.setdefault(re.sub(rf'(^|[\W_]){re.escape(b)}(?=$|[\W_])', '', k, flags=re.I).strip('_-. '), {})[b] = p
-    if len({frozenset(o) for o in groups.values()}) == 1 and sum(map(len, groups.values())) == len(paths): return {k: [o[b] for b in sorted(o, key=natural_key)] for k,o in groups.items()}
-    raise DataError(f'{paths[0]} is in {bands[0]}, and others are in {", ".join(sorted({*bands} - {bands[0]})[:5])}, but their names do not tell which show the same object in the same bands, as m31_F106.asdf and m31_F158.asdf would: open one band at a time')
+    for p,b,k in zip(paths, bands, labels):
+        groups.setdefault(re.sub(rf'(^|[\W_]){re.escape(b)}(?=$|[\W_])', '', k, flags=re.I).strip('_-. '), {})[b] = p
+    if len({frozenset(o) for o in groups.values()}) == 1 and sum(map(len, groups.values())) == len(paths):
+        return {k: [o[b] for b in sorted(o, key=natural_key)] for k,o in groups.items()}
+    raise DataError(f'{paths[0]} is in {bands[0]}, and others are in {", ".join(sorted({*bands} - {bands[0]})[:5])}, '
+                    'but their names do not tell which show the same object in the same bands, as m31_F106.asdf and '
+                    'm31_F158.asdf would: open one band at a time')
 
 # %% ../../nbs/09_data.trees.ipynb #72b7a719
 class AsdfLayout(Layout):
-    name,what,images = 'ASDF','an ASDF file for each object: `data` (H,W) or (C,H,W), with `err` and `dq`','image'
+    name = 'ASDF'
+    what = 'an ASDF file for each object: `data` (H,W) or (C,H,W), with `err` and `dq`'
+    images = 'image'
 
 class AsdfSet(CutoutFile):
     "ASDF files, one object each, or one for each band of an object as their names tell, as one set"
-    layouts,many = [AsdfLayout()],True
+    layouts = [AsdfLayout()]
+    many = True
     def __init__(self,
         paths,         # The files
         bands=None,    # As in `CutoutFile`
@@ -237,7 +279,11 @@ class AsdfSet(CutoutFile):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.paths,self.strict,self.told,self.given,self.kept = [str(p) for p in paths],strict,True,given or Measure(),(None,None)
+        self.paths = [str(p) for p in paths]
+        self.strict = strict
+        self.told = True
+        self.given = given or Measure()
+        self.kept = (None,None)
         self.path,self.files = self.paths[0],tuple(self.paths)
         self.groups = by_object(self.paths)
         self.first = self._object(0)
@@ -251,11 +297,16 @@ def _object(self:AsdfSet, i):
     name = list(self.groups)[i]
     parts = [asdf_object(p) for p in self.groups[name]]
     for o in parts[1:]:
-        if o['image'].shape[1:] != parts[0]['image'].shape[1:]: raise DataError(f'{o["path"]} has {o["image"].shape[1:]} pixels, but {parts[0]["path"]}, the same object, {parts[0]["image"].shape[1:]}')
+        if o['image'].shape[1:] != parts[0]['image'].shape[1:]:
+            raise DataError(f'{o["path"]} has {o["image"].shape[1:]} pixels, but {parts[0]["path"]}, the same object, '
+                            f'{parts[0]["image"].shape[1:]}')
     known = all(o['bands'] for o in parts)
-    return parts[0] | dict(image=np.concatenate([o['image'] for o in parts]), bands=sum((o['bands'] for o in parts), ()) if known else None,
-                           ivar=None if any(o['ivar'] is None for o in parts) else np.concatenate([o['ivar'] for o in parts]), facts=parts[0]['facts'],
-                           zeros=[o['photometry'].zero_point for o in parts for _ in o['image']], units=[o['photometry'].unit for o in parts for _ in o['image']])
+    return parts[0] | dict(image=np.concatenate([o['image'] for o in parts]),
+                           bands=sum((o['bands'] for o in parts), ()) if known else None,
+                           ivar=None if any(o['ivar'] is None for o in parts)
+                           else np.concatenate([o['ivar'] for o in parts]), facts=parts[0]['facts'],
+                           zeros=[o['photometry'].zero_point for o in parts for _ in o['image']],
+                           units=[o['photometry'].unit for o in parts for _ in o['image']])
 
 # %% ../../nbs/09_data.trees.ipynb #5f2ec41e
 @patch
@@ -265,17 +316,20 @@ def _rows(self:AsdfSet, rows):
     if self.kept[0] == key: return self.kept[1]
     objects = [self._object(i) for i in key]
     for o in objects:
-        for what,a,b in (('shape',o['image'].shape,self.first['image'].shape), ('bands',o['bands'],self.first['bands']), ('zero point',o['zeros'],self.first['zeros'])):
+        for what,a,b in (('shape',o['image'].shape,self.first['image'].shape), ('bands',o['bands'],self.first['bands']),
+                         ('zero point',o['zeros'],self.first['zeros'])):
             if a != b: raise DataError(f'{o["path"]} has {what} {a}, but {self.first["path"]} has {b}: open them apart')
     out = dict(image=np.stack([o['image'] for o in objects]).astype(self.first['image'].dtype, copy=False))
-    if self.first['ivar'] is not None: out['ivar'] = np.stack([np.zeros(o['image'].shape, 'f4') if o['ivar'] is None else o['ivar'] for o in objects])
+    if self.first['ivar'] is not None:
+        out['ivar'] = np.stack([np.zeros(o['image'].shape, 'f4') if o['ivar'] is None else o['ivar'] for o in objects])
     self.kept = key,out
     return out
 
 @patch
 def _arrays(self:AsdfSet):
     kinds = {k: self.first[k] for k in ('image','ivar') if self.first[k] is not None}
-    return {k: RowArray(lambda rows, k=k: self._rows(rows)[k], (len(self.groups),*v.shape), v.dtype) for k,v in kinds.items()}
+    return {k: RowArray(lambda rows, k=k: self._rows(rows)[k], (len(self.groups),*v.shape), v.dtype)
+            for k,v in kinds.items()}
 
 # %% ../../nbs/09_data.trees.ipynb #83f40e47
 @patch
@@ -284,11 +338,15 @@ def _reading(self:AsdfSet, what): yield self._arrays()
 
 @patch
 def _list(self:AsdfSet, f):
-    told = dict(pixel_scale=self.first['scale'], unit=self.first['units'], zero_point=None if None in self.first['zeros'] else self.first['zeros'])
+    told = dict(pixel_scale=self.first['scale'], unit=self.first['units'],
+                zero_point=None if None in self.first['zeros'] else self.first['zeros'])
     return f,told | ({'bands': self.first['bands']} if self.first['bands'] else {})
 
 @patch
-def _list_columns(self:AsdfSet, found, attrs): self.columns,self.left_out,self.names = [],[],{}
+def _list_columns(self:AsdfSet, found, attrs):
+    self.columns = []
+    self.left_out = []
+    self.names = {}
 
 @patch
 def _row_ids(self:AsdfSet, labels): return np.array(list(self.groups))

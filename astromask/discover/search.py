@@ -67,9 +67,11 @@ def _query(self:SimilarityIndex, examples):
         if not self.known[rows].all():
             blank = self.ids[rows[~self.known[rows]][0]]
             raise InputError(f'{blank} has no embedding (no valid pixel): give another example')
-        x,leave = self.directions[rows], np.isin(self.ids, self.ids[rows])
+        x = self.directions[rows]
+        leave = np.isin(self.ids, self.ids[rows])
     else:
-        x,leave = np.atleast_2d(examples), ~self.known
+        x = np.atleast_2d(examples)
+        leave = ~self.known
         if x.ndim != 2 or x.shape[1] != len(self.mean) or not np.isfinite(x).all():
             raise InputError(f'Examples of shape {examples.shape} do not fit: give ids (text), '
                              f'or finite embeddings of {len(self.mean)} numbers')

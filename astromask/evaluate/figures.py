@@ -60,11 +60,13 @@ def confusion_figure(
     names,  # Names of the K classes
 ):          # Figure
     "The confusion matrix in counts and in per cent of the true class"
-    c,k = np.asarray(matrix), len(names)
+    c = np.asarray(matrix)
+    k = len(names)
     if c.shape != (k, k): raise InputError(f'The confusion matrix has shape {c.shape}, and there are {k} names')
     total = c.sum(1, keepdims=True)
     percent = np.where(total > 0, 100*c/np.maximum(total, 1), np.nan)
-    side,room = max(1.8, .4*k),max((text_width(str(o), 7) for o in names), default=0)
+    side = max(1.8, .4*k)
+    room = max((text_width(str(o), 7) for o in names), default=0)
     fig,((a,b),) = _panels(1, 2, 2*side+room+.6, side+.75*room+.8, sharey=True)
     _matrix(a, c, c.astype(str), names, max(c.max(initial=0), 1), side/max(k, 1))
     shares = np.where(np.isnan(percent), '', [[f'{v:.0f}' for v in row] for row in np.nan_to_num(percent)])
@@ -104,11 +106,13 @@ def per_class_figure(
     fig,((ax,),) = _panels(1, 1, 3.2+max((text_width(str(o), 7) for o in table['class']), default=0), .8+.42*max(k, 1))
     for off,name in ((-.2,'precision'), (.2,'recall')):
         values = np.asarray(table[name], float)
-        shares,n = np.nan_to_num(values), np.asarray(table['predicted' if name == 'precision' else 'support'])
+        shares = np.nan_to_num(values)
+        n = np.asarray(table['predicted' if name == 'precision' else 'support'])
         error = np.nan_to_num(share_error(shares, n))
         ax.barh(np.arange(k)+off, shares, height=.38, label=name, xerr=error, error_kw=dict(lw=.8))
         for i in range(k):
-            ax.text(shares[i]+error[i]+.01, i+off, 'none' if np.isnan(values[i]) else f'{shares[i]:.2f}', va='center', fontsize=7)
+            ax.text(shares[i]+error[i]+.01, i+off, 'none' if np.isnan(values[i]) else f'{shares[i]:.2f}', va='center',
+                    fontsize=7)
     ax.set_yticks(range(k), [f'{c} ({n})' for c,n in zip(table['class'], table['support'])])
     ax.set(xlim=(0, 1.15))
     ax.invert_yaxis()
@@ -126,7 +130,8 @@ def reliability_figure(
     a.plot([0, 1], [0, 1], 'k:', lw=.8)
     for i,(name,t) in enumerate(_named(tables).items()):
         t = t[np.asarray(t['n']) > 0]
-        n,y = np.asarray(t['n']), np.asarray(t['accuracy'], float)
+        n = np.asarray(t['n'])
+        y = np.asarray(t['accuracy'], float)
         gap = (n*abs(y-np.asarray(t['confidence']))).sum()/max(n.sum(), 1)
         a.errorbar(t['confidence'], y, share_error(y, n), marker='o', ms=3, lw=1.2, elinewidth=.8, color=f'C{i}',
                    label=f'{name+": " if name else ""}calibration error {gap:.3f}')
@@ -150,10 +155,12 @@ def binned_figure(
     from matplotlib.ticker import NullFormatter
     fig,((a,),(b,)) = _panels(2, 1, 3.8, 3.4, sharex=True, height_ratios=(3, 1))
     for i,(name,t) in enumerate(_named(tables).items()):
-        if metric not in t.colnames: raise InputError(f'There is no {metric!r} in the table; it has {", ".join(t.colnames)}')
+        if metric not in t.colnames:
+            raise InputError(f'There is no {metric!r} in the table; it has {", ".join(t.colnames)}')
         t = t[np.isfinite(np.asarray(t[metric], float))]
         error = np.nan_to_num(np.asarray(t[metric+'_error'], float)) if metric+'_error' in t.colnames else None
-        a.errorbar(t['center'], t[metric], error, marker='o', ms=3, lw=1.2, elinewidth=.8, capsize=2, color=f'C{i}', label=name or None)
+        a.errorbar(t['center'], t[metric], error, marker='o', ms=3, lw=1.2, elinewidth=.8, capsize=2, color=f'C{i}',
+                   label=name or None)
         if not len(t): _say(a, f'no {x} with a {label or metric}')
         elif i == 0: b.bar(t['low'], t['n'], width=t['high']-t['low'], align='edge', color='.8', edgecolor='w')
     if log:
@@ -178,7 +185,8 @@ def _crowd(ax, x, y, **kw):
     if len(x) < 200: return ax.scatter(x, y, s=8, alpha=.7, lw=0, **kw)
     density = _density(x, y)
     order = np.argsort(density, kind='stable')
-    return ax.scatter(x[order], y[order], c=density[order], s=max(1., min(6., 6000/len(x))), lw=0, cmap='viridis', rasterized=True, **kw)
+    return ax.scatter(x[order], y[order], c=density[order], s=max(1., min(6., 6000/len(x))), lw=0, cmap='viridis',
+                      rasterized=True, **kw)
 
 # %% ../../nbs/34_evaluate.figures.ipynb #16b694ea
 def _running(x, d, least=20, most=12):
@@ -199,12 +207,14 @@ def redshift_figure(
     t,p = (np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (z_true, z_pred))
     ok = np.isfinite(t) & np.isfinite(p)
     far = int((np.isfinite(t) & np.isinf(p)).sum())             # infinite predictions are outside of any axes
-    t,p = t[ok], p[ok]
+    t = t[ok]
+    p = p[ok]
     d = (p-t)/(1+t)
     fig,((a,),(b,)) = _panels(2, 1, 3.6, 4.8, sharex=True, height_ratios=(3, 1))
     both = np.concatenate([t, p])
     low,high = np.percentile(both, [.25, 99.75]) if len(t) else (0., 1.)
-    low,high = max(min(0., low), -.95), 1.05*max(high, .01)
+    low = max(min(0., low), -.95)
+    high = 1.05*max(high, .01)
     line = np.array([low, high])
     _crowd(a, t, p)
     _crowd(b, t, d)
@@ -222,9 +232,11 @@ def redshift_figure(
     _labels(b, truth, '$\\Delta z/(1+z)$')
     names = dict(nmad='NMAD', bias='bias', outlier_fraction='outliers')
     shown = [f'{name} {metrics[key]:.4f}' for key,name in names.items() if metrics and key in metrics]
-    off = [far + int(((t < low) | (t > high) | (y < bottom) | (y > top)).sum()) for y,bottom,top in ((p, low, high), (d, -.25, .25))]
+    off = [far + int(((t < low) | (t > high) | (y < bottom) | (y > top)).sum())
+           for y,bottom,top in ((p, low, high), (d, -.25, .25))]
     outside = [f'{k} outside'*(k > 0) for k in off]
-    a.text(.03, .97, '\n'.join(shown + [', '.join(filter(None, (f'{len(t)+far} objects', outside[0])))]), transform=a.transAxes, va='top', fontsize=8)
+    a.text(.03, .97, '\n'.join(shown + [', '.join(filter(None, (f'{len(t)+far} objects', outside[0])))]),
+           transform=a.transAxes, va='top', fontsize=8)
     b.text(.03, .06, outside[1], transform=b.transAxes, fontsize=7)
     return fig
 
@@ -263,7 +275,8 @@ def coverage_figure(
         for kind,text,style in (('central', 'central interval', '-'), ('hpd', 'highest density', '--')):
             ok = np.isfinite(np.asarray(t[kind], float))
             label = f'{name+", " if name else ""}{text}'
-            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=style, marker='o', ms=3, lw=1.2, elinewidth=.8,
+            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=style, marker='o', ms=3, lw=1.2,
+                        elinewidth=.8,
                         color=f'C{i}', label=label)
             if not ok.any(): _say(ax, 'no PDF with a known redshift')
     ax.set(xlim=(0, 1), ylim=(0, 1))
@@ -284,16 +297,19 @@ def pdf_page(
 ):               # Figure
     "Example PDFs beside their cutouts"
     grid,pdf = check_pdfs(grid, pdf)
-    n,(low,high) = len(pdf), central_interval(grid, pdf)
+    n = len(pdf)
+    low,high = central_interval(grid, pdf)
     z = np.full(n, np.nan) if z_true is None else np.asarray(z_true, float)
     cols = max(1, min(ncols, n))
-    rows,rgb = -(-max(n, 1)//cols), None if images is None else colour_image(images, bands)
+    rows = -(-max(n, 1)//cols)
+    rgb = None if images is None else colour_image(images, bands)
     ends = np.concatenate([quantiles(grid, pdf, [.001, .999]).ravel(), z])
     ends = ends[np.isfinite(ends)]
     limits = np.clip([ends.min(), ends.max()], *grid[[0,-1]]) if len(ends) and np.ptp(ends) else grid[[0,-1]]
     fig,axs = _panels(rows, 2*cols, 3.1*cols, 1.15*rows+.2, width_ratios=[1, 1.8]*cols)
     for i,(a,b) in enumerate(axs.reshape(-1, 2)):
-        _tile(a, None if rgb is None or i >= n else rgb[i], origin='lower' if images is None else image_origin(images, origin))
+        _tile(a, None if rgb is None or i >= n else rgb[i],
+              origin='lower' if images is None else image_origin(images, origin))
         b.set_yticks([])
         if i >= n:
             b.axis('off')
@@ -323,10 +339,13 @@ def crossings(
     tables, # Method to its Table with n and mean
 )->Table:   # first, second, n, value: where the curves of two methods cross, and which is better before (first)
     "Where curves of performance cross"
-    rows,curves,names = [], {k: _curve(t) for k,t in tables.items()}, list(tables)
+    rows = []
+    curves = {k: _curve(t) for k,t in tables.items()}
+    names = list(tables)
     for i,a in enumerate(names):
         for b in names[i+1:]:
-            (xa,ya),(xb,yb) = curves[a], curves[b]
+            xa,ya = curves[a]
+            xb,yb = curves[b]
             if not len(xa) or not len(xb): continue
             x = np.unique(np.concatenate([xa, xb]))
             x = x[(x >= max(xa[0], xb[0])) & (x <= min(xa[-1], xb[-1]))]
@@ -365,7 +384,9 @@ def label_efficiency_figure(
         t = t[np.isfinite(np.asarray(t['mean'], float))]
         n,mean,std = (np.asarray(t[k], float) for k in ('n', 'mean', 'std'))
         order = np.argsort(n)
-        n,mean,std = n[order], mean[order], np.nan_to_num(std[order])
+        n = n[order]
+        mean = mean[order]
+        std = np.nan_to_num(std[order])
         ax.plot(n, mean, marker='o', ms=3, lw=1.2, color=f'C{i}', label=name)
         ax.fill_between(n, mean-std, mean+std, color=f'C{i}', alpha=.18, lw=0)
     if not ax.lines or not any(len(l.get_xdata()) for l in ax.lines): _say(ax, 'nothing measured')
@@ -373,7 +394,8 @@ def label_efficiency_figure(
     for row in crossings(tables):
         if not _clear(tables, row): continue
         ax.plot(row['n'], row['value'], 'o', ms=9, mfc='none', mec='k', mew=.8)
-        ax.annotate(f'{row["n"]:.0f}', (row['n'], row['value']), (0, -14), textcoords='offset points', ha='center', fontsize=7)
+        ax.annotate(f'{row["n"]:.0f}', (row['n'], row['value']), (0, -14), textcoords='offset points', ha='center',
+                    fontsize=7)
     for method,n,other,n_other,value in equal:
         ax.plot([n, n_other], [value]*2, 'k:', lw=.9)
         ax.annotate(f'{n:.0f}', (n, value), (-3, 0), textcoords='offset points', ha='right', va='center', fontsize=7)

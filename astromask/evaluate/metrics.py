@@ -35,14 +35,17 @@ def redshift_metrics(
     t,p = _pairs(z_true, z_pred)
     names = 'mae mse bias median_bias precision nmad sigma_iqr outlier_fraction outlier_fraction_005 outlier_fraction_3sigma r2'.split()
     if not len(t): return dict.fromkeys(names, float('nan')) | {'n': 0}
-    error,d = p-t, (p-t)/(1+t)
+    error = p-t
+    d = (p-t)/(1+t)
     scatter = ((t-t.mean())**2).sum() if np.ptp(t) else np.nan
     with np.errstate(invalid='ignore'):                     # the difference of two infinities
-        middle,(low,high) = np.median(d), np.percentile(d, [25, 75])
+        middle = np.median(d)
+        low,high = np.percentile(d, [25, 75])
         widths = 1.4826*np.median(abs(d-middle)), (high-low)/1.349
         nmad,sigma_iqr = (np.inf if np.isnan(v) else v for v in widths)
         values = (abs(error).mean(), (error**2).mean(), d.mean(), middle, 1.48*np.median(abs(d)), nmad, sigma_iqr,
-                  *((np.isinf(d) | (abs(d) > cut)).mean() for cut in (.15, .05, max(.06, 3*sigma_iqr))), 1-(error**2).sum()/scatter)
+                  *((np.isinf(d) | (abs(d) > cut)).mean() for cut in (.15, .05, max(.06, 3*sigma_iqr))),
+                  1-(error**2).sum()/scatter)
     return {k: float(v) for k,v in zip(names, values)} | {'n': len(t)}
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #8ae870f7
@@ -56,7 +59,8 @@ def _classes(y):
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #0919ec0d
 def _known_classes(y_true, y_pred):
-    (t,known),(p,_) = _classes(y_true), _classes(y_pred)
+    t,known = _classes(y_true)
+    p,_ = _classes(y_pred)
     if t.shape != p.shape:
         raise InputError(f'y_true has shape {t.shape} and y_pred has {p.shape}: give one prediction for each object')
     if len(t) and (t.dtype.kind == 'U') != (p.dtype.kind == 'U'):
@@ -67,7 +71,8 @@ def _known_classes(y_true, y_pred):
 def _numbers(y, known, names):
     "Classes as column numbers of the probabilities"
     if y.dtype.kind != 'U': return np.where(known, y, -1).astype(int)
-    if names is None: raise InputError('Classes are given by name: `names` must say which column of the probabilities is which')
+    if names is None:
+        raise InputError('Classes are given by name: `names` must say which column of the probabilities is which')
     number = {n: i for i,n in enumerate(map(str, names))}
     strange = set(y[known]) - set(number)
     if strange: raise InputError(f'There is no class {sorted(strange)[0]!r} among the names {", ".join(number)}')
@@ -85,11 +90,13 @@ def _scored(y_true, probability, names=None):
         raise InputError(f'There are {len(names)} names for {p.shape[1]} columns of probabilities')
     y = _numbers(y, known, names)
     rows = known & np.isfinite(p).all(1)
-    y,p = y[rows],p[rows]
+    y = y[rows]
+    p = p[rows]
     bad = np.flatnonzero(rows)[(p < 0).any(1) | (abs(p.sum(1)-1) > 1e-3)]
     if len(bad): raise InputError(f'Row {bad[0]} of the probabilities is negative or does not sum to 1')
     if len(y) and (y.max() >= p.shape[1] or y.min() < 0):
-        raise InputError(f'Classes run from {y.min()} to {y.max()}, and the probabilities have columns 0 to {p.shape[1]-1}')
+        raise InputError(f'Classes run from {y.min()} to {y.max()}, and the probabilities have '
+                         f'columns 0 to {p.shape[1]-1}')
     return y, p/p.sum(1, keepdims=True)
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #d71653e6
@@ -109,9 +116,11 @@ def reliability(
     "How often the likeliest class is right, by how likely it is said to be"
     y,p = _scored(y_true, probability, names)
     edges = np.linspace(0, 1, bins+1)
-    top,right = p.max(1, initial=0), p.argmax(1) == y
+    top = p.max(1, initial=0)
+    right = p.argmax(1) == y
     where = np.clip(np.searchsorted(edges, top, 'left')-1, 0, bins-1)
-    n,sums = np.bincount(where, minlength=bins), [np.bincount(where, v, bins) for v in (top, right)]
+    n = np.bincount(where, minlength=bins)
+    sums = [np.bincount(where, v, bins) for v in (top, right)]
     with np.errstate(invalid='ignore'): confidence,accuracy = (s/n for s in sums)
     return _rounded(Table(dict(low=edges[:-1], high=edges[1:], confidence=confidence, accuracy=accuracy, n=n)))
 
@@ -128,7 +137,8 @@ def roc_auc(
     "The area under the ROC curve of each class against the rest"
     from sklearn.metrics import roc_auc_score
     y,p = _scored(y_true, probability, names)
-    return np.array([roc_auc_score(y == k, p[:,k]) if 0 < (y == k).sum() < len(y) else np.nan for k in range(p.shape[1])])
+    return np.array([roc_auc_score(y == k, p[:,k]) if 0 < (y == k).sum() < len(y) else np.nan
+                     for k in range(p.shape[1])])
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #a6ab822f
 def _probability_metrics(y_true, probability, names):
@@ -138,7 +148,8 @@ def _probability_metrics(y_true, probability, names):
     if k > 5: values['top5_accuracy'] = np.nan
     if not n: return values
     areas = roc_auc(y, p)
-    truth,best = p[np.arange(n),y], np.argsort(-p, axis=1, kind='stable')[:,:5]
+    truth = p[np.arange(n),y]
+    best = np.argsort(-p, axis=1, kind='stable')[:,:5]
     values |= dict(roc_auc=np.nan if np.isnan(areas).all() else np.nanmean(areas),
                    log_loss=-np.log(np.maximum(truth, np.finfo(float).eps)).mean(),
                    brier=((p-np.eye(k)[y])**2).sum(1).mean()/(2 if k < 3 else 1),
@@ -154,7 +165,8 @@ def classification_metrics(
     names=None,       # The classes of the K columns, where y_true holds names
 )->dict:              # accuracy, balanced_accuracy, macro_f1, n; with `probability` what is named above, of more than 5 classes top5_accuracy
     "How often predicted classes are right, and how far their probabilities are to be believed"
-    if y_pred is None and probability is None: raise InputError('There is nothing to judge: give y_pred, or probability, or both')
+    if y_pred is None and probability is None:
+        raise InputError('There is nothing to judge: give y_pred, or probability, or both')
     more = {} if probability is None else _probability_metrics(y_true, probability, names)
     if y_pred is None: y_pred = likeliest(probability, names if _classes(y_true)[0].dtype.kind == 'U' else None)
     t,p,_ = _known_classes(y_true, y_pred)
@@ -163,8 +175,10 @@ def classification_metrics(
     occur,number = np.unique(np.concatenate([t, p[p_known]]), return_inverse=True)
     true = number[:len(t)]
     t_count,p_count,right = (np.bincount(i, minlength=len(occur)) for i in (true, number[len(t):], true[t == p]))
-    recall,f1 = (right/np.maximum(t_count, 1))[t_count > 0].mean(), (2*right/(t_count+p_count)).mean()
-    return dict(accuracy=float((t==p).mean()), balanced_accuracy=float(recall), macro_f1=float(f1)) | more | {'n': len(t)}
+    recall = (right/np.maximum(t_count, 1))[t_count > 0].mean()
+    f1 = (2*right/(t_count+p_count)).mean()
+    return dict(accuracy=float((t==p).mean()), balanced_accuracy=float(recall),
+                macro_f1=float(f1)) | more | {'n': len(t)}
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #c41c428c
 def likeliest(
@@ -173,7 +187,8 @@ def likeliest(
 )->np.ndarray:   # (N,) -1 or '' where there is no probability
     "The class with the highest probability"
     p = np.asarray(probability, dtype=np.float64)
-    there,best = np.isfinite(p).all(1), np.nan_to_num(p, nan=-1).argmax(1)
+    there = np.isfinite(p).all(1)
+    best = np.nan_to_num(p, nan=-1).argmax(1)
     return np.where(there, best, -1) if names is None else np.where(there, np.array(list(names), dtype=str)[best], '')
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #520fda04
@@ -183,12 +198,15 @@ def confusion(
     names,  # Names of all K classes
 )->np.ndarray: # (K,K) numbers of objects: a row for each true class, a column for each predicted one
     "Which classes are taken for which"
-    (t,t_known),(p,p_known) = _classes(y_true), _classes(y_pred)
+    t,t_known = _classes(y_true)
+    p,p_known = _classes(y_pred)
     _known_classes(t, p)
-    both,k = t_known & p_known, len(names)
+    both = t_known & p_known
+    k = len(names)
     t,p = (_numbers(y, known, names)[both] for y,known in ((t, t_known), (p, p_known)))
     if len(t) and not 0 <= min(t.min(), p.min()) <= max(t.max(), p.max()) < k:
-        raise InputError(f'Classes run from {min(t.min(), p.min())} to {max(t.max(), p.max())}, and there are {k} names')
+        raise InputError(f'Classes run from {min(t.min(), p.min())} to '
+                         f'{max(t.max(), p.max())}, and there are {k} names')
     return np.bincount(t*k+p, minlength=k*k).reshape(k, k)
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #091a811d
@@ -198,23 +216,28 @@ def per_class(
     names,  # Names of all K classes
 )->Table:   # class, precision (NaN: never predicted), recall (NaN: none are true), f1 (NaN: neither), support (true objects), predicted
     "Precision, recall and F1 of each class"
-    c,t = confusion(y_true, y_pred, names), _known_classes(y_true, y_pred)[0]
-    support = np.bincount(_numbers(t, np.ones(len(t), bool), names), minlength=len(names)) # also objects without a prediction
-    right,predicted = np.diag(c), c.sum(0)
+    c = confusion(y_true, y_pred, names)
+    t = _known_classes(y_true, y_pred)[0]
+    # also objects without a prediction
+    support = np.bincount(_numbers(t, np.ones(len(t), bool), names), minlength=len(names))
+    right = np.diag(c)
+    predicted = c.sum(0)
     with np.errstate(invalid='ignore'):
         columns = dict(precision=right/predicted, recall=right/support, f1=2*right/(support+predicted))
     return _rounded(Table({'class': list(names)} | columns | dict(support=support, predicted=predicted),
                           dtype=[str] + [float]*3 + [int]*2))
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #541f40b9
-SHARES = {'accuracy', 'top5_accuracy', 'outlier_fraction', 'outlier_fraction_005', 'outlier_fraction_3sigma', 'pit_outliers'}
+SHARES = {'accuracy', 'top5_accuracy', 'outlier_fraction', 'outlier_fraction_005', 'outlier_fraction_3sigma',
+          'pit_outliers'}
 
 def share_error(
     share, # Share of successes
     n,     # Trials
 ):         # Its error; NaN where there were none
     "The binomial error of a share, with two successes and two failures added"
-    share,n = np.asarray(share, float),np.asarray(n)
+    share = np.asarray(share, float)
+    n = np.asarray(n)
     p = (share*n+2)/(n+4)
     return np.where(n > 0, np.sqrt(p*(1-p)/(n+4)), np.nan)
 
@@ -234,7 +257,8 @@ def _bootstrap_errors(metrics, answers, repeats, rng):
 
 def _spread(v):
     known = v[~np.isnan(v)]
-    with np.errstate(invalid='ignore'): return float(np.std(known, ddof=1)) if len(known) >= max(2, len(v)/2) else np.nan
+    with np.errstate(invalid='ignore'):
+        return float(np.std(known, ddof=1)) if len(known) >= max(2, len(v)/2) else np.nan
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #8bf97f8e
 def binned(
@@ -252,10 +276,12 @@ def binned(
     wrong = [len(a) for a in answers if len(a) != len(x)]
     if wrong: raise InputError(f'There are {len(x)} values to bin by, and {wrong[0]} answers: give one for each object')
     edges = np.asarray(_bin_edges(x, bins) if edges is None else edges, dtype=np.float64)
-    if len(edges) < 2 or not (np.diff(edges) > 0).all(): raise InputError(f'Bin edges must be two or more, and rise: {edges}')
+    if len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise InputError(f'Bin edges must be two or more, and rise: {edges}')
     where = np.searchsorted(edges, x, 'right')-1
     where[x == edges[-1]] = len(edges)-2
-    rng,rows = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    rows = []
     for i,(low,high) in enumerate(zip(edges, edges[1:])):
         inside = np.flatnonzero((where == i) & np.isfinite(x))
         mine = [a[inside] for a in answers]

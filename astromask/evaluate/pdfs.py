@@ -23,16 +23,19 @@ def check_pdfs(
     pdf,    # (N,G) densities, in any normalisation; a row with NaN is no PDF
 )->tuple:   # float64 grid and PDFs, each with a (trapezoid) integral of 1 or NaN throughout
     "PDFs that can be worked with, or a sentence that says why not"
-    grid,pdf = np.asarray(grid, dtype=np.float64), np.asarray(pdf, dtype=np.float64)
+    grid = np.asarray(grid, dtype=np.float64)
+    pdf = np.asarray(pdf, dtype=np.float64)
     if grid.ndim != 1 or len(grid) < 2 or not (np.isfinite(grid).all() and (np.diff(grid) > 0).all()):
         raise InputError('The grid of the PDFs must be two or more redshifts that rise')
     if pdf.ndim != 2 or pdf.shape[1] != len(grid):
-        raise InputError(f'PDFs have shape {pdf.shape}, and the grid has {len(grid)} points: give a row for each object')
+        raise InputError(f'PDFs have shape {pdf.shape}, and the grid has {len(grid)} points: '
+                         'give a row for each object')
     none = np.isnan(pdf).any(1)
     total = np.trapezoid(np.where(none[:,None], 1, pdf), grid, axis=1)
     bad = (pdf < 0).any(1) | ~np.isfinite(total) | (total <= 0)
     if bad.any():
-        raise InputError(f'PDF {np.flatnonzero(bad)[0]} is negative, infinite or zero everywhere: an object without a PDF has NaN')
+        raise InputError(f'PDF {np.flatnonzero(bad)[0]} is negative, infinite or zero everywhere: an '
+                         'object without a PDF has NaN')
     return grid, np.where(none[:,None], np.nan, pdf/total[:,None])
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #29a0a192
@@ -49,9 +52,11 @@ def cdf(
 # %% ../../nbs/33_evaluate.pdfs.ipynb #0c39bf56
 def _inverse(grid, F, q):
     "Where rows of F reach q, (N,) or a number; the lowest such place, and for 0 the beginning of the PDF"
-    q,rows = np.broadcast_to(np.asarray(q, float), len(F)), np.arange(len(F))
+    q = np.broadcast_to(np.asarray(q, float), len(F))
+    rows = np.arange(len(F))
     k = np.clip(np.where(q > 0, (F < q[:,None]).sum(1), (F <= 0).sum(1)), 1, len(grid)-1)
-    low,high = F[rows,k-1], F[rows,k]
+    low = F[rows,k-1]
+    high = F[rows,k]
     return grid[k-1] + (grid[k]-grid[k-1])*np.clip((q-low)/np.where(high > low, high-low, 1), 0, 1) + 0*F[:,0]
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #c31ed2d6
@@ -62,8 +67,10 @@ def quantiles(
 )->np.ndarray: # (N,Q) redshifts
     "Where the CDF reaches the levels"
     levels = np.atleast_1d(np.asarray(levels, float))
-    if not ((levels >= 0) & (levels <= 1)).all(): raise InputError(f'Levels of quantiles are from 0 to 1, and not {levels}')
-    F,grid = cdf(grid, pdf), np.asarray(grid, float)
+    if not ((levels >= 0) & (levels <= 1)).all():
+        raise InputError(f'Levels of quantiles are from 0 to 1, and not {levels}')
+    F = cdf(grid, pdf)
+    grid = np.asarray(grid, float)
     return np.stack([_inverse(grid, F, q) for q in levels], axis=1)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #14b3753a
@@ -83,7 +90,9 @@ def point_estimates(
     "Single numbers from PDFs"
     grid,pdf = check_pdfs(grid, pdf)
     F = cdf(grid, pdf)
-    mass,a,b = np.diff(F, axis=1), grid[:-1], grid[1:]
+    mass = np.diff(F, axis=1)
+    a = grid[:-1]
+    b = grid[1:]
     mean = (mass*(a+b)/2).sum(1)
     square = (mass*((a-mean[:,None])**2+(a-mean[:,None])*(b-mean[:,None])+(b-mean[:,None])**2)/3).sum(1)
     mode = np.where(np.isnan(mean), np.nan, grid[np.nan_to_num(pdf).argmax(1)])
@@ -98,7 +107,8 @@ def _place(grid, z):
 # %% ../../nbs/33_evaluate.pdfs.ipynb #26dbf130
 def _truths(pdf, z):
     z = np.atleast_1d(np.ma.filled(np.ma.asarray(z, dtype=np.float64), np.nan))
-    if z.shape != (len(pdf),): raise InputError(f'There are {len(pdf)} PDFs, and redshifts of shape {z.shape}: give one for each')
+    if z.shape != (len(pdf),):
+        raise InputError(f'There are {len(pdf)} PDFs, and redshifts of shape {z.shape}: give one for each')
     return z
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #7e0a3e12
@@ -108,8 +118,10 @@ def pit(
     z,         # (N,) true redshifts
 )->np.ndarray: # (N,) 0 and 1 for redshifts outside the grid
     "The probability integral transform: the CDF at the true redshift"
-    F,grid = cdf(grid, pdf), np.asarray(grid, float)
-    z,rows = _truths(F, z), np.arange(len(F))
+    F = cdf(grid, pdf)
+    grid = np.asarray(grid, float)
+    z = _truths(F, z)
+    rows = np.arange(len(F))
     i,t = _place(grid, z)
     return F[rows,i] + t*(F[rows,i+1]-F[rows,i])
 
@@ -119,7 +131,8 @@ def _anderson_darling(p):
     p,n = np.sort(np.clip(p, 1e-12, 1-1e-12)), len(p)
     a = -n - ((2*np.arange(n)+1)*(np.log(p)+np.log1p(-p[::-1]))).mean()
     if a >= 2: return a, -np.expm1(-np.exp(np.polyval([-.0003146, .008056, -.082433, .43424, -2.30695, 1.0776], a)))
-    return a, 1-np.exp(-1.2337141/a)/np.sqrt(a)*np.polyval([.00168691, -.011672, .0347962, -.0649821, .247105, 2.00012], a)
+    return a, 1-np.exp(-1.2337141/a)/np.sqrt(a)*np.polyval([.00168691, -.011672, .0347962, -.0649821, .247105, 2.00012],
+                                                           a)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #94a6aca4
 def pit_uniformity(
@@ -130,7 +143,8 @@ def pit_uniformity(
     p = np.asarray(pit, float)
     p = p[np.isfinite(p)]
     if len(p) < 2: return dict.fromkeys(('ks', 'ks_p', 'cvm', 'cvm_p', 'ad', 'ad_p'), float('nan'))
-    found = [(r.statistic, r.pvalue) for r in (stats.kstest(p, 'uniform'), stats.cramervonmises(p, 'uniform'))] + [_anderson_darling(p)]
+    found = [(r.statistic, r.pvalue) for r in (stats.kstest(p, 'uniform'),
+                                               stats.cramervonmises(p, 'uniform'))] + [_anderson_darling(p)]
     return {k+e: float(v) for k,r in zip(('ks', 'cvm', 'ad'), found) for e,v in zip(('', '_p'), r)}
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #4493d999
@@ -140,13 +154,18 @@ def crps(
     z,         # (N,) true redshifts
 )->np.ndarray: # (N,) in units of redshift; lower is better
     "The continuous ranked probability score"
-    F,grid = cdf(grid, pdf), np.asarray(grid, float)
-    z,rows,h = _truths(F, z), np.arange(len(F)), np.diff(grid)
+    F = cdf(grid, pdf)
+    grid = np.asarray(grid, float)
+    z = _truths(F, z)
+    rows = np.arange(len(F))
+    h = np.diff(grid)
     def area(a, b): return (a*a+a*b+b*b)/3
     def sums(cells): return np.concatenate([np.zeros((len(F), 1)), cells.cumsum(1)], axis=1)
-    below,above = sums(h*area(F[:,:-1], F[:,1:])), sums(h*area(1-F[:,:-1], 1-F[:,1:]))
+    below = sums(h*area(F[:,:-1], F[:,1:]))
+    above = sums(h*area(1-F[:,:-1], 1-F[:,1:]))
     i,t = _place(grid, z)
-    low,high = F[rows,i], F[rows,i+1]
+    low = F[rows,i]
+    high = F[rows,i+1]
     here = low + t*(high-low)
     inside = below[rows,i] + h[i]*(t*area(low, here) + (1-t)*area(1-here, 1-high)) + above[:,-1]-above[rows,i+1]
     return inside + np.maximum(grid[0]-z, 0) + np.maximum(z-grid[-1], 0)
@@ -159,7 +178,8 @@ def density_at(
 )->np.ndarray: # (N,) 0 outside the grid
     "The density at given redshifts"
     grid,pdf = check_pdfs(grid, pdf)
-    z,rows = _truths(pdf, z), np.arange(len(pdf))
+    z = _truths(pdf, z)
+    rows = np.arange(len(pdf))
     i,t = _place(grid, z)
     return np.where((z < grid[0]) | (z > grid[-1]), 0*pdf[:,0], pdf[rows,i] + t*(pdf[rows,i+1]-pdf[rows,i]))
 
@@ -180,8 +200,11 @@ def hpd_level(
     z,         # (N,) true redshifts
 )->np.ndarray: # (N,) the level of the smallest HPD region that holds the truth; 1 outside the grid
     "How much of the probability is in denser places than the truth"
-    F,grid = cdf(grid, pdf), np.asarray(grid, float)
-    z,rows,mass = _truths(F, z), np.arange(len(F)), np.diff(F, axis=1)
+    F = cdf(grid, pdf)
+    grid = np.asarray(grid, float)
+    z = _truths(F, z)
+    rows = np.arange(len(F))
+    mass = np.diff(F, axis=1)
     density = mass/np.diff(grid)
     i,t = _place(grid, z)
     own = density[rows,i][:,None]
@@ -197,9 +220,11 @@ def coverage(
     levels=(.5, .68, .9, .95), # What is promised
 )->Table:                     # level, central and hpd (the shares inside), their errors, n
     "What intervals promise, and what they hold"
-    middle,dense = 2*abs(pit(grid, pdf, z)-.5), hpd_level(grid, pdf, z)
+    middle = 2*abs(pit(grid, pdf, z)-.5)
+    dense = hpd_level(grid, pdf, z)
     known = np.isfinite(middle)
-    n,columns = int(known.sum()), dict(level=np.asarray(levels, float))
+    n = int(known.sum())
+    columns = dict(level=np.asarray(levels, float))
     for name,v in (('central', middle[known]), ('hpd', dense[known])):
         columns[name] = np.array([(v <= a + 1e-12).mean() if n else np.nan for a in levels])
         columns[name+'_error'] = share_error(columns[name], n)
@@ -214,10 +239,14 @@ def pdf_metrics(
     "How good PDFs are"
     grid,pdf = check_pdfs(grid, pdf)
     z = _truths(pdf, z_true)
-    there,known = np.isfinite(pdf[:,0]), np.isfinite(z)
-    numbers = dict(n=int((there & known).sum()), n_no_pdf=int((~there).sum()), n_no_redshift=int((there & ~known).sum()))
-    pdf,z = pdf[there & known], z[there & known]
-    p,levels = pit(grid, pdf, z), coverage(grid, pdf, z)
+    there = np.isfinite(pdf[:,0])
+    known = np.isfinite(z)
+    numbers = dict(n=int((there & known).sum()), n_no_pdf=int((~there).sum()),
+                   n_no_redshift=int((there & ~known).sum()))
+    pdf = pdf[there & known]
+    z = z[there & known]
+    p = pit(grid, pdf, z)
+    levels = coverage(grid, pdf, z)
     square = np.diff(grid)*(pdf[:,1:]**2 + pdf[:,:-1]**2)/2
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                 # the mean of nothing is NaN
@@ -225,8 +254,10 @@ def pdf_metrics(
                       cde_loss=square.sum(1).mean() - 2*density_at(grid, pdf, z).mean(),
                       pit_mean=p.mean(), pit_std=p.std(), pit_outliers=((p < 1e-4) | (p > 1-1e-4)).mean())
     values |= {f'pit_{k}': v for k,v in pit_uniformity(p).items()}
-    values |= {f'coverage_{name}{100*r["level"]:.0f}': r[kind] for kind,name in (('central', ''), ('hpd', 'hpd_')) for r in levels}
-    return {k: float(v) for k,v in values.items()} | numbers | dict(n_outside=int(((z < grid[0]) | (z > grid[-1])).sum()))
+    values |= {f'coverage_{name}{100*r["level"]:.0f}': r[kind] for kind,name in (('central', ''), ('hpd', 'hpd_'))
+               for r in levels}
+    return {k: float(v) for k,v in values.items()} | numbers | dict(n_outside=int(((z < grid[0])
+        | (z > grid[-1])).sum()))
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #bf00b65f
 def _probit(p):
@@ -237,7 +268,8 @@ def _bend(x, y, v):
     "A monotone curve through the knots (x,y) at v, and its slope; straight outside them"
     from scipy.interpolate import PchipInterpolator
     if len(x) < 2: return v + sum(y-x), np.ones_like(v)
-    curve,inside = PchipInterpolator(x, y), np.clip(v, x[0], x[-1])
+    curve = PchipInterpolator(x, y)
+    inside = np.clip(v, x[0], x[-1])
     ends = (y[[1,-1]]-y[[0,-2]])/(x[[1,-1]]-x[[0,-2]])
     slope = np.where(v < x[0], ends[0], np.where(v > x[-1], ends[1], curve.derivative()(inside)))
     return curve(inside) + (v-inside)*slope, slope
@@ -262,7 +294,9 @@ class Recalibration:
     def __init__(self,
         found=(),  # PITs at the knots
         wanted=(), # What they should be; no knots are no change
-    ): self.found,self.wanted = np.asarray(found, float),np.asarray(wanted, float)
+    ):
+        self.found = np.asarray(found, float)
+        self.wanted = np.asarray(wanted, float)
 
     def fit(self,
         pit,        # PITs of validation objects; NaN are left out
@@ -272,7 +306,8 @@ class Recalibration:
         from scipy.special import ndtr
         p = np.asarray(pit, float)
         p = p[np.isfinite(p)]
-        folds,scores = np.random.default_rng(seed).permutation(len(p)) % 5, {}
+        folds = np.random.default_rng(seed).permutation(len(p)) % 5
+        scores = {}
         for k in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
             if k and len(p) < max(20, 20*k): break
             scores[k] = np.zeros(len(p))
@@ -327,7 +362,10 @@ class Conformal:
         n:int=0,           # Objects that it was learned from
     ):
         if not 0 < level < 1: raise InputError(f'The level of an interval is between 0 and 1, and not {level}')
-        self.level,self.widening,self.n = float(level),float('inf' if widening is None else widening),int(n)       # JSON has no infinity
+        # JSON has no infinity
+        self.level = float(level)
+        self.widening = float('inf' if widening is None else widening)
+        self.n = int(n)
 
     def config(self): return dict(level=self.level, widening=self.widening, n=self.n)
 
@@ -357,7 +395,8 @@ def fit(self:Conformal,
     e = np.maximum(low-z, z-high)/scale
     e = np.sort(e[np.isfinite(e)])
     k = int(np.ceil((len(e)+1)*self.level - 1e-9))
-    self.widening,self.n = float(e[k-1]) if k <= len(e) else np.inf, len(e)
+    self.widening = float(e[k-1]) if k <= len(e) else np.inf
+    self.n = len(e)
     return self
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #b249edb1
@@ -379,12 +418,17 @@ def interval_coverage(
     high, # (N,) upper ends
 )->dict:  # coverage (share of truths inside), its error, width (median), n
     "What intervals hold"
-    low,high = np.asarray(low, float), np.asarray(high, float)
+    low = np.asarray(low, float)
+    high = np.asarray(high, float)
     z = _truths(low, z)
     known = ~np.isnan(z) & ~np.isnan(low) & ~np.isnan(high)
-    z,low,high = z[known], low[known], high[known]
-    held,n = float(((z >= low) & (z <= high)).mean()) if len(z) else np.nan, len(z)
-    return dict(coverage=held, error=float(share_error(held, n)), width=float(np.median(high-low)) if n else np.nan, n=n)
+    z = z[known]
+    low = low[known]
+    high = high[known]
+    held = float(((z >= low) & (z <= high)).mean()) if len(z) else np.nan
+    n = len(z)
+    return dict(coverage=held, error=float(share_error(held, n)), width=float(np.median(high-low)) if n else np.nan,
+                n=n)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #da99350e
 class Calibration:
@@ -392,7 +436,11 @@ class Calibration:
     def __init__(self,
         level:float=.9, # Coverage that intervals promise
         views:int=1,    # Orientations that the predictions are averaged over
-    ): self.level,self.views,self.map,self.conformal = level,views,Recalibration(),Conformal(level)
+    ):
+        self.level = level
+        self.views = views
+        self.map = Recalibration()
+        self.conformal = Conformal(level)
 
     def config(self): return dict(views=self.views, recalibration=self.map.config(), conformal=self.conformal.config())
 
@@ -406,7 +454,8 @@ class Calibration:
         self.conformal.fit(z, *self._ends(found, grid))
         return self
 
-    def _ends(self, found, grid): return (found['z'],) if grid is None else central_interval(grid, found['pdf'], self.level)
+    def _ends(self, found, grid):
+        return (found['z'],) if grid is None else central_interval(grid, found['pdf'], self.level)
 
     def __call__(self,
         found,     # As in `fit`
@@ -425,10 +474,13 @@ class Calibration:
         "As it was"
         try:
             c = cls(config['conformal']['level'], config['views'])
-            c.map,c.conformal = Recalibration(**config['recalibration']),Conformal(**config['conformal'])
-            rises = all(k.ndim == 1 and len(k) == len(c.map.found) and ((0 < k) & (k < 1)).all() and (np.diff(k) > 0).all() for k in (c.map.found, c.map.wanted))
+            c.map = Recalibration(**config['recalibration'])
+            c.conformal = Conformal(**config['conformal'])
+            rises = all(k.ndim == 1 and len(k) == len(c.map.found) and ((0 < k) & (k < 1)).all()
+                        and (np.diff(k) > 0).all() for k in (c.map.found, c.map.wanted))
             if not rises or np.isnan(c.conformal.widening): raise ValueError
-        except (TypeError, KeyError, ValueError, InputError): raise DataError("The model's calibration is damaged: restore its config.json, or ask for raw answers") from None
+        except (TypeError, KeyError, ValueError, InputError):
+            raise DataError("The model's calibration is damaged: restore its config.json, or ask for raw answers") from None
         return c
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #8cb29a09
@@ -439,10 +491,13 @@ def pdf_table(
 )->Table:         # The catalogue's columns; z_median, z_mean, z_mode, z_std, z_lower_68, z_upper_68 and pdf (float32); meta['grid']
     "PDFs as a plain table"
     grid,pdf = check_pdfs(grid, pdf)
-    points,(low,high) = point_estimates(grid, pdf), central_interval(grid, pdf)
+    points = point_estimates(grid, pdf)
+    low,high = central_interval(grid, pdf)
     t = Table() if catalog is None else catalog.copy()
     for name in points.colnames: t['z_'+name] = np.asarray(points[name])
-    t['z_lower_68'],t['z_upper_68'],t['pdf'] = low,high,pdf.astype(np.float32)
+    t['z_lower_68'] = low
+    t['z_upper_68'] = high
+    t['pdf'] = pdf.astype(np.float32)
     t.meta['grid'] = grid.tolist()
     for name in ('z_lower_68', 'z_upper_68', *('z_'+k for k in points.colnames)): t[name].info.format = '.4f'
     return t
@@ -455,7 +510,8 @@ def to_qp(
 ):           # qp.Ensemble of interpolated PDFs; .write_to('pdfs.hdf5')
     "PDFs as a qp ensemble, the standard of LSST"
     try: import qp
-    except ImportError: raise InputError("PDFs as a qp ensemble need the package qp: pip install 'astromask[photoz]'") from None
+    except ImportError:
+        raise InputError("PDFs as a qp ensemble need the package qp: pip install 'astromask[photoz]'") from None
     grid,pdf = check_pdfs(grid, pdf)
     there = np.isfinite(pdf[:,0])
     if not there.any(): raise InputError('There is no PDF to write: all of them are NaN')

@@ -50,7 +50,8 @@ def _first_of_group(rows, groups):
 
 # %% ../../nbs/32_evaluate.probe.ipynb #fb4d0531
 def _folds(strata, rows, group, splits, repeats, seed):
-    if splits < 2 or repeats < 1: raise InputError(f'splits is {splits} and repeats {repeats}: take 2 or more, and 1 or more')
+    if splits < 2 or repeats < 1:
+        raise InputError(f'splits is {splits} and repeats {repeats}: take 2 or more, and 1 or more')
     from sklearn.model_selection import RepeatedStratifiedKFold
     cv = RepeatedStratifiedKFold(n_splits=splits, n_repeats=repeats, random_state=check_seed(seed) % 2**32)
     tested = [np.isin(group, test) for _,test in cv.split(strata, strata)]
@@ -104,12 +105,14 @@ def usable_rows(
 def _probe(embedding, y, folds, fit_predict):
     from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
-    x,y = np.asarray(embedding, dtype=np.float32), np.asarray(y)
+    x = np.asarray(embedding, dtype=np.float32)
+    y = np.asarray(y)
     rows = np.unique(np.concatenate([np.concatenate(fold) for fold in folds]))
     if not np.isfinite(x[rows]).all():
         raise InputError('Some embeddings are not finite: leave those objects out of the folds (see usable_rows)')
     def one(train, test):
-        mean,std = x[train].mean(0), x[train].std(0)
+        mean = x[train].mean(0)
+        std = x[train].std(0)
         std = np.where(std > 1e-6*np.abs(mean), std, 1)
         return fit_predict((x[train]-mean)/std, y[train], (x[test]-mean)/std)
     with threadpool_limits(1): return Parallel(n_jobs=-1, prefer='threads')(delayed(one)(*fold) for fold in folds)
@@ -182,7 +185,8 @@ def compare(
     "Mean scores of several methods on the same folds, and their paired differences from one of them"
     if against not in scores: raise InputError(f'There is no method {against!r} among {", ".join(scores)}')
     sizes = [np.mean([len(fold[i]) for fold in folds]) for i in (0, 1)]
-    base,rows = scores[against][metric], []
+    base = scores[against][metric]
+    rows = []
     for name,s in scores.items():
         score,error = paired_difference(s[metric], np.zeros(len(s)), *sizes)
         difference = (np.nan, np.nan) if name == against else paired_difference(s[metric], base, *sizes)
@@ -199,7 +203,8 @@ def out_of_fold(
 )->np.ndarray:   # (n,) -1 (classes) or NaN (redshifts) where the object is in no fold
     "The predictions of the first repeat, in the order of the table"
     kind = np.asarray(predictions[0]).dtype
-    out,done = np.full(n, np.nan if kind.kind == 'f' else -1, dtype=kind), np.zeros(n, dtype=bool)
+    out = np.full(n, np.nan if kind.kind == 'f' else -1, dtype=kind)
+    done = np.zeros(n, dtype=bool)
     for p,(_,test) in zip(predictions, folds, strict=True):
         if done[test].any(): break
         out[test],done[test] = p,True

@@ -21,23 +21,27 @@ def _mean(losses, known, weight=None):
     return (torch.where(known, losses, 0)*w).sum() / (w > 0).sum().clamp(min=1)
 
 def _check(out, n):
-    if out.ndim != 2 or out.shape[1] != n: raise InputError(f'The head gives {tuple(out.shape)}; this answer reads (B,{n})')
+    if out.ndim != 2 or out.shape[1] != n:
+        raise InputError(f'The head gives {tuple(out.shape)}; this answer reads (B,{n})')
 
 # %% ../../nbs/27_models.answers.ipynb #e6062777
 class Classes:
     "One of several classes"
-    kind,targets = 'class',('probability',)
+    kind = 'class'
+    targets = ('probability',)
     def __init__(self,
         names,             # What the classes are called
         weights=None,      # (K,) how much an object of each weighs in training; None: as the recipe says (`balanced`)
         smoothing:float=0. # Share of a label that is spread over all classes; if more than 0, instead of the recipe's
     ):
-        self.names,self.smoothing = [str(n) for n in names],float(smoothing)
+        self.names = [str(n) for n in names]
+        self.smoothing = float(smoothing)
         self.weights = None if weights is None else [float(w) for w in weights]
         if len(self.names) < 2: raise InputError(f'A class needs another to be told from; here are {len(self.names)}')
         if self.weights is not None and len(self.weights) != len(self.names):
             raise InputError(f'{len(self.weights)} weights for {len(self.names)} classes: give one for each')
-        if self.weights is not None and not all(0 < w < math.inf for w in self.weights): raise InputError(f'weights are {self.weights}: all must be more than 0')
+        if self.weights is not None and not all(0 < w < math.inf for w in self.weights):
+            raise InputError(f'weights are {self.weights}: all must be more than 0')
         if not 0 <= self.smoothing < 1: raise InputError(f'smoothing is {smoothing}: it must be from 0 to below 1')
         self.n_out = len(self.names)
 
@@ -93,19 +97,23 @@ class _Redshift:
         t = torch.as_tensor(z).double()
         t = torch.log1p(t[t.isfinite() & (t > -1)])
         if not len(t): raise InputError('No redshift is known: there is nothing to learn from')
-        self.center,self.scale = t.mean().item(),max(t.std(unbiased=False).item(), 1e-3)
+        self.center = t.mean().item()
+        self.scale = max(t.std(unbiased=False).item(), 1e-3)
         return t
 
 # %% ../../nbs/27_models.answers.ipynb #9eafe633
 class Point(_Redshift):
     "One redshift: the mean of ln(1+z)"
-    n_out,targets = 1,('z',)
+    n_out = 1
+    targets = ('z',)
     def __init__(self,
         loss:str='mse',   # mse, mae or huber, in units of the spread; small or capital letters
         center:float=0.,  # ln(1+z) that a head of zeros answers; `init_bias` sets it
         scale:float=1.,   # Its unit; `init_bias` sets it
     ):
-        self.loss_name,self.center,self.scale = str(loss).lower(),float(center),float(scale)
+        self.loss_name = str(loss).lower()
+        self.center = float(center)
+        self.scale = float(scale)
         if self.loss_name not in _losses: raise InputError(f'loss is {loss!r}; it must be one of mse, mae, huber')
 
     def config(self): return dict(answer='Point', loss=self.loss_name, center=self.center, scale=self.scale)
@@ -175,15 +183,18 @@ class Bins(_Density):
         loss:str='crps', # crps, or ce: cross-entropy of the true bin
     ):
         if edges is None:
-            if n < 2 or not -1 < low < high: raise InputError(f'{n} bins from {low} to {high}: give at least 2, from low to a higher redshift')
+            if n < 2 or not -1 < low < high:
+                raise InputError(f'{n} bins from {low} to {high}: give at least 2, from low to a higher redshift')
             edges = torch.linspace(math.log1p(low), math.log1p(high), n+1, dtype=torch.float64).expm1()
         self.edges = torch.as_tensor(edges, dtype=torch.float64)
         if self.edges.ndim != 1 or len(self.edges) < 3 or not (_steps(self.edges) > 0).all() or self.edges[0] <= -1:
             raise InputError('edges must be three or more increasing redshifts')
-        self.n_out,self.loss_name = len(self.edges)-1,str(loss).lower()
+        self.n_out = len(self.edges)-1
+        self.loss_name = str(loss).lower()
         if self.loss_name not in ('crps','ce'): raise InputError(f'loss is {loss!r}; it must be crps or ce')
         self.grid = torch.cat([self.edges[:1], (self.edges[1:]+self.edges[:-1])/2, self.edges[-1:]])
-        self.inner = {}                                              # by device, so that no step of training waits for a copy
+        # by device, so that no step of training waits for a copy
+        self.inner = {}
 
     def config(self): return dict(answer='Bins', edges=self.edges.tolist(), loss=self.loss_name)
 
@@ -235,9 +246,15 @@ class Mixture(_Density):
         scale:float=1.,  # Its unit; `init_bias` sets it
     ):
         if k < 1 or points < 3 or not -1 < low < high:
-            raise InputError(f'{k} Gaussians on {points} points from {low} to {high}: give at least 1, on 3, from low to a higher redshift')
-        self.k,self.low,self.high,self.points,self.n_out = int(k),float(low),float(high),int(points),3*int(k)
-        self.center,self.scale = float(center),float(scale)
+            raise InputError(f'{k} Gaussians on {points} points from {low} to {high}: give at least 1, on 3, from '
+                             'low to a higher redshift')
+        self.k = int(k)
+        self.low = float(low)
+        self.high = float(high)
+        self.points = int(points)
+        self.n_out = 3*int(k)
+        self.center = float(center)
+        self.scale = float(scale)
         self.grid = torch.linspace(math.log1p(low), math.log1p(high), points, dtype=torch.float64).expm1()
         self.narrowest = (math.log1p(high)-math.log1p(low))/(points-1)
 
@@ -248,7 +265,8 @@ class Mixture(_Density):
         "Measures the units; the Gaussians start side by side over the quantiles of the targets"
         t = (self.measure(y)-self.center)/self.scale
         means = np.quantile(t.cpu(), (np.arange(self.k)+.5)/self.k)
-        return torch.cat([torch.zeros(self.k), torch.tensor(means, dtype=torch.float32), torch.full((self.k,), math.log(math.expm1(1/self.k)))])
+        return torch.cat([torch.zeros(self.k), torch.tensor(means, dtype=torch.float32),
+                          torch.full((self.k,), math.log(math.expm1(1/self.k)))])
 
 # %% ../../nbs/27_models.answers.ipynb #c7d9c33c
 @patch

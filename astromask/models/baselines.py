@@ -23,10 +23,12 @@ def catalog_features(
 )->tuple:       # (N,F) float32, NaN where unknown; names of the F features. F is 0 without magnitudes
     "Measured magnitudes, colours, errors and sizes of a catalogue"
     m = magnitudes(catalog, names)
-    others = [n for n in catalog.colnames if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
+    others = [n for n in catalog.colnames
+              if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
     mags = {b: n for n,b in m.meta['bands'].items()}
     mags = [] if bands is None else [mags[b] for b in bands if b in mags]
-    mags = mags or list(m.meta['bands']) or [n for n in m.colnames if n not in m.meta['errors']]        # bands of other names, in their own order
+    # bands of other names, in their own order
+    mags = mags or list(m.meta['bands']) or [n for n in m.colnames if n not in m.meta['errors']]
     if not mags: return np.zeros((len(catalog), 0), np.float32), []
     found = {n: m[n] if n in m.colnames else np.ma.filled(np.ma.asarray(catalog[n], dtype=np.float64), np.nan)
              for n in sorted({*m.colnames, *others}, key=catalog.colnames.index)}
@@ -54,7 +56,8 @@ def _background(x, border):
         warnings.simplefilter('ignore', RuntimeWarning)
         sky = np.nan_to_num(np.nanmedian(x[...,border], -1, keepdims=True))
         noise = 1.4826*np.nanmedian(abs(x[...,border]-sky), -1, keepdims=True)
-    level = np.nan_to_num(abs(x-sky), posinf=0).max(-1, keepdims=True)/255        # a grey level, where the border has no noise
+    # a grey level, where the border has no noise
+    level = np.nan_to_num(abs(x-sky), posinf=0).max(-1, keepdims=True)/255
     return sky, np.where(noise > 0, noise, np.where(level > 0, level, 1))
 
 # %% ../../nbs/24_models.baselines.ipynb #bcf5930f
@@ -91,8 +94,11 @@ def pixel_features(
 
 # %% ../../nbs/24_models.baselines.ipynb #45b2576d
 def _forest(kind, features, y, folds, **kwargs):
-    x,y = np.asarray(features, dtype=np.float32), np.asarray(y)
-    if not x.shape[1]: raise InputError('There are no features: the catalogue has no magnitudes; name their columns, or use pixel_features')
+    x = np.asarray(features, dtype=np.float32)
+    y = np.asarray(y)
+    if not x.shape[1]:
+        raise InputError('There are no features: the catalogue has no magnitudes; name their '
+                         'columns, or use pixel_features')
     model = lambda: kind(min_samples_leaf=3, n_jobs=-1, **kwargs)
     return [model().fit(x[train], y[train]).predict(x[test]) for train,test in folds]
 
@@ -106,7 +112,8 @@ def forest_classes(
 )->list:       # The predicted classes of each fold's test objects
     "Classify by a random forest on features"
     from sklearn.ensemble import RandomForestClassifier
-    return _forest(RandomForestClassifier, features, labels, folds, n_estimators=trees, random_state=check_seed(seed) % 2**32,
+    return _forest(RandomForestClassifier, features, labels, folds, n_estimators=trees,
+                   random_state=check_seed(seed) % 2**32,
                    class_weight='balanced_subsample')
 
 # %% ../../nbs/24_models.baselines.ipynb #ae5967d7
@@ -119,6 +126,7 @@ def forest_redshift(
 )->list:       # The predicted redshifts of each fold's test objects
     "Predict redshifts by a random forest on features"
     from sklearn.ensemble import RandomForestRegressor
-    logs = _forest(RandomForestRegressor, features, np.log1p(z), folds, n_estimators=trees, random_state=check_seed(seed) % 2**32,
+    logs = _forest(RandomForestRegressor, features, np.log1p(z), folds, n_estimators=trees,
+                   random_state=check_seed(seed) % 2**32,
                    max_features=1/3)
     return [np.expm1(p) for p in logs]

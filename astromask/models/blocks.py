@@ -19,7 +19,9 @@ from torch.autograd.function import once_differentiable
 def onednn():
     "oneDNN's `x @ w.T + b`, or None where this PyTorch has none that works"
     if platform.machine() not in ('x86_64','AMD64'): return None
-    x,w,b = torch.ones(3,4), torch.ones(5,4), torch.ones(5)
+    x = torch.ones(3,4)
+    w = torch.ones(5,4)
+    b = torch.ones(5)
     try:
         f = torch.ops.mkldnn._linear_pointwise
         if not torch.equal(f(x, w, b, 'none', [], ''), F.linear(x, w, b)): return None
@@ -31,7 +33,8 @@ def on_cpu(
     x, # A tensor
 )->bool: # False on a GPU, in half precision, under autocast, and while a graph is recorded: there PyTorch knows better
     "Does the CPU's own path apply?"
-    return (x.device.type == 'cpu' and x.dtype == torch.float32 and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return (x.device.type == 'cpu' and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
             and not torch.is_autocast_enabled('cpu') and onednn() is not None)
 
 # %% ../../nbs/20_models.blocks.ipynb #82f8b5e4
@@ -47,7 +50,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        (x,w),need = ctx.saved_tensors,ctx.needs_input_grad
+        x,w = ctx.saved_tensors
+        need = ctx.needs_input_grad
         return (onednn()(dy, w.t()) if need[0] else None, _rows(dy).t() @ _rows(x) if need[1] else None,
                 _rows(dy).sum(0) if need[2] else None)
 
@@ -88,7 +92,8 @@ class Mlp(nn.Module):
         hidden:int, # Width between the two
     ):
         super().__init__()
-        self.fc1,self.fc2 = Linear(dim, hidden),Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
     def forward(self, x): return self.fc2(F.gelu(self.fc1(x)))
 
 # %% ../../nbs/20_models.blocks.ipynb #f1b9d418
@@ -99,7 +104,9 @@ class Attention(nn.Module):
         num_heads:int, # Divides dim
     ):
         super().__init__()
-        self.num_heads,self.qkv,self.proj = num_heads,Linear(dim, 3*dim),Linear(dim, dim)
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3*dim)
+        self.proj = Linear(dim, dim)
 
 # %% ../../nbs/20_models.blocks.ipynb #289f903d
 class Block(nn.Module):
@@ -111,8 +118,10 @@ class Block(nn.Module):
         norm_eps:float=1e-6, # LayerNorm's epsilon
     ):
         super().__init__()
-        self.norm1,self.attn = nn.LayerNorm(dim, eps=norm_eps),Attention(dim, num_heads)
-        self.norm2,self.mlp = nn.LayerNorm(dim, eps=norm_eps),Mlp(dim, int(dim*mlp_ratio))
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim*mlp_ratio))
 
     def forward(self,
         x,          # (B,N,D)
@@ -151,7 +160,8 @@ class _Block(torch.autograd.Function):
     "`Block.forward` and its derivative"
     @staticmethod
     def forward(ctx, x, heads, eps, g1, b1, wqkv, bqkv, wproj, bproj, g2, b2, wfc1, bfc1, wfc2, bfc2):
-        D,map = x.shape[-1:],onednn()
+        D = x.shape[-1:]
+        map = onednn()
         n1,*s1 = torch.native_layer_norm(x, D, g1, b1, eps)
         qkv = _split(map(n1, wqkv, bqkv), 3, heads)
         q,k,v = qkv
@@ -169,15 +179,19 @@ class _Block(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dz):
         x,n1,m1,r1,qkv,a,o,y,n2,m2,r2,h,e,g1,b1,wqkv,wproj,g2,b2,wfc1,wfc2 = ctx.saved_tensors
-        D,map = x.shape[-1:],onednn()
+        D = x.shape[-1:]
+        map = onednn()
         def weights(dy, x): return _rows(dy).t() @ _rows(x), _rows(dy).sum(0)
         def norm(dn, x, m, r, g, b): return _aten.native_layer_norm_backward(dn, x, D, m, r, g, b, [True]*3)
-        dfc2,dh = weights(dz, e), map(dz, wfc2.t())
+        dfc2 = weights(dz, e)
+        dh = map(dz, wfc2.t())
         _aten.gelu_backward.grad_input(dh, h, grad_input=dh)
         dy,*dnorm2 = norm(map(dh, wfc1.t()), y, m2, r2, g2, b2)
         dy += dz
-        dproj,do = weights(dy, o), _split(map(dy, wproj.t()), 1, ctx.heads)[0]
-        (q,k,v),d = qkv,torch.empty_like(qkv)
+        dproj = weights(dy, o)
+        do = _split(map(dy, wproj.t()), 1, ctx.heads)[0]
+        q,k,v = qkv
+        d = torch.empty_like(qkv)
         da = _aten._softmax_backward_data(do @ v.transpose(1,2), a, -1, a.dtype)
         scale = q.shape[-1]**-0.5
         torch.bmm(a.transpose(1,2), do, out=d[2])
@@ -197,7 +211,8 @@ class NormalCell(Block):
         norm_eps:float=1e-6, # LayerNorm's epsilon
     ):
         super().__init__(dim, num_heads, mlp_ratio, norm_eps)
-        self.conv1,self.conv2 = nn.Conv2d(dim, 4*dim, 3, padding=1),nn.Conv2d(4*dim, dim, 3, padding=1)
+        self.conv1 = nn.Conv2d(dim, 4*dim, 3, padding=1)
+        self.conv2 = nn.Conv2d(4*dim, dim, 3, padding=1)
         self.bn = nn.BatchNorm1d(4*dim)
 
     def forward(self,
@@ -208,7 +223,8 @@ class NormalCell(Block):
     ):              # (B,n+K,D)
         "Attention and convolutions side by side, then an MLP"
         def look(conv, t):
-            full = t if ids is None else t.new_zeros(len(t), grid[0]*grid[1], t.shape[2]).scatter(1, ids[...,None].expand_as(t), t)
+            full = t if ids is None else t.new_zeros(len(t), grid[0]*grid[1], t.shape[2]).scatter(1,
+                ids[...,None].expand_as(t), t)
             t = conv(full.transpose(1,2).unflatten(2, tuple(grid))).flatten(2).transpose(1,2)
             return t if ids is None else t.gather(1, ids[...,None].expand(-1,-1,t.shape[2]))
         n = x.shape[1] - (grid[0]*grid[1] if ids is None else ids.shape[1])

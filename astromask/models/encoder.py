@@ -59,8 +59,10 @@ def spherical_harmonics(
     n=5,    # Degrees 0 to n-1
 ):          # (B,n*n): by degree, then by order from -degree to degree
     "Real spherical harmonics of sky positions"
-    phi,theta = torch.deg2rad(coords[:,0]), torch.deg2rad(coords[:,1]+90)
-    x,s = theta.cos(), theta.sin().clamp(min=0)
+    phi = torch.deg2rad(coords[:,0])
+    theta = torch.deg2rad(coords[:,1]+90)
+    x = theta.cos()
+    s = theta.sin().clamp(min=0)
     legendre = {(0,0): torch.ones_like(x)}
     for m in range(n):
         if m: legendre[m,m] = -(2*m-1)*s*legendre[m-1,m-1]
@@ -81,7 +83,8 @@ class SkyToken(nn.Module):
         hidden:int=8,  # Width of the sine network
     ):
         super().__init__()
-        self.first,self.last = nn.Linear(25, hidden),nn.Linear(hidden, embed_dim)
+        self.first = nn.Linear(25, hidden)
+        self.last = nn.Linear(hidden, embed_dim)
         self.unknown = nn.Parameter(torch.zeros(embed_dim))
 
     def init_weights(self):
@@ -92,7 +95,8 @@ class SkyToken(nn.Module):
     def forward(self, coords):
         known = coords.isfinite().all(1, keepdim=True)
         with torch.autocast(coords.device.type, enabled=False):
-            waves = torch.sin(30*self.first(spherical_harmonics(torch.where(known, coords, 0).float()).to(self.unknown.dtype)))
+            waves = torch.sin(30*self.first(spherical_harmonics(torch.where(known, coords,
+                                                                            0).float()).to(self.unknown.dtype)))
             return torch.where(known, self.last(waves), self.unknown)
 
 # %% ../../nbs/21_models.encoder.ipynb #76b3d9d5
@@ -115,7 +119,9 @@ def orientations(
 # %% ../../nbs/21_models.encoder.ipynb #9a3703d1
 class BandEncoder(nn.Module):
     "A vision transformer for named bands and images with missing pixels"
-    measure,trained_on = Measure(),None    # of its training set: what pixels are; which objects
+    # of its training set: what pixels are; which objects
+    measure = Measure()
+    trained_on = None
     def __init__(self,
         img_size=64,          # Pixels: an int, or (H,W)
         patch_size:int=8,     # Pixels on a patch's side; divides H and W
@@ -135,15 +141,23 @@ class BandEncoder(nn.Module):
         block:str='vit',            # vit, or vitae: ViTAE's normal cell, with convolutions over the grid of patches
     ):
         super().__init__()
-        self.patch_size,self.bands,self.embed_dim,self.norm_eps = patch_size,band_names(bands),embed_dim,norm_eps
-        self.stride,self.activation_checkpointing,self.source = stride or patch_size,False,None
+        self.patch_size = patch_size
+        self.bands = band_names(bands)
+        self.embed_dim = embed_dim
+        self.norm_eps = norm_eps
+        self.stride = stride or patch_size
+        self.activation_checkpointing = False
+        self.source = None
         self.fit_image(img_size, position_grid)
         self.patch_embed = PatchEmbed(patch_size, len(self.bands), embed_dim)
         self.fill = nn.Parameter(torch.zeros(len(self.bands), patch_size, patch_size))
         self.build_trunk(depth, num_heads, mlp_ratio, positions, block)
         self.sky_embed = SkyToken(self.embed_dim) if sky_token else None
-        if norm_after_pool: self.fc_norm,self.norm = self.norm,nn.Identity()
-        self.scaling,self.views = scaling,check_views(views)
+        if norm_after_pool:
+            self.fc_norm = self.norm
+            self.norm = nn.Identity()
+        self.scaling = scaling
+        self.views = check_views(views)
 
     @property
     def n_patches(self): return self.grid[0]*self.grid[1]
@@ -163,8 +177,10 @@ def fit_image(self:BandEncoder,
     p = self.stride
     if min(self.patch_size, p) < 1: raise InputError(f'patch_size is {self.patch_size}: it must be positive')
     if H % p or W % p:
-        raise InputError(f'img_size {H}x{W} cannot be cut into patches of {p} pixels; choose a patch_size that divides both')
-    if not self.bands or len(set(self.bands)) < len(self.bands): raise InputError(f'bands must be distinct names, not {self.bands}')
+        raise InputError(f'img_size {H}x{W} cannot be cut into patches of {p} pixels; choose a '
+                         'patch_size that divides both')
+    if not self.bands or len(set(self.bands)) < len(self.bands):
+        raise InputError(f'bands must be distinct names, not {self.bands}')
     self.grid = H//self.patch_size, W//self.patch_size
     self.position_grid = tuple(position_grid or self.grid)
 
@@ -209,7 +225,8 @@ def build_trunk(self:BandEncoder,
     D = self.embed_dim
     if num_heads < 1 or D % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {D}')
     self.place_positions('pos_embed', D, positions)
-    self.num_heads,self.cls_token = num_heads,nn.Parameter(torch.zeros(1,1,D))
+    self.num_heads = num_heads
+    self.cls_token = nn.Parameter(torch.zeros(1,1,D))
     self.blocks = transformer(D, depth, num_heads, mlp_ratio, self.norm_eps, block)
     self.norm = nn.LayerNorm(D, eps=self.norm_eps)
 
@@ -259,7 +276,8 @@ def place_bands(self:BandEncoder,
     x = (x if torch.is_tensor(x) else as_tensor(x)).float().to(self.fill.device)
     names = self.bands if bands is None else band_names(bands)
     unknown = [b for b in names if b not in self.bands]
-    if unknown: raise InputError(f'The model does not know band {", ".join(map(repr,unknown))}; it has {", ".join(self.bands)}')
+    if unknown:
+        raise InputError(f'The model does not know band {", ".join(map(repr,unknown))}; it has {", ".join(self.bands)}')
     if len(set(names)) < len(names): raise InputError(f'bands names a band twice: {names}')
     if not x.shape[0]: raise InputError('There are no images: give at least one')
     if x.ndim != 4 or x.shape[1] != len(names) or tuple(x.shape[2:]) != self.img_size:
@@ -306,11 +324,13 @@ def prefix(self:BandEncoder,
     coords=None, # (B,2) right ascension and declination in degrees, NaN where unknown
 ):
     "Tokens that are no patches: the class token, and that of the sky position where there is one"
-    if coords is not None and not self.sky_token: raise InputError('This model has no sky-position token: leave coords out')
+    if coords is not None and not self.sky_token:
+        raise InputError('This model has no sky-position token: leave coords out')
     x = (self.cls_token + self.pos_embed[:,:1] if self.pos_embed is not None else self.cls_token).expand(B,-1,-1)
     if not self.sky_token: return x
     coords = self.fill.new_full((B,2), torch.nan) if coords is None else torch.as_tensor(coords).to(self.fill.device)
-    if tuple(coords.shape) != (B,2): raise InputError(f'coords is {tuple(coords.shape)}; it must be ({B},2): right ascension and declination')
+    if tuple(coords.shape) != (B,2):
+        raise InputError(f'coords is {tuple(coords.shape)}; it must be ({B},2): right ascension and declination')
     return torch.cat([x, self.sky_embed(coords)[:,None].to(x.dtype)], dim=1)
 
 # %% ../../nbs/21_models.encoder.ipynb #c1c4d8ad
@@ -355,7 +375,8 @@ def observed(self:BandEncoder,
     valid, # (B,L,P) bool: valid pixels of patches
 ):
     "(B,L,P) bool, valid pixels of patches -> (B,L',1): which tokens saw one"
-    seen,f = valid.any(-1),self.stride//self.patch_size
+    seen = valid.any(-1)
+    f = self.stride//self.patch_size
     if f > 1: seen = seen.reshape(-1, self.grid[0]//f, f, self.grid[1]//f, f).any(4).any(2).flatten(1)
     return seen[...,None]
 
@@ -390,7 +411,8 @@ def pool(self:BandEncoder,
     patches = out[:,-seen.shape[1]:]
     if pool == 'central':
         middle = self.central()[:,None]
-        pool,seen = 'mean',torch.where((seen & middle).any(1, keepdim=True), seen & middle, middle)
+        pool = 'mean'
+        seen = torch.where((seen & middle).any(1, keepdim=True), seen & middle, middle)
     if pool == 'mean': return torch.where(seen, patches, 0).sum(1) / seen.sum(1).clamp(min=1)
     if pool == 'max': return torch.where(seen | ~seen.any(1, keepdim=True), patches, -torch.inf).amax(1)
     return out[:,0]
@@ -434,7 +456,8 @@ def fit_tensors(self:BandEncoder,
     "The state dict, with positions interpolated to fit `m`"
     tensors = self.state_dict()
     for k in ('pos_embed','decoder_pos_embed'):
-        if k in tensors: tensors[k] = resample_abs_pos_embed(tensors[k], list(m.grid), list(self.grid), num_prefix_tokens=1)
+        if k in tensors:
+            tensors[k] = resample_abs_pos_embed(tensors[k], list(m.grid), list(self.grid), num_prefix_tokens=1)
     for name,part in m.named_modules():
         old,new = (getattr(e.get_submodule(name), 'relative_position_bias_table', None) for e in (self,m))
         if new is not None and old.shape != new.shape:
@@ -450,6 +473,9 @@ def resized(self:BandEncoder,
     "The same model for images of another size, positions interpolated"
     m = type(self)(**self.config | dict(img_size=img_size, position_grid=list(self.position_grid)))
     m.load_state_dict(self.fit_tensors(m))
-    m.scaling,m.source,m.measure,m.trained_on = copy.deepcopy(self.scaling),self.source,self.measure,self.trained_on
+    m.scaling = copy.deepcopy(self.scaling)
+    m.source = self.source
+    m.measure = self.measure
+    m.trained_on = self.trained_on
     m.activation_checkpointing = self.activation_checkpointing
     return m.to(self.fill).train(self.training)

@@ -47,7 +47,8 @@ def encoder_from_config(
     config, # Of `encoder_config`
 ):          # The encoder with fresh weights
     "Build an encoder from its description"
-    if config['model'] not in ENCODERS: raise InputError(f'There is no encoder {config["model"]!r}; choose one of {", ".join(ENCODERS)}')
+    if config['model'] not in ENCODERS:
+        raise InputError(f'There is no encoder {config["model"]!r}; choose one of {", ".join(ENCODERS)}')
     return encoder_only(ENCODERS[config['model']](**config['config']))
 
 # %% ../../nbs/28_models.heads.ipynb #19b454b4
@@ -75,17 +76,24 @@ class Predictor(nn.Module):
         seed:int=0,         # Of the weights that it begins with
     ):
         super().__init__()
-        self.encoder = encoder_from_config(encoder) if isinstance(encoder, dict) else encoder if encoder is None else encoder_only(encoder)
+        self.encoder = encoder_from_config(encoder) if isinstance(encoder,
+                                                                  dict) else encoder if encoder is None else encoder_only(encoder)
         with torch.device('cpu'): self.answer = answer_from_config(answer) if isinstance(answer, dict) else answer
         self.magnitudes = (magnitudes,) if isinstance(magnitudes, str) else tuple(magnitudes)
-        self.kind,self.pool,self.norm,self.head_std,self.seed = head,pool,norm,head_std,seed
+        self.kind = head
+        self.pool = pool
+        self.norm = norm
+        self.head_std = head_std
+        self.seed = seed
         self.hidden = [hidden] if np.ndim(hidden) == 0 else list(hidden)
         self.check()
         with torch.random.fork_rng():
             torch.manual_seed(check_seed(seed))
             self.branches,self.head = HEADS[head](self)
-        self.calibration = None                                     # what sets its redshifts right, as `Calibration.config` of the notebook of PDFs has it
-        self.photometry = None                                      # how its magnitudes were made of fluxes, where they were: zero_point and softening, as `photometry_table` takes them
+        # what sets its redshifts right, as `Calibration.config` of the notebook of PDFs has it
+        self.calibration = None
+        # how its magnitudes were made of fluxes, where they were: zero_point and softening, as `photometry_table` takes them
+        self.photometry = None
         self.trained_on = None                                      # which objects taught it, as `seen_of` has them
         self.register_buffer('begun', torch.tensor(False))          # has training begun?
 
@@ -105,7 +113,8 @@ class Predictor(nn.Module):
 # %% ../../nbs/28_models.heads.ipynb #8cb748a7
 @patch(as_prop=True)
 def config(self:Predictor):
-    return dict(encoder=encoder_config(self.encoder), answer=self.answer.config(), head=self.kind, pool=self.pool, magnitudes=list(self.magnitudes),
+    return dict(encoder=encoder_config(self.encoder), answer=self.answer.config(), head=self.kind, pool=self.pool,
+                magnitudes=list(self.magnitudes),
                 norm=self.norm, hidden=self.hidden, head_std=self.head_std, seed=self.seed)
 
 # %% ../../nbs/28_models.heads.ipynb #0eaca91b
@@ -116,7 +125,9 @@ def _of_encoder(name, none=None):
     return property(get, put)
 
 # %% ../../nbs/28_models.heads.ipynb #c5bca106
-Predictor.scaling,Predictor.source,Predictor.measure = _of_encoder('scaling'),_of_encoder('source'),_of_encoder('measure', Measure())
+Predictor.scaling = _of_encoder('scaling')
+Predictor.source = _of_encoder('source')
+Predictor.measure = _of_encoder('measure', Measure())
 
 @patch
 def __setattr__(self:Predictor, name, value):
@@ -128,13 +139,21 @@ def __setattr__(self:Predictor, name, value):
 def check(self:Predictor):
     "Refuse what does not fit together"
     if self.kind not in HEADS: raise InputError(f'head is {self.kind!r}; it must be one of {", ".join(HEADS)}')
-    if self.norm not in ('','batch','layer'): raise InputError(f'norm is {self.norm!r}; it must be batch, layer, or empty')
-    if self.encoder is None and not self.magnitudes: raise InputError('There is nothing to look at: give an encoder, or the names of magnitudes')
-    is_vit,pools = isinstance(self.encoder, BandEncoder),POOLS
-    if self.pool not in pools: raise InputError(f'pool is {self.pool!r}; it must be one of {", ".join(pools)} (a learned one is head=attentive)')
-    if is_vit and self.pool == 'cls' and self.encoder.cls_token is None: raise InputError('This encoder has no class token: use pool=mean')
-    if self.kind == 'attentive' and not is_vit: raise InputError('An attentive head looks at patches, and here are none: use head=linear or mlp')
-    if self.norm == 'layer' and not is_vit: raise InputError('norm=layer takes the place of the last norm of a transformer, and here is none: leave it out')
+    if self.norm not in ('','batch','layer'):
+        raise InputError(f'norm is {self.norm!r}; it must be batch, layer, or empty')
+    if self.encoder is None and not self.magnitudes:
+        raise InputError('There is nothing to look at: give an encoder, or the names of magnitudes')
+    is_vit = isinstance(self.encoder, BandEncoder)
+    pools = POOLS
+    if self.pool not in pools:
+        raise InputError(f'pool is {self.pool!r}; it must be one of {", ".join(pools)} (a '
+                         'learned one is head=attentive)')
+    if is_vit and self.pool == 'cls' and self.encoder.cls_token is None:
+        raise InputError('This encoder has no class token: use pool=mean')
+    if self.kind == 'attentive' and not is_vit:
+        raise InputError('An attentive head looks at patches, and here are none: use head=linear or mlp')
+    if self.norm == 'layer' and not is_vit:
+        raise InputError('norm=layer takes the place of the last norm of a transformer, and here is none: leave it out')
 
 # %% ../../nbs/28_models.heads.ipynb #0b66af58
 def dense(
@@ -161,7 +180,8 @@ def _branches(p, image):
 # %% ../../nbs/28_models.heads.ipynb #c8080e39
 def _pooled_norm(p):
     if p.norm == 'batch': return nn.BatchNorm1d(p.width, affine=False, eps=1e-6)
-    if p.norm == 'layer': p.encoder.norm,p.encoder.fc_norm = nn.Identity(),nn.LayerNorm(p.width, eps=p.encoder.norm_eps)
+    if p.norm == 'layer':
+        p.encoder.norm,p.encoder.fc_norm = nn.Identity(),nn.LayerNorm(p.width, eps=p.encoder.norm_eps)
     return nn.Identity()
 
 # %% ../../nbs/28_models.heads.ipynb #4ea750b3
@@ -200,22 +220,29 @@ class TokensAndPixels(nn.Module):
     ):
         super().__init__()
         D = encoder.embed_dim
-        self.n_tokens,self.shape,self.n_out = D,(len(encoder.bands),*encoder.img_size),2*width
-        self.tokens = nn.Sequential(nn.LayerNorm(D, eps=encoder.norm_eps), nn.Linear(D, D), nn.Linear(D, width), nn.ReLU(), nn.Linear(width, width))
+        self.n_tokens = D
+        self.shape = (len(encoder.bands),*encoder.img_size)
+        self.n_out = 2*width
+        self.tokens = nn.Sequential(nn.LayerNorm(D, eps=encoder.norm_eps), nn.Linear(D, D), nn.Linear(D, width),
+                                    nn.ReLU(), nn.Linear(width, width))
         self.pixels = Inception(encoder.bands, encoder.img_size, width)
 
     def forward(self, x):
-        pooled,pixels = x[:,:self.n_tokens],x[:,self.n_tokens:].unflatten(1, self.shape)
-        return torch.cat([self.tokens(pooled), self.pixels.features(torch.where(pixels.isfinite(), pixels, self.pixels.fill))], 1)
+        pooled = x[:,:self.n_tokens]
+        pixels = x[:,self.n_tokens:].unflatten(1, self.shape)
+        return torch.cat([self.tokens(pooled),
+                          self.pixels.features(torch.where(pixels.isfinite(), pixels, self.pixels.fill))], 1)
 
 # %% ../../nbs/28_models.heads.ipynb #32ece98b
 def astromae_head(
     p, # The `Predictor` that is being made
 ):     # Its branches, and its head
     "AstroMAE's: tokens, pixels and magnitudes, each through a branch of its own, and two layers over all of them"
-    parts,e = nn.ModuleDict(),p.encoder
+    parts = nn.ModuleDict()
+    e = p.encoder
     if e is not None: parts['image'] = nn.Identity()
-    if isinstance(e, BandEncoder): e.norm,e.fc_norm,parts['image'] = nn.Identity(),nn.Identity(),TokensAndPixels(e)
+    if isinstance(e, BandEncoder):
+        e.norm,e.fc_norm,parts['image'] = nn.Identity(),nn.Identity(),TokensAndPixels(e)
     if p.magnitudes: parts['magnitudes'] = Magnitudes(len(p.magnitudes))
     n = getattr(parts['image'], 'n_out', p.width) if e is not None else 0
     n += 1024*bool(p.magnitudes)
@@ -239,7 +266,8 @@ def see(self:Predictor,
     if self.kind != 'attentive':
         x = e.place_bands(x, bands)
         pooled,seen = e.embed_one(x, coords, self.pool, paths)
-        if self.kind == 'astromae': pooled = torch.cat([pooled, (x if e.scaling is None else e.scaling(x)).flatten(1)], 1)
+        if self.kind == 'astromae':
+            pooled = torch.cat([pooled, (x if e.scaling is None else e.scaling(x)).flatten(1)], 1)
         return pooled,seen
     values,valid = e.pixels(x, bands)
     return e.attend(e.tokens(values, valid), coords, paths)[:,e.n_prefix:],e.observed(valid)[...,0]
@@ -279,7 +307,8 @@ def measured(self:Predictor,
     if mags is None: return self.branches['magnitudes'].mean.new_full((B, len(self.magnitudes)), torch.nan)
     mags = (mags if torch.is_tensor(mags) else as_tensor(np.ma.asarray(mags))).to(self.device, torch.float32)
     if tuple(mags.shape) == (B, len(self.magnitudes)): return mags
-    raise InputError(f'mags is {tuple(mags.shape)}; it must be ({B},{len(self.magnitudes)}): {", ".join(self.magnitudes)}')
+    raise InputError(f'mags is {tuple(mags.shape)}; it must be ({B},{len(self.magnitudes)}): '
+                     f'{", ".join(self.magnitudes)}')
 
 # %% ../../nbs/28_models.heads.ipynb #4c085e28
 @patch
@@ -292,7 +321,8 @@ def forward(self:Predictor,
     seen=None,   # If given, x is what `see` gave, and this is what it gave with it
 ):               # (B,n_out) what the answer reads
     "Images and magnitudes to the head's numbers"
-    features = (None,None) if self.encoder is None else (x,seen) if seen is not None else self.see(x, bands, coords, paths)
+    features = (None,None) if self.encoder is None else (x,seen) if seen is not None else self.see(x, bands, coords,
+        paths)
     return self.weigh(*features, self.measured(mags, len(mags if x is None else x)))
 
 # %% ../../nbs/28_models.heads.ipynb #318c566d
@@ -306,7 +336,8 @@ def predict(self:Predictor,
 )->dict:         # What `answer.predict` gives; NaN for an object of which nothing is known
     "Answers"
     views = self.views if views is None else check_views(views)
-    if (mags if self.encoder is None else x) is None: raise InputError('There is nothing to look at: give images, or magnitudes to a model of magnitudes alone')
+    if (mags if self.encoder is None else x) is None:
+        raise InputError('There is nothing to look at: give images, or magnitudes to a model of magnitudes alone')
     turned = [None] if self.encoder is None else orientations(self.encoder.place_bands(x, bands), views)
     mags = self.measured(mags, len(mags if x is None else x))
     found = mean_prediction(self.answer, [self.answer.predict(self(o, mags, coords=coords)) for o in turned])

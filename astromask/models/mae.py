@@ -47,7 +47,8 @@ class MAE(MaskedModel):
         n_visible(self.n_patches, mask_ratio)                   # refuses a ratio out of range
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), loss=self.loss)
         self.mask_ratio = mask_ratio
-        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio, decoder, predict_ratio,
+        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio, decoder,
+                           predict_ratio,
                            decoder_positions)
         self.init_weights()
         nn.init.normal_(self.mask_token, std=.02)
@@ -64,7 +65,9 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm1,self.norm2 = (nn.LayerNorm(dim, eps=norm_eps) for _ in range(2))
-        self.q,self.kv,self.proj = Linear(dim, dim),Linear(dim, 2*dim),Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2*dim)
+        self.proj = Linear(dim, dim)
         self.mlp = Mlp(dim, int(dim*mlp_ratio))
 
     def forward(self, x, memory):
@@ -84,17 +87,23 @@ def build_decoder(self:MAE,
     positions,     # sincos or learned
 ):
     "A narrower transformer and a linear map to pixels"
-    if num_heads < 1 or dim % num_heads: raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
+    if num_heads < 1 or dim % num_heads:
+        raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
     if kind not in ('self','cross'): raise InputError(f"decoder is {kind!r}; it must be 'self' or 'cross'")
-    if not 0 < predict_ratio <= 1: raise InputError(f'predict_ratio is {predict_ratio}: it must be more than 0 and at most 1')
+    if not 0 < predict_ratio <= 1:
+        raise InputError(f'predict_ratio is {predict_ratio}: it must be more than 0 and at most 1')
     if predict_ratio < 1 and kind == 'self':
-        raise InputError(f"predict_ratio is {predict_ratio}: a sample of the hidden patches can be predicted with decoder='cross' only")
-    self.decoder,self.predict_ratio = kind,predict_ratio
+        raise InputError(f"predict_ratio is {predict_ratio}: a sample of the hidden patches can be predicted "
+                         "with decoder='cross' only")
+    self.decoder = kind
+    self.predict_ratio = predict_ratio
     self.decoder_embed = Linear(self.embed_dim, dim)
     self.mask_token = nn.Parameter(torch.zeros(1,1,dim))
     self.place_positions('decoder_pos_embed', dim, positions)
     if kind == 'self': self.decoder_blocks = transformer(dim, depth, num_heads, mlp_ratio, self.norm_eps)
-    else: self.decoder_blocks = nn.ModuleList([CrossBlock(dim, num_heads, mlp_ratio, self.norm_eps) for _ in range(depth)])
+    else:
+        self.decoder_blocks = nn.ModuleList([CrossBlock(dim, num_heads, mlp_ratio, self.norm_eps)
+                                             for _ in range(depth)])
     self.decoder_norm = nn.LayerNorm(dim, eps=self.norm_eps)
     self.decoder_pred = Linear(dim, self.patch_size**2 * len(self.bands))
 
@@ -108,7 +117,8 @@ def decode_self(self:MAE,
     "The paper's decoder: mask tokens among the visible ones, all look at all"
     n = x.shape[1] - visible.shape[1]                                # class token, sky token
     blanks = self.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
-    x = torch.cat([x[:,:1] + self.decoder_pos_embed[:,:1], x[:,1:n], put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
+    x = torch.cat([x[:,:1] + self.decoder_pos_embed[:,:1], x[:,1:n],
+                   put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
     for block in self.decoder_blocks[:-1]: x = self.run_block(block, x)
     if not len(self.decoder_blocks): return take(x, hidden+n)
     return self.run_block(self.decoder_blocks[-1], x, hidden+n)       # of the last block only these are wanted
@@ -121,8 +131,10 @@ def decode_cross(self:MAE,
     hidden,  # (B,M) positions to predict
 ):
     "Mask tokens look at the visible ones"
-    n,positions = memory.shape[1] - visible.shape[1], self.decoder_pos_embed[:,1:].expand(len(memory),-1,-1)
-    memory = torch.cat([memory[:,:1] + self.decoder_pos_embed[:,:1], memory[:,1:n], memory[:,n:] + take(positions, visible)], dim=1)
+    n = memory.shape[1] - visible.shape[1]
+    positions = self.decoder_pos_embed[:,1:].expand(len(memory),-1,-1)
+    memory = torch.cat([memory[:,:1] + self.decoder_pos_embed[:,:1], memory[:,1:n],
+                        memory[:,n:] + take(positions, visible)], dim=1)
     x = self.mask_token + take(positions, hidden)
     for block in self.decoder_blocks: x = self.run_block(block, x, memory)
     return x
@@ -150,7 +162,8 @@ def choose_mask(self:MAE,
     generator=None, # torch.Generator to draw with, or uniform numbers (B,L)
 ):                  # (B,L) bool
     "The mask as given, or a random one"
-    return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio, valid.any(-1)) if mask is None else mask.to(valid.device)
+    return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio,
+                           valid.any(-1)) if mask is None else mask.to(valid.device)
 
 # %% ../../nbs/22_models.mae.ipynb #144e5bf0
 @patch
@@ -162,7 +175,9 @@ def n_shown(self:MAE,
     L = self.n_patches
     if mask is not None and not torch.compiler.is_compiling(): return check_mask(mask, B, L)
     keep = n_visible(L, self.mask_ratio)                             # a graph must know its sizes
-    if mask is not None: torch._assert_async((mask.sum(1) == L-keep).all(), f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
+    if mask is not None:
+        torch._assert_async((mask.sum(1) == L-keep).all(),
+                            f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
     return keep
 
 # %% ../../nbs/22_models.mae.ipynb #588266da
@@ -190,7 +205,8 @@ def forward(self:MAE,
     "Hide, encode, decode, compare"
     values,valid = self.pixels(x, bands)
     if self.predict_ratio < 1: generator = self.draw(len(values), generator)
-    keep,mask = self.n_shown(mask, len(values)),self.choose_mask(valid, mask, generator)
+    keep = self.n_shown(mask, len(values))
+    mask = self.choose_mask(valid, mask, generator)
     visible,hidden = split_tokens(mask, keep)
     if self.predict_ratio < 1:
         hidden = self.sample_hidden(hidden, generator, valid.any(-1))
@@ -237,9 +253,11 @@ def reconstruct(self:MAE,
 ):              # (B,C,H,W) of the model's bands, in the units of x
     "The image with hidden and missing pixels predicted, visible ones as they are"
     values,valid = self.pixels(x, bands)
-    keep,mask = self.n_shown(mask, len(values)),self.choose_mask(valid, mask, self.usual_noise(len(values)))
+    keep = self.n_shown(mask, len(values))
+    mask = self.choose_mask(valid, mask, self.usual_noise(len(values)))
     x = torch.where(self.hidden_pixels(mask), torch.nan, self.place_bands(x, bands))
-    values = self.pixels(x)[0]                                      # a scaling by the object's statistics: by those of visible pixels
+    # a scaling by the object's statistics: by those of visible pixels
+    values = self.pixels(x)[0]
     pred = self.predict_patches(values, valid, mask, keep, coords)
     rank = (~mask).cumsum(1) - 1                                    # of visible patches: 0,1,2...
     for turn in range(4 if keep > 1 and not (valid | mask[...,None]).all() else 0):
@@ -252,7 +270,8 @@ def reconstruct(self:MAE,
 # %% ../../nbs/22_models.mae.ipynb #36dca28f
 def _sizes(img_size, patch_size, encoder, decoder, **kw):
     names = ('embed_dim','depth','num_heads'), ('decoder_embed_dim','decoder_depth','decoder_num_heads')
-    return dict(img_size=img_size, patch_size=patch_size, **dict(zip(names[0],encoder)), **dict(zip(names[1],decoder)), **kw)
+    return dict(img_size=img_size, patch_size=patch_size, **dict(zip(names[0],encoder)), **dict(zip(names[1],decoder)),
+                **kw)
 
 PRESETS = dict(
     tiny     = _sizes(32,  8,  (32,2,4),     (32,1,4)),
@@ -263,6 +282,7 @@ PRESETS = dict(
     vit_h    = _sizes(224, 14, (1280,32,16), (512,8,16)),
     astromae = _sizes(32,  8,  (192,12,3),   (192,4,3),  norm_pix_loss=False, bands=('u','g','r','i','z')),
     galaxy10 = _sizes(256, 16, (384,12,6),   (256,4,16), decoder_mlp_ratio=8, norm_pix_loss=False, bands=('z','r','g')),
-    unions   = _sizes(64,  8,  (1024,24,16), (512,8,16), norm_pix_loss=False, mask_ratio=0.5, bands=('u','g','r','i','z')))
+    unions   = _sizes(64,  8,  (1024,24,16), (512,8,16), norm_pix_loss=False, mask_ratio=0.5,
+                      bands=('u','g','r','i','z')))
 
 MAE.presets = PRESETS

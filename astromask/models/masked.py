@@ -96,7 +96,8 @@ def draw(self:MaskedModel,
         return torch.rand(B, self.n_noise, generator=generator, device=generator.device).to(self.fill.device)
     generator = torch.as_tensor(generator).to(self.fill.device)
     if tuple(generator.shape) == (B,self.n_noise): return generator
-    raise InputError(f'generator holds {tuple(generator.shape)} numbers; this model takes ({B},{self.n_noise}) to draw its masks from')
+    raise InputError(f'generator holds {tuple(generator.shape)} numbers; this model takes '
+                     f'({B},{self.n_noise}) to draw its masks from')
 
 # %% ../../nbs/21_models.masked.ipynb #17d4649f
 @patch
@@ -106,11 +107,13 @@ def weights(self:MaskedModel,
     bands=None, # Names of their channels; None: the model's own
 ):
     "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
-    ivar,x = self.place_bands(ivar, bands),self.place_bands(x, bands)
+    ivar = self.place_bands(ivar, bands)
+    x = self.place_bands(x, bands)
     known = ivar.isfinite() & (ivar > 0) & x.isfinite()
     if self.scaling is not None:
         slope = self.scaling.slope(x)
-        ivar = ivar/slope/slope                             # its square would be more than float32 holds where fluxes are 1e-20
+        # its square would be more than float32 holds where fluxes are 1e-20
+        ivar = ivar/slope/slope
     return patchify(torch.where(known & ivar.isfinite(), ivar, 0), self.patch_size)
 
 # %% ../../nbs/21_models.masked.ipynb #21e85147

@@ -20,7 +20,9 @@ def patchify(
 ): # (B,L,p*p*C), laid out (row, column, band), band fastest, as in facebookresearch/mae
     "Cut images into patches"
     B,C,H,W = x.shape
-    p,h,w = patch_size, H//patch_size, W//patch_size
+    p = patch_size
+    h = H//patch_size
+    w = W//patch_size
     return x.reshape(B,C,h,p,w,p).permute(0,2,4,3,5,1).reshape(B, h*w, p*p*C)
 
 # %% ../../nbs/20_models.masking.ipynb #3893f9f3
@@ -30,7 +32,10 @@ def unpatchify(
     size:tuple,     # (H,W) of the image
 ): # (B,C,H,W)
     "Put patches back together"
-    B,p,(h,w) = len(patches), patch_size, (size[0]//patch_size, size[1]//patch_size)
+    B = len(patches)
+    p = patch_size
+    h = size[0]//patch_size
+    w = size[1]//patch_size
     return patches.reshape(B,h,w,p,p,-1).permute(0,5,1,3,2,4).reshape(B, -1, h*p, w*p)
 
 # %% ../../nbs/20_models.masking.ipynb #c1ee6d7d
@@ -39,7 +44,8 @@ def n_visible(
     mask_ratio:float, # Share to hide
 )->int:               # max(1, floor(L*(1-mask_ratio)))
     "How many patches stay visible"
-    if not isinstance(mask_ratio, Real) or not 0 <= mask_ratio < 1: raise InputError(f'mask_ratio is {mask_ratio}: it must be at least 0 and less than 1')
+    if not isinstance(mask_ratio, Real) or not 0 <= mask_ratio < 1:
+        raise InputError(f'mask_ratio is {mask_ratio}: it must be at least 0 and less than 1')
     return max(1, int(L*(1-mask_ratio)))
 
 # %% ../../nbs/20_models.masking.ipynb #39a3d818
@@ -52,7 +58,8 @@ def mask_from_noise(
     if observed is not None:
         rank = torch.where(observed, noise, 2).argsort(dim=1, stable=True).argsort(dim=1)    # among the observed
         first = rank < (observed.sum(1, keepdim=True)*(1-mask_ratio) + 1e-4).floor().clamp(min=1)
-        noise = noise + torch.where(observed, torch.where(first, 0, 2), 1)                   # these, empty ones, the rest
+        # these, empty ones, the rest
+        noise = noise + torch.where(observed, torch.where(first, 0, 2), 1)
     ids = noise.argsort(dim=1, stable=True)
     mask = torch.ones_like(noise, dtype=torch.bool)
     return mask.scatter_(1, ids[:,:n_visible(noise.shape[1], mask_ratio)], False)
@@ -91,10 +98,13 @@ def check_mask(
 )->int:      # How many patches are visible in every row
     "Make sure a mask is (B,L) bool, with the same number hidden in every row and at least one visible"
     if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != (B,L):
-        raise InputError(f'mask is a {type(mask).__name__} {tuple(mask.shape)} of {mask.dtype}; it must be a tensor ({B},{L}) of torch.bool, True where hidden')
+        raise InputError(f'mask is a {type(mask).__name__} {tuple(mask.shape)} of {mask.dtype}; it must be a tensor '
+                         f'({B},{L}) of torch.bool, True where hidden')
     counts = mask.sum(1)
-    low,high = int(counts.min()), int(counts.max())
-    if low != high: raise InputError(f'mask hides between {low} and {high} patches; every row must hide the same number')
+    low = int(counts.min())
+    high = int(counts.max())
+    if low != high:
+        raise InputError(f'mask hides between {low} and {high} patches; every row must hide the same number')
     if low == L: raise InputError(f'mask hides all {L} patches; at least one must stay visible')
     return L-low
 
@@ -110,9 +120,11 @@ def units_from_noise(
 ): # (B,C,L) bool, True where hidden: ceil(mask_ratio*L) in every row, at least one
     "Hide mask units by rank of their noise"
     if observed is not None:
-        rank = torch.where(observed, noise, 2).argsort(dim=-1, stable=True).argsort(dim=-1)           # among the observed
+        # among the observed
+        rank = torch.where(observed, noise, 2).argsort(dim=-1, stable=True).argsort(dim=-1)
         first = observed & (rank < _count(observed.sum(-1, keepdim=True), mask_ratio))
-        noise = noise + torch.where(observed, torch.where(first, 0, 2), 1)                    # these, empty ones, the rest
+        # these, empty ones, the rest
+        noise = noise + torch.where(observed, torch.where(first, 0, 2), 1)
     return noise.argsort(dim=-1, stable=True).argsort(dim=-1) < _count(noise.shape[-1], mask_ratio)
 
 # %% ../../nbs/20_models.masking.ipynb #2e84de9b

@@ -21,7 +21,9 @@ from ..units import Measure
 # %% ../../nbs/24_models.networks.ipynb #0bd892d0
 class PixelNet(nn.Module):
     "What convolutional networks share: bands by name, missing pixels, orientations"
-    sky_token,measure,trained_on = False,Measure(),None
+    sky_token = False
+    measure = Measure()
+    trained_on = None
     def __init__(self,
         bands:tuple, # Names of the bands
         img_size=64, # Pixels: an int, or (H,W)
@@ -29,7 +31,11 @@ class PixelNet(nn.Module):
         views:int=1, # Orientations of an image that `embed` averages over: 1, 2, 4 or 8
     ):
         super().__init__()
-        self.bands,self.img_size,self.scaling,self.views,self.source = band_names(bands),size2d(img_size),scaling,check_views(views),None
+        self.bands = band_names(bands)
+        self.img_size = size2d(img_size)
+        self.scaling = scaling
+        self.views = check_views(views)
+        self.source = None
         self.fill = nn.Parameter(torch.zeros(len(self.bands),1,1))
         self.config = dict(bands=list(self.bands), img_size=list(self.img_size), views=self.views)
 
@@ -100,7 +106,8 @@ class Apertures(PixelNet):
         y,x = torch.meshgrid(*(torch.arange(n)-(n-1)/2 for n in self.img_size), indexing='ij')
         r = torch.hypot(y, x).flatten()
         radii = [float(o) for o in radii if o <= min(self.img_size)/2]
-        if not radii: raise InputError(f'No ring fits into {self.img_size[0]}x{self.img_size[1]} pixels: give smaller radii')
+        if not radii:
+            raise InputError(f'No ring fits into {self.img_size[0]}x{self.img_size[1]} pixels: give smaller radii')
         inside = torch.stack([(r <= o).float() for o in radii], 1)
         self.register_buffer('rings', torch.diff(inside, dim=1, prepend=torch.zeros(len(r), 1)), persistent=False)
         self.register_buffer('outside', r > max(radii), persistent=False)
@@ -115,9 +122,12 @@ class Apertures(PixelNet):
         "Rings' magnitudes in every band, then colours, band against the next"
         if self.outside.any(): x = x - x[...,self.outside].nanmedian(-1, keepdim=True).values.nan_to_num()
         valid = x.isfinite()
-        there,n = valid.float() @ self.rings,self.rings.sum(0)
+        there = valid.float() @ self.rings
+        n = self.rings.sum(0)
         flux = torch.where(valid, x, 0) @ self.rings * n/there.clamp(min=1)
-        if self.scaling is not None and not hasattr(self.scaling, 'softening'): raise InputError('Rings need an AsinhScaling, whose softening tells faint from bright: fit_scaling makes one')
+        if self.scaling is not None and not hasattr(self.scaling, 'softening'):
+            raise InputError('Rings need an AsinhScaling, whose softening tells faint from '
+                             'bright: fit_scaling makes one')
         soft = 1. if self.scaling is None else self.scaling.softening[:,0]
         mag = torch.where(there > n/3, torch.asinh(flux/(soft*n.sqrt())), self.fill)
         return torch.cat([mag.flatten(1), (mag[:,1:]-mag[:,:-1]).flatten(1)], 1)
@@ -135,7 +145,8 @@ class InceptionBlock(nn.Module):
     ):
         super().__init__()
         n = n_out//(2+len(sizes))
-        self.branches = nn.ModuleList([_conv(n_in, n, 1), *[nn.Sequential(_conv(n_in, n, 1), _conv(n, n, s)) for s in sizes],
+        self.branches = nn.ModuleList([_conv(n_in, n, 1),
+                                       *[nn.Sequential(_conv(n_in, n, 1), _conv(n, n, s)) for s in sizes],
                                        nn.Sequential(nn.MaxPool2d(3, 1, 1), _conv(n_in, n, 1))])
 
     def forward(self, x): return torch.cat([b(x) for b in self.branches], 1)
@@ -152,10 +163,13 @@ class Inception(PixelNet):
     ):
         super().__init__(bands, img_size, scaling, views)
         H,W = self.img_size
-        if min(H, W) < 8: raise InputError(f'img_size {H}x{W} is too small for Inception, which halves it three times: take 8 or more')
+        if min(H, W) < 8:
+            raise InputError(f'img_size {H}x{W} is too small for Inception, which halves it '
+                             'three times: take 8 or more')
         self.net = nn.Sequential(
             nn.Conv2d(len(self.bands), 32, 1), nn.AvgPool2d(2), InceptionBlock(32, 64), InceptionBlock(64, 64),
-            nn.AvgPool2d(2), InceptionBlock(64, 32), InceptionBlock(32, 32), nn.AvgPool2d(2), InceptionBlock(32, 12, (3,)), nn.Flatten(),
+            nn.AvgPool2d(2), InceptionBlock(64, 32), InceptionBlock(32, 32), nn.AvgPool2d(2),
+            InceptionBlock(32, 12, (3,)), nn.Flatten(),
             nn.Linear(12*(H//8)*(W//8), embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim))
         self.net.to(memory_format=torch.channels_last)                   # twice as fast on a CPU
         self.embed_dim,self.config = embed_dim,self.config | dict(embed_dim=embed_dim)
@@ -200,6 +214,7 @@ class Magnitudes(Columns):
     ):
         super().__init__(n)
         sizes = [n]+[width]*layers
-        self.n_out,self.net = width,nn.Sequential(*[m for a,b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())][:-1])
+        self.n_out = width
+        self.net = nn.Sequential(*[m for a,b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())][:-1])
 
     def forward(self, v): return self.net(super().forward(v))

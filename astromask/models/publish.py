@@ -70,11 +70,15 @@ def _front_matter(m, library, licence):
 # %% ../../nbs/26_models.publish.ipynb #afeaef0a
 def _sizes(m):
     "What the model itself knows of itself"
-    known = {'bands': m.bands or None, 'img_size': 'x'.join(map(str, m.img_size or ())), 'embedding': getattr(m, 'embed_dim', None),
+    known = {'bands': m.bands or None, 'img_size': 'x'.join(map(str, m.img_size or ())),
+             'embedding': getattr(m, 'embed_dim', None),
              'parameters': f'{sum(p.numel() for p in m.parameters()):,}'}
-    learned = {'calibration': (getattr(m, 'calibration', None) or {}).get('conformal'), 'photometry': getattr(m, 'photometry', None)}
-    if seen := m.trained_on: learned['trained_on'] = f'{seen.train:,} object' + 's'*(seen.train != 1) + (f', and {seen.valid:,} chose among its epochs' if seen.valid else '') + ': predict knows them again'
-    return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')} | {k: v for k,v in m.measure.config().items() if v} | learned
+    learned = {'calibration': (getattr(m, 'calibration', None) or {}).get('conformal'),
+               'photometry': getattr(m, 'photometry', None)}
+    if seen := m.trained_on:
+        learned['trained_on'] = f'{seen.train:,} object' + 's'*(seen.train != 1) + (f', and {seen.valid:,} chose among its epochs' if seen.valid else '') + ': predict knows them again'
+    return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')} | {k: v
+        for k,v in m.measure.config().items() if v} | learned
 
 # %% ../../nbs/26_models.publish.ipynb #e86b890c
 def _files_text(files, most=20):
@@ -147,8 +151,10 @@ def model_card(
 # %% ../../nbs/26_models.publish.ipynb #5ac3ce01
 def _timm_vit(m):
     "A plain vision transformer: timm's name of the architecture, its arguments, and positions, which timm keeps with the weights"
-    args = dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'], fc_norm=isinstance(m.norm, torch.nn.Identity))
-    return 'vit_base_patch16_224', args | dict(patch_size=m.patch_size, embed_dim=m.embed_dim), dict(pos_embed=m.pos_embed)
+    args = dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'],
+                fc_norm=isinstance(m.norm, torch.nn.Identity))
+    return 'vit_base_patch16_224', args | dict(patch_size=m.patch_size,
+                                               embed_dim=m.embed_dim), dict(pos_embed=m.pos_embed)
 
 # %% ../../nbs/26_models.publish.ipynb #d6dbd046
 def _timm_beit(m):
@@ -156,7 +162,8 @@ def _timm_beit(m):
     shared = m.rel_pos_bias is not None
     args = dict(use_abs_pos_emb=False, use_rel_pos_bias=not shared, use_shared_rel_pos_bias=shared, init_values=0.1)
     args |= dict(use_fc_norm=isinstance(m.norm, torch.nn.Identity), patch_size=m.patch_size, embed_dim=m.embed_dim)
-    return 'beit_base_patch16_224', args | dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio']), {}
+    return 'beit_base_patch16_224', args | dict(depth=len(m.blocks), num_heads=m.num_heads,
+                                                mlp_ratio=m.config['mlp_ratio']), {}
 
 # %% ../../nbs/26_models.publish.ipynb #34a3ce60
 def _timm_swin(m):
@@ -176,9 +183,11 @@ def _eyes(m):
 # %% ../../nbs/26_models.publish.ipynb #484a2fd6
 def _timm_parts(m):
     "timm's name of the architecture, all arguments, and the tensors under timm's names"
-    if not isinstance(m, BandEncoder): raise InputError(f'timm has no {type(m).__name__}: only a vision transformer can go there; use to_onnx')
+    if not isinstance(m, BandEncoder):
+        raise InputError(f'timm has no {type(m).__name__}: only a vision transformer can go there; use to_onnx')
     if m.sky_token: raise InputError('timm has no sky-position token: a model with one cannot go there; use to_onnx')
-    if m.config.get('block', 'vit') != 'vit': raise InputError("timm has no normal cells: a model with block='vitae' cannot go there; use to_onnx")
+    if m.config.get('block', 'vit') != 'vit':
+        raise InputError("timm has no normal cells: a model with block='vitae' cannot go there; use to_onnx")
     architecture,args,more = {'vit': _timm_vit, 'beit': _timm_beit}.get(m.config.get('encoder', 'vit'), _timm_swin)(m)
     names = 'patch_embed.', 'cls_token', 'blocks.', 'layers.', 'norm.', 'fc_norm.', 'rel_pos_bias.'
     tensors = {k: v for k,v in m.state_dict().items() if k.startswith(names)} | more
@@ -230,14 +239,16 @@ def _alone(m):
 def _check_timm(m, folder):
     "Does timm's model give what ours gives?"
     import timm
-    theirs,ours = timm.create_model(f'local-dir:{folder}', pretrained=True).eval(), _alone(m)
+    theirs = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    ours = _alone(m)
     ours.scaling,ours.views = None,1
     x = torch.randn(2, len(m.bands), *m.img_size, generator=torch.Generator().manual_seed(0))
     wanted = ours.encode(x)
     tokens = theirs.forward_features(x).flatten(1, -2)[:,-wanted.shape[1]:]
     if _same(theirs(x), ours.embed(x)) and _same(tokens, wanted): return
     why = '' if m.norm_eps == 1e-6 else f' (its LayerNorm epsilon is {m.norm_eps}, and timm keeps 1e-6)'
-    raise AstroMaskError(f'timm {timm.__version__} makes other numbers of these weights{why}: this encoder cannot go there; use to_onnx')
+    raise AstroMaskError(f'timm {timm.__version__} makes other numbers of these weights{why}: this encoder '
+                         'cannot go there; use to_onnx')
 
 # %% ../../nbs/26_models.publish.ipynb #d336ac98
 def to_timm(
@@ -282,7 +293,8 @@ def _trial(m, n_bands, seed=0):
     x = torch.randn(3, len(m.bands), *m.img_size, generator=generator)
     if m.scaling is not None: x = m.scaling.inverse(x)
     x = x[:,:n_bands].clone()
-    x[1,:,:m.img_size[0]//2,:m.img_size[1]//2],x[2] = torch.nan,torch.nan
+    x[1,:,:m.img_size[0]//2,:m.img_size[1]//2] = torch.nan
+    x[2] = torch.nan
     if n_bands > 1: x[1,-1] = torch.nan
     coords = torch.rand(3, 2, generator=generator)*torch.tensor([360.,180.]) - torch.tensor([0.,90.])
     return (x,coords) if m.sky_token else (x,)
@@ -290,7 +302,8 @@ def _trial(m, n_bands, seed=0):
 # %% ../../nbs/26_models.publish.ipynb #2ba0e467
 def _onnx_program(m, bands, pool):
     "Trace and translate"
-    batch,inputs = torch.export.Dim('batch'), _trial(m, len(bands))
+    batch = torch.export.Dim('batch')
+    inputs = _trial(m, len(bands))
     names = ['images','coords'][:len(inputs)]
     with torch.no_grad(), warnings.catch_warnings(action='ignore'):
         shapes = tuple({0: batch} for _ in inputs),
@@ -327,7 +340,8 @@ def to_onnx(
 )->Path:              # That file
     "Write `embed` as ONNX, and check it with ONNX Runtime"
     need_extra('onnx', 'onnx', 'onnxruntime', 'onnxscript')
-    path,m = Path(path),_alone(_eyes(m))
+    path = Path(path)
+    m = _alone(_eyes(m))
     bands = m.bands if bands is None else band_names(bands)
     with torch.no_grad(): _Embedder(m, bands, pool)(*_trial(m, len(bands)))     # refuses what does not fit
     program = _onnx_program(m, bands, pool)
@@ -354,10 +368,12 @@ def _refusals(repo_id, revision, hub):
 def _hub_sentence(e, repo_id, revision, endpoint):
     "What a failure on the Hub means, and what to do"
     from huggingface_hub import constants, errors
-    hub,status = endpoint or constants.ENDPOINT, getattr(getattr(e, 'response', None), 'status_code', None)
+    hub = endpoint or constants.ENDPOINT
+    status = getattr(getattr(e, 'response', None), 'status_code', None)
     for kind,sentence in _refusals(repo_id, revision, hub):
         if isinstance(e, kind): return sentence
-    if status in (401,403): return f'{hub} does not allow this for {repo_id} (status {status}): {_LOGIN}; uploads need a token that may write'
+    if status in (401,403):
+        return f'{hub} does not allow this for {repo_id} (status {status}): {_LOGIN}; uploads need a token that may write'
     if isinstance(e, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError)) and not status:
         return f'{hub} cannot be reached, and {repo_id} is not on this machine: try again with a network (and without HF_HUB_OFFLINE)'
     first = next((o.strip() for o in str(e).splitlines() if o.strip()), '')

@@ -43,13 +43,20 @@ class SimMIM(MaskedModel):
         **other,                           # Other arguments of `BandEncoder`: positions, norm_eps, sky_token, ...
     ):
         config = {k: v for k,v in locals().items() if k not in ('self','scaling','other','__class__')} | other
-        swin = None if encoder in ('vit','beit') else make_swin(encoder, img_size, embed_dim, depth, num_heads, mlp_ratio, window_size)
-        if swin: patch_size,embed_dim,stride = swin.patch_embed.patch_size[0],swin.embed_dim,swin.feature_info[-1]['reduction']
+        swin = None if encoder in ('vit','beit') else make_swin(encoder, img_size, embed_dim, depth, num_heads,
+                                                                mlp_ratio, window_size)
+        if swin:
+            patch_size = swin.patch_embed.patch_size[0]
+            embed_dim = swin.embed_dim
+            stride = swin.feature_info[-1]['reduction']
         else: stride = patch_size
-        super().__init__(img_size, patch_size, bands, embed_dim, depth if encoder == 'vit' else 0, 1 if swin else num_heads,
+        super().__init__(img_size, patch_size, bands, embed_dim, depth if encoder == 'vit' else 0,
+                         1 if swin else num_heads,
                          mlp_ratio, scaling, stride=stride, **other)
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), patch_size=patch_size,
-                                    loss=loss.lower(), mask_ratio=float(mask_ratio) if isinstance(mask_ratio, Real) else list(map(float, mask_ratio)))
+                                    loss=loss.lower(),
+                                    mask_ratio=float(mask_ratio) if isinstance(mask_ratio, Real)
+                                    else list(map(float, mask_ratio)))
         self.set_masking(mask_in, per_band, mask_ratio, mask_unit or stride)
         self.set_objective(loss, norm_pix_loss)
         self.encoder = encoder
@@ -65,7 +72,8 @@ def _ratios(mask_ratio):
     "A number or a pair -> (low, high)"
     low,high = (mask_ratio,)*2 if isinstance(mask_ratio, Real) else mask_ratio
     if 0 <= low <= high <= 1 and high > 0: return float(low),float(high)
-    raise InputError(f'mask_ratio is {mask_ratio}: it must be a share more than 0 and at most 1, or (low, high) of such shares')
+    raise InputError(f'mask_ratio is {mask_ratio}: it must be a share more than 0 and at most 1, or '
+                     '(low, high) of such shares')
 
 # %% ../../nbs/23_models.simmim.ipynb #05124068
 @patch
@@ -77,11 +85,16 @@ def set_masking(self:SimMIM,
 ):
     "What is hidden, and how"
     if mask_in not in ('tokens','pixels'): raise InputError(f"mask_in is {mask_in!r}; it must be 'tokens' or 'pixels'")
-    if per_band and mask_in == 'tokens': raise InputError("A token holds all bands, so masks for each band (per_band) need mask_in='pixels'")
+    if per_band and mask_in == 'tokens':
+        raise InputError("A token holds all bands, so masks for each band (per_band) need mask_in='pixels'")
     H,W = self.img_size
     if unit % self.patch_size or H % unit or W % unit:
-        raise InputError(f'mask_unit {unit} must be a multiple of the patch size {self.patch_size} and divide the image, {H}x{W}')
-    self.mask_in,self.per_band,self.mask_ratio,self.mask_unit = mask_in,per_band,_ratios(mask_ratio),unit
+        raise InputError(f'mask_unit {unit} must be a multiple of the patch size {self.patch_size} and '
+                         f'divide the image, {H}x{W}')
+    self.mask_in = mask_in
+    self.per_band = per_band
+    self.mask_ratio = _ratios(mask_ratio)
+    self.mask_unit = unit
     self.units = H//unit, W//unit
 
 # %% ../../nbs/23_models.simmim.ipynb #70c6d424
@@ -93,11 +106,14 @@ def build_beit(self:SimMIM,
     shared_bias, # One table of relative positions for all blocks?
 ):
     "A ViT with shared relative positions and layer scale, as in BEiT"
-    if num_heads < 1 or self.embed_dim % num_heads: raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
+    if num_heads < 1 or self.embed_dim % num_heads:
+        raise InputError(f'num_heads {num_heads} does not divide embed_dim {self.embed_dim}')
     norm = partial(nn.LayerNorm, eps=self.norm_eps)
-    self.pos_embed,self.num_heads = None,num_heads
+    self.pos_embed = None
+    self.num_heads = num_heads
     self.rel_pos_bias = beit.RelativePositionBias(self.grid, num_heads) if shared_bias else None
-    block = partial(beit.Block, self.embed_dim, num_heads, qkv_bias=True, mlp_ratio=mlp_ratio, init_values=0.1, norm_layer=norm,
+    block = partial(beit.Block, self.embed_dim, num_heads, qkv_bias=True, mlp_ratio=mlp_ratio, init_values=0.1,
+                    norm_layer=norm,
                     window_size=None if shared_bias else self.grid)
     self.blocks = nn.ModuleList([block() for _ in range(depth)])
 
@@ -113,8 +129,10 @@ def make_swin(
 ):
     "timm's Swin of that name; stages given as lists overrule the name"
     if not name.startswith('swin_') or not timm.is_model(name):
-        raise InputError(f"encoder is {name!r}; it must be 'vit', 'beit' or a Swin that timm knows, such as swin_base_patch4_window7_224")
-    changes = {} if isinstance(depth, int) else dict(embed_dim=embed_dim, depths=tuple(depth), num_heads=tuple(num_heads), mlp_ratio=mlp_ratio)
+        raise InputError(f"encoder is {name!r}; it must be 'vit', 'beit' or a Swin that timm knows, such as "
+                         "swin_base_patch4_window7_224")
+    changes = {} if isinstance(depth, int) else dict(embed_dim=embed_dim, depths=tuple(depth),
+                                                     num_heads=tuple(num_heads), mlp_ratio=mlp_ratio)
     if window_size: changes['window_size'] = window_size
     try: return timm.create_model(name, img_size=img_size, num_classes=0, drop_path_rate=0., **changes)
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as e:
@@ -127,8 +145,11 @@ def take_swin(self:SimMIM,
 ):
     "Use the stages of a Swin in the place of the ViT's blocks"
     self.cls_token = self.pos_embed = None
-    self.patch_embed.norm,self.layers,self.norm = swin.patch_embed.norm,swin.layers,swin.norm
-    self.embed_dim,self.num_heads = swin.num_features,swin.layers[-1].blocks[0].attn.num_heads
+    self.patch_embed.norm = swin.patch_embed.norm
+    self.layers = swin.layers
+    self.norm = swin.norm
+    self.embed_dim = swin.num_features
+    self.num_heads = swin.layers[-1].blocks[0].attn.num_heads
     del self.blocks
     if self.sky_token: raise InputError('A Swin has no place for a sky token: leave sky_token out')
 
@@ -141,9 +162,11 @@ def attend(self:SimMIM,
 ):               # (B,n+L,D) tokens, after the class token (and the sky token) if there is one
     "Run the encoder over all tokens"
     if self.encoder == 'vit': return BandEncoder.attend(self, tokens, coords, paths)
-    if paths is not None: raise InputError(f'The blocks of a {self.encoder} cannot be dropped at random: do without drop_path')
+    if paths is not None:
+        raise InputError(f'The blocks of a {self.encoder} cannot be dropped at random: do without drop_path')
     if self.encoder == 'beit':
-        x,bias = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1),self.rel_pos_bias() if self.rel_pos_bias else None
+        x = torch.cat([self.prefix(tokens.shape[0], coords), tokens], dim=1)
+        bias = self.rel_pos_bias() if self.rel_pos_bias else None
         for block in self.blocks: x = self.run_block(block, x, bias)
         return self.norm(x)
     if coords is not None: raise InputError('This model has no sky-position token: leave coords out')
@@ -169,7 +192,8 @@ def observed_units(self:SimMIM,
     "(B,L,P) valid pixels of patches -> (B,C,L') bool: units with a valid pixel"
     seen = unpatchify(valid, self.patch_size, self.img_size)
     if not self.per_band: seen = seen.any(1, keepdim=True)
-    (h,w),u = self.units,self.mask_unit
+    h,w = self.units
+    u = self.mask_unit
     return seen.reshape(*seen.shape[:2], h, u, w, u).any(5).any(3).flatten(2)
 
 # %% ../../nbs/23_models.simmim.ipynb #47fec8f3
@@ -182,11 +206,13 @@ def choose_mask(self:SimMIM,
     "The mask as given, checked, or a random one"
     shape = len(valid),*self.mask_shape
     if mask is None:
-        noise,(low,high) = self.draw(len(valid), generator),self.mask_ratio
+        noise = self.draw(len(valid), generator)
+        low,high = self.mask_ratio
         ratio = low + (high-low)*noise[:,-1:,None] if low < high else low
         return units_from_noise(noise[:,:shape[1]*shape[2]].reshape(shape), ratio, self.observed_units(valid))
     if not torch.is_tensor(mask) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
-        raise InputError(f'mask is {tuple(mask.shape)} {mask.dtype}; it must be {shape} torch.bool over mask units, True where hidden')
+        raise InputError(f'mask is {tuple(mask.shape)} {mask.dtype}; it must be {shape} torch.bool over mask '
+                         'units, True where hidden')
     return mask.to(valid.device)
 
 # %% ../../nbs/23_models.simmim.ipynb #5e65580c
@@ -210,7 +236,8 @@ def predict(self:SimMIM,
     else: tokens = self.tokens(values, valid & ~hidden)
     x = self.attend(tokens, coords)[:,self.n_prefix:]
     x = nn.functional.linear(x, self.head.weight.flatten(1), self.head.bias)
-    (H,W),s = self.img_size,self.stride
+    H,W = self.img_size
+    s = self.stride
     image = x.reshape(len(x), H//s, W//s, -1, s, s).permute(0,3,1,4,2,5).reshape(len(x), -1, H, W)
     return patchify(image, self.patch_size)
 
@@ -270,8 +297,10 @@ def reconstruct(self:SimMIM,
     values,valid = self.pixels(x, bands)
     mask = self.choose_mask(valid, mask, self.usual_noise(len(values)))
     x = torch.where(self.hidden_pixels(mask), torch.nan, self.place_bands(x, bands))
-    values = self.pixels(x)[0]                                      # a scaling by the object's statistics: by those of visible pixels
-    pred,shown = self.predict_scaled(values, valid, mask, coords),valid & ~self.hidden_patches(mask)
+    # a scaling by the object's statistics: by those of visible pixels
+    values = self.pixels(x)[0]
+    pred = self.predict_scaled(values, valid, mask, coords)
+    shown = valid & ~self.hidden_patches(mask)
     for turn in range(4 if self.mask_in == 'tokens' and not valid.all() else 0):
         also = (torch.arange(mask.shape[-1], device=mask.device) % 4 == turn) & ~mask
         again = self.predict_scaled(values, valid, mask | also, coords)

@@ -42,14 +42,16 @@ def save_model(
     "Write model.safetensors and config.json; seen.safetensors, where it is known what the model was trained on"
     tensors = {k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
     scaling = None if m.scaling is None else m.scaling.config()
-    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views') if k in m.config}     # they may have been set since
+    # they may have been set since
+    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views') if k in m.config}
     learned = {k: v for k in ('calibration','photometry') if (v := getattr(m, k, None))}
     if m.measure != Measure(): learned['measure'] = m.measure.config()
     if m.trained_on: learned['trained_on'] = dict(train=m.trained_on.train, valid=m.trained_on.valid)
     write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
     if m.trained_on: write_atomic(Path(path)/'seen.safetensors', array_bytes(m.trained_on.tensors()))
     else: (Path(path)/'seen.safetensors').unlink(missing_ok=True)
-    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config, scaling=scaling, source=m.source, **learned))
+    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config,
+                                              scaling=scaling, source=m.source, **learned))
 
 # %% ../../nbs/25_models.weights.ipynb #6918a7d1
 def _largest(o): # number in a description
@@ -86,12 +88,14 @@ def model_from_config(
     "Build a model from its description"
     with _described(config, where):
         m = MODELS[config['model']](**config['config'])
-        m.scaling,m.source = scaling_from_config(config.get('scaling')),config.get('source')
+        m.scaling = scaling_from_config(config.get('scaling'))
+        m.source = config.get('source')
         if config.get('calibration'): m.calibration = config['calibration']
         if config.get('photometry'): m.photometry = _photometry(**config['photometry'])
         m.measure = Measure.from_config(config.get('measure'))
         for v in (m.scaling.config() if m.scaling is not None else {}).values():
-            if not isinstance(v, str): np.broadcast_to(v, len(m.bands))          # one number for each band, or one for all
+            if not isinstance(v, str):
+                np.broadcast_to(v, len(m.bands))  # one number for each band, or one for all
     return m
 
 # %% ../../nbs/25_models.weights.ipynb #97f2e543
@@ -103,17 +107,21 @@ def tensor_shapes(
     "What is in a safetensors file, by its header; DataError for one that cannot be true"
     check_file(path)
     with open(path, 'rb') as f:
-        size,n = os.fstat(f.fileno()).st_size,int.from_bytes(f.read(8), 'little')
-        if n > min(size-8, 1<<22): raise DataError(f'{path} is damaged or no safetensors file: its header would have {n} bytes')
+        size = os.fstat(f.fileno()).st_size
+        n = int.from_bytes(f.read(8), 'little')
+        if n > min(size-8, 1<<22):
+            raise DataError(f'{path} is damaged or no safetensors file: its header would have {n} bytes')
         text = f.read(n)
     try:
         found = {k: v for k,v in json.loads(text).items() if k != '__metadata__'}
         for v in found.values():
             a,b = v['data_offsets']
-            if b > size-8-n or min(v['shape'], default=0) < 0 or math.prod(v['shape'])*_bytes[v['dtype']] != b-a: raise ValueError('a tensor is not what its place in the file can hold')
+            if b > size-8-n or min(v['shape'], default=0) < 0 or math.prod(v['shape'])*_bytes[v['dtype']] != b-a:
+                raise ValueError('a tensor is not what its place in the file can hold')
         return {k: tuple(v['shape']) for k,v in found.items()}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
-        raise DataError(f'{path} is damaged or no safetensors file ({str(e).splitlines()[0][:200] if str(e) else type(e).__name__})') from None
+        raise DataError(f'{path} is damaged or no safetensors file '
+                        f'({str(e).splitlines()[0][:200] if str(e) else type(e).__name__})') from None
 
 # %% ../../nbs/25_models.weights.ipynb #10ae1eb8
 def _depths(o, name):
@@ -132,19 +140,27 @@ def check_sizes(
 ):
     "Refuse a description of another model than the weights are of, before it is built"
     with _described(config, where):
-        own,there = config['config'],sum(map(math.prod, shapes.values()))
+        own = config['config']
+        there = sum(map(math.prod, shapes.values()))
         blocks = len({k[:m.end()] for k in shapes for m in re.finditer(r'\.\d+\.', k)})
         larger = ValueError(f'it describes a larger model than the {len(shapes)} tensors of model.safetensors make')
-        if _leaves(own) > 1<<14 or _depths(own, 'depth') > blocks or _depths(own, 'decoder_depth') > max(blocks, 64): raise larger
+        if _leaves(own) > 1<<14 or _depths(own, 'depth') > blocks or _depths(own, 'decoder_depth') > max(blocks, 64):
+            raise larger
         with torch.device('meta'):
             m = MODELS[config['model']](**own)
             if any(k.startswith('attn_pool.') for k in shapes) and hasattr(m, 'make_attn_pool'): m.make_attn_pool()
-            whole = ENCODERS[own['encoder']['model']](**own['encoder']['config']) if isinstance(own.get('encoder'), dict) else m      # its decoder is made, too
-        if m.img_size and math.prod(m.img_size) > 1<<22: raise ValueError(f'it describes images of {m.img_size[0]}x{m.img_size[1]} pixels, and 4 million are the most')
-        if _numbers(whole) > 2*there + (1<<24) or sum(v.numel() for v in whole.buffers()) > max(1<<23, there): raise larger
+            whole = ENCODERS[own['encoder']['model']](**own['encoder']['config']) if isinstance(own.get('encoder'),
+                dict) else m      # its decoder is made, too
+        if m.img_size and math.prod(m.img_size) > 1<<22:
+            raise ValueError(f'it describes images of {m.img_size[0]}x{m.img_size[1]} pixels, '
+                             'and 4 million are the most')
+        if _numbers(whole) > 2*there + (1<<24) or sum(v.numel() for v in whole.buffers()) > max(1<<23, there):
+            raise larger
         wanted = {k: tuple(v.shape) for k,v in m.state_dict().items()}
         wrong = next((k for k in (*wanted, *shapes) if wanted.get(k) != shapes.get(k)), None)
-        if wrong: raise ValueError(f'{wrong} is {list(wanted[wrong]) if wrong in wanted else "unknown"} in it, and {list(shapes[wrong]) if wrong in shapes else "absent"} in model.safetensors')
+        if wrong:
+            raise ValueError(f'{wrong} is {list(wanted[wrong]) if wrong in wanted else "unknown"} in it, and '
+                             f'{list(shapes[wrong]) if wrong in shapes else "absent"} in model.safetensors')
 
 def _numbers(m): return sum(v.numel() for v in (*m.parameters(), *m.buffers()))
 
@@ -152,14 +168,16 @@ def _numbers(m): return sum(v.numel() for v in (*m.parameters(), *m.buffers()))
 def _read_config(path):
     "config.json, if it can be one"
     check_file(path)
-    if os.path.getsize(path) > 1<<24: raise DataError(f'{path} has {os.path.getsize(path)} bytes: it is no description of a model')
+    if os.path.getsize(path) > 1<<24:
+        raise DataError(f'{path} has {os.path.getsize(path)} bytes: it is no description of a model')
     return read_json(path)
 
 def _read_seen(path):
     "The marks of what a model was trained on"
     check_file(path)
     try: return seen_from_tensors(load_arrays(path.read_bytes()), path)
-    except (SafetensorError, KeyError, TypeError, ValueError) as e: raise DataError(f'{path} is damaged ({str(e).splitlines()[0]}): delete it to do without') from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise DataError(f'{path} is damaged ({str(e).splitlines()[0]}): delete it to do without') from None
 
 # %% ../../nbs/25_models.weights.ipynb #bfd39038
 def load_model(
@@ -170,7 +188,8 @@ def load_model(
     path = Path(path)
     if not (path/'config.json').exists() and (path/'model'/'config.json').exists(): path = path/'model'
     if not (path/'config.json').exists(): raise InputError(f'{path} holds no model: there is no config.json in it')
-    weights,known = path/'model.safetensors',path/'seen.safetensors'
+    weights = path/'model.safetensors'
+    known = path/'seen.safetensors'
     config = _read_config(path/'config.json')
     with _described(config, path/'config.json'): pass
     if not weights.exists(): raise InputError(f'No such file: {weights}')
@@ -200,7 +219,9 @@ def model_hash(
     m, # A model
 )->str:
     "SHA-256 of weights, description, scaling, and what else answers depend on"
-    told = [type(m).__name__, getattr(m, 'config', None), None if getattr(m, 'scaling', None) is None else m.scaling.config(), *(getattr(m, k, None) for k in ('calibration','photometry'))]
+    told = [type(m).__name__, getattr(m, 'config', None),
+            None if getattr(m, 'scaling', None) is None else m.scaling.config(),
+            *(getattr(m, k, None) for k in ('calibration','photometry'))]
     if getattr(m, 'measure', Measure()) != Measure(): told.append(m.measure.config())
     h = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     h.update(tensor_bytes({k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}))
@@ -215,7 +236,8 @@ def untrained(
     with torch.random.fork_rng():
         torch.manual_seed(check_seed(seed))
         twin = type(m)(**m.config)
-    twin.scaling,twin.measure = copy.deepcopy(m.scaling),m.measure
+    twin.scaling = copy.deepcopy(m.scaling)
+    twin.measure = m.measure
     return twin.to(next(m.parameters()).device).eval()
 
 # %% ../../nbs/25_models.weights.ipynb #939141a5
@@ -238,15 +260,18 @@ def _number(dtype, data):
     if not re.fullmatch('[biuf][1248]', dtype.code): raise ValueError(f'{dtype.code} is no type of number')
     return np.frombuffer(data, dtype.order.replace('|','=') + dtype.code)[0].item()
 
-_stand_ins = [(_Settings,'argparse.Namespace'), (OrderedDict,'yacs.config.CfgNode'), (_dict,'collections.defaultdict'), (list,'builtins.list'),
-              (_DType,'numpy.dtype'), (_number,'numpy.core.multiarray.scalar'), (_number,'numpy._core.multiarray.scalar')]
+_stand_ins = [(_Settings,'argparse.Namespace'), (OrderedDict,'yacs.config.CfgNode'), (_dict,'collections.defaultdict'),
+              (list,'builtins.list'),
+              (_DType,'numpy.dtype'), (_number,'numpy.core.multiarray.scalar'),
+              (_number,'numpy._core.multiarray.scalar')]
 
 # %% ../../nbs/25_models.weights.ipynb #1ca83d7b
 def _refused(file, why):
     "What to say about a pickle that was not read"
     named = 'TorchScript' if 'TorchScript' in why else re.search(r'GLOBAL ([\w.]+)', why)
     if not named: return f'{file} is damaged, or it is no checkpoint that torch.save or safetensors wrote'
-    return (f'{file} names {named if isinstance(named, str) else named[1]}, which is code and not data, so it is not opened; if it holds a whole '
+    return (f'{file} names {named if isinstance(named, str) else named[1]}, which is code and not data, so it is not '
+            'opened; if it holds a whole '
             f"model, its owner can export the weights, where that code is at home, with torch.save({{'model': m.state_dict()}}, 'weights.pth')")
 
 # %% ../../nbs/25_models.weights.ipynb #3167ea2b
@@ -262,7 +287,8 @@ def _read_pickle(file):
 def _read_safetensors(file):
     "What is in a safetensors file"
     try: return load_file(file)
-    except Exception as e: raise DataError(f'{file} is damaged or no safetensors file ({str(e).splitlines()[0]})') from None
+    except Exception as e:
+        raise DataError(f'{file} is damaged or no safetensors file ({str(e).splitlines()[0]})') from None
 
 # %% ../../nbs/25_models.weights.ipynb #5e732932
 class Checkpoint(NamedTuple):
@@ -286,7 +312,8 @@ def _find_tensors(content, file):
     "The state dict in what was read"
     if isinstance(content, dict):
         for found in (*(content.get(k) for k in ('model','state_dict','model_state_dict')), content):
-            tensors = {k: v for k,v in found.items() if torch.is_tensor(v) and isinstance(k, str)} if isinstance(found, dict) else {}
+            tensors = {k: v for k,v in found.items() if torch.is_tensor(v) and isinstance(k, str)} if isinstance(found,
+                dict) else {}
             if tensors: break
     if not isinstance(content, dict) or not tensors: raise DataError(f'{file} holds no state dict: no tensors by name')
     for prefix in ('module.','_orig_mod.'):                                 # of DataParallel, of torch.compile
@@ -308,7 +335,8 @@ def read_checkpoint(
     return Checkpoint(_find_tensors(content, file), args if isinstance(args, dict) else {}, file)
 
 # %% ../../nbs/25_models.weights.ipynb #d7f29cbf
-_HEADS,_DECODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16},{512: 16}
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+_DECODER_HEADS = {512: 16}
 
 def _heads(given, known, width, name, file):
     heads = given or known.get(width)
@@ -318,12 +346,15 @@ def _heads(given, known, width, name, file):
 # %% ../../nbs/25_models.weights.ipynb #987e113d
 def _bands(bands, C, file):
     if bands is None and C == 3: return ('R','G','B')
-    if bands is None: raise InputError(f'{file} has weights for {C} bands without their names: give bands, in their order')
+    if bands is None:
+        raise InputError(f'{file} has weights for {C} bands without their names: give bands, in their order')
     if len(band_names(bands)) == C: return band_names(bands)
-    raise InputError(f'bands names {len(band_names(bands))} bands, but {file} has weights for {C}: name these, then use `with_bands`')
+    raise InputError(f'bands names {len(band_names(bands))} bands, but {file} has weights for {C}: name '
+                     'these, then use `with_bands`')
 
 # %% ../../nbs/25_models.weights.ipynb #e8963476
-def _depth(t, stem): return 1 + max((int(k[len(stem):].split('.')[0]) for k in t if re.match(re.escape(stem)+r'\d+\.', k)), default=-1)
+def _depth(t, stem):
+    return 1 + max((int(k[len(stem):].split('.')[0]) for k in t if re.match(re.escape(stem)+r'\d+\.', k)), default=-1)
 
 def _ratio(t, key, width):
     "Width of an MLP in units of the token's, such that int(width*ratio) is exactly its width"
@@ -333,7 +364,8 @@ def _ratio(t, key, width):
 # %% ../../nbs/25_models.weights.ipynb #7d495d50
 def _same_positions(rows, grid, n):
     "Are these (n+L,D) the fixed positions of a grid, after n zeros?"
-    return rows.shape[1] % 4 == 0 and bool(((rows[n:]-sincos_positions(rows.shape[1], grid)[0,1:]).abs().max() < 1e-4) & (rows[:n].abs().amax() < 1e-4))
+    return rows.shape[1] % 4 == 0 and bool(((rows[n:]-sincos_positions(rows.shape[1], grid)[0,1:]).abs().max() < 1e-4)
+                                           & (rows[:n].abs().amax() < 1e-4))
 
 def _positions(t, key, p, n, img_size, file):
     "The grid of patches, and whether positions are sincos or learned; fixed ones leave t"
@@ -342,10 +374,14 @@ def _positions(t, key, p, n, img_size, file):
     if L < 1: raise DataError(f'{file} has no {key} for the patches of an image')
     given = tuple(s//p for s in size2d(img_size)) if img_size is not None else (0,0)
     grids = [g for g in (given,(math.isqrt(L),)*2) if g[0]*g[1] == L]
-    if not grids: raise InputError(f'{file} has positions for {L} patches, which make no square: give an img_size (H,W) of {L} patches of {p} pixels')
+    if not grids:
+        raise InputError(f'{file} has positions for {L} patches, which make no square: give an img_size (H,W) of '
+                         f'{L} patches of {p} pixels')
     for grid in grids:
         if _same_positions(rows, grid, n): return grid,'sincos'
-    if rows[1:n].any(): raise DataError(f'{file} has a {key} that moves the token of the sky position, for which there is no place here')
+    if rows[1:n].any():
+        raise DataError(f'{file} has a {key} that moves the token of the sky position, for '
+                        'which there is no place here')
     t[key] = torch.cat([rows[:1], rows[n:]])[None]
     return grids[0],'learned'
 
@@ -354,7 +390,8 @@ def _patches(t, patch_size, file):
     "Width, bands and pixels of the patch embedding"
     weight = t.get('patch_embed.proj.weight')
     if weight is None or weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
-        raise DataError(f'{file} holds no vision transformer in a layout known here: there is no patch_embed.proj.weight (D,C,p,p) in it')
+        raise DataError(f'{file} holds no vision transformer in a layout known here: there is no '
+                        'patch_embed.proj.weight (D,C,p,p) in it')
     D,C,p,_ = weight.shape
     if patch_size not in (None,p): raise InputError(f'patch_size is {patch_size}, but {file} has patches of {p} pixels')
     return D,C,p
@@ -365,8 +402,10 @@ def _vit(t, file, img_size, patch_size, bands, num_heads):
     D,C,p = _patches(t, patch_size, file)
     sky = 'sky_embed.first.weight' in t
     grid,positions = _positions(t, 'pos_embed', p, 1+sky, img_size, file)
-    return dict(img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file), embed_dim=D, depth=_depth(t, 'blocks.'),
-                num_heads=_heads(num_heads, _HEADS, D, 'num_heads', file), mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D),
+    return dict(img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file), embed_dim=D,
+                depth=_depth(t, 'blocks.'),
+                num_heads=_heads(num_heads, _HEADS, D, 'num_heads', file),
+                mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D),
                 positions=positions, sky_token=sky, norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
 # %% ../../nbs/25_models.weights.ipynb #495dbb2e
@@ -382,9 +421,12 @@ def _take_weights(m, t, file, fresh=()):
     own = m.state_dict()
     missing = [k for k in own if k not in t and not k.startswith(('fill','sky_embed.unknown',*fresh))]
     unknown = [k for k in t if k not in own]
-    misfits = [f'{k} {tuple(t[k].shape)} instead of {tuple(own[k].shape)}' for k in t if k in own and t[k].shape != own[k].shape]
-    for what,names in (('lacks',missing),('has, beyond what this layout has,',unknown),('has shapes that do not fit each other:',misfits)):
-        if names: raise DataError(f'{file} {what} {", ".join(names[:3])}{f" and {len(names)-3} more" if len(names) > 3 else ""}')
+    misfits = [f'{k} {tuple(t[k].shape)} instead of {tuple(own[k].shape)}' for k in t
+               if k in own and t[k].shape != own[k].shape]
+    for what,names in (('lacks',missing),('has, beyond what this layout has,',unknown),
+                       ('has shapes that do not fit each other:',misfits)):
+        if names:
+            raise DataError(f'{file} {what} {", ".join(names[:3])}{f" and {len(names)-3} more" if len(names) > 3 else ""}')
     m.load_state_dict(own | t)
 
 # %% ../../nbs/25_models.weights.ipynb #f0e867aa
@@ -394,11 +436,16 @@ def _finish(m, name, sha256, layout, licence, img_size):
     return (m if img_size is None or m.img_size == size2d(img_size) else m.resized(img_size)).eval()
 
 # %% ../../nbs/25_models.weights.ipynb #bd9de07e
-_HF_NAMES = [(r'^vit\.',''), (r'^decoder\.(decoder_encoder\.layer|decoder_layers)\.','decoder_blocks.'), (r'^decoder\.',''),
-             (r'^(encoder\.layer|layers)\.','blocks.'), (r'^embeddings\.patch_embeddings\.projection\.','patch_embed.proj.'),
-             (r'^embeddings\.position_embeddings$','pos_embed'), (r'^embeddings\.cls_token$','cls_token'), (r'^layernorm\.','norm.'),
-             (r'\.attention\.attention\.(query|key|value)\.',lambda k: f'.attn.{k[1][0]}.'), (r'\.attention\.([qkv])_proj\.',r'.attn.\1.'),
-             (r'\.attention\.(output\.dense|o_proj)\.','.attn.proj.'), (r'\.intermediate\.dense\.','.mlp.fc1.'), (r'\.output\.dense\.','.mlp.fc2.'),
+_HF_NAMES = [(r'^vit\.',''), (r'^decoder\.(decoder_encoder\.layer|decoder_layers)\.','decoder_blocks.'),
+             (r'^decoder\.',''),
+             (r'^(encoder\.layer|layers)\.','blocks.'),
+             (r'^embeddings\.patch_embeddings\.projection\.','patch_embed.proj.'),
+             (r'^embeddings\.position_embeddings$','pos_embed'), (r'^embeddings\.cls_token$','cls_token'),
+             (r'^layernorm\.','norm.'),
+             (r'\.attention\.attention\.(query|key|value)\.',lambda k: f'.attn.{k[1][0]}.'),
+             (r'\.attention\.([qkv])_proj\.',r'.attn.\1.'),
+             (r'\.attention\.(output\.dense|o_proj)\.','.attn.proj.'), (r'\.intermediate\.dense\.','.mlp.fc1.'),
+             (r'\.output\.dense\.','.mlp.fc2.'),
              (r'\.layernorm_before\.','.norm1.'), (r'\.layernorm_after\.','.norm2.')]
 _SKY_NAMES = [(r'^patch_mask_values$','fill'), (r'^ra_dec_embed\.neural_network\.layers\.0\.','sky_embed.first.'),
               (r'^ra_dec_embed\.neural_network\.last_layer\.','sky_embed.last.'), (r'^decoder\.0\.','head.')]
@@ -426,16 +473,20 @@ def _hf_facts(file):
     "What Hugging Face's config.json says beside the tensors"
     beside = file.parent/'config.json'
     c = read_json(beside) if beside.exists() else {}
-    if c.get('hidden_act', 'gelu') != 'gelu': raise DataError(f'{beside}: hidden_act {c["hidden_act"]!r} is not what MAE has (gelu)')
-    names = dict(num_heads='num_attention_heads', decoder_num_heads='decoder_num_attention_heads', norm_eps='layer_norm_eps',
+    if c.get('hidden_act', 'gelu') != 'gelu':
+        raise DataError(f'{beside}: hidden_act {c["hidden_act"]!r} is not what MAE has (gelu)')
+    names = dict(num_heads='num_attention_heads', decoder_num_heads='decoder_num_attention_heads',
+                 norm_eps='layer_norm_eps',
                  norm_pix_loss='norm_pix_loss', mask_ratio='mask_ratio')
     return dict(norm_eps=1e-12) | {k: c[v] for k,v in names.items() if v in c}
 
 # %% ../../nbs/25_models.weights.ipynb #f785d8ad
 def _mae_layout(ckpt):
     "The layout's name, tensors under our names, and what else is known"
-    t,file = ckpt.tensors,ckpt.file
-    if any('patch_embeddings.projection' in k for k in t): return 'Hugging Face ViTMAE', _join_qkv(_rename(t, _HF_NAMES), file), _hf_facts(file)
+    t = ckpt.tensors
+    file = ckpt.file
+    if any('patch_embeddings.projection' in k for k in t):
+        return 'Hugging Face ViTMAE', _join_qkv(_rename(t, _HF_NAMES), file), _hf_facts(file)
     if any(re.search(r'^encoder\.|^layers\.|^decoder\.0|gamma_1|rel_pos_bias', k) for k in t):
         raise InputError(f'{file} is a checkpoint of SimMIM: use load_simmim_checkpoint')
     if 'patch_mask_values' in t: return 'sky_embeddings', _rename(t, _SKY_NAMES), {}
@@ -448,10 +499,13 @@ def _decoder(t, file, heads, encoder, layout):
         for k in [k for k in t if k.startswith('decoder_') or k == 'mask_token']: del t[k]
         warnings.warn(f'{file} holds an encoder alone: the decoder is fresh, 512 wide, with 8 blocks', stacklevel=3)
         return dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=heads or 16)
-    D,depth = len(t['decoder_embed.weight']),_depth(t, 'decoder_blocks.')
-    _,positions = _positions(t, 'decoder_pos_embed', encoder['patch_size'], 1+encoder['sky_token'], encoder['img_size'], file)
+    D = len(t['decoder_embed.weight'])
+    depth = _depth(t, 'decoder_blocks.')
+    _,positions = _positions(t, 'decoder_pos_embed', encoder['patch_size'], 1+encoder['sky_token'], encoder['img_size'],
+                             file)
     known = {512: 1} if layout == 'sky_embeddings' and depth == 1 else _DECODER_HEADS      # their model_type maesimple
-    return dict(decoder_embed_dim=D, decoder_depth=depth, decoder_num_heads=_heads(heads, known, D, 'decoder_num_heads', file),
+    return dict(decoder_embed_dim=D, decoder_depth=depth,
+                decoder_num_heads=_heads(heads, known, D, 'decoder_num_heads', file),
                 decoder_mlp_ratio=_ratio(t, 'decoder_blocks.0.mlp.fc1.weight', D), decoder_positions=positions)
 
 # %% ../../nbs/25_models.weights.ipynb #f895d63f
@@ -470,7 +524,8 @@ def load_mae_checkpoint(
     layout,t,facts = _mae_layout(ckpt)
     _leave_out(t, ('head.','classifier.','pooler.'), ckpt.file)
     given = dict(num_heads=num_heads, decoder_num_heads=decoder_num_heads, norm_pix_loss=norm_pix_loss)
-    facts = dict(num_heads=None, decoder_num_heads=None, norm_pix_loss=True) | facts | {k: v for k,v in given.items() if v is not None}
+    facts = dict(num_heads=None, decoder_num_heads=None,
+                 norm_pix_loss=True) | facts | {k: v for k,v in given.items() if v is not None}
     if layout == 'sky_embeddings' and facts['norm_pix_loss']: facts['norm_pix_loss'] = 'population'
     encoder = _vit(t, ckpt.file, img_size, patch_size, bands, facts.pop('num_heads'))
     decoder = _decoder(t, ckpt.file, facts.pop('decoder_num_heads'), encoder, layout)
@@ -480,27 +535,33 @@ def load_mae_checkpoint(
 
 # %% ../../nbs/25_models.weights.ipynb #d44cff03
 _SIMMIM_NAMES = [(r'^encoder\.',''), (r'^decoder\.0\.','head.'),
-                 (r'^layers\.(\d+)\.downsample\.', lambda k: f'layers.{int(k[1])+1}.downsample.')]     # timm's: at the beginning of the next
+                 # timm's: at the beginning of the next
+                 (r'^layers\.(\d+)\.downsample\.', lambda k: f'layers.{int(k[1])+1}.downsample.')]
 
 def _sky_simmim(t, file):
     "sky_embeddings' SimMIM under our names"
     if any(k.startswith('attn_pool.') for k in t):
-        raise DataError(f'{file} is the variant of sky_embeddings with attention pooling, which has no counterpart here: '
+        raise DataError(f'{file} is the variant of sky_embeddings with attention pooling, which '
+                        'has no counterpart here: '
                         f'it makes a whole image from one vector')
     t = {k: v for k,v in _rename(t, _SKY_NAMES).items() if k != 'mask_token'}
-    rows,(C,p,_) = len(t.get('head.weight', ())),t['fill'].shape
+    rows = len(t.get('head.weight', ()))
+    C,p,_ = t['fill'].shape
     if rows not in (0,C*p*p):
-        raise DataError(f'{file} has a head for patches of {math.isqrt(rows//C)} pixels, but its patches have {p}: such a model never worked; '
+        raise DataError(f'{file} has a head for patches of {math.isqrt(rows//C)} pixels, but its patches have {p}: '
+                        'such a model never worked; '
                         f'without its decoder.0.* tensors the encoder can be loaded')
     return t
 
 # %% ../../nbs/25_models.weights.ipynb #92595fdf
 def _simmim_layout(ckpt):
     "The layout's name, tensors under our names, and what the layout says about masks"
-    t,file = ckpt.tensors,ckpt.file
+    t = ckpt.tensors
+    file = ckpt.file
     if 'decoder_embed.weight' in t or any('patch_embeddings.projection' in k for k in t):
         raise InputError(f'{file} is a checkpoint of MAE: use load_mae_checkpoint')
-    if 'patch_mask_values' in t: return 'sky_embeddings', _sky_simmim(t, file), dict(mask_in='pixels', per_band=True, mask_ratio=(0.,0.9))
+    if 'patch_mask_values' in t:
+        return 'sky_embeddings', _sky_simmim(t, file), dict(mask_in='pixels', per_band=True, mask_ratio=(0.,0.9))
     t = {k: v for k,v in t.items() if not k.endswith('relative_position_index')}
     return 'microsoft/SimMIM', _rename(t, _SIMMIM_NAMES), dict(mask_in='tokens', mask_ratio=0.6)
 
@@ -509,14 +570,19 @@ def _beit(t, file, img_size, patch_size, bands):
     "The arguments of `SimMIM` that the tensors of its ViT tell"
     D,C,p = _patches(t, patch_size, file)
     shared = 'rel_pos_bias.relative_position_bias_table' in t
-    table = t.get('rel_pos_bias.relative_position_bias_table' if shared else 'blocks.0.attn.relative_position_bias_table')
+    table = t.get('rel_pos_bias.relative_position_bias_table' if shared
+                  else 'blocks.0.attn.relative_position_bias_table')
     if table is None: raise DataError(f'{file} has no relative_position_bias_table: it is no ViT of SimMIM')
-    n,side = len(table)-3,(math.isqrt(max(len(table)-3, 0))+1)//2
+    n = len(table)-3
+    side = (math.isqrt(max(len(table)-3, 0))+1)//2
     given = tuple(s//p for s in size2d(img_size)) if img_size is not None else (0,0)
     grids = [g for g in (given,(side,side)) if (2*g[0]-1)*(2*g[1]-1) == n and g[0]]
-    if not grids: raise InputError(f'{file} has relative positions of an image that is no square: give its img_size (H,W)')
-    return dict(encoder='beit', img_size=tuple(p*g for g in grids[0]), patch_size=p, bands=_bands(bands, C, file), embed_dim=D,
-                depth=_depth(t, 'blocks.'), num_heads=table.shape[1], mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D), shared_bias=shared,
+    if not grids:
+        raise InputError(f'{file} has relative positions of an image that is no square: give its img_size (H,W)')
+    return dict(encoder='beit', img_size=tuple(p*g for g in grids[0]), patch_size=p, bands=_bands(bands, C, file),
+                embed_dim=D,
+                depth=_depth(t, 'blocks.'), num_heads=table.shape[1], mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D),
+                shared_bias=shared,
                 norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
 # %% ../../nbs/25_models.weights.ipynb #653076ec
@@ -527,10 +593,12 @@ def _swin(t, file, img_size, patch_size, bands):
     for k in [k for k in t if k.endswith('attn_mask')]: del t[k]
     depth = [_depth(t, f'layers.{i}.blocks.') for i in range(_depth(t, 'layers.'))]
     tables = [t.get(f'layers.{i}.blocks.0.attn.relative_position_bias_table') for i in range(len(depth))]
-    if any(o is None for o in tables): raise DataError(f'{file} is incomplete: a stage lacks its relative_position_bias_table')
+    if any(o is None for o in tables):
+        raise DataError(f'{file} is incomplete: a stage lacks its relative_position_bias_table')
     if shifted is None and img_size is None: raise InputError(f'{file} does not say its image size: give img_size')
     size = img_size if shifted is None else p*math.isqrt(shifted.shape[0]*shifted.shape[1])
-    return dict(encoder='swin_base_patch4_window7_224', img_size=size, patch_size=p, bands=_bands(bands, C, file), embed_dim=D, depth=depth,
+    return dict(encoder='swin_base_patch4_window7_224', img_size=size, patch_size=p, bands=_bands(bands, C, file),
+                embed_dim=D, depth=depth,
                 num_heads=[o.shape[1] for o in tables], mlp_ratio=_ratio(t, 'layers.0.blocks.0.mlp.fc1.weight', D),
                 window_size=(math.isqrt(len(tables[0]))+1)//2)
 
@@ -552,7 +620,8 @@ def load_simmim_checkpoint(
     if layout == 'sky_embeddings': sizes = _vit(t, file, img_size, patch_size, bands, num_heads)
     else: sizes = (_swin if 'layers.0.blocks.0.norm1.weight' in t else _beit)(t, file, img_size, patch_size, bands)
     all_sizes = size2d(sizes['img_size']) + size2d(img_size or sizes['img_size'])
-    if layout == 'microsoft/SimMIM' and not any(s % 32 for s in all_sizes): masks['mask_unit'] = 32          # the paper's
+    if layout == 'microsoft/SimMIM' and not any(s % 32 for s in all_sizes):
+        masks['mask_unit'] = 32  # the paper's
     fresh = () if 'head.weight' in t else ('head.','mask_token')
     if fresh: warnings.warn(f'{file} holds an encoder alone: the head that predicts pixels is fresh', stacklevel=2)
     if layout == 'sky_embeddings' and changes.get('norm_pix_loss'): changes['norm_pix_loss'] = 'population'
@@ -564,9 +633,12 @@ def load_simmim_checkpoint(
 def _timm_facts(source):
     "Heads, epsilon, size, and whether this ViT is one that `MAE` can be"
     block = source.blocks[0] if hasattr(source, 'blocks') and len(source.blocks) else None
-    if not isinstance(getattr(source, 'norm', None), torch.nn.Module) or not isinstance(getattr(getattr(block, 'mlp', None), 'act', None), torch.nn.GELU) \
+    if not isinstance(getattr(source, 'norm', None),
+                      torch.nn.Module) or not isinstance(getattr(getattr(block, 'mlp', None), 'act', None),
+                                                         torch.nn.GELU) \
             or getattr(source, 'num_prefix_tokens', 0) != 1 or getattr(source, 'no_embed_class', False):
-        raise InputError(f'{type(source).__name__} is no plain ViT with a class token, its position, and GELU: it has no exact counterpart here')
+        raise InputError(f'{type(source).__name__} is no plain ViT with a class token, its position, and GELU: it has '
+                         'no exact counterpart here')
     return dict(num_heads=block.attn.num_heads, norm_eps=block.norm1.eps, img_size=source.patch_embed.img_size)
 
 # %% ../../nbs/25_models.weights.ipynb #24b5d503
@@ -579,8 +651,13 @@ def load_timm_vit(
     **changes,      # Other arguments of `MAE`, such as the decoder's sizes
 )->MAE:             # In evaluation mode, without scaling
     "A ViT of timm as the encoder of an `MAE`"
-    if isinstance(source, torch.nn.Module): t,facts,file = source.state_dict(),_timm_facts(source),f'the {type(source).__name__}'
-    else: (t,_,file),facts = read_checkpoint(source),{}
+    if isinstance(source, torch.nn.Module):
+        t = source.state_dict()
+        facts = _timm_facts(source)
+        file = f'the {type(source).__name__}'
+    else:
+        t,_,file = read_checkpoint(source)
+        facts = {}
     t = {k: v.detach().cpu().contiguous() for k,v in t.items()}
     sha256 = sha256_file(file) if isinstance(file, Path) else hashlib.sha256(tensor_bytes(t)).hexdigest()
     _leave_out(t, ('head.',), file)
@@ -597,9 +674,11 @@ def _band_sources(m, bands, like):
     if stray: raise InputError(f'like names band {stray[0]!r}, which is not one of the new bands {", ".join(bands)}')
     for b in bands:
         if b not in like and b not in m.bands:
-            raise InputError(f'The model has no band {b!r}: say with like={{{b!r}: ...}} which of {", ".join(m.bands)} its weights start from, or None for fresh ones')
+            raise InputError(f'The model has no band {b!r}: say with like={{{b!r}: ...}} which of {", ".join(m.bands)} '
+                             'its weights start from, or None for fresh ones')
         if like.get(b) is not None and like[b] not in m.bands:
-            raise InputError(f'like starts band {b!r} from {like[b]!r}, which the model does not have; it has {", ".join(m.bands)}')
+            raise InputError(f'like starts band {b!r} from {like[b]!r}, which the model does not have; it '
+                             f'has {", ".join(m.bands)}')
     names = [like[b] if b in like else b for b in bands]
     return [None if b is None else m.bands.index(b) for b in names]
 
@@ -608,21 +687,24 @@ def _by_band(k, v, C):
     "A weight with its axis of bands first, and how to put that back; None where it has no such axis"
     if k == 'patch_embed.proj.weight': return v.transpose(0,1), lambda o: o.transpose(0,1)
     if k == 'fill': return v, lambda o: o
-    if k.startswith('decoder_pred.'): return v.unflatten(0, (-1,C)).transpose(0,1), lambda o: o.transpose(0,1).flatten(0,1)
+    if k.startswith('decoder_pred.'):
+        return v.unflatten(0, (-1,C)).transpose(0,1), lambda o: o.transpose(0,1).flatten(0,1)
     if k.startswith('head.'): return v.unflatten(0, (C,-1)), lambda o: o.flatten(0,1)
     return None
 
 # %% ../../nbs/25_models.weights.ipynb #82d9ead9
 def _map_bands(old, new, ix):
     "The state dict of a model, with the bands of the other's taken where ix says so"
-    t,fresh = old.state_dict(),new.state_dict()
+    t = old.state_dict()
+    fresh = new.state_dict()
     for k,v in t.items():
         if not (parts := _by_band(k, v, len(old.bands))): continue
         into,back = _by_band(k, fresh[k], len(new.bands))
         t[k] = back(torch.stack([into[j].to(v) if i is None else parts[0][i] for j,i in enumerate(ix)]))
     gone = [i for i in range(len(old.bands)) if i not in ix]
     proj = old.patch_embed.proj
-    t['patch_embed.proj.bias'] = proj.bias.detach() + torch.einsum('dcpq,cpq->d', proj.weight[:,gone], old.fill[gone]).detach()
+    t['patch_embed.proj.bias'] = proj.bias.detach() + torch.einsum('dcpq,cpq->d', proj.weight[:,gone],
+                                                                   old.fill[gone]).detach()
     return t
 
 # %% ../../nbs/25_models.weights.ipynb #4ec1c0a0
@@ -637,8 +719,13 @@ def with_bands(
     new = type(m)(**m.config | dict(bands=bands))
     if getattr(m, 'decoder_pred', getattr(m, 'head', m)) is None: new = encoder_only(new)
     new.load_state_dict(_map_bands(m, new, ix))
-    new.source,new.measure,new.trained_on = m.source,m.measure,m.trained_on
+    new.source = m.source
+    new.measure = m.measure
+    new.trained_on = m.trained_on
     if m.scaling is not None and None not in ix:
-        new.scaling = scaling_from_config({k: [v[i] for i in ix] if isinstance(v, list) else v for k,v in m.scaling.config().items()})
-    elif m.scaling is not None: warnings.warn('The new model has no scaling, as a fresh band has none: fit one (pretraining does)', stacklevel=2)
+        new.scaling = scaling_from_config({k: [v[i] for i in ix] if isinstance(v, list) else v
+                                           for k,v in m.scaling.config().items()})
+    elif m.scaling is not None:
+        warnings.warn('The new model has no scaling, as a fresh band has none: fit one (pretraining does)',
+                      stacklevel=2)
     return new.to(m.fill.device).train(m.training)

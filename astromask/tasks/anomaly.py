@@ -29,7 +29,8 @@ def _reference(ids, rows, n, seed):
 def _components(x, reference, n):
     "(N,D) -> (N,n'): principal components of the reference, of unit variance, without those that are rounding errors"
     from sklearn.decomposition import PCA
-    if not np.ptp(x[reference], axis=0).any(): raise InputError('All embeddings are the same: no object is odder than another')
+    if not np.ptp(x[reference], axis=0).any():
+        raise InputError('All embeddings are the same: no object is odder than another')
     pca = PCA(min(n, *x[reference].shape), svd_solver='full').fit(x[reference].astype(np.float64))
     keep = pca.explained_variance_ > 1e-8*pca.explained_variance_[0]
     return pca.transform(x.astype(np.float64))[:,keep] / np.sqrt(pca.explained_variance_[keep])
@@ -39,8 +40,10 @@ def _outlier_scores(x, reference, neighbours):
     "Local outlier factor and mean distance to the neighbours in the reference sample"
     from sklearn.neighbors import LocalOutlierFactor
     lof = LocalOutlierFactor(n_neighbors=neighbours, novelty=True).fit(x[reference])
-    factor,distance = np.empty(len(x)),np.empty(len(x))
-    factor[reference],distance[reference] = -lof.negative_outlier_factor_,lof.kneighbors()[0].mean(1)
+    factor = np.empty(len(x))
+    distance = np.empty(len(x))
+    factor[reference] = -lof.negative_outlier_factor_
+    distance[reference] = lof.kneighbors()[0].mean(1)
     others = np.setdiff1d(np.arange(len(x)), reference)
     for i in range(0, len(others), 10_000):
         some = others[i:i+10_000]
@@ -75,17 +78,23 @@ def anomaly_scores(
     "How odd each object is"
     if missing := {'id','embedding'} - set(table.colnames):
         raise InputError(f'The table lacks {" and ".join(sorted(missing))}: make it with embed_cutouts')
-    ids,x = np.asarray(table['id']).astype(str),np.asarray(table['embedding'])
+    ids = np.asarray(table['id']).astype(str)
+    x = np.asarray(table['embedding'])
     rows = np.flatnonzero(np.isfinite(x).all(1))
-    if len(rows) <= neighbours: raise InputError(f'{len(rows)} objects have an embedding: give more than {neighbours}, or fewer neighbours')
+    if len(rows) <= neighbours:
+        raise InputError(f'{len(rows)} objects have an embedding: give more than {neighbours}, or fewer neighbours')
     at = np.searchsorted(rows, _reference(ids, rows, max(reference, neighbours+1), seed))
     x = _components(x[rows], at, components)
-    scores = dict(forest=_forest_scores(x, at, seed), **dict(zip(('outlier_factor','distance'), _outlier_scores(x, at, neighbours))))
+    scores = dict(forest=_forest_scores(x, at, seed),
+                  **dict(zip(('outlier_factor','distance'), _outlier_scores(x, at, neighbours))))
     out = Table(dict(id=ids) | {k: np.full(len(ids), np.nan) for k in scores})
     for k,v in scores.items(): out[k][rows] = v
     for k,v in others.items():
-        if np.shape(v) != (len(ids),): raise InputError(f'The score {k} has shape {np.shape(v)}, and there are {len(ids)} objects: give one number for each')
-        if k in out.colnames or k.startswith('rank_'): raise InputError(f'A score cannot be called {k}, which is a column already: choose another name')
+        if np.shape(v) != (len(ids),):
+            raise InputError(f'The score {k} has shape {np.shape(v)}, and there are {len(ids)} objects: '
+                             'give one number for each')
+        if k in out.colnames or k.startswith('rank_'):
+            raise InputError(f'A score cannot be called {k}, which is a column already: choose another name')
         out[k] = np.asarray(v, float)
     for k in out.colnames[1:]:
         out[k].info.format = '.3f'
@@ -99,7 +108,8 @@ def covering_noise(
     masks:int # How many
 )->list:      # `masks` tensors like `noise`, in [0,1): what the models draw their masks from
     "Numbers for masks that take turns"
-    L,n = noise.shape[-1],observed.sum(-1, keepdim=True)
+    L = noise.shape[-1]
+    n = observed.sum(-1, keepdim=True)
     rank = torch.where(observed, noise, 2).argsort(dim=-1, stable=True).argsort(dim=-1)
     turned = [(rank + n*i//masks) % n.clamp(min=1) for i in range(masks)]
     return [torch.where(observed, t, rank).to(noise.dtype)/L for t in turned]
@@ -107,10 +117,14 @@ def covering_noise(
 # %% ../../nbs/53_tasks.anomaly.ipynb #b6cdb1d9
 def _masks(m, valid, keys, masks, seed):
     "Masks of a model that take turns over its patches or mask units"
-    noise = torch.as_tensor(uniform(seed, 0, keys, m.n_patches if isinstance(m, MAE) else int(np.prod(m.mask_shape)), 'anomaly'), device=valid.device)
-    if isinstance(m, MAE): return [m.choose_mask(valid, generator=o) for o in covering_noise(noise, valid.any(-1), masks)]
+    noise = torch.as_tensor(uniform(seed, 0, keys, m.n_patches if isinstance(m, MAE) else int(np.prod(m.mask_shape)),
+                                    'anomaly'), device=valid.device)
+    if isinstance(m, MAE):
+        return [m.choose_mask(valid, generator=o) for o in covering_noise(noise, valid.any(-1), masks)]
     low,high = m.mask_ratio
-    observed,extra = m.observed_units(valid),noise.new_full((len(noise), int(low < high)), .5)       # half way where a share is drawn
+    # half way where a share is drawn
+    observed = m.observed_units(valid)
+    extra = noise.new_full((len(noise), int(low < high)), .5)
     turns = covering_noise(noise.reshape(len(noise), *m.mask_shape), observed, masks)
     return [m.choose_mask(valid, generator=torch.cat([o.flatten(1), extra], 1)) for o in turns]
 
@@ -118,7 +132,8 @@ def _masks(m, valid, keys, masks, seed):
 def _block_errors(m, x, bands, coords, keys, masks, seed, relative=False):
     "(B,) mean loss over hidden, valid pixels of all masks, or over that of the object's mean; NaN where there is none"
     def added(v): return v.sum(2).cpu().double().sum(1)                  # not every device has float64
-    (values,valid),loss = m.pixels(x, bands),LOSSES[m.loss]
+    values,valid = m.pixels(x, bands)
+    loss = LOSSES[m.loss]
     total,count = 0,0
     for mask in _masks(m, valid, keys, masks, seed):
         if isinstance(m, MAE): pred = m.predict_patches(values, valid, mask, m.n_shown(mask, len(values)), coords)
@@ -142,11 +157,17 @@ def reconstruction_errors(
     progress:bool=True, # Show how far we are?
 )->np.ndarray:          # (N,) float64, NaN where nothing could be hidden and compared
     "How badly a masked model predicts each object"
-    if not isinstance(m, (MAE,SimMIM)): raise InputError(f'A {type(m).__name__} reconstructs nothing: give a pretrained MAE or SimMIM')
-    if m.mask_token is None: raise InputError('This encoder was given a head in place of what reconstructs: give the pretrained model')
-    c,ratio = as_known(m, c),m.mask_ratio if isinstance(m, MAE) else sum(m.mask_ratio)/2
-    masks,device,out = max(masks, int(np.ceil(1/max(ratio, 1/64)))),next(m.parameters()).device,[]
-    keys,starts = hash_ids(c.catalog['id']),range(0, len(c), bs)
+    if not isinstance(m, (MAE,SimMIM)):
+        raise InputError(f'A {type(m).__name__} reconstructs nothing: give a pretrained MAE or SimMIM')
+    if m.mask_token is None:
+        raise InputError('This encoder was given a head in place of what reconstructs: give the pretrained model')
+    c = as_known(m, c)
+    ratio = m.mask_ratio if isinstance(m, MAE) else sum(m.mask_ratio)/2
+    masks = max(masks, int(np.ceil(1/max(ratio, 1/64))))
+    device = next(m.parameters()).device
+    out = []
+    keys = hash_ids(c.catalog['id'])
+    starts = range(0, len(c), bs)
     sky = np.stack([np.asarray(c.catalog[k], np.float32) for k in ('ra','dec')], axis=1)
     with evaluating(m):
         for i in show_progress(starts, 'reconstructing', unit='block') if progress else starts:
@@ -164,10 +185,13 @@ def rare_metrics(
     "How well each score finds the rare objects"
     from sklearn.metrics import roc_auc_score
     rare = np.asarray(rare, bool)
-    N,k = len(scores),int(rare.sum())
+    N = len(scores)
+    k = int(rare.sum())
     if len(rare) != N: raise InputError(f'rare says something of {len(rare)} objects, but scores are of {N}')
-    n,p = min(n or max(k, 1), N),k/max(N, 1)
-    none,rows = k in (0,N),[]
+    n = min(n or max(k, 1), N)
+    p = k/max(N, 1)
+    none = k in (0,N)
+    rows = []
     scatter = np.nan if none else np.sqrt((N+1)/(12*k*(N-k)))
     for name in [c[5:] for c in scores.colnames if c.startswith('rank_')]:
         rank = np.asarray(scores[f'rank_{name}'])

@@ -43,7 +43,9 @@ def label_sizes(
     "Sizes of subsets, while they leave a third of the labels out"
     counts = np.bincount(task.y[rows]) if task.kind == 'class' else np.array([len(rows)])
     sizes = []
-    while np.minimum(counts, first).sum() < len(rows)*2/3: sizes,first = [*sizes,first],first*factor
+    while np.minimum(counts, first).sum() < len(rows)*2/3:
+        sizes = [*sizes,first]
+        first = first*factor
     return [*sizes, 0]
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #e9f8f81c
@@ -59,7 +61,9 @@ def check_sizes(
     sizes, # Labels of each class in each subset, 0 for all
 )->list:   # From few to many, all last
     "Refuse subsets of which nothing could be learned"
-    if bad := [n for n in sizes if n < 4 and n != 0]: raise InputError(f'sizes has {bad[0]}: a subset needs four labels of each class at least, of which one validates; 0 stands for all')
+    if bad := [n for n in sizes if n < 4 and n != 0]:
+        raise InputError(f'sizes has {bad[0]}: a subset needs four labels of each class at least, of which one '
+                         'validates; 0 stands for all')
     return sorted(set(sizes), key=lambda n: n or np.inf)
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #6dbde525
@@ -85,16 +89,20 @@ def label_efficiency(
     groups=None,     # (N,) integers: rows of one group are one object
 )->Table:            # seed, method, size, labels, score
     "The score of each method for each number of labels and each seed"
-    metric,found = metric or METRIC[task.kind],[]
+    metric = metric or METRIC[task.kind]
+    found = []
     levels = check_sizes(sizes or label_sizes(task, np.union1d(*parts[0][:2])))
     for i,(train,valid,test) in enumerate(parts, seed):
         for size,(fit,held) in zip(levels, label_subsets(task, np.union1d(train, valid), levels, i, groups)):
-            part,epochs = (fit, held, test),passes(images, len(fit))
+            part = (fit, held, test)
+            epochs = passes(images, len(fit))
             for name in names:
                 result = kept_answer(name, task, part, i, run, epochs=epochs)
-                if run is not None: shutil.rmtree(run/'fits'/answer_name(name, task, part, i, epochs=epochs), ignore_errors=True)
+                if run is not None:
+                    shutil.rmtree(run/'fits'/answer_name(name, task, part, i, epochs=epochs), ignore_errors=True)
                 found.append((i, name, size, len(fit)+len(held), judge(task, result, test)[metric]))
-            log.info(f'seed {i}, {len(fit)+len(held)} labels: ' + ', '.join(f'{r[1]} {r[4]:.3f}' for r in found[-len(names):]))
+            log.info(f'seed {i}, {len(fit)+len(held)} labels: '
+                     + ', '.join(f'{r[1]} {r[4]:.3f}' for r in found[-len(names):]))
     return Table(rows=found, names=('seed','method','size','labels','score'))
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #0f9c6acd
@@ -108,7 +116,8 @@ def curves(
         rows = []
         for size in dict.fromkeys(mine['size']):
             t = mine[mine['size'] == size]
-            rows.append((round(np.mean(t['labels'])), np.mean(t['score']), np.std(t['score'], ddof=1) if len(t) > 1 else np.nan))
+            rows.append((round(np.mean(t['labels'])), np.mean(t['score']),
+                         np.std(t['score'], ddof=1) if len(t) > 1 else np.nan))
         found[str(name)] = Table(rows=rows, names=('n','mean','std'))
         for k in ('mean','std'): found[str(name)][k].info.format = '.3f'
     return found
@@ -120,7 +129,8 @@ def labels_needed(
     goal,   # The score that is wanted
 )->float:   # NaN if it is not reached in the end; n[0] if that was enough
     "The number of labels from which on a goal is reached"
-    n,score = np.log(np.asarray(n, float)),np.asarray(score, float)
+    n = np.log(np.asarray(n, float))
+    score = np.asarray(score, float)
     reached = np.flatnonzero(np.minimum.accumulate(score[::-1])[::-1] >= goal)
     if not len(reached): return float('nan')
     k = reached[0]
@@ -135,7 +145,9 @@ def equal_points(
     chance=None,    # What guessing scores: what is not better than that by two errors is nothing to equal
 )->Table:           # method, labels, low, high (over seeds), seeds that reach it, other, other_labels, score
     "With how many labels a method equals another that has all"
-    sign,found,mean = -1 if metric in LOWER else 1,[],curves(table)
+    sign = -1 if metric in LOWER else 1
+    found = []
+    mean = curves(table)
     def one(name, seed):
         t = table[(table['method'] == name) & (table['seed'] == seed)]
         return t['labels'],sign*t['score']
@@ -174,7 +186,8 @@ def in_words(
         about = float(f'{t["labels"]:.2g}')
         n = f'{least:,} labels or fewer' if t['labels'] <= least else f'{about:,.0f} labels'
         over = f'{t["low"]:,.0f} to {t["high"]:,.0f} in single seeds' if t['seeds'] == n_seeds else f'reached in {t["seeds"]} of {n_seeds} seeds'
-        said.append(f'With {n} {WORDS[t["method"]]} equals {WORDS[t["other"]]} on {t["other_labels"]:,} ({t["score"]:.3f}; {over}).')
+        said.append(f'With {n} {WORDS[t["method"]]} equals {WORDS[t["other"]]} on {t["other_labels"]:,} '
+                    f'({t["score"]:.3f}; {over}).')
     return said
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #58961664
@@ -182,7 +195,8 @@ def of_pretraining(
     points, # Of `equal_points`
 )->Table:   # Some of its rows
     "Where a reading of the pretrained encoder equals a method without it"
-    return points[[str(m).startswith('pretrained') and not str(o).startswith('pretrained') for m,o in zip(points['method'], points['other'])]]
+    return points[[str(m).startswith('pretrained') and not str(o).startswith('pretrained')
+                   for m,o in zip(points['method'], points['other'])]]
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #c9f75199
 def equal_rows(

@@ -41,11 +41,16 @@ class Task:
         draws:int=0,     # Random encoders that seeds take in turn for what is frozen; 0: one for each seed
         shared=None,     # What another task about the same cutouts and encoder has computed
     ):
-        self.c,self.names,self.pool,self.views,self.draws = c,list(names),pool,views,draws
+        self.c = c
+        self.names = list(names)
+        self.pool = pool
+        self.views = views
+        self.draws = draws
         self.encoder = encoder if encoder is None or encoder.bands == c.bands else with_bands(encoder, c.bands)
         self.y = np.array(np.ma.filled(y, -1 if self.names else np.nan), np.int64 if self.names else np.float64)
         self.kept = {} if shared is None else shared.kept
-        if self.y.shape != (len(c),): raise InputError(f'There are {self.y.shape} answers for {len(c)} cutouts: give one for each')
+        if self.y.shape != (len(c),):
+            raise InputError(f'There are {self.y.shape} answers for {len(c)} cutouts: give one for each')
 
     @property
     def kind(self): return 'class' if self.names else 'redshift'
@@ -59,14 +64,16 @@ class Task:
 
     def model(self, which, seed=0):
         "The pretrained encoder, or a random one"
-        if self.encoder is None: raise InputError('This task has no encoder: give it one, or take methods that need none')
+        if self.encoder is None:
+            raise InputError('This task has no encoder: give it one, or take methods that need none')
         return self.encoder if which == 'pretrained' else untrained(self.encoder, seed)
 
     def embedding(self, which, seed=0):
         "(N,D) embeddings"
         seed = 0 if which == 'pretrained' else seed % self.draws if self.draws else seed
         key = 'embedding',which,self.pool,self.views,seed
-        return self.keep(key, lambda: np.asarray(embed_cutouts(self.model(which, seed), self.c, pool=self.pool, views=self.views, progress=False)['embedding']))
+        return self.keep(key, lambda: np.asarray(embed_cutouts(self.model(which, seed), self.c, pool=self.pool,
+                                                               views=self.views, progress=False)['embedding']))
 
     def features(self):
         "(N,F) what the catalogue measured, or else what can be measured on the pixels"
@@ -97,8 +104,10 @@ def fold_parts(
     groups=None,   # (N,) integers: rows of one group stay together
 )->list:           # `seeds` triples of rows: train, valid, test
     "Training, validation and test rows for each seed"
-    if seeds < 1 or splits < 3: raise InputError(f'seeds is {seeds} and splits {splits}: take one or more, and three or more')
-    make,repeats = (class_folds if task.kind == 'class' else redshift_folds),-(-seeds//splits)
+    if seeds < 1 or splits < 3:
+        raise InputError(f'seeds is {seeds} and splits {splits}: take one or more, and three or more')
+    make = class_folds if task.kind == 'class' else redshift_folds
+    repeats = -(-seeds//splits)
     tests = [test for _,test in make(task.y, splits, repeats, seed, groups)]
     after = [tests[i//splits*splits + (i+1)%splits] for i in range(len(tests))]
     train = lambda test,valid: np.setdiff1d(task.known, np.union1d(test, valid))
@@ -107,7 +116,8 @@ def fold_parts(
 # %% ../../nbs/50_tasks.methods.ipynb #67195fdc
 def _standard(x, train):
     "Zero mean and unit variance over the training rows"
-    mean,std = x[train].mean(0), x[train].std(0)
+    mean = x[train].mean(0)
+    std = x[train].std(0)
     return (x-mean)/np.where(std > 1e-6*np.abs(mean), std, 1)
 
 # %% ../../nbs/50_tasks.methods.ipynb #da7caf9c
@@ -129,10 +139,13 @@ def _logistic(task, x, train, valid, test, strengths=10.**np.arange(-4, 2)):
 # %% ../../nbs/50_tasks.methods.ipynb #b580597e
 def _ridge(task, x, train, valid, test, strengths=10.**np.arange(-1, 6)):
     from sklearn.linear_model import Ridge
-    x,t = x.astype(np.float64), np.log1p(task.y[train])
-    low,high = t.min(), t.max()
+    x = x.astype(np.float64)
+    t = np.log1p(task.y[train])
+    low = t.min()
+    high = t.max()
     models = [Ridge(alpha=a).fit(x[train], t) for a in strengths]
-    return _best(task, [[np.expm1(np.clip(m.predict(x[rows]), low, high)) for rows in (valid, test)] for m in models], valid)
+    return _best(task, [[np.expm1(np.clip(m.predict(x[rows]), low, high)) for rows in (valid, test)] for m in models],
+                 valid)
 
 # %% ../../nbs/50_tasks.methods.ipynb #718ba1f1
 def linear_probe(
@@ -163,7 +176,8 @@ def nearest_neighbours(
     most = min(max(numbers), len(train))
     index = NearestNeighbors(n_neighbors=most, algorithm='brute').fit(x[train])
     near = [task.y[train][index.kneighbors(x[rows], return_distance=False)] for rows in (valid, test)]
-    return _best(task, [[_vote(task, y[:,:k], train) for y in near] for k in sorted({min(k, most) for k in numbers})], valid)
+    return _best(task, [[_vote(task, y[:,:k], train) for y in near] for k in sorted({min(k, most) for k in numbers})],
+                 valid)
 
 # %% ../../nbs/50_tasks.methods.ipynb #e6acf54f
 def _vote(task, y, train):
@@ -196,12 +210,15 @@ def forest(
 ):         # (n,K) probabilities where classes are equally common, or (n,) redshifts
     "A random forest on measured magnitudes, colours and sizes"
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-    x,common = task.features(), dict(n_estimators=trees, random_state=check_seed(seed) % 2**32, n_jobs=-1)
+    x = task.features()
+    common = dict(n_estimators=trees, random_state=check_seed(seed) % 2**32, n_jobs=-1)
     def answers(leaf):
         if task.kind == 'redshift':
-            model = RandomForestRegressor(min_samples_leaf=leaf, max_features=1/3, **common).fit(x[train], np.log1p(task.y[train]))
+            model = RandomForestRegressor(min_samples_leaf=leaf, max_features=1/3, **common).fit(x[train],
+                np.log1p(task.y[train]))
             return [np.expm1(model.predict(x[rows])) for rows in (valid, test)]
-        model = RandomForestClassifier(min_samples_leaf=leaf, class_weight='balanced_subsample', **common).fit(x[train], task.y[train])
+        model = RandomForestClassifier(min_samples_leaf=leaf, class_weight='balanced_subsample', **common).fit(x[train],
+            task.y[train])
         return [_all_classes(model.predict_proba(x[rows]), model.classes_, len(task.names)) for rows in (valid, test)]
     return _best(task, [answers(leaf) for leaf in (1,3,10)], valid)
 
@@ -216,7 +233,8 @@ def _student(task, which, head, seed):
             torch.manual_seed(seed)
             return Predictor(CNN(task.c.bands, size, scaling=scaling), answer, seed=seed),'cnn'
     recipe = dict(attentive='attentive', lars='probe').get(head) or ('finetune' if which == 'pretrained' else 'scratch')
-    kind,norm = 'attentive' if head == 'attentive' else 'linear','batch' if head == 'lars' else ''
+    kind = 'attentive' if head == 'attentive' else 'linear'
+    norm = 'batch' if head == 'lars' else ''
     return Predictor(task.model(which, seed), answer, head=kind, pool=task.pool, norm=norm, seed=seed),recipe
 
 # %% ../../nbs/50_tasks.methods.ipynb #d07aa938
@@ -278,7 +296,9 @@ def method_names(
     if words == ['all']: words = [*ALONE,*heads[:-1]]
     names = [*ALONE] + [f'{e} {h}' for h in heads for e in ENCODERS]
     unknown = [w for w in words if w not in names and w not in heads]
-    if unknown: raise InputError(f'There is no method {unknown[0]!r}; there are {", ".join([*ALONE,*heads])}, and all (but lars)')
+    if unknown:
+        raise InputError(f'There is no method {unknown[0]!r}; there are '
+                         f'{", ".join([*ALONE,*heads])}, and all (but lars)')
     return [n for n in names if n in words or n.split()[-1] in words]
 
 # %% ../../nbs/50_tasks.methods.ipynb #006d8a30
@@ -298,7 +318,8 @@ def run_method(
     elif head in FROZEN: q = FROZEN[head](task, task.embedding(which, seed), train, valid, test)
     else: q = network(task, which, head, train, valid, test, seed, **training)
     if task.kind == 'redshift': return dict(prediction=q)
-    q = q*(_shares(task, train) > 0)                                      # of a class that nobody showed it, a method knows nothing
+    # of a class that nobody showed it, a method knows nothing
+    q = q*(_shares(task, train) > 0)
     p = q if name == 'chance' else q*_shares(task, train)
     return dict(prediction=q.argmax(1), probability=p/p.sum(1, keepdims=True))
 
@@ -311,7 +332,8 @@ def answer_name(
     **training,  # How networks are taught
 )->str:          # Such as class-pretrained-probe-0-1a2b3c4d
     "What the file of an answer is called"
-    h = hashlib.sha256(json.dumps([task.names, task.c.bands, task.pool, task.views, task.draws, training], sort_keys=True).encode())
+    h = hashlib.sha256(json.dumps([task.names, task.c.bands, task.pool, task.views, task.draws, training],
+                                  sort_keys=True).encode())
     for x in (task.y, *part): h.update(np.ascontiguousarray(x).tobytes())
     h.update(task.keep('hash', lambda: '' if task.encoder is None else model_hash(task.encoder)).encode())
     return f'{task.kind}-{name.replace(" ", "-")}-{seed}-{h.hexdigest()[:8]}'
@@ -332,7 +354,8 @@ def kept_answer(
     if path.exists():
         with np.load(path, allow_pickle=False) as file: return dict(file)
     if run.stop_requested(): raise Unfinished(f'Stopped before {name} of seed {seed}')
-    found,content = run_method(name, task, *part, seed=seed, run=run, folder=run/'fits'/stem, **training),io.BytesIO()
+    found = run_method(name, task, *part, seed=seed, run=run, folder=run/'fits'/stem, **training)
+    content = io.BytesIO()
     np.savez(content, **found)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content.getvalue())
@@ -391,7 +414,8 @@ def mean_and_error(
     train,_,test = parts[0]
     if not _one_test(parts): return paired_difference(d, np.zeros(len(d)), len(train), len(test))
     rng = np.random.default_rng(0)
-    drawn = [np.mean([difference(i, rows) for i in range(len(d))]) for rows in rng.integers(0, len(test), (repeats, len(test)))]
+    drawn = [np.mean([difference(i, rows) for i in range(len(d))])
+             for rows in rng.integers(0, len(test), (repeats, len(test)))]
     return float(np.mean(d)),float(np.hypot(np.std(drawn), np.std(d, ddof=1)/len(d)**.5 if len(d) > 1 else 0))
 
 # %% ../../nbs/50_tasks.methods.ipynb #15db6e08
@@ -402,7 +426,8 @@ def score_table(
     metric='', # '': balanced accuracy, or NMAD
 )->Table:     # method, metric, score, spread, error
     "The mean score of each method"
-    metric,rows = metric or METRIC[task.kind],[]
+    metric = metric or METRIC[task.kind]
+    rows = []
     for name,found in results.items():
         each = [judge(task, r, p[2])[metric] for r,p in zip(found, parts, strict=True)]
         spread = np.std(each, ddof=1) if len(each) > 1 else np.nan
@@ -426,11 +451,13 @@ def metric_table(
     rows = []
     for name,found in results.items():
         each = [judge(task, r, p[2]) for r,p in zip(found, parts, strict=True)]
-        rows.append(dict(method=name) | {k: float(np.mean([e[k] for e in each])) for k in each[0] if not k.startswith('n_') and k != 'n'})
+        rows.append(dict(method=name) | {k: float(np.mean([e[k] for e in each])) for k in each[0]
+                                         if not k.startswith('n_') and k != 'n'})
     return _four_digits(Table(rows=rows))
 
 # %% ../../nbs/50_tasks.methods.ipynb #27f7cc78
-NEXT = {'pretrained probe': ['forest'], 'pretrained attentive': ['pretrained probe'], 'pretrained finetune': ['pretrained probe','cnn']}
+NEXT = {'pretrained probe': ['forest'], 'pretrained attentive': ['pretrained probe'],
+        'pretrained finetune': ['pretrained probe','cnn']}
 
 def measured_against(
     name:str, # Of a method
@@ -448,7 +475,9 @@ def gain_table(
 )->Table:     # method, against, metric, difference, error, errors_better (positive where the method is better), p
     "What each method gains on its baselines"
     from scipy.stats import t
-    metric,rows,freedom = metric or METRIC[task.kind],[],np.inf if _one_test(parts) else len(parts)-1
+    metric = metric or METRIC[task.kind]
+    rows = []
+    freedom = np.inf if _one_test(parts) else len(parts)-1
     sign = -1 if metric in LOWER else 1
     for name,found in results.items():
         for other in measured_against(name):
@@ -458,7 +487,8 @@ def gain_table(
             rows.append((name, other, metric, gain, error, better, 2*t.sf(abs(better), freedom)))
     return _four_digits(Table(rows=rows, names=('method','against','metric','difference','error','errors_better','p')))
 
-LOWER = {'nmad','mae','mse','precision','sigma_iqr','outlier_fraction','outlier_fraction_005','outlier_fraction_3sigma','log_loss','brier','calibration_error'}
+LOWER = {'nmad','mae','mse','precision','sigma_iqr','outlier_fraction','outlier_fraction_005','outlier_fraction_3sigma',
+         'log_loss','brier','calibration_error'}
 
 # %% ../../nbs/50_tasks.methods.ipynb #4be2757a
 def each_once(
@@ -475,7 +505,8 @@ def object_properties(
 )->dict: # What is measured to (N,) numbers
     "Signal to noise (not of pictures made for the eye, which have none), magnitude and size"
     middle = len(c.bands)//2
-    band,t = c.bands[middle],c.catalog
+    band = c.bands[middle]
+    t = c.catalog
     names = {f'S/N in {band}': f'snr_{band}', f'magnitude in {band}': f'mag_{band}', 'size (arcsec)': 'size_measured'}
     found = {k: np.ma.filled(np.ma.asarray(t[v], dtype=float), np.nan) for k,v in names.items() if v in t.colnames}
     if found: return found

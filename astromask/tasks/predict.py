@@ -36,13 +36,15 @@ from ..units import Measure
 # %% ../../nbs/52_tasks.predict.ipynb #4c855c8f
 class TableFile:
     "A table, where cutouts are expected; it is held in memory"
-    bands,told = (),True
+    bands = ()
+    told = True
     def __init__(self,
         path,            # FITS, Parquet, VOTable, CSV or other text
         photometry=None, # How the model's magnitudes were made of fluxes; None: the table has magnitudes
     ):
         from astromask.tasks.redshift import photometry_table               # all that trains comes with it
-        self.path,self.files = path,(path,)
+        self.path = path
+        self.files = (path,)
         self.table = read_catalog(path, sky=False) if photometry is None else photometry_table(path, **photometry)
         self.n = len(self.table)
     def catalog(self, labels=None): return self.table
@@ -52,7 +54,9 @@ class TableFile:
 def _once(paths):
     "Each file once"
     found = list({os.path.abspath(p): p for p in paths}.values())
-    if len(found) < len(paths): log.warning(f'{len(paths)-len(found)} of {len(paths)} files are given more than once, such as {next(p for p in paths if paths.count(p) > 1)}: each is read once')
+    if len(found) < len(paths):
+        log.warning(f'{len(paths)-len(found)} of {len(paths)} files are given more than once, such as '
+                    f'{next(p for p in paths if paths.count(p) > 1)}: each is read once')
     return found
 
 # %% ../../nbs/52_tasks.predict.ipynb #4b402520
@@ -61,7 +65,8 @@ def _alike(path, tables):
     try:
         return fits_alike(path) if file_kind(path) is FitsSet else 'cutouts'
     except DataError:
-        if tables: return 'table'                                           # its reader says what is wrong, if it is none
+        if tables:
+            return 'table'  # its reader says what is wrong, if it is none
         raise
 
 # %% ../../nbs/52_tasks.predict.ipynb #846b24a8
@@ -76,9 +81,14 @@ class Rows:
         given=None,    # `Measure`: unit and zero point of the files that do not tell
         resample=False,# Bring pixels to the size of those that the model was trained on?
     ):
-        self.given,self.trained_on = given,None if getattr(m, 'answer', None) is None else m.trained_on
-        self.bands,self.img_size,self.magnitudes,self.photometry = m.bands,m.img_size,getattr(m, 'magnitudes', ()),getattr(m, 'photometry', None)
-        answer,wanted = getattr(m, 'answer', None),None if bands is None else band_names(bands)
+        self.given = given
+        self.trained_on = None if getattr(m, 'answer', None) is None else m.trained_on
+        self.bands = m.bands
+        self.img_size = m.img_size
+        self.magnitudes = getattr(m, 'magnitudes', ())
+        self.photometry = getattr(m, 'photometry', None)
+        answer = getattr(m, 'answer', None)
+        wanted = None if bands is None else band_names(bands)
         self.truth = None if answer is None else 'label' if hasattr(answer, 'names') else 'redshift'
         self.parts = [self.chosen(p, wanted) for p in self.opened(_once(cutout_paths(files)), wanted, survey)]
         self.stored = self.parts
@@ -87,7 +97,9 @@ class Rows:
         if self.bands: self.check_bands()
         self.ends = np.cumsum([p.n for p in self.parts])
         self.labels = file_labels([f for p in self.parts for f in p.files])
-        self.held,self.lacking,self.columns = None,set(),{}
+        self.held = None
+        self.lacking = set()
+        self.columns = {}
         if columns: self.columns = self.kinds_of(columns)
         self.told_apart = len(self.labels) > 1 or len(set(self.catalog(0)[0]['id'])) < len(self)
 
@@ -103,7 +115,8 @@ class Rows:
         for kind,some in groupby(paths, lambda p: _alike(p, not self.bands)):
             if kind == 'table': parts += [TableFile(p, self.photometry) for p in some]
             else: parts += open_files(list(some), None, survey, strict=False, at_once=len(paths), given=self.given)
-        return [p if p.told or not self.bands else open_files(list(p.files), wanted, survey, given=self.given)[0] for p in parts]
+        return [p if p.told or not self.bands else open_files(list(p.files), wanted, survey, given=self.given)[0]
+                for p in parts]
 
     def chosen(self,
         p,      # A file
@@ -112,14 +125,16 @@ class Rows:
         "Of a file's bands the wanted ones"
         if wanted is None or not self.bands: return p
         found = [b for b in p.bands if b in wanted]
-        if not found: raise InputError(f'{p.path} has none of the bands {", ".join(wanted)}; it has {", ".join(p.bands)}')
+        if not found:
+            raise InputError(f'{p.path} has none of the bands {", ".join(wanted)}; it has {", ".join(p.bands)}')
         return p.select(found)
 
 # %% ../../nbs/52_tasks.predict.ipynb #9b7ed206
 @patch
 def check_parts(self:Rows):
     "Bring files to the zero point of the first that tells one; refuse what cannot be, and other pixel scales"
-    told = [next((p for p in self.parts if getattr(p, k, None) not in ('',None)), self.parts[0]) for k in ('measured','zero_point','pixel_scale')]
+    told = [next((p for p in self.parts if getattr(p, k, None) not in ('',None)), self.parts[0])
+            for k in ('measured','zero_point','pixel_scale')]
     for p in self.parts:
         for o in told: check_measures(o, p, convert=True)
     self.parts = [p.suited(told[1].measure, p.origin) for p in self.parts]
@@ -131,11 +146,15 @@ def check_bands(self:Rows):
     lacking = {}
     for p in self.parts:
         unknown = [b for b in p.bands if b not in self.bands]
-        if unknown: raise InputError(f'{p.path} has the band {", ".join(unknown)}, which the model does not know (it has {", ".join(self.bands)}): choose among them with bands, on the command line --bands')
+        if unknown:
+            raise InputError(f'{p.path} has the band {", ".join(unknown)}, which the model does not know (it has '
+                             f'{", ".join(self.bands)}): choose among them with bands, on the command line --bands')
         lacking.setdefault(tuple(b for b in self.bands if b not in p.bands), []).extend(p.files)
     for bands,paths in lacking.items():
         more = f' and {len(paths)-1} more files have' if len(paths) > 1 else ' has'
-        if bands: log.warning(f'{paths[0]}{more} no band {", ".join(bands)}: what the model cannot see there counts as missing')
+        if bands:
+            log.warning(f'{paths[0]}{more} no band {", ".join(bands)}: what the model cannot '
+                        'see there counts as missing')
 
 # %% ../../nbs/52_tasks.predict.ipynb #50a58226
 @patch
@@ -145,7 +164,8 @@ def kinds_of(self:Rows,
     "What columns of the catalogues hold"
     t = self.parts[0].catalog()
     if lacking := [k for k in columns if k not in t.colnames or t[k].ndim != 1]:
-        raise InputError(f'{self.parts[0].path} has no column {", ".join(lacking)} with one value for each object; it has {", ".join(t.colnames)}')
+        raise InputError(f'{self.parts[0].path} has no column {", ".join(lacking)} with one value for each object; it '
+                         f'has {", ".join(t.colnames)}')
     kinds = dict(b=bool, i=np.int64, u=np.uint64, f=float)
     return {k: kinds.get(t[k].dtype.kind, str) for k in columns}
 
@@ -156,9 +176,12 @@ def _whole(v, k, kind, path):
     x = np.where(known, np.ma.getdata(v), 0)
     with np.errstate(invalid='ignore'): y = x.astype(kind)
     whole = x.dtype.kind != 'f' or (np.abs(x) <= 1<<53).all()
-    signs = not (np.dtype(kind).kind == 'u' and (x < 0).any()) and not (np.dtype(kind).kind == 'i' and x.dtype.kind == 'u' and (x > np.uint64(2**63-1)).any())
+    signs = not (np.dtype(kind).kind == 'u' and (x < 0).any()) and not (np.dtype(kind).kind == 'i'
+                                                                        and x.dtype.kind == 'u'
+                                                                        and (x > np.uint64(2**63-1)).any())
     if not whole or not signs or (y.astype(x.dtype) != x).any():
-        raise DataError(f'{path}: the column {k} holds {v.dtype} that is no {np.dtype(kind)}, as in the first file: leave it out of columns')
+        raise DataError(f'{path}: the column {k} holds {v.dtype} that is no {np.dtype(kind)}, as in the first '
+                        'file: leave it out of columns')
     return np.ma.MaskedArray(y, mask=~known)
 
 # %% ../../nbs/52_tasks.predict.ipynb #353848c7
@@ -167,10 +190,13 @@ def _along(t, k, kind, path):
     if k not in t.colnames: v = np.ma.masked_all(len(t), kind if kind is not str else 'U1')
     else: v = np.ma.asarray(t[k])
     if kind is str: return np.ma.filled(v.astype(str), '')
-    if v.dtype.kind not in 'biuf': raise DataError(f'{path}: the column {k} holds {v.dtype}, but numbers in the first file: leave it out of columns')
+    if v.dtype.kind not in 'biuf':
+        raise DataError(f'{path}: the column {k} holds {v.dtype}, but numbers in the first '
+                        'file: leave it out of columns')
     if kind is not float: return _whole(v, k, kind, path)
     x = np.ma.filled(v.astype(np.float64), np.nan)
-    if v.dtype.kind in 'iu' and (abs(x) > 1<<53).any(): raise DataError(f'{path}: the column {k} holds whole numbers that would be rounded: leave it out of columns')
+    if v.dtype.kind in 'iu' and (abs(x) > 1<<53).any():
+        raise DataError(f'{path}: the column {k} holds whole numbers that would be rounded: leave it out of columns')
     return x
 
 # %% ../../nbs/52_tasks.predict.ipynb #36ad9d9a
@@ -197,12 +223,16 @@ def catalog(self:Rows,
         self.held = None                                             # never two of them
         t = self.parts[k].catalog(self.labels[first:first+len(self.parts[k].files)])
         lacking = tuple(c for c in self.magnitudes if c not in t.colnames)
-        if lacking and lacking not in self.lacking: log.warning(f'{self.parts[k].path} has no column {", ".join(lacking)}: they count as missing')
+        if lacking and lacking not in self.lacking:
+            log.warning(f'{self.parts[k].path} has no column {", ".join(lacking)}: they count as missing')
         self.lacking.add(lacking)
         if lacking and not self.bands and len(lacking) == len(self.magnitudes):
-            raise InputError(f'{self.parts[k].path} has none of the columns that this model looks at ({", ".join(self.magnitudes)}); it has {", ".join(t.colnames)}')
-        objects,there = t[['id','ra','dec']],[c for c in self.magnitudes if c in t.colnames]
-        for c,v in zip(there, catalog_magnitudes(t, there).T): objects[c] = v       # made clean for the whole file, so that all its parts agree
+            raise InputError(f'{self.parts[k].path} has none of the columns that this model looks at '
+                             f'({", ".join(self.magnitudes)}); it has {", ".join(t.colnames)}')
+        objects = t[['id','ra','dec']]
+        there = [c for c in self.magnitudes if c in t.colnames]
+        for c,v in zip(there, catalog_magnitudes(t, there).T):
+            objects[c] = v  # made clean for the whole file, so that all its parts agree
         self.held = k,objects,self.known(t, self.parts[k].path)
     return self.held[1:]
 
@@ -214,7 +244,8 @@ class Block(NamedTuple):
     sky: np.ndarray    # (B,2) float64: right ascension and declination
     ids: np.ndarray    # (B,) str
     origin: dict       # Name to (B,): file and row, where ids do not tell objects apart
-    known: dict        # Name to (B,): what the catalogue knows, as `Rows.known` has it; and whether the model was trained on it
+    # Name to (B,): what the catalogue knows, as `Rows.known` has it; and whether the model was trained on it
+    known: dict
 
 # %% ../../nbs/52_tasks.predict.ipynb #bfbf707a
 @patch
@@ -234,8 +265,11 @@ def read(self:Rows,
         p = self.parts[k]
         first = self.ends[k]-p.n
         rows = np.arange(max(start, first)-first, min(stop, self.ends[k])-first)
-        (t,known),x,stored = self.catalog(k),None,None
-        t,known = t[rows[0]:rows[-1]+1],{c: v[rows[0]:rows[-1]+1] for c,v in known.items()}
+        t,known = self.catalog(k)
+        x = None
+        stored = None
+        t = t[rows[0]:rows[-1]+1]
+        known = {c: v[rows[0]:rows[-1]+1] for c,v in known.items()}
         if self.bands:
             x = np.full((len(rows),len(self.bands),*self.img_size), np.nan, np.float32)
             stored = p.read(rows)
@@ -243,7 +277,8 @@ def read(self:Rows,
         mags = catalog_magnitudes(t, self.magnitudes) if self.magnitudes else None
         sky = np.stack([np.ma.filled(np.ma.asarray(t[c], float), np.nan) for c in ('ra','dec')], 1)
         origin = dict(zip(('file','row'), p.origins(rows))) if self.told_apart else {}
-        if self.trained_on is not None: known = dict(trained_on=self.trained_on.has(self.as_stored(k, rows, stored), sky)) | known
+        if self.trained_on is not None:
+            known = dict(trained_on=self.trained_on.has(self.as_stored(k, rows, stored), sky)) | known
         blocks.append(Block(x, mags, sky, np.asarray(t['id']).astype(str), origin, known))
     return blocks[0] if len(blocks) == 1 else Block(*map(_end_to_end, *blocks))
 
@@ -265,10 +300,13 @@ def prediction_columns(
     if 'probability' in found:
         p = found['probability']
         best = np.array(answer.names)[np.nan_to_num(p).argmax(1)]
-        return {'class': np.where(np.isfinite(p).all(1), best, '')} | {f'p_{k}': p[:,i] for i,k in enumerate(answer.names)}
+        return {'class': np.where(np.isfinite(p).all(1), best, '')} | {f'p_{k}': p[:,i]
+                                                                       for i,k in enumerate(answer.names)}
     ends = {68: central_interval(answer.grid.numpy(), found['pdf'])} if 'pdf' in found else {}
-    if 'low' in found: ends[100*level] = found['low'],found['high']            # of two with 68 % the one that promises them
-    out = dict(z=found['z']) | {f'z_{side}_{k:g}': v for k,pair in ends.items() for side,v in zip(('lower','upper'), pair)}
+    if 'low' in found:
+        ends[100*level] = found['low'],found['high']  # of two with 68 % the one that promises them
+    out = dict(z=found['z']) | {f'z_{side}_{k:g}': v for k,pair in ends.items()
+                                for side,v in zip(('lower','upper'), pair)}
     return {k: v.astype(np.float32) for k,v in (out | (dict(pdf=found['pdf']) if pdf else {})).items()}
 
 # %% ../../nbs/52_tasks.predict.ipynb #f266a054
@@ -288,17 +326,24 @@ def prediction(
     raw:bool=False,  # As the network says it, without the model's calibration?
 )->Task:
     "Classes or redshifts"
-    if not isinstance(p, Predictor): raise InputError(f'This model is a {type(p).__name__}, which has no head to answer with: give a trained Predictor, or embed with it')
+    if not isinstance(p, Predictor):
+        raise InputError(f'This model is a {type(p).__name__}, which has no head to answer with: give a trained '
+                         'Predictor, or embed with it')
     if pdf and not hasattr(p.answer, 'grid'): raise InputError('This model gives no PDFs: leave pdf out')
     right = Calibration.from_config(p.calibration) if p.calibration and not raw else None
     learned = right.views if right else p.views
     views = learned if views is None else check_views(views)
-    if right and views != learned: raise InputError(f'This model was calibrated with {learned} views, and not with {views}: leave views out, or ask for raw answers')
+    if right and views != learned:
+        raise InputError(f'This model was calibrated with {learned} views, and not with {views}: leave views '
+                         'out, or ask for raw answers')
     grid = p.answer.grid.numpy() if hasattr(p.answer, 'grid') else None
     def columns(x, mags, coords):
         found = {k: v.float().cpu().numpy() for k,v in p.predict(x, mags=mags, coords=coords, views=views).items()}
-        return prediction_columns(p.answer, right(found, grid), pdf, right.level) if right else prediction_columns(p.answer, found, pdf)
-    notes = dict(answer=p.answer.config(), trained_on=None if p.trained_on is None else len(p.trained_on)) | (dict(grid=grid.tolist()) if pdf else {}) | (dict(level=right.level) if right else {})
+        return prediction_columns(p.answer, right(found, grid), pdf,
+                                  right.level) if right else prediction_columns(p.answer, found, pdf)
+    notes = dict(answer=p.answer.config(),
+                 trained_on=None if p.trained_on is None else len(p.trained_on)) | (dict(grid=grid.tolist()) if pdf
+                     else {}) | (dict(level=right.level) if right else {})
     return Task('predict', p, columns, dict(views=views, pdf=bool(pdf), calibrated=right is not None), notes)
 
 # %% ../../nbs/52_tasks.predict.ipynb #34ff9626
@@ -311,7 +356,8 @@ def embedding(
     if isinstance(m, Predictor): m = m.encoder
     if m is None: raise InputError('This model looks at magnitudes alone: it has no encoder to embed with')
     views = m.views if views is None else check_views(views)
-    def columns(x, mags, coords): return dict(embedding=m.embed(x, coords=coords, pool=pool, views=views).float().cpu().numpy())
+    def columns(x, mags, coords):
+        return dict(embedding=m.embed(x, coords=coords, pool=pool, views=views).float().cpu().numpy())
     return Task('embed', m, columns, dict(views=views, pool=pool), {})
 
 # %% ../../nbs/52_tasks.predict.ipynb #f306594e
@@ -325,7 +371,10 @@ def _arrow(v):
 def _numpy(column):
     import pyarrow as pa
     c = column.combine_chunks()
-    if pa.types.is_integer(c.type) or pa.types.is_boolean(c.type): return np.ma.MaskedArray(c.fill_null(0 if pa.types.is_integer(c.type) else False).to_numpy(zero_copy_only=False), mask=c.is_null().to_numpy(zero_copy_only=False))
+    if pa.types.is_integer(c.type) or pa.types.is_boolean(c.type):
+        return np.ma.MaskedArray(c.fill_null(0 if pa.types.is_integer(c.type)
+                                             else False).to_numpy(zero_copy_only=False),
+                                 mask=c.is_null().to_numpy(zero_copy_only=False))
     if not pa.types.is_fixed_size_list(c.type): return c.to_numpy(zero_copy_only=False)
     return c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), c.type.list_size)
 
@@ -367,7 +416,8 @@ def read_table(
 def _for_pandas(columns):
     "What tells pandas that whole numbers have gaps; unasked it makes floats of them, and loses digits"
     kinds = {k: v.dtype.name for k,v in columns.items() if np.ma.isMaskedArray(v) and v.dtype.kind in 'iu'}
-    told = [dict(name=k, field_name=k, pandas_type=n, numpy_type=n.replace('int', 'Int').replace('u', 'U'), metadata=None) for k,n in kinds.items()]
+    told = [dict(name=k, field_name=k, pandas_type=n, numpy_type=n.replace('int', 'Int').replace('u', 'U'),
+                 metadata=None) for k,n in kinds.items()]
     return {'pandas': json.dumps(dict(index_columns=[], column_indexes=[], columns=told))} if told else None
 
 def arrow_table(
@@ -382,7 +432,8 @@ def _fits_masked(col):
     "Whole numbers with gaps as FITS can have them: a number that is not there stands for a gap; truth values become 0 and 1"
     x = col.data.data.astype(np.int16) if col.dtype.kind == 'b' else col.data.data
     there = x[~col.mask]
-    free = next(v for v in (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max, *range(len(there)+1)) if not (there == v).any())
+    free = next(v for v in (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max, *range(len(there)+1))
+                if not (there == v).any())
     return MaskedColumn(x, mask=col.mask, name=col.name, fill_value=free)
 
 # %% ../../nbs/52_tasks.predict.ipynb #0f9ad4ab
@@ -390,7 +441,8 @@ def _to_fits(source, path):
     "A Parquet table of ours as FITS"
     from astropy.io import fits
     t = read_table(source)
-    facts,t.meta = json.dumps(t.meta),{}
+    facts = json.dumps(t.meta)
+    t.meta = {}
     for k in t.colnames:
         if t[k].dtype.kind == 'U': t[k] = np.char.encode(np.asarray(t[k]), 'utf-8')
         if isinstance(t[k], MaskedColumn): t[k] = _fits_masked(t[k])
@@ -403,7 +455,11 @@ def _to_fits(source, path):
 # %% ../../nbs/52_tasks.predict.ipynb #8c9a35fa
 class _Group:
     "Rows that wait to be written together, in arrays that stay: many small ones, kept for long, would break up the heap"
-    def __init__(self, writer, rows=1<<14): self.writer,self.rows,self.held,self.n = writer,rows,None,0
+    def __init__(self, writer, rows=1<<14):
+        self.writer = writer
+        self.rows = rows
+        self.held = None
+        self.n = 0
     def add(self,
         columns, # Dict of arrays with equally many rows
     ):
@@ -412,7 +468,9 @@ class _Group:
         if self.n+n > self.rows: self.flush()
         if self.held is None or n > self.rows:
             self.rows = max(n, self.rows)
-            self.held = {k: (np.ma if np.ma.isMaskedArray(v) else np).empty((self.rows,*v.shape[1:]), object if v.dtype.kind == 'U' else v.dtype) for k,v in columns.items()}
+            self.held = {k: (np.ma if np.ma.isMaskedArray(v) else np).empty((self.rows,*v.shape[1:]),
+                                                                            object if v.dtype.kind == 'U' else v.dtype)
+                         for k,v in columns.items()}
         for k,v in columns.items(): self.held[k][self.n:self.n+n] = v
         self.n += n
     def flush(self):
@@ -469,7 +527,8 @@ def _own_shard(n):
     task,tasks,job = (os.environ.get(f'SLURM_{k}', '') for k in ('PROCID','NTASKS','ARRAY_TASK_ID'))
     if task.isdecimal() and tasks == n != '1': return str(int(task)+1)
     if job or not n.isdecimal(): return job
-    raise InputError(f'Which of the {n} shards? Say --shard 1/{n}, or run in a SLURM array (--array=1-{n}), which sets SLURM_ARRAY_TASK_ID, or as {n} tasks (srun -n {n})')
+    raise InputError(f'Which of the {n} shards? Say --shard 1/{n}, or run in a SLURM array (--array=1-{n}), which sets '
+                     f'SLURM_ARRAY_TASK_ID, or as {n} tasks (srun -n {n})')
 
 # %% ../../nbs/52_tasks.predict.ipynb #de0cd5fe
 def parse_shard(
@@ -489,7 +548,8 @@ def shard_path(
 )->Path:
     "What a shard's table is called"
     out = Path(out)
-    if out.suffix not in ('.parquet','.fits'): raise InputError(f'{out} would be a table of no known kind: give a name that ends in .parquet or .fits')
+    if out.suffix not in ('.parquet','.fits'):
+        raise InputError(f'{out} would be a table of no known kind: give a name that ends in .parquet or .fits')
     if out.is_dir(): raise InputError(f'{out} is a folder: give the name of a file in it')
     return out if n == 1 else out.with_name(f'{out.stem}.{i}-of-{n}.parquet')
 
@@ -523,16 +583,19 @@ def is_made(
     except DataError as e: raise InputError(f'{path} exists ({e}): give another --out, or --overwrite') from None
     other = [k for k in facts if found.get(k) != facts[k]]
     if not other: return report_path(path).exists()                  # a job may have died just before it
-    raise InputError(f'{path} exists and was made with another {" and ".join(other)}: give another --out, or --overwrite')
+    raise InputError(f'{path} exists and was made with another {" and ".join(other)}: give '
+                     'another --out, or --overwrite')
 
 # %% ../../nbs/52_tasks.predict.ipynb #4cd8fed1
 def pick_device(
     name='auto', # auto, cpu, cuda, cuda:1, mps
 )->torch.device:
     "The device to compute on"
-    if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try: torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as e: raise InputError(f'There is no device {name!r} here ({str(e).splitlines()[0]}): use auto') from None
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise InputError(f'There is no device {name!r} here ({str(e).splitlines()[0]}): use auto') from None
     return torch.device(name)
 
 # %% ../../nbs/52_tasks.predict.ipynb #38743868
@@ -553,17 +616,22 @@ def _computed(task, device, block):
     x,mags = (None if v is None else torch.from_numpy(v).to(device) for v in (block.x, block.mags))
     coords = torch.from_numpy(block.sky.astype(np.float32)).to(device) if m.sky_token else None
     try: found = task.columns(x, mags, coords)
-    except torch.OutOfMemoryError: raise InputError(f'Blocks of {len(block.ids)} objects do not fit into the memory of {device}: give a smaller --bs') from None
+    except torch.OutOfMemoryError:
+        raise InputError(f'Blocks of {len(block.ids)} objects do not fit into the memory of '
+                         f'{device}: give a smaller --bs') from None
     own = dict(id=block.ids) | block.origin | dict(ra=block.sky[:,0], dec=block.sky[:,1])
-    if twice := [k for k in block.known if k in own | found]: raise InputError(f'The table has a column {twice[0]} of its own: leave it out of columns')
+    if twice := [k for k in block.known if k in own | found]:
+        raise InputError(f'The table has a column {twice[0]} of its own: leave it out of columns')
     return own | block.known | found
 
 # %% ../../nbs/52_tasks.predict.ipynb #6dd98472
 def _watched(blocks, answer, seen):
     "Columns as they go by; what metrics want of the objects whose truth is known is added to `seen`"
     for c in blocks:
-        there = np.isin(c['label'].astype(str), answer['names']) & (c['class'] != '') if 'names' in answer else np.isfinite(c['redshift'])
-        if there.any(): seen.append({k: v[there] for k,v in c.items() if v.ndim == 1 and k not in ('id','file','row','ra','dec')})
+        there = np.isin(c['label'].astype(str),
+                        answer['names']) & (c['class'] != '') if 'names' in answer else np.isfinite(c['redshift'])
+        if there.any():
+            seen.append({k: v[there] for k,v in c.items() if v.ndim == 1 and k not in ('id','file','row','ra','dec')})
         yield c
 
 # %% ../../nbs/52_tasks.predict.ipynb #3bf083de
@@ -575,7 +643,8 @@ def _counted(blocks):
         yield c
     n = sum(map(len, marks))
     again = n - len(np.unique(np.concatenate(marks))) if marks else 0
-    if again: log.warning(f'{again} of {n} objects have the id of another one: the columns file and row tell them apart')
+    if again:
+        log.warning(f'{again} of {n} objects have the id of another one: the columns file and row tell them apart')
 
 # %% ../../nbs/52_tasks.predict.ipynb #ccb1a2a7
 def answer_metrics(
@@ -585,9 +654,12 @@ def answer_metrics(
     "How good answers are"
     if not seen: return {}
     c = {k: np.concatenate([o[k] for o in seen]) for k in seen[0]}
-    if 'names' in answer: return classification_metrics(c['label'], c['class'], np.stack([c[f'p_{n}'] for n in answer['names']], 1), answer['names'])
+    if 'names' in answer:
+        return classification_metrics(c['label'], c['class'], np.stack([c[f'p_{n}'] for n in answer['names']], 1),
+                                      answer['names'])
     found = redshift_metrics(c['redshift'], c['z'])
-    for level in (k.removeprefix('z_lower_') for k in c if k.startswith('z_lower_') and k.replace('lower', 'upper') in c):
+    for level in (k.removeprefix('z_lower_') for k in c
+                  if k.startswith('z_lower_') and k.replace('lower', 'upper') in c):
         held = interval_coverage(c['redshift'], c[f'z_lower_{level}'], c[f'z_upper_{level}'])
         found |= {f'coverage_{level}': held['coverage'], f'width_{level}': held['width']}
     return found
@@ -610,14 +682,19 @@ def _report(task, path, device, bs, n, blocks, bits, began, seconds):
     cuda = device.type == 'cuda'
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
     rate = dict(objects_per_second=n/seconds, throughput_bps=bits/seconds, seconds_per_batch=seconds/max(blocks, 1))
-    where = dict(device=str(device), device_name=torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(), threads=torch.get_num_threads(), host=socket.gethostname())
-    return dict(verb=task.verb, table=str(path), objects=n, seconds=seconds, **rate, batches=blocks, batch_size=bs, bits=bits, peak_memory_bytes=peak,
-                peak_device_memory_bytes=torch.cuda.max_memory_allocated(device) if cuda else None, began=began, ended=began+seconds, **where)
+    where = dict(device=str(device), device_name=torch.cuda.get_device_name(device) if cuda
+                 else platform.processor() or platform.machine(), threads=torch.get_num_threads(),
+                 host=socket.gethostname())
+    return dict(verb=task.verb, table=str(path), objects=n, seconds=seconds, **rate, batches=blocks, batch_size=bs,
+                bits=bits, peak_memory_bytes=peak,
+                peak_device_memory_bytes=torch.cuda.max_memory_allocated(device) if cuda else None, began=began,
+                ended=began+seconds, **where)
 
 # %% ../../nbs/52_tasks.predict.ipynb #7670c5dd
 def _computed_table(task, rows, path, starts, bs, facts, device, progress):
     "Compute a table and write it; its report"
-    sizes,seen = [],[]
+    sizes = []
+    seen = []
     def columns():
         blocks = _ahead(lambda s: rows.read(s, min(s+bs, len(rows))), starts)
         for block in show_progress(blocks, task.verb, len(starts), unit='block') if progress else blocks:
@@ -626,7 +703,8 @@ def _computed_table(task, rows, path, starts, bs, facts, device, progress):
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     with evaluating(task.m.to(device)):
         schema = arrow_table(_computed(task, device, rows.read(0, 1))).schema              # the device is warm now
-        began,clock = time.time(),time.perf_counter()
+        began = time.time()
+        clock = time.perf_counter()
         made = _counted(columns())
         write_table(path, schema, _watched(made, facts['answer'], seen) if 'answer' in facts else made, facts)
     n,bits = np.sum(sizes, axis=0, dtype=np.int64) if sizes else (0,0)
@@ -666,7 +744,9 @@ def table_of(
     given = Measure.from_config(dict(unit=unit, zero_point=zero_point))
     rows = Rows(files, task.m, bands, survey, columns, given, resample)
     starts = block_starts(len(rows), bs, *shard)
-    facts = dict(verb=task.verb, settings=task.settings | dict(columns=list(columns)) | ({k: v for k,v in dict(given=[given.unit, given.zero_point], resample=resample).items() if v not in (False,['',None])}), bs=bs, model=model_hash(task.m), data=data_hash(rows))
+    facts = dict(verb=task.verb, settings=task.settings | dict(columns=list(columns))
+                 | ({k: v for k,v in dict(given=[given.unit, given.zero_point], resample=resample).items()
+                     if v not in (False,['',None])}), bs=bs, model=model_hash(task.m), data=data_hash(rows))
     facts['rows'] = [starts.start, min(starts.stop, len(rows)), len(rows)]
     if is_made(path, facts, overwrite):
         log.info(f'{path} is done: it is left alone')
@@ -684,27 +764,40 @@ def join_shards(
     "Shards as one table"
     import pyarrow as pa, pyarrow.parquet as pq
     paths = [shard_path(out, i+1, n) for i in range(n)]
-    N,bs,gone = facts['rows'][2],facts['bs'],[]
+    N = facts['rows'][2]
+    bs = facts['bs']
+    gone = []
     for i,p in enumerate(paths):
         s = block_starts(N, bs, i+1, n)
-        made = is_made(p, {k: facts[k] for k in ('verb','settings','bs','model','data')} | dict(rows=[s.start, min(s.stop, N), N]))
+        made = is_made(p, {k: facts[k] for k in ('verb','settings','bs','model','data')}
+                       | dict(rows=[s.start, min(s.stop, N), N]))
         if not made: gone.append(f'{i+1}/{n}')
-    if gone: raise InputError(f'{out} cannot be joined yet: of its shards {", ".join(gone[:5])}{f" and {len(gone)-5} more" if len(gone) > 5 else ""} are not there, or have no report; run them again (--shard {gone[0]}), then join')
-    tables,seen = (pa.Table.from_batches([b]) for p in paths for b in pq.ParquetFile(p).iter_batches(1<<13)),[]
+    if gone:
+        raise InputError(f'{out} cannot be joined yet: of its shards '
+                         f'{", ".join(gone[:5])}{f" and {len(gone)-5} more" if len(gone) > 5 else ""} are not there, '
+                         f'or have no report; run them again (--shard {gone[0]}), then join')
+    tables = (pa.Table.from_batches([b]) for p in paths for b in pq.ParquetFile(p).iter_batches(1<<13))
+    seen = []
     columns = _counted({k: _numpy(t[k]) for k in t.column_names} for t in tables)
-    write_table(out, pq.read_schema(paths[0]), _watched(columns, facts['answer'], seen) if 'answer' in facts else columns, facts)
+    write_table(out, pq.read_schema(paths[0]),
+                _watched(columns, facts['answer'], seen) if 'answer' in facts else columns, facts)
     return _reported(out, _joined_report(out, [read_json(report_path(p), dict) for p in paths]), facts, seen)
 
 # %% ../../nbs/52_tasks.predict.ipynb #d647d194
 def _joined_report(out, reports):
     "The numbers of shards, of which some may have run side by side"
     total = {k: sum(r[k] for r in reports) for k in ('objects','batches','bits')}
-    began,ended = min(r['began'] for r in reports),max(r['ended'] for r in reports)
+    began = min(r['began'] for r in reports)
+    ended = max(r['ended'] for r in reports)
     seconds = ended-began
-    rate = dict(objects_per_second=total['objects']/seconds, throughput_bps=total['bits']/seconds, seconds_per_batch=sum(r['seconds'] for r in reports)/total['batches'])
-    alike = {k: reports[0][k] for k in ('verb','batch_size')} | {k: ', '.join(sorted({str(r[k]) for r in reports})) for k in ('device','device_name','host')}
-    return total | dict(table=str(out), seconds=seconds, shards=len(reports), compute_seconds=sum(r['seconds'] for r in reports), **rate, began=began, ended=ended,
-                        **{k: max((r[k] for r in reports if r[k] is not None), default=None) for k in ('peak_memory_bytes','peak_device_memory_bytes')}, **alike)
+    rate = dict(objects_per_second=total['objects']/seconds, throughput_bps=total['bits']/seconds,
+                seconds_per_batch=sum(r['seconds'] for r in reports)/total['batches'])
+    alike = {k: reports[0][k] for k in ('verb','batch_size')} | {k: ', '.join(sorted({str(r[k]) for r in reports}))
+                                                                 for k in ('device','device_name','host')}
+    return total | dict(table=str(out), seconds=seconds, shards=len(reports),
+                        compute_seconds=sum(r['seconds'] for r in reports), **rate, began=began, ended=ended,
+                        **{k: max((r[k] for r in reports if r[k] is not None), default=None)
+                           for k in ('peak_memory_bytes','peak_device_memory_bytes')}, **alike)
 
 # %% ../../nbs/52_tasks.predict.ipynb #fc15a4f2
 def _quality(report, name):
@@ -721,8 +814,11 @@ def report_text(
     report:dict, # Of `table_of`
 )->str:
     "A report in a line"
-    bits,gib = report['throughput_bps'],report['peak_memory_bytes']/2**30
+    bits = report['throughput_bps']
+    gib = report['peak_memory_bytes']/2**30
     shards = f' in {report["shards"]} shards' if 'shards' in report else ''
     good = ''.join(_quality(report, k) for k in ('metrics','metrics_trained_on'))
-    return (f'{report["table"]}: {report["objects"]} objects in {report["seconds"]:.1f} s{shards} on {report["device"]} ({report["device_name"]}), '
-            f'{report["objects_per_second"]:.1f} objects/s, {bits/1e9:.3g} Gbit/s, {1000*report["seconds_per_batch"]:.0f} ms a batch, {gib:.2f} GiB of memory at most{good}')
+    return (f'{report["table"]}: {report["objects"]} objects in {report["seconds"]:.1f} s{shards} on '
+            f'{report["device"]} ({report["device_name"]}), '
+            f'{report["objects_per_second"]:.1f} objects/s, {bits/1e9:.3g} Gbit/s, '
+            f'{1000*report["seconds_per_batch"]:.0f} ms a batch, {gib:.2f} GiB of memory at most{good}')

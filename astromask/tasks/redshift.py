@@ -67,7 +67,8 @@ def asinh_magnitudes(
     softening=None, # In units of the fluxes; None: the median error
 )->tuple:   # Magnitudes and their errors, NaN where there is no measurement
     "Magnitudes that exist for negative fluxes, too"
-    b,k = median_error(flux, error) if softening is None else softening,2.5/np.log(10)
+    b = median_error(flux, error) if softening is None else softening
+    k = 2.5/np.log(10)
     flux,error = _measured(flux, error)
     return zero_point - k*(np.arcsinh(flux/(2*b)) + np.log(b)), k*error/np.sqrt(flux**2 + 4*b**2)
 
@@ -76,7 +77,8 @@ def _no_flux(catalog, name, found, far):
     "Is a column that is called by a band a redshift, or in magnitudes?"
     if name == far.column or 'mag' in str(catalog[name].unit): return True
     if name.lower() == 'z' and len({n.lower() for n in found} & set('ugriy')) < 2: return True
-    return catalog[name].dtype.kind == 'f' and np.array_equal(np.ma.filled(catalog[name], np.nan), far.values, equal_nan=True)
+    return catalog[name].dtype.kind == 'f' and np.array_equal(np.ma.filled(catalog[name], np.nan), far.values,
+                                                              equal_nan=True)
 
 # %% ../../nbs/50_tasks.redshift.ipynb #dd7f4c83
 def flux_columns(
@@ -88,7 +90,9 @@ def flux_columns(
     found = {m.column: m for m in measured_columns(catalog, 'flux') + measured_columns(catalog, '') if m.error}
     for n in catalog.colnames:
         unit = unit_zero_point(str(catalog[n].unit or '')) is not None
-        if n not in found and n+'_err' in catalog.colnames and (unit or KNOWN_BANDS.fullmatch(n) or re.fullmatch(r'f\d+', n, re.I)): found[n] = Measured(n, n, error=n+'_err')
+        if n not in found and n+'_err' in catalog.colnames and (unit or KNOWN_BANDS.fullmatch(n)
+                                                                or re.fullmatch(r'f\d+', n, re.I)):
+            found[n] = Measured(n, n, error=n+'_err')
     return [found[n] for n in catalog.colnames if n in found and not _no_flux(catalog, n, found, far)]
 
 # %% ../../nbs/50_tasks.redshift.ipynb #cd447c4f
@@ -104,14 +108,21 @@ def _fluxes(t, m):
 def _say_units(names, told, zero_point, learned):
     "What was taken for granted about the units of fluxes"
     silent = ', '.join(k for k in names if k not in told)
-    if learned is None and silent: say_once([f'the fluxes {silent} state no unit: their magnitudes have the zero point {zero_point:g}, which may not be theirs'], 'info')
-    if learned and silent: say_once([f'the fluxes {silent} state no unit, and those that the model learned from did: they are taken to be in the same'])
-    if learned == {} and told: say_once([f'the model learned from fluxes that stated no unit, and {", ".join(told)} state one: they are taken as they are'])
+    if learned is None and silent:
+        say_once([f'the fluxes {silent} state no unit: their magnitudes have the zero point '
+                  f'{zero_point:g}, which may not be theirs'], 'info')
+    if learned and silent:
+        say_once([f'the fluxes {silent} state no unit, and those that the model learned from did: they '
+                  'are taken to be in the same'])
+    if learned == {} and told:
+        say_once([f'the model learned from fluxes that stated no unit, and {", ".join(told)} state one: '
+                  'they are taken as they are'])
 
 # %% ../../nbs/50_tasks.redshift.ipynb #81415d13
 def _on_one_scale(t, found, zero_point, learned):
     "Name to (fluxes, errors) on one zero point, and the zero points that units state; `learned`: those of the table that a model learned from"
-    out,told = {},{}
+    out = {}
+    told = {}
     for m in found:
         flux,error,own = _fluxes(t, m)
         if own is not None: told[m.column] = own
@@ -131,7 +142,8 @@ def _wanted_fluxes(t, names, softening, redshift):
     if names: return found if any(plain_name(k) in made for k in names) else []
     if find_magnitudes(t)[0]: return []
     if found: return found
-    raise InputError(f'The table has neither magnitudes nor fluxes with errors by the names of its columns, which are {", ".join(t.colnames)}: name those with magnitudes')
+    raise InputError(f'The table has neither magnitudes nor fluxes with errors by the names of its columns, which are '
+                     f'{", ".join(t.colnames)}: name those with magnitudes')
 
 # %% ../../nbs/50_tasks.redshift.ipynb #ad2c7120
 def photometry_table(
@@ -144,11 +156,15 @@ def photometry_table(
 )->Table:     # Its columns, and mag_X, mag_err_X for each flux X if it has no magnitudes; meta['photometry'] says how they were made
     "A catalogue with magnitudes"
     t = read_catalog(source, sky=False)
-    if len(set(t['id'])) < len(t): t['id'] = [f'{o}:{i}' for i,o in enumerate(t['id'])]         # several fields, each with its own count
-    fluxes,told = _on_one_scale(t, _wanted_fluxes(t, names, softening, redshift), zero_point, None if softening is None else zero_points or {})
+    if len(set(t['id'])) < len(t):
+        t['id'] = [f'{o}:{i}' for i,o in enumerate(t['id'])]  # several fields, each with its own count
+    fluxes,told = _on_one_scale(t, _wanted_fluxes(t, names, softening, redshift), zero_point,
+                                None if softening is None else zero_points or {})
     used = {n: median_error(*v) for n,v in fluxes.items()} | (softening or {})
     for n,v in fluxes.items(): t[f'mag_{n}'],t[f'mag_err_{n}'] = asinh_magnitudes(*v, zero_point, used[n])
-    t.meta['photometry'] = dict(zero_point=zero_point, softening={n: b for n,b in used.items() if np.isfinite(b)}) | (dict(zero_points=told) if told else {})
+    t.meta['photometry'] = dict(zero_point=zero_point,
+                                softening={n: b for n,b in used.items() if np.isfinite(b)}) | (dict(zero_points=told)
+                                    if told else {})
     return t
 
 # %% ../../nbs/50_tasks.redshift.ipynb #da7ad5b1

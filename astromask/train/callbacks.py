@@ -29,20 +29,27 @@ class Pretext(Callback):
         augment=dihedral,      # (x, seed, epoch, ids) -> x; None leaves training images as they are
         band_dropout:float=0., # Probability that an object in training loses a band
         coords=None,           # (N,2) right ascension and declination of all rows, on the device
-    ): self.seed,self.augment,self.band_dropout,self.coords = seed,augment,band_dropout,coords
+    ):
+        self.seed = seed
+        self.augment = augment
+        self.band_dropout = band_dropout
+        self.coords = coords
 
     def change(self, planes, rows, epoch):
         "Training images, and their inverse variances where they come along"
         x,*ivar = planes
-        if self.augment: x,*ivar = self.augment(torch.cat(planes, dim=1), self.seed, epoch, rows).split(x.shape[1], dim=1)
+        if self.augment:
+            x,*ivar = self.augment(torch.cat(planes, dim=1), self.seed, epoch, rows).split(x.shape[1], dim=1)
         if self.band_dropout: x = drop_bands(x, self.seed, epoch, rows, self.band_dropout)
         return x,*ivar
 
     def task(self, planes, rows, epoch, training=True):
         "What the model is given"
         x,*ivar = self.change(planes, rows, epoch) if training else planes
-        noise = uniform(self.seed, *((epoch, rows, self.model.n_noise, 'mask') if training else (0, rows, self.model.n_noise, 'valid')))
-        return (x, None, None, noise, *ivar) if self.coords is None else (x, None, None, noise, *(ivar or [None]), self.coords[rows])
+        noise = uniform(self.seed, *((epoch, rows, self.model.n_noise, 'mask') if training
+                                     else (0, rows, self.model.n_noise, 'valid')))
+        return (x, None, None, noise, *ivar) if self.coords is None else (x, None, None, noise, *(ivar or [None]),
+                                                                          self.coords[rows])
 
     def before_batch(self): self.learn.xb = self.task(self.xb, self.yb[0], self.epoch, self.training)
 
@@ -73,7 +80,11 @@ class Schedule(Callback):
         progress=None,           # Called without arguments: share of the run that is done
     ):
         if kind not in ('cosine','constant'): raise InputError(f'schedule is {kind!r}; it must be cosine or constant')
-        self.lr_max,self.warmup,self.kind,self.progress,self.now = lr,warmup,kind,progress,lr
+        self.lr_max = lr
+        self.warmup = warmup
+        self.kind = kind
+        self.progress = progress
+        self.now = lr
 
     def before_batch(self):
         if not self.training: return
@@ -107,20 +118,27 @@ class SafeStep(Callback):
         parts:int=1,     # Of a batch
         scale:float=0.,  # Of the loss, to begin with (float16); 0 for none
     ):
-        self.clip,self.patience,self.parts = clip,patience,parts
+        self.clip = clip
+        self.patience = patience
+        self.parts = parts
         self.scale,self.good = (torch.tensor(float(scale)),torch.tensor(0)) if scale else (None,None)
-        self.bad = self.skipped = self.lost = 0                               # in a row, in all, in all for not being finite
+        # in a row, in all, in all for not being finite
+        self.bad = self.skipped = self.lost = 0
         self.told,self.suspects = 0,None
 
     def before_fit(self):
         if self.scale is not None: self.scale,self.good = (o.to(self.dls.device) for o in (self.scale, self.good))
-    def before_batch(self): self.targets,self.losses,self.finite = 0.,0.,True
+    def before_batch(self):
+        self.targets = 0.
+        self.losses = 0.
+        self.finite = True
 
     def after_loss(self):
         if not self.training: return
         n = targets(self.pred)/(getattr(self.dls.train, 'bs', 1)*world())      # in units of a whole batch
         loss,counted = finite_loss(self.loss, n)
-        self.targets,self.losses = self.targets + counted, self.losses + loss*counted
+        self.targets = self.targets + counted
+        self.losses = self.losses + loss*counted
         self.finite = self.finite & self.loss.isfinite()
         if self.parts*world() > 1: self.learn.loss_grad = self.loss_grad * n
         if self.scale is not None: self.learn.loss_grad = self.loss_grad * self.scale
@@ -156,10 +174,13 @@ def _rescale(self:SafeStep, finite):
 # %% ../../nbs/41_train.callbacks.ipynb #648adf5d
 @patch
 def _count(self:SafeStep, finite):
-    rows,innocent = self.yb[0],finite | (self.finite & ~self.everywhere)      # another rank has the bad ones
+    # another rank has the bad ones
+    rows = self.yb[0]
+    innocent = finite | (self.finite & ~self.everywhere)
     if self.suspects is None or self.suspects.shape != rows.shape: self.suspects = torch.full_like(rows, -1)
     self.suspects = torch.where(innocent, self.suspects, rows)
-    self.bad,self.lost = (self.bad + 1) * ~finite, self.lost + ~finite
+    self.bad = (self.bad + 1) * ~finite
+    self.lost = self.lost + ~finite
     self.skipped = self.skipped + self.opt.opt.found_inf
 
 # %% ../../nbs/41_train.callbacks.ipynb #a7ffec5c
@@ -183,10 +204,12 @@ def culprits(self:SafeStep, most:int=5)->str:
     rows = self.suspects[self.suspects >= 0]
     if not len(rows): return 'objects of another rank'
     try: guilty = [r for r in rows.split(1) if not self._loss_of(r).isfinite()]
-    except (AttributeError,KeyError,TypeError): return 'rows ' + ', '.join(map(str, rows[:most].tolist()))   # a loader that cannot be asked
+    except (AttributeError,KeyError,TypeError):
+        return 'rows ' + ', '.join(map(str, rows[:most].tolist()))  # a loader that cannot be asked
     some = torch.cat(guilty) if guilty else rows
     ids = [str(o) for o in self.dls.train.dataset.cutouts.catalog['id'][some[:most].cpu().numpy()]]
-    return f'{len(some)} object(s) ' + ('' if guilty else 'none of which is to blame alone ') + f'({", ".join(ids)}{", ..." if len(some) > most else ""})'
+    return f'{len(some)} object(s) ' + ('' if guilty
+                                        else 'none of which is to blame alone ') + f'({", ".join(ids)}{", ..." if len(some) > most else ""})'
 
 # %% ../../nbs/41_train.callbacks.ipynb #0473efe8
 @patch
@@ -201,7 +224,10 @@ class Average(Callback):
     order = 30
     def __init__(self,
         decay:float=0.999, # Share of the mean that a step leaves
-    ): self.decay,self.mean,self.own = decay,None,None
+    ):
+        self.decay = decay
+        self.mean = None
+        self.own = None
 
     def copied(self): return {k: v.clone() for k,v in self.model.state_dict().items() if v.is_floating_point()}
 
@@ -246,12 +272,20 @@ class History(Callback):
     def __init__(self,
         run:RunDir,         # Where history.csv is
         every:float=10.,    # Seconds between lines
-    ): self.run_dir,self.every,self.rows,self.last = run,every,[],time.monotonic()
+    ):
+        self.run_dir = run
+        self.every = every
+        self.rows = []
+        self.last = time.monotonic()
 
     def before_train(self):
-        self.seen,self.epoch_began,self.waited = 0,time.monotonic(),self.dls.train.waited
+        self.seen = 0
+        self.epoch_began = time.monotonic()
+        self.waited = self.dls.train.waited
         if not self.learn.batch: self.sums = [0.,0.]       # an epoch that is continued keeps its sums
-    def before_validate(self): self.sums_valid,self.ended = [0.,0.],time.monotonic()
+    def before_validate(self):
+        self.sums_valid = [0.,0.]
+        self.ended = time.monotonic()
 
     def after_batch(self):
         step = self.learn.safe_step
@@ -265,9 +299,11 @@ class History(Callback):
 
     def after_epoch(self):
         self.sums_valid = totals(*self.sums_valid)
-        row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=_mean(self.sums), valid_loss=_mean(self.sums_valid), **self.learn.judged(),
+        row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=_mean(self.sums),
+                   valid_loss=_mean(self.sums_valid), **self.learn.judged(),
                    lr=self.learn.schedule.now, seconds=round(self.learn.seconds(), 3),
-                   images_per_second=round(self.seen/(self.ended-self.epoch_began), 1), stalled=round(self.stalled(self.ended), 4))
+                   images_per_second=round(self.seen/(self.ended-self.epoch_began), 1),
+                   stalled=round(self.stalled(self.ended), 4))
         self.rows.append(row)
         if not float(self.sums[1]) and not int(self.learn.safe_step.lost): raise InputError(self.learn.nothing)
         self.learn.safe_step.check()
@@ -320,11 +356,20 @@ class Checkpoints(Callback):
         tries:int=5,          # Failures in a row that end the run
         wait:float=30.,       # Seconds until a failed one is tried again
     ):
-        self.folder,self.minutes,self.keep,self.tries,self.wait = run/'checkpoints',minutes,keep,tries,wait
-        self.due,self.failed,self.loaded = math.inf,0,None
+        self.folder = run/'checkpoints'
+        self.minutes = minutes
+        self.keep = keep
+        self.tries = tries
+        self.wait = wait
+        self.due = math.inf
+        self.failed = 0
+        self.loaded = None
 
     def before_fit(self):
-        if rank() == 0: check_space(self.folder, 2*sum(t.nbytes for t in self.model.state_dict().values())*(3+hasattr(self.learn, 'average')))
+        if rank() == 0:
+            check_space(self.folder, 2*sum(t.nbytes
+                                           for t in self.model.state_dict().values())*(3
+                                               +hasattr(self.learn, 'average')))
         self.due = self.learn.seconds() + 60*self.minutes          # by the clock that all ranks share
 
     def after_batch(self):
@@ -335,10 +380,12 @@ class Checkpoints(Callback):
         pause = self.wait if pause is None else pause
         error = None
         try:
-            if rank() == 0: save_checkpoint(self.folder, self.learn.step, *self.learn.state(), keep=self.keep, loaded=self.loaded)
+            if rank() == 0:
+                save_checkpoint(self.folder, self.learn.step, *self.learn.state(), keep=self.keep, loaded=self.loaded)
         except StorageError as e: error = e
         if not wait(error is not None):
-            self.due,self.failed = self.learn.seconds() + 60*self.minutes,0
+            self.due = self.learn.seconds() + 60*self.minutes
+            self.failed = 0
             return
         self.failed += 1
         if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
@@ -361,7 +408,10 @@ class Stop(Callback):
     order = 80
     def __init__(self,
         run:RunDir, # Where a STOP file may appear
-    ): self.run_dir,self.asked,self.left = run,False,False
+    ):
+        self.run_dir = run
+        self.asked = False
+        self.left = False
 
     def hear(self, number, frame):
         "A signal has come"
@@ -371,7 +421,10 @@ class Stop(Callback):
     @contextmanager
     def listening(self):
         "While this lasts, signals ask for a stop"
-        self.asked,self.left,main = False,False,threading.current_thread() is threading.main_thread()   # others cannot catch signals
+        # others cannot catch signals
+        self.asked = False
+        self.left = False
+        main = threading.current_thread() is threading.main_thread()
         old = {s: signal.signal(s, self.hear) for s in (_STOPS if main else ())}
         try: yield
         finally:
@@ -379,7 +432,8 @@ class Stop(Callback):
 
     def after_batch(self):
         wanted = self.asked or self.run_dir.stop_requested()
-        if not self.training: return self.leave() if wanted and world() == 1 else None    # ranks may have unequal numbers of these
+        if not self.training:
+            return self.leave() if wanted and world() == 1 else None  # ranks may have unequal numbers of these
         if self.learn.agree(wanted): self.leave()
         if self.learn.time_is_up(): raise CancelTrainException()
 
@@ -403,7 +457,11 @@ class Figures(Callback):
         run:RunDir,       # Its figures/ is used
         minutes:float=5., # Between drawings
         n:int=6,          # Objects
-    ): self.run_dir,self.minutes,self.n,self.last = run,minutes,n,time.monotonic()
+    ):
+        self.run_dir = run
+        self.minutes = minutes
+        self.n = n
+        self.last = time.monotonic()
 
     def after_epoch(self):
         if time.monotonic()-self.last > 60*self.minutes: self.try_to_draw()
@@ -418,10 +476,13 @@ class Figures(Callback):
         "Draw now, on rank 0; gives the reconstruction"
         if rank(): return
         x,*_,rows = next(iter(self.learn.dls.valid))
-        x,rows,m = x[:self.n].to(self.learn.dls.device),rows[:self.n].to(self.learn.dls.device),self.learn.model
+        x = x[:self.n].to(self.learn.dls.device)
+        rows = rows[:self.n].to(self.learn.dls.device)
+        m = self.learn.model
         coords = None if self.learn.pretext.coords is None else self.learn.pretext.coords[rows]
         mask = m.choose_mask(m.pixels(x)[1], None, uniform(self.learn.seed, 0, rows, m.n_noise, 'valid'))
-        with self.learn.averaged(): shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
+        with self.learn.averaged():
+            shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
         figure = reconstruction_figure(*shown, bands=m.bands, origin=self.learn.dls.valid.dataset.cutouts.origin)
         self.run_dir.savefig(figure, 'reconstruction')
         self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')

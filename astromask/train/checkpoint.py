@@ -12,7 +12,8 @@ __all__ = ['FORMAT', 'save_checkpoint', 'checkpoints', 'check_space', 'LaterForm
 import hashlib, json, math, re, shutil, torch
 from pathlib import Path
 from safetensors.torch import load as load_tensors, save as tensor_bytes
-from ..core import (AstroMaskError, DataError, InputError, StorageError, log, read_json, sha256_file, storage_errors,
+from ..core import (AstroMaskError, DataError, InputError, StorageError, log, read_json, sha256_file,
+                            storage_errors,
                             sync_dir, write_atomic, write_json)
 
 # %% ../../nbs/40_train.checkpoint.ipynb #0b33bc7e
@@ -38,7 +39,8 @@ def save_checkpoint(
         tmp.mkdir()
         write_atomic(tmp/'tensors.safetensors', data)
         write_json(tmp/'state.json', state)
-        write_json(tmp/'sums.json', {'format': FORMAT, 'tensors.safetensors': hashlib.sha256(data).hexdigest(), 'state.json': sha256_file(tmp/'state.json')})
+        write_json(tmp/'sums.json', {'format': FORMAT, 'tensors.safetensors': hashlib.sha256(data).hexdigest(),
+                                     'state.json': sha256_file(tmp/'state.json')})
         if not _whole(tmp): raise StorageError(f'{path} did not come back as it was written; check the disk')
         if path.exists(): shutil.rmtree(path)                               # damaged
         tmp.rename(path)
@@ -98,7 +100,8 @@ def check_format(
 )->dict:       # The same
     "Refuse what is not written as this version writes it"
     if sums.get('format', 1) == FORMAT: return sums
-    raise LaterFormat(f'{path} has format {sums["format"]!r}, and this AstroMASK reads format {FORMAT}: continue the run with the AstroMASK that '
+    raise LaterFormat(f'{path} has format {sums["format"]!r}, and this AstroMASK reads format {FORMAT}: continue the '
+                      'run with the AstroMASK that '
                       'wrote it, or a later one, or use another run directory')
 
 # %% ../../nbs/40_train.checkpoint.ipynb #2d4a2688
@@ -108,7 +111,8 @@ def verify(
     "Raise DataError unless every file is there and has its sum"
     sums = check_format(path, read_json(path/'sums.json', dict))
     for name in ('tensors.safetensors','state.json'):
-        if not (path/name).is_file() or sha256_file(path/name) != sums.get(name): raise DataError(f'{path/name} is missing or damaged')
+        if not (path/name).is_file() or sha256_file(path/name) != sums.get(name):
+            raise DataError(f'{path/name} is missing or damaged')
 
 # %% ../../nbs/40_train.checkpoint.ipynb #26f13f83
 def _score(path):

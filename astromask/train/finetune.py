@@ -54,10 +54,12 @@ class LARS(torch.optim.Optimizer):
                 if p.grad is not None: self._move(p, g, skip)
 
     def _move(self, p, g, skip):
-        d,mean = p.grad,self.state[p].setdefault('mu', torch.zeros_like(p))
+        d = p.grad
+        mean = self.state[p].setdefault('mu', torch.zeros_like(p))
         if p.ndim > 1:
             d = d + g['weight_decay']*p
-            length,size = p.norm(),d.norm()
+            length = p.norm()
+            size = d.norm()
             d = d * torch.where((length > 0) & (size > 0), g['trust']*length/size, 1.)
         new = g['momentum']*mean + d
         if skip is not None: new = torch.where(skip > 0, mean, new)
@@ -76,13 +78,18 @@ OPTIONS = dict(
     warmup=0.1,        # Share of the run in which the learning rate rises; with 0 the first step has the highest
     schedule='cosine', # cosine | constant: the learning rate after that
     clip=1.,           # Largest norm of the gradient; 0: any
-    frozen='',         # encoder (all of it, with its buffers), a number of blocks from below, or names of its modules, with commas and wildcards; '': nothing
-    drop_path=0.,      # Share of branches of the last block that are left out (stochastic depth); less in those before it
+    # encoder (all of it, with its buffers), a number of blocks from below, or names of its modules, with commas and wildcards; '': nothing
+    frozen='',
+    # Share of branches of the last block that are left out (stochastic depth); less in those before it
+    drop_path=0.,
     mixup=0.,          # Two images are mixed in shares drawn from Beta(mixup, mixup); 0: none are. Classes only
-    cutmix=0.,         # A rectangle is taken from another image, its share drawn from Beta(cutmix, cutmix); 0: none is. Classes only
+    # A rectangle is taken from another image, its share drawn from Beta(cutmix, cutmix); 0: none is. Classes only
+    cutmix=0.,
     smoothing=0.,      # Share of a label that is spread over all classes; an answer's own comes first
-    balanced=True,     # Do all classes weigh the same, however many objects they have? An answer's own weights come first
-    augment='dihedral',# What is done to training images: words for `Augment`, or a function (x, seed, epoch, ids) -> x; '' for nothing
+    # Do all classes weigh the same, however many objects they have? An answer's own weights come first
+    balanced=True,
+    # What is done to training images: words for `Augment`, or a function (x, seed, epoch, ids) -> x; '' for nothing
+    augment='dihedral',
     band_dropout=0.,   # Probability that an object loses a band in an epoch
     patience=0,        # Epochs without a better validation after which the run ends; 0: none do
     amp='',            # bf16 | fp16: half precision where it is safe
@@ -92,8 +99,10 @@ OPTIONS = dict(
 )
 
 # %% ../../nbs/43_train.finetune.ipynb #f0278f6e
-LIMITS = dict(lr=(0,math.inf), base_lr=(0,math.inf), beta2=(0,1), weight_decay=(0,math.inf), warmup=(0,1), clip=(0,math.inf), drop_path=(0,1), mixup=(0,math.inf), cutmix=(0,math.inf),
-              smoothing=(0,1), band_dropout=(0,1), patience=(0,math.inf), accumulate=(1,math.inf), ema=(0,1))    # from, to below
+LIMITS = dict(lr=(0,math.inf), base_lr=(0,math.inf), beta2=(0,1), weight_decay=(0,math.inf), warmup=(0,1),
+              clip=(0,math.inf), drop_path=(0,1), mixup=(0,math.inf), cutmix=(0,math.inf),
+              # from, to below
+              smoothing=(0,1), band_dropout=(0,1), patience=(0,math.inf), accumulate=(1,math.inf), ema=(0,1))
 
 def check_numbers(
     o:dict, # Of `recipe_options`
@@ -102,14 +111,16 @@ def check_numbers(
     for k,(low,high) in LIMITS.items():
         whole = isinstance(OPTIONS[k], int)
         if not (isinstance(o[k], numbers.Integral if whole else numbers.Real) and low <= o[k] < high):
-            raise InputError(f'{k} is {o[k]!r}: it must be a {"whole " if whole else ""}number of {low} or more' + (f', and less than {high}' if high < math.inf else ''))
+            raise InputError(f'{k} is {o[k]!r}: it must be a {"whole " if whole else ""}number of {low} or more'
+                             + (f', and less than {high}' if high < math.inf else ''))
 
 # %% ../../nbs/43_train.finetune.ipynb #3355d405
 RECIPES = dict(
     probe     = dict(frozen='encoder', optimizer='lars', lr=6.4, weight_decay=0., clip=0.),
     attentive = dict(frozen='encoder', base_lr=1e-2),
     finetune  = dict(base_lr=4e-3, layer_decay=0.75),
-    mae       = dict(base_lr=5e-4, lr_growth='linear', layer_decay=0.65, warmup=0.05, clip=0., drop_path=0.1, mixup=0.8, cutmix=1., smoothing=0.1, balanced=False),
+    mae       = dict(base_lr=5e-4, lr_growth='linear', layer_decay=0.65, warmup=0.05, clip=0., drop_path=0.1, mixup=0.8,
+                     cutmix=1., smoothing=0.1, balanced=False),
     scratch   = dict(base_lr=4e-3),
     cnn       = dict(base_lr=4e-3))
 
@@ -153,15 +164,23 @@ class Lesson(Pretext):
         augment=None,  # (x, seed, epoch, ids) -> x
     ):
         super().__init__(seed, augment, options['band_dropout'], tables.get('coords'))
-        self.tables,self.answer,self.o,self.kept = tables,answer,options,None
-        self.rates = (torch.linspace(0, options['drop_path'], len(learns))*torch.tensor(learns)).to(tables['y'].device) if options['drop_path'] else None
-        self.quantiles = {k: beta_quantiles(options[k]).to(tables['y'].device) for k in ('mixup','cutmix') if options[k]}
+        self.tables = tables
+        self.answer = answer
+        self.o = options
+        self.kept = None
+        self.rates = (torch.linspace(0, options['drop_path'],
+                                     len(learns))*torch.tensor(learns)).to(tables['y'].device) if options['drop_path'] else None
+        self.quantiles = {k: beta_quantiles(options[k]).to(tables['y'].device) for k in ('mixup','cutmix')
+                          if options[k]}
 
-    def look_up(self, rows): return [None if (t := self.tables.get(k)) is None else t[rows] for k in ('y','weights','mags','coords')]
+    def look_up(self, rows):
+        return [None if (t := self.tables.get(k)) is None else t[rows] for k in ('y','weights','mags','coords')]
 
     def task(self, planes, rows, epoch, training=True):
         "What the model is given"
-        x,(y,w,mags,coords),paths = planes[0],self.look_up(rows),None
+        x = planes[0]
+        y,w,mags,coords = self.look_up(rows)
+        paths = None
         if self.kept is not None:
             if training and self.o['smoothing']: y,w = self.shares(y, w)
             return x,mags,None,None,y,w,*self.kept.of(rows, dihedral_bits(self.seed, epoch, rows) if training else None)
@@ -174,7 +193,9 @@ class Lesson(Pretext):
 
     def shares(self, y, w):
         "Labels as shares of classes, and the weights of objects that have one"
-        known,K,s = y >= 0,self.answer.n_out,self.o['smoothing']
+        known = y >= 0
+        K = self.answer.n_out
+        s = self.o['smoothing']
         y = torch.nn.functional.one_hot(torch.where(known, y, 0), K).float()*(1-s) + s/K
         return y*known[:,None],known.float() if w is None else torch.where(known, w, 0)
 
@@ -207,7 +228,8 @@ def rectangles(
     "Rectangles of the image's shape, cut off at its borders"
     inside = []
     for k,n in enumerate(size):
-        half,middle = (n*(1-share).sqrt()).long()//2,(at[:,k]*n).long()
+        half = (n*(1-share).sqrt()).long()//2
+        middle = (at[:,k]*n).long()
         i = torch.arange(n, device=share.device)
         inside.append((i >= (middle-half)[:,None]) & (i < (middle+half)[:,None]))
     return inside[0][:,:,None] & inside[1][:,None]
@@ -221,10 +243,12 @@ def mix(self:Lesson, x, y, w, mags, rows, epoch):
     cuts = u[:,1] < 0.5 if len(drawn) == 2 else torch.full_like(u[:,1], 'cutmix' in drawn, dtype=torch.bool)
     box = rectangles(drawn.get('cutmix', u[:,0]), u[:,2:], x.shape[-2:]) & cuts[:,None,None]
     share = torch.where(cuts, 1-box.float().mean((1,2)), drawn.get('mixup', u[:,0]))
-    s,other = share[:,None,None,None],x.flip(0)
+    s = share[:,None,None,None]
+    other = x.flip(0)
     x = torch.where(cuts[:,None,None,None], torch.where(box[:,None], other, x), s*x + (1-s)*other)
     if mags is not None: mags = share[:,None]*mags + (1-share[:,None])*mags.flip(0)
-    w1,w2 = share*w,(1-share)*w.flip(0)
+    w1 = share*w
+    w2 = (1-share)*w.flip(0)
     y = (w1[:,None]*y + w2[:,None]*y.flip(0))/(w1+w2).clamp(min=1e-12)[:,None]
     return x,y,w1+w2,mags
 
@@ -245,7 +269,9 @@ def _named_parts(e, words):
     parts = []
     for word in (w.strip() for w in words.split(',')):
         found = [m.requires_grad_(False) for k,m in e.named_modules() if k and fnmatchcase(k, word)]
-        if not found: raise InputError(f"frozen is {words!r}, and no module of the encoder is called {word!r}; there are {', '.join(k for k,_ in e.named_children())} and their parts")
+        if not found:
+            raise InputError(f"frozen is {words!r}, and no module of the encoder is called {word!r}; there are "
+                             f"{', '.join(k for k,_ in e.named_children())} and their parts")
         parts += found
     return parts
 
@@ -253,9 +279,11 @@ def _named_parts(e, words):
 def _lower_blocks(e, n):
     blocks = getattr(e, 'blocks', None)
     if not isinstance(e, BandEncoder) or blocks is None or int(n) > len(blocks):
-        raise InputError(f"frozen is {n!r}; it must be 'encoder', a number of this encoder's {len(blocks or ())} blocks, names of its modules, or empty")
+        raise InputError(f"frozen is {n!r}; it must be 'encoder', a number of this encoder's {len(blocks or ())} "
+                         "blocks, names of its modules, or empty")
     parts = [e.patch_embed, *blocks[:int(n)], *([e.sky_embed] if e.sky_token else [])]
-    for o in (*parts, *(t for t in (e.fill, e.cls_token, e.pos_embed) if isinstance(t, torch.nn.Parameter))): o.requires_grad_(False)
+    for o in (*parts, *(t for t in (e.fill, e.cls_token, e.pos_embed) if isinstance(t, torch.nn.Parameter))):
+        o.requires_grad_(False)
     return parts
 
 # %% ../../nbs/43_train.finetune.ipynb #531d6cba
@@ -267,7 +295,8 @@ def check_batches(
     "Refuse to teach a batch norm by single objects"
     still = {m for part in parts for m in part.modules()}
     if n < 2 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m not in still for m in p.modules()):
-        raise InputError('Batches of one object teach a batch norm nothing: give more objects that train, or a larger batch')
+        raise InputError('Batches of one object teach a batch norm nothing: give more objects that '
+                         'train, or a larger batch')
 
 # %% ../../nbs/43_train.finetune.ipynb #f4b28477
 class Frozen(Callback):
@@ -298,7 +327,8 @@ def kept_bytes(
 )->int:
     "Room that `Kept` takes, about"
     e = p.encoder
-    one = p.width*(1 if p.kind != 'attentive' else e.n_patches) + (len(e.bands)*e.img_size[0]*e.img_size[1] if p.kind == 'astromae' else 0)
+    one = p.width*(1 if p.kind != 'attentive' else e.n_patches) + (len(e.bands)*e.img_size[0]*e.img_size[1]
+                                                                   if p.kind == 'astromae' else 0)
     return 4*one*n*(8 if turned else 1)
 
 # %% ../../nbs/43_train.finetune.ipynb #dfd3bcd0
@@ -313,8 +343,10 @@ class Kept:
         bs:int=256,    # Objects at a time
     ):
         square = p.img_size[0] == p.img_size[1]
-        self.codes = torch.tensor([[k>>i & 1 for i in range(3)] for k in range((8 if square else 4) if turned else 1)], dtype=torch.bool, device=p.device)
-        self.rows,self.tables,todo = torch.from_numpy(rows).to(p.device),None,[(k,i) for k in range(len(self.codes)) for i in range(0, len(rows), bs)]
+        self.codes = torch.tensor([[k>>i & 1 for i in range(3)] for k in range((8 if square else 4) if turned else 1)],
+                                  dtype=torch.bool, device=p.device)
+        self.rows,self.tables,todo = torch.from_numpy(rows).to(p.device),None,[(k,i) for k in range(len(self.codes))
+                                                                               for i in range(0, len(rows), bs)]
         with evaluating(p):
             for k,i in todo:
                 mine = self.rows[i:i+bs]
@@ -329,7 +361,8 @@ class Kept:
 
     def of(self, rows, bits=None):
         "(features, seen) of some rows, turned as bits say"
-        place,code = torch.searchsorted(self.rows, rows),torch.zeros_like(rows)
+        place = torch.searchsorted(self.rows, rows)
+        code = torch.zeros_like(rows)
         if bits is not None and len(self.codes) > 1:
             for i in range(len(self.codes).bit_length()-1): code = code + (bits[:,i].long() << i)
         return [t[code,place] for t in self.tables]
@@ -340,7 +373,10 @@ class NoPixels:
     def __init__(self,
         pixels, # `Pixels`
     ):
-        self.cutouts,self.edges,self.window,self.ivar = pixels.cutouts,pixels.edges,pixels.window,pixels.ivar
+        self.cutouts = pixels.cutouts
+        self.edges = pixels.edges
+        self.window = pixels.window
+        self.ivar = pixels.ivar
         self.kept = [torch.empty(len(pixels), 0)]
     def __len__(self): return len(self.kept[0])
     def __getitem__(self, rows): return torch.empty(len(rows), 0)
@@ -349,11 +385,16 @@ class NoPixels:
 # %% ../../nbs/43_train.finetune.ipynb #e7454275
 class TableOnly:
     "A catalogue without images, where `Cutouts` are expected"
-    bands,shape,dtype,files,chunk_rows = (),(1,1,1),np.dtype('float32'),('the table',),1
+    bands = ()
+    shape = (1,1,1)
+    dtype = np.dtype('float32')
+    files = ('the table',)
+    chunk_rows = 1
     def __init__(self,
         catalog, # Table with a column id
     ):
-        if 'id' not in catalog.colnames: raise InputError('The table has no column id, by which its objects are known: add one')
+        if 'id' not in catalog.colnames:
+            raise InputError('The table has no column id, by which its objects are known: add one')
         self.catalog = catalog
         self.parts = [SimpleNamespace(n=len(catalog), chunk=1)]
     def __len__(self): return len(self.catalog)
@@ -402,7 +443,8 @@ class Curves(Figures):
     name = 'figures'
     def draw(self):
         "Draw now, on rank 0"
-        if not rank() and self.learn.history.rows: self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
+        if not rank() and self.learn.history.rows:
+            self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
 
 # %% ../../nbs/43_train.finetune.ipynb #79ffad10
 class FinetuneLearner(PretrainLearner):
@@ -424,9 +466,12 @@ class FinetuneLearner(PretrainLearner):
     def judged(self):
         "What validation has measured"
         rows = torch.from_numpy(self.dls.valid.rows)
-        found,y = self.model.answer.predict(self.judge.table()),self.pretext.tables['y'].cpu()[rows].numpy()
+        found = self.model.answer.predict(self.judge.table())
+        y = self.pretext.tables['y'].cpu()[rows].numpy()
         found = {k: v.cpu().numpy() for k,v in found.items()}
-        if 'probability' in found: return dict(balanced_accuracy=classification_metrics(y, found['probability'].argmax(1))['balanced_accuracy'])
+        if 'probability' in found:
+            return dict(balanced_accuracy=classification_metrics(y,
+                                                                 found['probability'].argmax(1))['balanced_accuracy'])
         return dict(nmad=redshift_metrics(y, found['z'])['nmad'])
 
     def score(self, row):
@@ -445,7 +490,8 @@ def before_training(self:FinetuneLearner):
     if not self.keep or self.pretext.kept is not None: return
     rows = np.union1d(self.dls.train.rows, self.dls.valid.rows)
     turned = getattr(self.pretext.augment, 'name', '') == 'dihedral'
-    if turned and (self.max_minutes or self.n_total < 8): return       # eight looks at every object would take longer than they save
+    if turned and (self.max_minutes or self.n_total < 8):
+        return  # eight looks at every object would take longer than they save
     if kept_bytes(self.model, len(rows), turned) > 1<<30: return
     self.pretext.kept = Kept(self.model, self.pixels, rows, self.pretext.coords, turned)
     self.read_rows_only()
@@ -481,13 +527,15 @@ def _hash(*tensors):
 
 # %% ../../nbs/43_train.finetune.ipynb #34cdd357
 def _flat(d, before=''):
-    return {k: v for a,b in d.items() for k,v in (_flat(b, f'{before}{a}.') if isinstance(b, dict) else {f'{before}{a}': b}).items()}
+    return {k: v for a,b in d.items() for k,v in (_flat(b, f'{before}{a}.') if isinstance(b, dict)
+                                                  else {f'{before}{a}': b}).items()}
 
 @patch
 def task(self:FinetuneLearner)->dict: # What must be the same when a run is continued
     "What is taught on what"
     found = PretrainLearner.task(self) | self.question
-    found['model'] = {k: v for k,v in _flat(found['model']).items() if k not in ('answer.center','answer.scale')}  # follow from the labels
+    # follow from the labels
+    found['model'] = {k: v for k,v in _flat(found['model']).items() if k not in ('answer.center','answer.scale')}
     return found
 
 # %% ../../nbs/43_train.finetune.ipynb #010e1b7a
@@ -510,7 +558,8 @@ def restore(self:FinetuneLearner, tensors, state, path=None):
 def settle(self:FinetuneLearner):
     "Give the model the weights of the best epoch"
     if self.history.rows and not any(math.isfinite(self.score(row)) for row in self.history.rows):
-        raise InputError(f'{self.out}: no epoch validated with a number, so none can be kept: lower the learning rate, or look at the objects that validate')
+        raise InputError(f'{self.out}: no epoch validated with a number, so none can be kept: lower the learning rate, '
+                         'or look at the objects that validate')
     if self.best.tensors is None: return PretrainLearner.settle(self)
     self.model.load_state_dict(self.best.tensors, strict=False)
     self.torn = True
@@ -521,10 +570,12 @@ def _column(x, n, name, width=None):
     "A table with a row for each cutout, as a tensor"
     if x is None: return None
     if not torch.is_tensor(x):
-        if (x := np.ma.asarray(x)).dtype.kind not in 'biuf': raise InputError(f'{name} holds {x.dtype}; it must be numbers (of classes, from 0: see class_labels)')
+        if (x := np.ma.asarray(x)).dtype.kind not in 'biuf':
+            raise InputError(f'{name} holds {x.dtype}; it must be numbers (of classes, from 0: see class_labels)')
         x = torch.as_tensor(np.ma.filled(x.astype(np.float32), np.nan))
     shape = (n,) if width is None else (n,width)
-    if tuple(x.shape) != shape: raise InputError(f'{name} has the shape {tuple(x.shape)}; it must be {shape}: one row for each cutout')
+    if tuple(x.shape) != shape:
+        raise InputError(f'{name} has the shape {tuple(x.shape)}; it must be {shape}: one row for each cutout')
     return x.float()
 
 # %% ../../nbs/43_train.finetune.ipynb #d5ceb7f6
@@ -535,7 +586,8 @@ def _labels(y, answer, n):
     y = torch.where(y.isfinite(), y, -1)
     if (y != y.round()).any(): raise InputError(f'y holds {float(y[y != y.round()][0]):g}: classes are whole numbers')
     y = y.long()
-    if int(y.max()) >= answer.n_out: raise InputError(f'y names class {int(y.max())}, and the answer has {answer.n_out}: classes count from 0')
+    if int(y.max()) >= answer.n_out:
+        raise InputError(f'y names class {int(y.max())}, and the answer has {answer.n_out}: classes count from 0')
     return y.clamp(min=-1)
 
 # %% ../../nbs/43_train.finetune.ipynb #d1cd7785
@@ -564,20 +616,29 @@ def lesson_tables(
     balanced,   # Do all classes weigh the same?
 )->dict:        # Tensors by row, on the device
     "What lessons look up"
-    c,n,train = dls.train.dataset.cutouts,len(dls.train.dataset.cutouts),torch.from_numpy(dls.train.rows)
-    y,w = _labels(y, p.answer, n),_column(weights, n, 'weights')
-    known,judged = (rows[y[rows] >= 0 if y.dtype == torch.int64 else y[rows].isfinite() & (y[rows] > -1)] for rows in (train, torch.from_numpy(dls.valid.rows)))
+    c = dls.train.dataset.cutouts
+    n = len(dls.train.dataset.cutouts)
+    train = torch.from_numpy(dls.train.rows)
+    y = _labels(y, p.answer, n)
+    w = _column(weights, n, 'weights')
+    known,judged = (rows[y[rows] >= 0 if y.dtype == torch.int64 else y[rows].isfinite() & (y[rows] > -1)]
+                    for rows in (train, torch.from_numpy(dls.valid.rows)))
     if w is not None:
-        if not ((w >= 0) & w.isfinite())[torch.cat([known, judged])].all(): raise InputError('weights must be numbers of 0 or more wherever there is an answer')
+        if not ((w >= 0) & w.isfinite())[torch.cat([known, judged])].all():
+            raise InputError('weights must be numbers of 0 or more wherever there is an answer')
         known,judged = (rows[w[rows] > 0] for rows in (known, judged))
     if not len(known): raise InputError(FinetuneLearner.nothing)
-    if not len(judged): raise InputError('No object that validates has a known answer, so the best epoch cannot be told: split among the labelled ones')
+    if not len(judged):
+        raise InputError('No object that validates has a known answer, so the best epoch cannot be told: '
+                         'split among the labelled ones')
     w = object_weights(y, w, known, p.answer, balanced)
     if p.magnitudes and magnitudes is None: magnitudes = catalog_magnitudes(c.catalog, p.magnitudes)
-    if magnitudes is not None and not p.magnitudes: raise InputError('This model looks at no magnitudes: leave magnitudes out')
+    if magnitudes is not None and not p.magnitudes:
+        raise InputError('This model looks at no magnitudes: leave magnitudes out')
     found = dict(y=y, weights=w, mags=_column(magnitudes, n, 'magnitudes', len(p.magnitudes)))
     if magnitudes is not None and not (there := found['mags'][known].isfinite().any(0)).all():
-        raise InputError(f'No object that trains has {", ".join(k for k,ok in zip(p.magnitudes, there) if not ok)}: name columns of the catalogue, or give magnitudes')
+        raise InputError(f'No object that trains has {", ".join(k for k,ok in zip(p.magnitudes, there) if not ok)}: '
+                         'name columns of the catalogue, or give magnitudes')
     if p.sky_token: found['coords'] = sky_positions(c, dls.device)
     return {k: v.to(dls.device) for k,v in found.items() if v is not None}
 
@@ -612,7 +673,8 @@ def finetune_learner(
     **changes,         # Any of `OPTIONS`: lr, layer_decay, mixup, frozen, patience, ...
 )->FinetuneLearner:
     "The Learner that teaches a predictor: `fit(n)` trains until n epochs are done in run_dir"
-    o,cutouts = recipe_options(recipe, **changes),dls.train.dataset.cutouts
+    o = recipe_options(recipe, **changes)
+    cutouts = dls.train.dataset.cutouts
     check_options(o, p, changes)
     check_recipe(o, max_minutes, dls.train.bs)
     if recipe == 'mae' and isinstance(p.encoder, BandEncoder) and p.norm != 'layer':
@@ -629,7 +691,8 @@ def finetune_learner(
     parts = freeze(p, o['frozen'])
     check_batches(p, parts, min(dls.train.bs, len(dls.train.rows))//o['accumulate'])
     learns = [any(v.requires_grad for v in b.parameters()) for b in getattr(p.encoder, 'blocks', ())]
-    cbs = [Lesson(tables, o, p.answer, learns, dls.train.seed, augment), Curves(run), Judge(), Frozen(parts), Best(o['patience'])]
+    cbs = [Lesson(tables, o, p.answer, learns, dls.train.seed, augment), Curves(run), Judge(), Frozen(parts),
+           Best(o['patience'])]
     opt = LARS if o['optimizer'] == 'lars' else partial(torch.optim.AdamW, betas=(0.9,o['beta2']), fused=True)
     groups = partial(decay_groups, weight_decay=o['weight_decay'], layer_decay=o['layer_decay'])
     told = {k: v for k,v in o.items() if k not in ('augment','band_dropout','patience')}
@@ -654,15 +717,21 @@ def check_options(
     named=(), # Options that the caller has named
 ):
     "Refuse options that the predictor cannot have, and leave out those of a recipe"
-    if o['optimizer'] not in ('adamw','lars'): raise InputError(f"optimizer is {o['optimizer']!r}; it must be adamw or lars")
-    if o['lr_growth'] not in ('sqrt','linear'): raise InputError(f"lr_growth is {o['lr_growth']!r}; it must be sqrt or linear")
+    if o['optimizer'] not in ('adamw','lars'):
+        raise InputError(f"optimizer is {o['optimizer']!r}; it must be adamw or lars")
+    if o['lr_growth'] not in ('sqrt','linear'):
+        raise InputError(f"lr_growth is {o['lr_growth']!r}; it must be sqrt or linear")
     check_numbers(o)
-    if not 0 < o['layer_decay'] <= 1: raise InputError(f"layer_decay is {o['layer_decay']}: it must be more than 0, and at most 1")
+    if not 0 < o['layer_decay'] <= 1:
+        raise InputError(f"layer_decay is {o['layer_decay']}: it must be more than 0, and at most 1")
     if not isinstance(p.answer, Classes): o.update(smoothing=0., balanced=False)
     elif p.answer.smoothing: o['smoothing'] = 0.                           # the answer's own comes first
-    if (o['mixup'] or o['cutmix']) and not isinstance(p.answer, Classes): raise InputError('mixup and cutmix are for classes: set both to 0')
+    if (o['mixup'] or o['cutmix']) and not isinstance(p.answer, Classes):
+        raise InputError('mixup and cutmix are for classes: set both to 0')
     droppable = hasattr(p.encoder, 'blocks') and getattr(p.encoder, 'encoder', 'vit') == 'vit'
-    if o['drop_path'] and 'drop_path' in named and not droppable: raise InputError(f"drop_path is {o['drop_path']}, but this encoder has no blocks that could be dropped at random: leave it out")
+    if o['drop_path'] and 'drop_path' in named and not droppable:
+        raise InputError(f"drop_path is {o['drop_path']}, but this encoder has no blocks that could be "
+                         "dropped at random: leave it out")
     if o['frozen'] == 'encoder' or not droppable: o['drop_path'] = 0.
 
 # %% ../../nbs/43_train.finetune.ipynb #0d7f02fc
@@ -680,7 +749,8 @@ def predict_cutouts(
     rows = wanted_rows(len(c), rows)
     if not len(rows): raise InputError('There are no cutouts to ask about: give at least one')
     if p.encoder is not None: c = as_known(p, c, resample)
-    found,starts = [],range(0, len(rows), bs)
+    found = []
+    starts = range(0, len(rows), bs)
     mags = magnitudes if magnitudes is not None or not p.magnitudes else catalog_magnitudes(c.catalog, p.magnitudes)
     mags = _column(mags, len(c), 'magnitudes', len(p.magnitudes))
     sky = np.stack([np.asarray(c.catalog[k], np.float32) for k in ('ra','dec')], axis=1) if p.sky_token else None
@@ -688,6 +758,7 @@ def predict_cutouts(
         for i in show_progress(starts, 'predicting', unit='block') if progress else starts:
             r = rows[i:i+bs]
             x = None if p.encoder is None else torch.from_numpy(fit_size(c[r], p.img_size)).to(p.device)
-            answers = p.predict(x, None if mags is None else mags[r], bands=c.bands, coords=None if sky is None else torch.from_numpy(sky[r]), views=views)
+            answers = p.predict(x, None if mags is None else mags[r], bands=c.bands,
+                                coords=None if sky is None else torch.from_numpy(sky[r]), views=views)
             found.append({k: v.float().cpu().numpy() for k,v in answers.items()})
     return {k: np.concatenate([f[k] for f in found]) for k in found[0]}

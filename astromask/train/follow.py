@@ -47,7 +47,8 @@ def flat_metrics(
     prefix:str='',  # What the names begin with
 )->dict:            # Such as {'pretrain/train_loss': 0.3}
     "Nested numbers as a flat dict"
-    if isinstance(found, dict): return {k: v for name,o in found.items() for k,v in flat_metrics(o, f'{prefix}/{name}'.lstrip('/')).items()}
+    if isinstance(found, dict):
+        return {k: v for name,o in found.items() for k,v in flat_metrics(o, f'{prefix}/{name}'.lstrip('/')).items()}
     return {} if isinstance(found, list) or found is None else {prefix: found}
 
 # %% ../../nbs/41_train.follow.ipynb #7de6e01d
@@ -58,8 +59,13 @@ class Follower:
         run,    # From `wandb.init`
         wandb,  # The package
     ):
-        self.folder,self.run,self.wandb,self.seen = Path(folder),run,wandb,{}
-        self.step,self.done = run.step,dict(probe=run.step-1, history=run.step-1)   # a run that is continued knows its steps
+        self.folder = Path(folder)
+        self.run = run
+        self.wandb = wandb
+        self.seen = {}
+        # a run that is continued knows its steps
+        self.step = run.step
+        self.done = dict(probe=run.step-1, history=run.step-1)
 
     def rows(self):
         "Numbers"
@@ -78,7 +84,8 @@ class Follower:
         found = flat_metrics(json.loads(path.read_text())) if path.exists() else {}
         if not found: return
         self.run.summary.update(found)
-        self.run.log(dict(metrics=self.wandb.Table(columns=['name','value'], data=[[k,str(v)] for k,v in found.items()])), step=self.step)
+        self.run.log(dict(metrics=self.wandb.Table(columns=['name','value'],
+                                                   data=[[k,str(v)] for k,v in found.items()])), step=self.step)
 
 # %% ../../nbs/41_train.follow.ipynb #ac48426f
 def begin(
@@ -86,12 +93,14 @@ def begin(
     wandb,  # The package
 ):          # The wandb run
     "Start or continue the run that wandb.json names"
-    facts,folder = json.loads((Path(folder)/'wandb.json').read_text()),Path(folder)
+    facts = json.loads((Path(folder)/'wandb.json').read_text())
+    folder = Path(folder)
     mode = None if os.environ.get('WANDB_MODE') else 'online' if wandb.login(prompt=False) else 'offline'
     (folder/'wandb').mkdir(exist_ok=True)
     settings = wandb.Settings(silent=True, console='off', disable_git=True, disable_code=True, x_disable_stats=True,
                               x_save_requirements=False, init_timeout=30, finish_timeout=20)
-    return wandb.init(id=facts['id'], resume='allow', project=os.environ.get('WANDB_PROJECT', facts['project']), name=facts['name'],
+    return wandb.init(id=facts['id'], resume='allow', project=os.environ.get('WANDB_PROJECT', facts['project']),
+                      name=facts['name'],
                       config=facts['config'] | _params(folder), dir=str(folder), mode=mode, settings=settings)
 
 # %% ../../nbs/41_train.follow.ipynb #a8003076
@@ -110,7 +119,8 @@ def main(
 ):
     "Follow a run until the standard input closes"
     home = os.path.join(folder, 'wandb')
-    os.environ.update({f'WANDB_{k}_DIR': os.path.join(home, k.lower()) for k in ('CACHE','DATA')}, WANDB_ERROR_REPORTING='false')
+    os.environ.update({f'WANDB_{k}_DIR': os.path.join(home, k.lower()) for k in ('CACHE','DATA')},
+                      WANDB_ERROR_REPORTING='false')
     signal.signal(signal.SIGTERM, signal.SIG_IGN)            # the end of training is what ends this
     import wandb
     try: run = begin(folder, wandb)
@@ -119,7 +129,9 @@ def main(
         _say(f'W&B cannot be reached: {home} is written offline, and `wandb sync` uploads it', e)
         os.environ['WANDB_MODE'] = 'offline'
         os.execv(sys.executable, [sys.executable, '-P', __file__, *sys.argv[1:]])
-    follower,ended,waited = Follower(folder, run, wandb),False,0.
+    follower = Follower(folder, run, wandb)
+    ended = False
+    waited = 0.
     while not ended:
         ended = bool(select.select([sys.stdin], [], [], every)[0])
         follower.rows()

@@ -50,10 +50,12 @@ def decay_groups(
     n = 1 + max((depth_of(k) for k,_ in m.named_parameters() if depth_of(k) is not None), default=0)
     for k,p in m.named_parameters():
         if not p.requires_grad: continue
-        decays,depth = p.ndim > 1 and k.split('.')[-1] not in _undecayed,depth_of(k)
+        decays = p.ndim > 1 and k.split('.')[-1] not in _undecayed
+        depth = depth_of(k)
         scale = layer_decay**(n-(n if depth is None else depth))
         found.setdefault((scale,decays), []).append(p)
-    return [dict(params=ps, weight_decay=weight_decay*decays, lr_scale=scale) for (scale,decays),ps in sorted(found.items(), key=lambda o: (-o[0][0],-o[0][1]))]
+    return [dict(params=ps, weight_decay=weight_decay*decays, lr_scale=scale)
+            for (scale,decays),ps in sorted(found.items(), key=lambda o: (-o[0][0],-o[0][1]))]
 
 # %% ../../nbs/42_train.pretrain.ipynb #b666ca0f
 def depth_of(
@@ -62,7 +64,8 @@ def depth_of(
     "How deep in the encoder a parameter is (BEiT's rule, Bao et al. 2022)"
     name = name.removeprefix('encoder.')
     if block := re.match(r'(?:blocks|layers)\.(\d+)\.', name): return int(block[1])+1
-    return 0 if name.split('.')[0] in ('patch_embed','cls_token','pos_embed','fill','mask_token','sky_embed','rel_pos_bias') else None
+    return 0 if name.split('.')[0] in ('patch_embed','cls_token','pos_embed','fill','mask_token','sky_embed',
+                                       'rel_pos_bias') else None
 
 # %% ../../nbs/42_train.pretrain.ipynb #1c22a730
 def scaled_lr(
@@ -79,12 +82,21 @@ class PretrainLearner(Learner):
     nothing = 'No hidden patch has a valid pixel, so there is nothing to learn: give a smaller img_size'
     def start(self, run, seed, max_minutes, parts=1, half=None, runner=None, recipe=()):
         "Begin counting"
-        self.out,self.seed,self.max_minutes,self.parts,self.half,self.recipe = run,seed,max_minutes,parts,half,dict(recipe)
+        self.out = run
+        self.seed = seed
+        self.max_minutes = max_minutes
+        self.parts = parts
+        self.half = half
+        self.recipe = dict(recipe)
         self.step = self.batch = self.epochs_done = 0
-        self.earlier,self.began,self.n_total = 0.,None,1
+        self.earlier = 0.
+        self.began = None
+        self.n_total = 1
         self.runner = self.model if runner is None else runner        # compiled, or the model itself
-        self.torn = False                                             # is a step half done, or has the model the mean for weights? Then a fit begins at a checkpoint
-        self.parallel,self.clock = parallel(self.model, self.runner),0.
+        # is a step half done, or has the model the mean for weights? Then a fit begins at a checkpoint
+        self.torn = False
+        self.parallel = parallel(self.model, self.runner)
+        self.clock = 0.
         return self
 
     def own_seconds(self): return self.earlier + (time.monotonic()-self.began if self.began else 0)
@@ -98,7 +110,8 @@ class PretrainLearner(Learner):
         if self.max_minutes: return min(1., self.seconds()/(60*self.max_minutes))
         return (self.step+0.5)/(self.n_total*len(self.dls.train))        # of the step that is being taken
     def is_done(self, n_epoch): return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
-    def judged(self): return {}                                          # what else than the loss validation has measured, for history.csv
+    def judged(self):
+        return {}  # what else than the loss validation has measured, for history.csv
     def score(self, row): return row['valid_loss']                       # of an epoch; less is better
 
     def averaged(self):
@@ -115,9 +128,11 @@ class PretrainLearner(Learner):
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
     def _do_epoch(self):
-        self.dls.train.epoch,self.dls.train.start = self.epoch,self.batch
+        self.dls.train.epoch = self.epoch
+        self.dls.train.start = self.batch
         super()._do_epoch()
-        self.epochs_done,self.batch = self.epoch+1,0
+        self.epochs_done = self.epoch+1
+        self.batch = 0
 
 # %% ../../nbs/42_train.pretrain.ipynb #5dd91f34
 def in_parts(
@@ -126,7 +141,8 @@ def in_parts(
 )->list: # Tuples like xb
     "A batch, cut into parts of equal size"
     if n == 1: return [xb]
-    if len(xb[0]) % n: raise InputError(f'A batch of {len(xb[0])} objects cannot be cut into {n} equal parts: change accumulate or bs')
+    if len(xb[0]) % n:
+        raise InputError(f'A batch of {len(xb[0])} objects cannot be cut into {n} equal parts: change accumulate or bs')
     cut = [n*[None] if o is None else o.chunk(n) for o in xb]
     return list(zip(*cut))
 
@@ -147,7 +163,8 @@ def _do_one_batch(self:PretrainLearner):
         self.loss_grad.backward()
     self._with_events(self.opt.step, 'step', CancelStepException)
     self.opt.zero_grad()
-    self.step,self.batch = self.step+1,self.batch+1
+    self.step = self.step+1
+    self.batch = self.batch+1
 
 # %% ../../nbs/42_train.pretrain.ipynb #7360fd2c
 def fingerprint(
@@ -164,8 +181,11 @@ def fingerprint(
 @patch
 def task(self:PretrainLearner)->dict: # What must be the same when a run is continued
     "What is trained on what"
-    train,m,augment = self.dls.train,self.model,self.pretext.augment
-    return dict(model=m.config, scaling=None if m.scaling is None else m.scaling.config(), seed=self.seed, batch_size=train.bs*train.world,
+    train = self.dls.train
+    m = self.model
+    augment = self.pretext.augment
+    return dict(model=m.config, scaling=None if m.scaling is None else m.scaling.config(), seed=self.seed,
+                batch_size=train.bs*train.world,
                 augment=getattr(augment, 'name', getattr(augment, '__name__', type(augment).__name__)),
                 band_dropout=self.pretext.band_dropout, ivar=train.dataset.ivar,
                 objects=[len(dl.rows) for dl in (train, self.dls.valid)], **self.data, **self.recipe)
@@ -175,7 +195,8 @@ def _generators(device):
     "The states of all generators of random numbers"
     kind,keys,*rest = np.random.get_state()
     version,words,gauss = random.getstate()
-    tensors = dict(torch=torch.get_rng_state()) | (dict(cuda=torch.cuda.get_rng_state(device)) if device.type == 'cuda' else {})
+    tensors = dict(torch=torch.get_rng_state()) | (dict(cuda=torch.cuda.get_rng_state(device)) if device.type == 'cuda'
+                                                   else {})
     return tensors, dict(numpy=[kind,keys.tolist(),*rest], python=[version,list(words),gauss])
 
 # %% ../../nbs/42_train.pretrain.ipynb #5d6b0ee4
@@ -189,21 +210,26 @@ def _set_generators(tensors, state, device):
 @patch
 def state(self:PretrainLearner)->tuple: # (tensors, the rest)
     "All that a checkpoint must hold"
-    step,(tensors,generators) = self.safe_step,_generators(self.dls.device)
+    step = self.safe_step
+    tensors,generators = _generators(self.dls.device)
     tensors = {f'random.{k}': v for k,v in tensors.items()}
     tensors |= {f'model.{k}': v for k,v in self.model.state_dict().items()}
     tensors |= {f'opt.{i}.{k}': v for i,s in self.opt.opt.state_dict()['state'].items() for k,v in s.items()}
     if hasattr(self, 'average'): tensors |= {f'mean.{k}': v for k,v in self.average.mean.items()}
     if step.scale is not None: tensors |= {'scale.scale': step.scale, 'scale.good': step.good}
     sums = [float(o) for o in self.history.sums] if self.batch else [0.,0.]
-    rows,counts = self.history.rows,[int(o) for o in (step.bad, step.skipped, step.lost)]
-    return tensors, dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(), history=rows, sums=sums, counts=counts,
-                         task=self.task(), world=world(), random=generators, lr=self.schedule.now, score=self.score(rows[-1]) if rows else None)
+    rows = self.history.rows
+    counts = [int(o) for o in (step.bad, step.skipped, step.lost)]
+    return tensors, dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(),
+                         history=rows, sums=sums, counts=counts,
+                         task=self.task(), world=world(), random=generators, lr=self.schedule.now,
+                         score=self.score(rows[-1]) if rows else None)
 
 # %% ../../nbs/42_train.pretrain.ipynb #17de7541
 def _same_scaling(a, b): # processors differ in the last bit of a fit
     if a is None or b is None: return a is b
-    return a.keys() == b.keys() and all(len(a[k]) == len(b[k]) and np.allclose(a[k], b[k], rtol=1e-4) for k in a if k != 'kind')
+    return a.keys() == b.keys() and all(len(a[k]) == len(b[k]) and np.allclose(a[k], b[k], rtol=1e-4) for k in a
+                                        if k != 'kind')
 
 @patch
 def check_same(self:PretrainLearner,
@@ -213,9 +239,14 @@ def check_same(self:PretrainLearner,
     here = self.task()
     if _same_scaling(here['scaling'], there['scaling']): here['scaling'] = there['scaling']
     for k in here:
-        old,new = there.get(k, here[k]),here[k]                               # what an older version did not know is not compared
-        if k == 'model' and old != new: k,(old,new) = 'the model\'s '+_first_difference(old, new)[0],_first_difference(old, new)[1]
-        if old != new: raise InputError(f'{self.out} was begun with {k} {old}, and now it is {new}; use another run directory')
+        # what an older version did not know is not compared
+        old = there.get(k, here[k])
+        new = here[k]
+        if k == 'model' and old != new:
+            k = 'the model\'s '+_first_difference(old, new)[0]
+            old,new = _first_difference(old, new)[1]
+        if old != new:
+            raise InputError(f'{self.out} was begun with {k} {old}, and now it is {new}; use another run directory')
 
 # %% ../../nbs/42_train.pretrain.ipynb #8bf7631f
 def _first_difference(a, b):
@@ -228,18 +259,27 @@ def restore(self:PretrainLearner, tensors, state, path=None):
     self.check_same(state['task'])
     def of(kind): return {k.split('.', 1)[1]: v for k,v in tensors.items() if k.startswith(kind+'.')}
     self.model.load_state_dict(of('model'))
-    if state['task']['scaling'] is not None: self.model.scaling = scaling_from_config(state['task']['scaling']).to(self.dls.device)
-    opt,old = self.opt.opt,{}
+    if state['task']['scaling'] is not None:
+        self.model.scaling = scaling_from_config(state['task']['scaling']).to(self.dls.device)
+    opt = self.opt.opt
+    old = {}
     for k,v in of('opt').items(): old.setdefault(int(k.split('.')[0]), {})[k.split('.', 1)[1]] = v
     opt.load_state_dict(dict(state=old, param_groups=opt.state_dict()['param_groups']))
     self.schedule.now = state.get('lr', self.lr)
-    if mean := of('mean'): self.average.mean,self.average.own = {k: v.to(self.dls.device) for k,v in mean.items()},None
-    if scale := of('scale'): self.safe_step.scale,self.safe_step.good = scale['scale'],scale['good']
+    if mean := of('mean'):
+        self.average.mean = {k: v.to(self.dls.device) for k,v in mean.items()}
+        self.average.own = None
+    if scale := of('scale'):
+        self.safe_step.scale = scale['scale']
+        self.safe_step.good = scale['good']
     if 'random' in state: _set_generators(of('random'), state['random'], self.dls.device)
     self.step,self.epochs_done,self.batch,self.earlier = (state[k] for k in ('step','epochs_done','batch','seconds'))
-    self.history.rows = [{k: math.nan if v is None else v for k,v in row.items()} for row in state['history']]     # JSON has no NaN
-    self.history.sums,self.checkpoints.loaded = state['sums'],path
-    self.safe_step.bad,self.safe_step.skipped,self.safe_step.lost = (torch.tensor(float(n), device=self.dls.device) for n in state.get('counts', (0,0,0)))
+    # JSON has no NaN
+    self.history.rows = [{k: math.nan if v is None else v for k,v in row.items()} for row in state['history']]
+    self.history.sums = state['sums']
+    self.checkpoints.loaded = path
+    self.safe_step.bad,self.safe_step.skipped,self.safe_step.lost = (torch.tensor(float(n), device=self.dls.device)
+                                                                     for n in state.get('counts', (0,0,0)))
     self.safe_step.told = int(self.safe_step.lost)
 
 # %% ../../nbs/42_train.pretrain.ipynb #49d2da99
@@ -259,7 +299,8 @@ def plain_errors():
     "Take away what fastai writes in front of an error's sentence"
     try: yield
     except Exception as e:
-        if e.args and isinstance(e.args[0], str): e.args = (re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\n\t', '', e.args[0]), *e.args[1:])
+        if e.args and isinstance(e.args[0], str):
+            e.args = (re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\n\t', '', e.args[0]), *e.args[1:])
         raise
 
 # %% ../../nbs/42_train.pretrain.ipynb #e57b2c48
@@ -296,7 +337,9 @@ def resume(self:PretrainLearner):
     saved = newest_checkpoint(self.out/'checkpoints') if rank() == 0 else None
     path = shared(str(saved[2]) if saved else '')
     if not path:
-        if self.torn: raise InputError(f'{self.out} holds no checkpoint, and this learner was broken off in the middle of a step: make a new one')
+        if self.torn:
+            raise InputError(f'{self.out} holds no checkpoint, and this learner was broken off in the middle '
+                             'of a step: make a new one')
         return
     saved = saved or (*load_checkpoint(path),Path(path))
     if saved[1]['step'] > self.step or self.torn: self.restore(*saved)
@@ -334,7 +377,8 @@ def _fit(self:PretrainLearner, n_epoch):
         log.info(f'{self.out}: {self.epochs_done} epochs are done; there is nothing left to train')
         return self.finish()                                 # a run may have died just before it came to this
     self.began = self.history.last = self.figures.last = time.monotonic()
-    with deterministic(self.recipe.get('deterministic', False)), self.stop.listening(): Learner.fit(self, 10**9 if self.max_minutes else n_epoch)
+    with deterministic(self.recipe.get('deterministic', False)), self.stop.listening():
+        Learner.fit(self, 10**9 if self.max_minutes else n_epoch)
     self.torn,self.earlier,self.began = False,self.seconds(),None
     if self.stop.left: raise Unfinished(f'{self.out} was asked to stop and is saved at step {self.step}')
     self.checkpoints.save()
@@ -353,8 +397,10 @@ def check_task(
     if cutouts.bands != m.bands:
         raise InputError(f'The cutouts have bands {", ".join(cutouts.bands)} and the model has {", ".join(m.bands)}: '
                          "make the model for these bands, or choose the model's in its order (Cutouts.select)")
-    if not 0 <= band_dropout < 1: raise InputError(f'band_dropout is {band_dropout}: it must be 0 or more, and less than 1')
-    if band_dropout and len(m.bands) == 1: raise InputError(f'band_dropout is {band_dropout}, but there is one band only: set it to 0')
+    if not 0 <= band_dropout < 1:
+        raise InputError(f'band_dropout is {band_dropout}: it must be 0 or more, and less than 1')
+    if band_dropout and len(m.bands) == 1:
+        raise InputError(f'band_dropout is {band_dropout}, but there is one band only: set it to 0')
 
 # %% ../../nbs/42_train.pretrain.ipynb #d4379258
 def in_known_units(
@@ -363,14 +409,19 @@ def in_known_units(
 ):       # The loaders, and their `Cutouts`, in the units that the model knows
     "Batches as a model that was trained before wants them"
     c = dls.train.dataset.cutouts
-    known,new = m.measure,getattr(c, 'measure', Measure())
+    known = m.measure
+    new = getattr(c, 'measure', Measure())
     if known.unit or known.ab is not None:
         factor = conversion(new, known, c.files[0])
-        dls,c = multiplied(dls, factor),c if factor == 1 else c.converted(known)
+        dls = multiplied(dls, factor)
+        c = c if factor == 1 else c.converted(known)
         ratio = scale_ratio(new, known)
-        if ratio != 1: log.warning(f'{c.files[0]} has pixels of {new.pixel_scale:.3g} arcsec, and the model was trained on {known.pixel_scale:.3g}')
+        if ratio != 1:
+            log.warning(f'{c.files[0]} has pixels of {new.pixel_scale:.3g} arcsec, and the model was trained '
+                        f'on {known.pixel_scale:.3g}')
         new = Measure(known.unit, known.zero_point, new.pixel_scale)
-    m.measure = new if new.pixel_scale or not known.pixel_scale else Measure(new.unit, new.zero_point, known.pixel_scale)
+    m.measure = new if new.pixel_scale or not known.pixel_scale else Measure(new.unit, new.zero_point,
+                                                                             known.pixel_scale)
     return dls,c
 
 # %% ../../nbs/42_train.pretrain.ipynb #dc7e956d
@@ -381,7 +432,8 @@ def as_augment(
     "What is done to training images, if it can be"
     if not callable(augment): augment = Augment(augment or '')
     if ivar and not getattr(augment, 'moves', True):
-        raise InputError(f'augment is {augment.name!r}, but what it does to inverse variances is not known: with ivar, pixels may be moved only '
+        raise InputError(f'augment is {augment.name!r}, but what it does to inverse variances is not known: with ivar, '
+                         'pixels may be moved only '
                          '(dihedral, rotate, jitter, crop)')
     return augment
 
@@ -392,7 +444,8 @@ def sky_positions(
 ):           # (N,2) float32: right ascension and declination in degrees, NaN where unknown
     "Where the objects are, by row"
     at = np.stack([np.asarray(cutouts.catalog[k], np.float32) for k in ('ra','dec')], axis=1)
-    if not np.isfinite(at).all(1).any(): raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
+    if not np.isfinite(at).all(1).any():
+        raise InputError(f'{cutouts.files[0]} has no sky positions (columns ra and dec): do without sky_token')
     return torch.from_numpy(at).to(device)
 
 # %% ../../nbs/42_train.pretrain.ipynb #6ef397be
@@ -409,7 +462,8 @@ def check_recipe(
         if not 0 <= v < float('inf'): raise InputError(f'{name} is {v}: it must be 0 or more')
     if amp not in HALVES: raise InputError(f'amp is {amp!r}; it must be bf16, fp16, or empty')
     if not 0 <= ema < 1: raise InputError(f'ema is {ema}: it must be 0 or more, and less than 1')
-    if accumulate < 1 or bs % accumulate: raise InputError(f'accumulate is {accumulate}: it must divide the batch of {bs}')
+    if accumulate < 1 or bs % accumulate:
+        raise InputError(f'accumulate is {accumulate}: it must divide the batch of {bs}')
 
 # %% ../../nbs/42_train.pretrain.ipynb #45a8bbed
 def make_learner(
@@ -428,14 +482,20 @@ def make_learner(
 ):                         # A learner of that class
     "A learner with everything that any training has"
     r = recipe
-    if r['deterministic']: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # before the process first multiplies matrices on a GPU
+    if r['deterministic']:
+        # before the process first multiplies matrices on a GPU
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     m.to(dls.device)
     join(dls.device)
-    cbs = [*cbs, SafeStep(r['clip'] or math.inf, parts=r['accumulate'], scale=2.**16 if r['amp'] == 'fp16' else 0.), History(run),
-           Checkpoints(run, save_minutes), Stop(run), Bar(), *([Average(r['ema'])] if r['ema'] else []), *([WandB(run)] if wandb else [])]
-    learn = cls(dls, m, pretext_loss, lr=r['lr'], cbs=cbs, wd=None, opt_func=partial(OptimWrapper, opt=opt), splitter=groups)
+    cbs = [*cbs, SafeStep(r['clip'] or math.inf, parts=r['accumulate'], scale=2.**16 if r['amp'] == 'fp16' else 0.),
+           History(run),
+           Checkpoints(run, save_minutes), Stop(run), Bar(), *([Average(r['ema'])] if r['ema'] else []),
+           *([WandB(run)] if wandb else [])]
+    learn = cls(dls, m, pretext_loss, lr=r['lr'], cbs=cbs, wd=None, opt_func=partial(OptimWrapper, opt=opt),
+                splitter=groups)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Recorder, ProgressCallback))])
-    learn.start(run, dls.train.seed, max_minutes, r['accumulate'], HALVES[r['amp']], torch.compile(m) if compile else None, r)
+    learn.start(run, dls.train.seed, max_minutes, r['accumulate'], HALVES[r['amp']],
+                torch.compile(m) if compile else None, r)
     cutouts = dls.train.dataset.cutouts
     learn.data = dict(data=fingerprint(cutouts), split=split_hash(cutouts, [dl.rows for dl in (dls.train, dls.valid)]))
     learn.add_cb(Schedule(learn.lr, r['warmup'], r['schedule'], learn.progress))
@@ -467,21 +527,26 @@ def pretrain_learner(
     redshift:str='',          # Column with the redshifts that it asks for; '': the first of the usual ones
 )->PretrainLearner:
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
-    cutouts,seed = dls.train.dataset.cutouts,dls.train.seed
-    recipe = dict(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip, amp=amp, accumulate=accumulate, ema=ema,
+    cutouts = dls.train.dataset.cutouts
+    seed = dls.train.seed
+    recipe = dict(lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip, amp=amp,
+                  accumulate=accumulate, ema=ema,
                   deterministic=deterministic)
     check_recipe(recipe, max_minutes, dls.train.bs)
     recipe['lr'] = lr or scaled_lr(dls.train.bs*world())
     check_task(m, cutouts, band_dropout)
-    for name,read in ((label,class_labels), (redshift,redshifts)): name and read(cutouts.catalog, name)     # refused now, and not when first asked
+    for name,read in ((label,class_labels), (redshift,redshifts)):
+        name and read(cutouts.catalog, name)  # refused now, and not when first asked
     augment = as_augment(augment, dls.train.dataset.ivar)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
     dls,cutouts = in_known_units(dls, m)
     if m.scaling is None: m.scaling = fit_scaling(cutouts, seed=seed, kind=scaling)
     coords = sky_positions(cutouts, dls.device) if m.sky_token else None
-    cbs = [Pretext(seed, augment, band_dropout, coords), Figures(run), OnlineProbe(run, probe_minutes, label=label or None, redshift=redshift or None)]
+    cbs = [Pretext(seed, augment, band_dropout, coords), Figures(run),
+           OnlineProbe(run, probe_minutes, label=label or None, redshift=redshift or None)]
     opt = partial(torch.optim.AdamW, betas=(0.9,0.95), fused=True)
-    return make_learner(PretrainLearner, dls, m, run, opt, partial(decay_groups, weight_decay=weight_decay), cbs, recipe,
+    return make_learner(PretrainLearner, dls, m, run, opt, partial(decay_groups, weight_decay=weight_decay), cbs,
+                        recipe,
                         max_minutes, save_minutes, wandb, compile)
 
 # %% ../../nbs/42_train.pretrain.ipynb #0bc548d1
@@ -499,7 +564,9 @@ def pretraining_model(
     "The model that an experiment's parameters describe"
     if method not in METHODS: raise InputError(f'method is {method!r}; it must be one of {", ".join(METHODS)}')
     if weights: return model_from_weights(weights, weights_bands, method, bands, predict_ratio=predict_ratio, **sizes)
-    if predict_ratio and method != 'mae': raise InputError(f'predict_ratio is {predict_ratio}, but {method} has no decoder that could predict a share: leave it out')
+    if predict_ratio and method != 'mae':
+        raise InputError(f'predict_ratio is {predict_ratio}, but {method} has no decoder that could '
+                         'predict a share: leave it out')
     if predict_ratio: sizes |= dict(predict_ratio=predict_ratio, decoder='cross' if predict_ratio < 1 else 'self')
     return METHODS[method].preset(preset, bands=bands, **{k: v for k,v in sizes.items() if v})
 
@@ -507,14 +574,19 @@ def pretraining_model(
 def model_from_weights(path, weights_bands, method, bands, img_size=0, **sizes):
     "A pretrained model for these bands"
     given = [k for k,v in sizes.items() if v]
-    if given: raise InputError(f'{", ".join(given)} of a model that starts from weights is what it was for them: leave it out')
+    if given:
+        raise InputError(f'{", ".join(given)} of a model that starts from weights is what it '
+                         'was for them: leave it out')
     if _is_ours(Path(path)): m = load_model(path)
     else: m = dict(mae=load_mae_checkpoint, simmim=load_simmim_checkpoint)[method](path, bands=weights_bands or None)
-    if not isinstance(m, METHODS[method]): raise InputError(f'{path} holds a {type(m).__name__}: give method={type(m).__name__.lower()}')
+    if not isinstance(m, METHODS[method]):
+        raise InputError(f'{path} holds a {type(m).__name__}: give method={type(m).__name__.lower()}')
     bands = m.bands if bands is None else band_names(bands)
     unknown = [b for b in bands if b not in m.bands]
-    if unknown: raise InputError(f'The weights of {path} are for bands {", ".join(m.bands)} and not for {", ".join(unknown)}: choose among their bands, '
-                                 'or say with weights_bands what the bands of a checkpoint are')
+    if unknown:
+        raise InputError(f'The weights of {path} are for bands {", ".join(m.bands)} and not for {", ".join(unknown)}: '
+                         'choose among their bands, '
+                         'or say with weights_bands what the bands of a checkpoint are')
     if bands != m.bands: m = with_bands(m, bands)
     return m.resized(img_size) if img_size and size2d(img_size) != m.img_size else m
 

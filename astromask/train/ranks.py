@@ -40,11 +40,14 @@ def join(
 ):
     "Meet the other ranks, if there are any"
     if world() == 1 or _groups: return
-    if device.type not in ('cpu','cuda'): raise InputError(f'Several ranks train on CPUs or on CUDA GPUs, and not on {device.type}: start one')
+    if device.type not in ('cpu','cuda'):
+        raise InputError(f'Several ranks train on CPUs or on CUDA GPUs, and not on {device.type}: start one')
     os.environ.setdefault('TORCH_NCCL_ASYNC_ERROR_HANDLING', '1')
     gpu = dict(device_id=torch.device('cuda', torch.cuda.current_device())) if device.type == 'cuda' else {}
     with rank_errors():
-        if not dist.is_initialized(): dist.init_process_group('nccl' if gpu else 'gloo', timeout=timedelta(seconds=max(60, 1.25*patience())), **gpu)
+        if not dist.is_initialized():
+            dist.init_process_group('nccl' if gpu else 'gloo', timeout=timedelta(seconds=max(60, 1.25*patience())),
+                                    **gpu)
         _groups['cpu'] = dist.new_group(backend='gloo', timeout=timedelta(seconds=patience()))
         _groups['slow'] = dist.new_group(backend='gloo', timeout=timedelta(seconds=12*patience()))
     if gpu: _groups['cuda'] = dist.group.WORLD
@@ -102,7 +105,9 @@ def parallel(
     if world() == 1: return run
     device = next(m.parameters()).device
     if any(isinstance(o, nn.modules.batchnorm._BatchNorm) for o in m.modules()):
-        if device.type != 'cuda': raise InputError('A model with batch norm trains on several ranks only where they have GPUs: start one rank')
+        if device.type != 'cuda':
+            raise InputError('A model with batch norm trains on several ranks only where they '
+                             'have GPUs: start one rank')
         nn.SyncBatchNorm.convert_sync_batchnorm(m)
     with rank_errors(): made = DistributedDataParallel(run, process_group=_groups[device.type])
     made.broadcast_buffers = False                                  # after the first time: they do not change

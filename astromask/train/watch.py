@@ -56,13 +56,15 @@ def probe_question(
     redshift=None, # Column with the redshifts; None: the first of the usual ones
 )->Question:    # Without labels: rows only
     "Objects to watch a run with"
-    (labels,names),z = class_labels(catalog, label),redshifts(catalog, redshift)
+    labels,names = class_labels(catalog, label)
+    z = redshifts(catalog, redshift)
     z = np.where(galaxies(labels, names), z, np.nan)
     rows = np.flatnonzero((labels >= 0) | np.isfinite(z))
     known = len(rows) > 0
     if not known: rows = np.arange(len(catalog))
     rows = rows[np.unique(np.linspace(0, len(rows)-1, min(n, len(rows))).round().astype(np.int64))]
-    labels,z = choose_classes(labels[rows], names)[0],z[rows]
+    labels = choose_classes(labels[rows], names)[0]
+    z = z[rows]
     nobody = np.zeros(0, np.int64)
     if not known: return Question(rows, labels, z, nobody, nobody)
     try: train,_,test = split_rows(catalog[rows], valid=0, test=.5, labels=labels)
@@ -98,11 +100,13 @@ def probe_answers(
     least:int=20, # Objects that teach, at least
 )->dict:         # Balanced accuracies and NMADs of the halves that are asked; NaN where nothing is known
     "What frozen embeddings know"
-    ok,found = usable_rows(e),dict.fromkeys(ANSWERS, math.nan)
+    ok = usable_rows(e)
+    found = dict.fromkeys(ANSWERS, math.nan)
     def halves(known): return [i[(known & ok)[i]] for i in (q.train, q.test)]
     train,test = halves(q.labels >= 0)
     if len(train) >= least and len(test) and np.unique(q.labels[train], return_counts=True)[1].size > 1:
-        for name,p in (('probe', class_probe(e, q.labels, [(train,test)])[0]), ('knn', knn_predict(e, q.labels, train, test))):
+        for name,p in (('probe', class_probe(e, q.labels, [(train,test)])[0]),
+                       ('knn', knn_predict(e, q.labels, train, test))):
             found[f'{name}_accuracy'] = classification_metrics(q.labels[test], p)['balanced_accuracy']
     train,test = halves(np.isfinite(q.z))
     if len(train) >= least and len(test):
@@ -117,7 +121,9 @@ def read_rows(
     "Rows that an earlier start of the run has written"
     path = Path(path)
     if not path.exists(): return []
-    try: return [{k: int(v) if k == 'step' else float(v) for k,v in row.items()} for row in csv.DictReader(path.read_text().splitlines())]
+    try:
+        return [{k: int(v) if k == 'step' else float(v) for k,v in row.items()}
+                for row in csv.DictReader(path.read_text().splitlines())]
     except (TypeError, ValueError):
         log.warning(f'{path} is damaged, and begun anew')
         return []
@@ -146,12 +152,21 @@ class OnlineProbe(Callback):
         label=None,         # Column with the classes; None: the first of the usual ones
         redshift=None,      # Column with the redshifts; None: the first of the usual ones
     ):
-        self.run_dir,self.minutes,self.n,self.share,self.rows,self.question,self.taken = run,minutes,n,share,[],None,0.
+        self.run_dir = run
+        self.minutes = minutes
+        self.n = n
+        self.share = share
+        self.rows = []
+        self.question = None
+        self.taken = 0.
         self.label,self.redshift = label,redshift
 
     def before_fit(self):
-        path,self.last = self.run_dir/'probe.csv',self.learn.seconds()
-        if rank() == 0: self.rows = [r for r in self.rows or read_rows(path) if r['step'] <= self.learn.step]   # later ones will come again
+        path = self.run_dir/'probe.csv'
+        self.last = self.learn.seconds()
+        if rank() == 0:
+            # later ones will come again
+            self.rows = [r for r in self.rows or read_rows(path) if r['step'] <= self.learn.step]
         if wait(not self.rows and rank() == 0): self.ask()
 
     def after_batch(self):
@@ -165,20 +180,26 @@ class OnlineProbe(Callback):
 
     def ask_about(self):
         "The question, among objects that train or validate: those held out for tests stay unseen"
-        train,valid = self.learn.dls.train,self.learn.dls.valid
+        train = self.learn.dls.train
+        valid = self.learn.dls.valid
         rows = np.union1d(train.rows, valid.rows)
         q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
         return q._replace(rows=rows[q.rows])
 
     def embeddings(self, bs=128):
         "Of the question's objects"
-        learn,device = self.learn,self.learn.dls.device
-        m,pixels,coords = get_model(learn.model),learn.dls.train.dataset,learn.pretext.coords
+        learn = self.learn
+        device = self.learn.dls.device
+        m = get_model(learn.model)
+        pixels = learn.dls.train.dataset
+        coords = learn.pretext.coords
         def one(rows):
             x = pixels[rows][0] if pixels.ivar else pixels[rows]
-            return m.embed(x.to(device), coords=None if coords is None else coords[torch.from_numpy(rows).to(device)], views=1)
+            return m.embed(x.to(device), coords=None if coords is None else coords[torch.from_numpy(rows).to(device)],
+                           views=1)
         rows = self.question.rows
-        with evaluating(m): return np.concatenate([one(rows[i:i+bs]).float().cpu().numpy() for i in range(0, len(rows), bs)])
+        with evaluating(m):
+            return np.concatenate([one(rows[i:i+bs]).float().cpu().numpy() for i in range(0, len(rows), bs)])
 
 # %% ../../nbs/41_train.watch.ipynb #9266e36b
 @patch
@@ -188,7 +209,8 @@ def measure(self:OnlineProbe)->dict: # The row of this step
     if self.question is None: self.question = self.ask_about()
     start = time.monotonic()
     with self.learn.averaged(): e = self.embeddings()
-    row = dict(step=self.learn.step, seconds=round(self.learn.seconds(), 3), **probe_answers(e, self.question), rankme=rankme(e))
+    row = dict(step=self.learn.step, seconds=round(self.learn.seconds(), 3), **probe_answers(e, self.question),
+               rankme=rankme(e))
     self.rows.append(row | dict(seconds_taken=round(time.monotonic()-start, 3)))
     self.say()
     self.draw()
@@ -216,11 +238,15 @@ def columns(self:OnlineProbe)->dict: # Name to list
 def say(self:OnlineProbe):
     "A line about the last row, and a louder one if the embeddings are worth nothing"
     row = self.rows[-1]
-    parts = [f'{name} {row["probe_"+k]:.3f} (kNN {row["knn_"+k]:.3f})' for k,name in (('accuracy','accuracy'), ('nmad','NMAD')) if np.isfinite(row['probe_'+k])]
-    log.info(', '.join([f'probe at step {row["step"]}', *parts, f'RankMe {row["rankme"]:.1f}, {row["seconds_taken"]:.1f} s']))
-    if np.isnan(row['rankme']): log.warning('THE EMBEDDINGS ARE NOT FINITE: go back to an older checkpoint and lower the learning rate (lr)')
+    parts = [f'{name} {row["probe_"+k]:.3f} (kNN {row["knn_"+k]:.3f})'
+             for k,name in (('accuracy','accuracy'), ('nmad','NMAD')) if np.isfinite(row['probe_'+k])]
+    log.info(', '.join([f'probe at step {row["step"]}', *parts,
+                        f'RankMe {row["rankme"]:.1f}, {row["seconds_taken"]:.1f} s']))
+    if np.isnan(row['rankme']):
+        log.warning('THE EMBEDDINGS ARE NOT FINITE: go back to an older checkpoint and lower the learning rate (lr)')
     elif max(r['rankme'] for r in self.rows[-2:]) < 2 and len(self.rows) > 1:
-        log.warning(f'THE EMBEDDINGS HAVE COLLAPSED: RankMe is {row["rankme"]:.2f} at step {row["step"]}; lower the learning rate (lr) or raise mask_ratio')
+        log.warning(f'THE EMBEDDINGS HAVE COLLAPSED: RankMe is {row["rankme"]:.2f} at step {row["step"]}; lower the '
+                    'learning rate (lr) or raise mask_ratio')
 
 # %% ../../nbs/41_train.watch.ipynb #c2834dc7
 class WandB(Callback):
@@ -231,7 +257,12 @@ class WandB(Callback):
         config:dict=None,        # What to say about the run; None: its task. params.yaml is added where there is one
         project:str='astromask', # Its place there; WANDB_PROJECT overrules
         every:float=30.,         # Seconds between looks
-    ): self.run_dir,self.config,self.project,self.every,self.process = run,config,project,every,None
+    ):
+        self.run_dir = run
+        self.config = config
+        self.project = project
+        self.every = every
+        self.process = None
 
     def before_fit(self):
         if rank() or os.environ.get('WANDB_MODE') == 'disabled': return
@@ -241,23 +272,28 @@ class WandB(Callback):
         "What wandb.json holds"
         path = self.run_dir/'wandb.json'
         kept = read_json(path, dict) if path.exists() else {}
-        return dict(id=kept.get('id') or uuid.uuid4().hex[:12], project=self.project, name='/'.join(self.run_dir.path.parts[-2:]),
+        return dict(id=kept.get('id') or uuid.uuid4().hex[:12], project=self.project,
+                    name='/'.join(self.run_dir.path.parts[-2:]),
                     config=self.learn.task() if self.config is None else self.config)
 
     def start(self):
         "Start the follower"
-        script,pipe = find_spec('astromask.train.follow').origin,subprocess.PIPE
+        script = find_spec('astromask.train.follow').origin
+        pipe = subprocess.PIPE
         command = [sys.executable, '-P', script, str(self.run_dir), str(self.every)]
         try:
             write_json(self.run_dir/'wandb.json', self.facts())
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
-        except (AstroMaskError, OSError) as e: return log.warning(f'W&B is left out, and the run goes on without it: {e}')
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True,
+                                            start_new_session=True)
+        except (AstroMaskError, OSError) as e:
+            return log.warning(f'W&B is left out, and the run goes on without it: {e}')
         threading.Thread(target=_listen, args=(self.process,), daemon=True).start()
         atexit.register(self.finish)
 
 def _listen(process):
     said = [log.warning(line.strip()) for line in process.stdout]
-    if process.wait() and not said: log.warning(f'W&B ended with code {process.returncode}, and the run goes on without it')
+    if process.wait() and not said:
+        log.warning(f'W&B ended with code {process.returncode}, and the run goes on without it')
 
 # %% ../../nbs/41_train.watch.ipynb #b16accaa
 @patch
@@ -265,7 +301,8 @@ def finish(self:WandB,
     seconds:float=30., # To wait, at most
 ):
     "Let the follower tell what is left, and end"
-    process,self.process = self.process,None
+    process = self.process
+    self.process = None
     if process is None: return
     atexit.unregister(self.finish)
     try:
@@ -288,27 +325,35 @@ class Bar(Callback):
     order,run_valid = 85,False
     def __init__(self,
         show:bool=None, # None: if someone looks
-    ): self.show,self.line = someone_looks() if show is None else show,None
+    ):
+        self.show = someone_looks() if show is None else show
+        self.line = None
 
-    def place(self): return min(round(self.learn.seconds()), self.line.total) if self.learn.max_minutes else self.learn.step
+    def place(self):
+        return min(round(self.learn.seconds()), self.line.total) if self.learn.max_minutes else self.learn.step
 
     def before_fit(self):
         if not self.show or rank(): return
         self.after_fit()                                 # of a fit that was broken off
         from tqdm.auto import tqdm
         from tqdm.contrib.logging import logging_redirect_tqdm
-        learn,timed,self.last = self.learn,bool(self.learn.max_minutes),time.monotonic()
-        self.above,self.every = ExitStack(),learn.history.every
+        learn = self.learn
+        timed = bool(self.learn.max_minutes)
+        self.last = time.monotonic()
+        self.above = ExitStack()
+        self.every = learn.history.every
         self.above.enter_context(logging_redirect_tqdm([log]))
         self.above.callback(setattr, learn.history, 'every', self.every)
         learn.history.every = math.inf
         total = round(60*learn.max_minutes) if timed else learn.n_total*len(learn.dls.train)
-        self.line = tqdm(total=total, initial=round(learn.seconds()) if timed else learn.step, desc='training', unit='s' if timed else 'step', dynamic_ncols=True)
+        self.line = tqdm(total=total, initial=round(learn.seconds()) if timed else learn.step, desc='training',
+                         unit='s' if timed else 'step', dynamic_ncols=True)
 
     def after_batch(self):
         if self.line is None: return
         if time.monotonic()-self.last >= self.every:
-            self.last,(total,n) = time.monotonic(),self.learn.history.sums
+            self.last = time.monotonic()
+            total,n = self.learn.history.sums
             self.learn.safe_step.check()
             self.line.set_postfix(loss=f'{float(total)/max(float(n), 1e-12):.4f}', refresh=False)
         self.line.update(self.place()-self.line.n)
