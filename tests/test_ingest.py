@@ -631,3 +631,14 @@ def test_any_columns_give_our_error_or_what_a_file_can_hold(t):
     with h5py.File.in_memory() as f:
         for name,column in t.items(): _write_column(f, name, column)
         assert {'id','ra','dec'} <= set(f) and len(f) == len(t.columns)
+
+def test_an_empty_first_tile_does_not_decide_the_scale(tmp_path):
+    "Fluxes of 1e-20 with variances of 1e-40 behind a chip that holds zeros alone: scaled by a power of two all the same"
+    x,sky = np.random.default_rng(0).normal(size=(48,48))*1e-20,dict(CTYPE1='RA---TAN', CTYPE2='DEC--TAN', CRPIX1=24.5, CRPIX2=24.5, CDELT1=-5e-5, CDELT2=5e-5, CRVAL2=2.)
+    for name,image,ra in (('a',x*0,149.), ('b',x,150.)):
+        h = fits.Header(sky | dict(CRVAL1=ra))
+        fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(image, h, name='SCI'), fits.ImageHDU(np.full((48,48), 1e-40), h, name='VAR')]).writeto(tmp_path/f'{name}_r.fits')
+    ingest(tmp_path/'o.h5', dict(r=[tmp_path/'a_r.fits',tmp_path/'b_r.fits']), Table(dict(id=['o'], ra=[150.], dec=[2.])), size=16, processes=1)
+    c = Cutouts.open(tmp_path/'o.h5')
+    assert np.abs(c[0]).max() > 1e-3                                             # not as they are
+    np.testing.assert_allclose(c[0][0]*np.sqrt(c.ivar(0)[0]), x[16:32,16:32]*1e20, rtol=1e-5)

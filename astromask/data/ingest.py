@@ -823,6 +823,16 @@ def _say_planes(headers, recipe):
         log.info(f'Pixels that are exactly 0 are missing, as the survey {recipe.layout.name} writes them')
     for how,band in headers.rules.items(): log.info(f'In masks such as those of band {band} {how}')
 
+# %% ../../nbs/12_data.ingest.ipynb #5e7b1a90
+def _look_at_band(headers, band, recipe, factors):
+    "`look_at_pixels` of the first of some images of a band that holds anything at all"
+    told = headers.told[band]
+    seen = look_at_pixels(headers.first[band], factors[told[0][0]])
+    for image,_ in told[1::-(-len(told)//8)]:          # chips and tiles at the edge may be empty
+        if (np.isfinite(seen[0]) & (seen[0] != 0)).any(): break
+        seen = look_at_pixels(open_band(image, band, recipe.layout, roles=recipe.roles), factors[image])
+    return seen
+
 # %% ../../nbs/12_data.ingest.ipynb #38ab8421
 def settle_weights(
     headers, # `Headers`
@@ -832,7 +842,7 @@ def settle_weights(
 )->tuple:    # The recipe with what is known of weights, and the power of two
     "What a few rows of each band say of its numbers"
     first = {b: some[0][0] for b,some in headers.told.items()}
-    seen = {b: look_at_pixels(p, factors[first[b]]) for b,p in headers.first.items()}
+    seen = {b: _look_at_band(headers, b, recipe, factors) for b in headers.first}
     relative = tuple(b for b,(_,_,r) in seen.items() if r)
     some = [image for image,w in headers.weights.items() if w]
     none = [image for image,w in headers.weights.items() if not w]

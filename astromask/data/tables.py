@@ -287,7 +287,7 @@ def _text_table(raw, path):
     kind = 'ascii.ecsv' if comments and re.match(r'# %ECSV',
                                                  comments[0]) else 'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else ''
     if not kind:
-        return (_sextractor_table if comments and re.match(r'#\s*1\s+[A-Za-z]\S*', comments[0]) else _csv_table)(raw,
+        return (_sextractor_table if comments and re.match(r'#\s*1\s+[A-Za-z_]\S*', comments[0]) else _csv_table)(raw,
             path)
     # Gaia's have null
     more = dict(fill_values=[(o,'0') for o in ('','null','NULL')]) if kind == 'ascii.ecsv' else {}
