@@ -337,11 +337,17 @@ def ab(self:Measure)->float: # None where neither says it
     return unit_zero_point(self.unit, (self.pixel_scale*u.arcsec).to_value(u.rad)**2 if self.pixel_scale else None)
 
 # %% ../nbs/01_units.ipynb #ded8ec06
-def _same_unit(a, b):
-    if a.casefold() == b.casefold(): return True
-    try: return _unit_of(a) == _unit_of(b)
-    except (ValueError, TypeError, ArithmeticError): return False
+_power = re.compile(r'2\*\*(-?\d+) (.+)')   # of sets that float32 could not hold as they were
 
+def _unit_ratio(a, b):
+    "One a in units of b; None where that is not known"
+    (i,x),(j,y) = ((int(m[1]),m[2]) if (m := _power.fullmatch(o)) else (0,o) for o in (a,b))
+    if x.casefold() == y.casefold(): return 2.**(i-j)
+    try: (n,x),(m,y) = (_unit_of(o) for o in (a,b))
+    except (ValueError, TypeError, ArithmeticError): return None
+    return n/m*x.to(y) if x.is_equivalent(y) else None
+
+# %% ../nbs/01_units.ipynb #6c25c0a8
 def conversion(
     has:Measure,       # Of the pixels
     wants:Measure,     # What they shall mean
@@ -352,7 +358,8 @@ def conversion(
     if has.ab is not None and wants.ab is not None: return flux_factor(has.ab, wants.ab)
     a,b = ({'unit': re.sub(r',? *u?int\d+ as stored$', '', m.unit).strip(), 'zero': m.ab} for m in (has, wants))
     told = [m['unit'] or (unit_name(m['zero'])) for m in (a, b)]
-    if _same_unit(*told): return 1.
+    ratio = _unit_ratio(*told)
+    if ratio is not None: return ratio
     if not told[0]:
         log.warning(f'{who} does not say its unit, and {whose} was trained on {told[1]}: pixels are taken as they are '
                     '(a zero point can be given)')

@@ -452,6 +452,16 @@ def test_the_unit_says_the_power_of_two(tmp_path, size):
     assert (f'2**{-k}' in c.unit) == (k != 0) == (size != 1) and 'erg' in c.unit and c.zero_point is None
     assert unit_zero_point(c.unit, wavelength=5000.) == pytest.approx(unit_zero_point('erg/s/cm2/A', wavelength=5000.) + 2.5*np.log10(2)*k, abs=1e-6)
 
+@pytest.mark.parametrize('cards', [dict(BUNIT='erg/s/cm2/Angstrom'), dict(BUNIT='adu'), dict(BUNIT='adu', MAGZERO=-20.)], ids=str)
+def test_sets_of_other_powers_of_two_are_brought_together(tmp_path, cards):
+    "From tiles to what a model is given: 1e-20 and 3e-19 of one unit stay 1 to 30, with their errors"
+    x = np.random.default_rng(0).normal(5, 1, (90,110))
+    at = positions(header(), [55.], [45.])
+    c = [Cutouts.open(ingest(tmp_path/f'{i}.h5', dict(g=tile(tmp_path/f'{i}.fits', x*size, cards)), at, size=16, processes=1)) for i,size in enumerate((1e-20,3e-19))]
+    assert c[0].unit != c[1].unit and (c[0].zero_point is None) == ('MAGZERO' not in cards)
+    both = [c[0][0].astype(float), c[1].converted(c[0].measure)[0].astype(float)]
+    np.testing.assert_allclose(both[1], both[0]*30, rtol=1e-6)
+
 def test_half_precision(tmp_path):
     "Maggies of 1e-10 do not vanish in float16"
     x = np.random.default_rng(0).normal(5, 1, (90,110))*1e-10

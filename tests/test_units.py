@@ -126,8 +126,13 @@ def test_conversion_is_exact():
         assert f == pytest.approx((1*flux(a)/(1*flux(b))).to_value(u.dimensionless_unscaled), rel=1e-7)
         assert f*conversion(Measure(b, None, .03), Measure(a, None, .03)) == pytest.approx(1, rel=1e-12)
 
+def test_units_without_a_zero_point_that_differ_by_a_number():
+    "Two sets of one kind, each multiplied by the power of two that its own fluxes asked for"
+    for a,b,factor in (('2**-66 adu','2**-68 adu',4.), ('adu','2**-3 ADU',8.), ('2**-66 erg/s/cm2/Angstrom','erg/s/cm2/A',2.**-66), ('2**3 1e-17 erg/s/cm2/Ang','1e-17 erg/cm^2/s/Ang',8.), ('1e-17 erg/s/cm2/A','1e-20 erg/s/cm2/A',1e3)):
+        assert conversion(Measure(a), Measure(b)) == pytest.approx(factor, rel=1e-12) and conversion(Measure(b), Measure(a)) == pytest.approx(1/factor, rel=1e-12)
+
 def test_what_cannot_be_converted(caplog):
-    for has,wants in ((Measure('8-bit colour image'), Measure('nanomaggy', 22.5)), (Measure('nanomaggy', 22.5), Measure('8-bit colour image')), (Measure('adu'), Measure('nJy')), (Measure('adu'), Measure(zero_point=27.)), (Measure('adu'), Measure('electron'))):
+    for has,wants in ((Measure('8-bit colour image'), Measure('nanomaggy', 22.5)), (Measure('nanomaggy', 22.5), Measure('8-bit colour image')), (Measure('adu'), Measure('nJy')), (Measure('adu'), Measure(zero_point=27.)), (Measure('adu'), Measure('electron')), (Measure('8-bit image'), Measure('16-bit image')), (Measure('2**66 adu'), Measure('2**66 electron')), (Measure('erg/s/cm2/A'), Measure('erg/s/cm2/Hz'))):
         with pytest.raises(InputError, match='cannot be converted'): conversion(has, wants, 'a.h5')
     assert not caplog.text
     for has,wants,words in ((Measure(), Measure('nJy', 31.4), 'a.h5 does not say its unit'), (Measure('nJy', 31.4), Measure(), 'does not say the unit that it was trained on')):
