@@ -435,34 +435,38 @@ class OpenTile:
         self.layers = {b: open_layer(tile, b, recipe, self.reference, factors.get(b, 1.)) for b in bands}
         if any(o.shift is None for o in self.layers.values()): _reproject()
 
-    def cut(self,
-        out, # A record of `Recipe.dtype`, which is filled
-        ra,  # Where on the sky the object is,
-        dec,
-        x,   # and where in the reference band
-        y,
-    ):
-        "Cut one object out of every band"
-        r = self.recipe
-        target = None
-        out['image'] = np.nan
-        if r.pixel_scale is not None: target = north_up(ra, dec, r.pixel_scale, r.size)
-        elif any(o.shift is None for o in self.layers.values()): target = cutout_wcs(self.reference, x, y, r.size)
-        for c,layer in ((c,self.layers[b]) for c,b in enumerate(r.bands) if b in self.layers):
-            if layer.shift is None: image,ivar = layer.resampled(target, r.size)
-            else:
-                dx,dy = layer.shift
-                image,ivar = layer.values(lambda a,fill: _window(a, x+dx, y+dy, r.size, fill))
-            out['image'][c] = image
-            out['valid'][c] = np.isfinite(image).sum()
-            if ivar is not None: out['ivar'][c] = ivar
+# %% ../../nbs/12_data.ingest.ipynb #4f1c07a2
+@patch
+def cut(self:OpenTile,
+    out, # A record of `Recipe.dtype`, which is filled
+    ra,  # Where on the sky the object is,
+    dec,
+    x,   # and where in the reference band
+    y,
+):
+    "Cut one object out of every band"
+    r = self.recipe
+    target = None
+    out['image'] = np.nan
+    if r.pixel_scale is not None: target = north_up(ra, dec, r.pixel_scale, r.size)
+    elif any(o.shift is None for o in self.layers.values()): target = cutout_wcs(self.reference, x, y, r.size)
+    for c,layer in ((c,self.layers[b]) for c,b in enumerate(r.bands) if b in self.layers):
+        if layer.shift is None: image,ivar = layer.resampled(target, r.size)
+        else:
+            dx,dy = layer.shift
+            image,ivar = layer.values(lambda a,fill: _window(a, x+dx, y+dy, r.size, fill))
+        out['image'][c] = image
+        out['valid'][c] = np.isfinite(image).sum()
+        if ivar is not None: out['ivar'][c] = ivar
 
-    def say(self):
-        "Say what the pixels of this tile lost"
-        for b,o in self.layers.items():
-            if o.beyond:
-                log.warning(f'{o.plane.where}: {o.beyond} pixels of band {b} in cutouts are beyond what float32 '
-                            'holds, and are missing there')
+# %% ../../nbs/12_data.ingest.ipynb #9b3de815
+@patch
+def say(self:OpenTile):
+    "Say what the pixels of this tile lost"
+    for b,o in self.layers.items():
+        if o.beyond:
+            log.warning(f'{o.plane.where}: {o.beyond} pixels of band {b} in cutouts are beyond what float32 '
+                        'holds, and are missing there')
 
 # %% ../../nbs/12_data.ingest.ipynb #cfa38580
 _PART = 1<<26
@@ -850,6 +854,11 @@ def settle_weights(
         log.warning(f'The weights of {",".join(relative)}, such as {headers.weights[first[relative[0]]]}, do not fit '
                     'the noise of the image, so they are no inverse variances: pixels without weight are missing, '
                     'and inverse variances are left out')
+    guessed = [b for b,p in headers.first.items() if p.weight and p.weight.kind == 'weight' and b not in relative]
+    if guessed:
+        log.warning(f'The weights of {",".join(guessed)}, such as {headers.weights[first[guessed[0]]]}, do not say what '
+                    'they are: they fit the noise of the image, and are taken as inverse variances '
+                    '(--no-weights leaves them out)')
     if some and none: log.warning(f'Inverse variances are left out, since {len(none)} of {len(headers.weights)} images '
                                   f'have none, such as {none[0]}')
     flux = np.concatenate([f.ravel() for f,_,_ in seen.values()])
