@@ -120,6 +120,15 @@ def test_bits_by_instrument(primary, hides, keeps):
     rule = rule_of(primary=primary)
     assert bad_pixels(np.array(hides, 'i4'), rule).all() and not bad_pixels(np.array(keeps, 'i4'), rule).any() and rule.sure == bool(primary)
 
+BITS = [    # what instruments' handbooks say of each bit: those that mean "bad", and how many there are
+    (dict(TELESCOP='HST', INSTRUME='ACS'), {1,2,4,8,16,128,256,512,1024,2048,4096,8192,32768}, 16), (dict(TELESCOP='HST', INSTRUME='WFC3', DETECTOR='IR'), {1,2,4,8,16,128,256,512,4096,32768}, 16),
+    (dict(DES_EXT='MASK'), {1,2,8,16,64,128,512,1024}, 12), (dict(INSTRUME='DECam', PLVER='V3.2'), {1,2,16,64}, 8), (dict(TELESCOP='Gemini-North'), {1,4,8,16,64}, 8), (dict(TELESCOP='JWST'), {1}, 31), (dict(TELESCOP='Euclid'), {1}, 31)]
+
+@pytest.mark.parametrize('primary,bad,n', BITS, ids=lambda o: ' '.join(map(str, o.values())) if isinstance(o, dict) else '')
+def test_every_bit_of_an_instrument(primary, bad, n):
+    bits = 1 << np.arange(n)
+    assert set(bits[bad_pixels(bits.astype('i4'), rule_of(primary=primary))].tolist()) == bad
+
 @pytest.mark.parametrize('dtype', ('u1','i2','u2','i4','u4','i8','u8','f4'))
 def test_masks_of_every_type(tmp_path, dtype):
     top = {'u1':7, 'i2':14, 'u2':15, 'i4':30, 'u4':31, 'i8':62, 'u8':63, 'f4':20}[dtype]
@@ -342,6 +351,12 @@ def test_masks_and_weights_in_files_of_their_own(tmp_path):
     c = Cutouts.open(tmp_path)
     assert len(c) == 1 and c.bands == ('g','r') and c.has_ivar and np.argwhere(np.isnan(c[0])).tolist() == [[0,2,3],[1,2,3]]
     np.testing.assert_array_equal(c.ivar(0)[0], np.where(m, 0, e))
+
+def test_a_file_of_errors_in_another_unit(tmp_path):
+    for b in 'gr':
+        fits.PrimaryHDU(x, sky(FILTER=b, BUNIT='nJy')).writeto(tmp_path/f'm31_{b}.fits')
+        fits.PrimaryHDU(e, sky(FILTER=b, BUNIT='uJy' if b == 'r' else 'nJy')).writeto(tmp_path/f'm31_{b}.rms.fits')
+    with pytest.raises(DataError, match='m31_r.rms.fits is in uJy, but its image in nJy'): Cutouts.open(tmp_path)
 
 def test_names_that_do_not_tell(tmp_path):
     for n,b in (('m31_g','g'),('m33_r','r')): fits.PrimaryHDU(x, sky(FILTER=b)).writeto(tmp_path/f'{n}.fits')

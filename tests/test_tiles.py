@@ -143,6 +143,31 @@ def test_weights_of_some_bands_only(tmp_path, caplog):
     assert w is None and 'r.fits' in caplog.text
     assert np.argwhere(np.isnan(x[0])).tolist() == [[0,7,7]]
 
+@pytest.mark.parametrize('where', ['beside','by number','primary'])
+def test_errors_in_another_unit_than_their_image(tmp_path, where):
+    "Whether the error is in a file beside, is named by number, or its image has the unit of the primary header"
+    h,error = sky(),np.full((60,80), .5, 'f4')
+    for unit,right in (('nJy',True), ('uJy',False)):
+        if where == 'beside':
+            fits.writeto(tmp_path/'a_sci.fits', noise(), h + fits.Header(dict(BUNIT='nJy')), overwrite=True)
+            fits.HDUList([fits.PrimaryHDU(header=fits.Header(dict(BUNIT=unit))), fits.ImageHDU(error, h)]).writeto(tmp_path/'a_rms.fits', overwrite=True)
+        else:
+            fits.HDUList([fits.PrimaryHDU(header=fits.Header(dict(BUNIT='nJy'))), fits.ImageHDU(noise(), h, name='SCI'),
+                          fits.ImageHDU(error, fits.Header(dict(BUNIT=unit)), name='ERR')]).writeto(tmp_path/'a_sci.fits', overwrite=True)
+        call = dict(tiles=dict(g=str(tmp_path/'a_sci.fits')), catalog=at_once, **(dict(image_hdu=1, variance_hdu=2) if where == 'by number' else {}))
+        if right: np.testing.assert_allclose(cut(tmp_path, **call)[2], 4., rtol=1e-6)
+        else:
+            with pytest.raises(DataError, match="is in uJy, but its image in nJy: bring the error to the image's unit first"): cut(tmp_path, **call)
+
+def test_weights_that_do_not_say_what_they_are(tmp_path, caplog):
+    "Those that fit the noise are taken as inverse variances, with a warning; those that say so without one"
+    pixels = np.random.default_rng(1).normal(0, .5, (60,80)).astype('f4')
+    for cards,guessed in (({},True), (dict(BUNIT='nJy^-2'),False)):
+        fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels, sky(), name='SCI'), fits.ImageHDU(np.full((60,80), 4., 'f4'), sky() + fits.Header(cards), name='WHT')]).writeto(tmp_path/'a.fits', overwrite=True)
+        caplog.clear()
+        assert (cut(tmp_path, dict(g=str(tmp_path/'a.fits')), at_once)[2] == 4).all()
+        assert ('The weights of g, such as' in caplog.text and 'do not say what they are' in caplog.text) == guessed
+
 # Chips, and bands in HDUs
 
 def test_every_chip_is_a_tile(tmp_path):

@@ -7,9 +7,9 @@ Docs: https://astromask.github.io/astromask/data.fits.html.md"""
 # %% auto #0
 __all__ = ['PLANES', 'FILTER_CARDS', 'SCALE_CARDS', 'POSITION_CARDS', 'BAD_BITS', 'fits_damage', 'check_fits', 'open_fits',
            'card_values', 'impossible_wcs', 'plane_words', 'Plane', 'band_of', 'plane_shape', 'fits_planes',
-           'image_planes', 'sky_frame', 'pixel_area', 'sky_positions', 'open_planes', 'open_plane', 'hdu_pixels',
-           'hdu_bits', 'plane_bits', 'MaskRule', 'mask_rule', 'bad_pixels', 'bad_bits', 'inverse_variance',
-           'power_of_two', 'scaled_unit']
+           'check_weight_unit', 'image_planes', 'sky_frame', 'pixel_area', 'sky_positions', 'open_planes', 'open_plane',
+           'hdu_pixels', 'hdu_bits', 'plane_bits', 'MaskRule', 'mask_rule', 'bad_pixels', 'bad_bits',
+           'inverse_variance', 'power_of_two', 'scaled_unit']
 
 # %% ../../nbs/07_data.fits.ipynb #b7a39eac
 import bz2, gzip, lzma, math, os, re, warnings
@@ -163,23 +163,21 @@ def impossible_wcs(
 
 # %% ../../nbs/07_data.fits.ipynb #a86952d9
 PLANES = dict(    # What a plane is -> the words for it in EXTNAME, EXTTYPE, IMAGETYP, PRODTYPE, DES_EXT
-    ignored=('VAR POISSON','VAR RNOISE','VAR FLAT','CON','CTX','CONTEXT','NCOVERED','EXP','EXPTIME','EXPOSURE','EXPMAP',
-             'NEXP','NIMG','NIMAGE','NIMAGES','NOBS','COVERAGE','COV','CNT','NUM','NUMEXP','DEPTH','GALDEPTH',
-             'PSFDEPTH',
-             'PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG','BACKGROUND','SKY','SEG','SEGM','SEGMAP',
-             'SEGMENTATION',
-             'MODEL','RESID','RESIDUAL','RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD',
-             'DETECTION',
-             'D2IMARR','WCSDVARR','SIPWCS','SNR','SNRMAP','GAINMAP'),
+    ignored=('VAR POISSON','VAR RNOISE','VAR FLAT','CON','CTX','CONTEXT','NCOVERED','EXP','EXPTIME',
+             'EXPOSURE','EXPMAP','NEXP','NIMG','NIMAGE','NIMAGES','NOBS','COVERAGE','COV','CNT','NUM',
+             'NUMEXP','DEPTH','GALDEPTH','PSFDEPTH','PSFSIZE','AREA','PSF','PSFEX','EPSF','KERNEL','BKG',
+             'BACKGROUND','SKY','SEG','SEGM','SEGMAP','SEGMENTATION','MODEL','RESID','RESIDUAL',
+             'RESIDUALS','CHI','CHI2','THUMBNAIL','WAVELENGTH','TIME','SAMP','MJD','DETECTION','D2IMARR',
+             'WCSDVARR','SIPWCS','SNR','SNRMAP','GAINMAP'),
     ivar=('IVAR','INVVAR','INVERSE VARIANCE','INV VAR','INVERSEVARIANCE','IVM','WTMAP'),
     variance=('VAR','VARIANCE','VARMAP','STAT'),
-    error=('ERR','ERROR','ERRORS','ERRMAP','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY','RMS','RMSMAP',
-           'NOISE',
-           'NOISEMAP'),
+    error=('ERR','ERROR','ERRORS','ERRMAP','SIGMA','STD','STDDEV','STDEV','UNC','UNCERT','UNCERTAINTY',
+           'RMS','RMSMAP','NOISE','NOISEMAP'),
     weight=('WHT','WEIGHT','WEIGHTS','WGT','WT','WEIGHTMAP'),
-    mask=('MASK','MSK','DQ','DQMASK','FLAG','FLAGS','FLG','FLAGMAP','BPM','MASKBITS','BITMASK','BADPIX','BADPIXELS',
-          'QUALITY','QUAL'),
-    image=('IMAGE','IMG','SCI','SCIENCE','DATA','FLUX','PRIMARY','SIGNAL','INTENSITY','CUTOUT','STAMP','COMPRESSED'))
+    mask=('MASK','MSK','DQ','DQMASK','FLAG','FLAGS','FLG','FLAGMAP','BPM','MASKBITS','BITMASK','BADPIX',
+          'BADPIXELS','QUALITY','QUAL'),
+    image=('IMAGE','IMG','SCI','SCIENCE','DATA','FLUX','PRIMARY','SIGNAL','INTENSITY','CUTOUT','STAMP',
+           'COMPRESSED'))
 
 _kind_of = {word: kind for kind,words in PLANES.items() for word in words}
 _ranks = list(PLANES)
@@ -317,11 +315,13 @@ def _plane_of(hdu, i, primary, path):
     if kind == 'weight' and _inverse(p): p.kind = 'ivar'
     return p
 
+# %% ../../nbs/07_data.fits.ipynb #f1b42431
 def _is_triple(a, b, c):
     "Image, mask, variance: the order of HSC and Rubin, whose HDUs may have no names"
-    return not a.kind and b.kind == 'mask' and not (c.kind
-                                                    or c.name) and a.shape == b.shape == c.shape and c.header['BITPIX'] < 0
+    nameless = not a.kind and b.kind == 'mask' and not c.kind and not c.name
+    return nameless and a.shape == b.shape == c.shape and c.header['BITPIX'] < 0
 
+# %% ../../nbs/07_data.fits.ipynb #9eb836ed
 _said_left = set()
 
 def _is_strange(plane, images):
@@ -341,6 +341,7 @@ def _leave_unknown(planes):
                         'as a band: it is left out')
         _said_left.add(key)
 
+# %% ../../nbs/07_data.fits.ipynb #c6769a30
 def fits_planes(
     hdus, # An open `HDUList`
     path, # Its file, for messages
@@ -366,36 +367,42 @@ def _belonging(images, others):
     if len(others) == len(images): return others
     return others*len(images) if len(others) == 1 else None
 
-def _zero_of(plane):
-    "AB magnitude of the unit that a plane's own header gives its fluxes or errors in; None if it gives none"
-    unit = str(plane.header.get('BUNIT') or '').strip()
+# %% ../../nbs/07_data.fits.ipynb #aef9aaa2
+def _zero_of(plane, unit):
+    "AB magnitude of the unit of a plane's fluxes or errors; None if it is none of flux"
+    unit = str(unit or '').strip()
     if plane.kind in ('variance','ivar'):
         unit = re.sub(r'(\*\*|\^)?[({]?[-+]?2[)}]?$', '', re.sub(r'^1(\.0?)? */ *', '', unit))
     return unit_zero_point(unit.strip(), 1., 5000.)
 
-def _check_units(image, weight):
-    "Refuse a weight in another unit than its image's"
-    zeros = [_zero_of(p) for p in (image,weight)]
+# %% ../../nbs/07_data.fits.ipynb #f24b7534
+def check_weight_unit(
+    image,  # `Plane`
+    weight, # The `Plane` of its inverse variance, variance or error
+):
+    "Refuse a weight whose own header gives it another unit than its image has"
+    own = weight.header.get('BUNIT') if weight.path == image.path else weight.card('BUNIT')
+    units = image.card('BUNIT'),own
+    zeros = [_zero_of(p, unit) for p,unit in zip((image,weight), units)]
     if weight.kind == 'weight' or None in zeros or abs(zeros[0]-zeros[1]) < 1e-3: return
-    raise DataError(f'{weight.where} is in {weight.header["BUNIT"]}, but its image in {image.header["BUNIT"]}: bring '
-                    f'the {weight.kind} to the '
-                    "image's unit first")
+    raise DataError(f'{weight.where} is in {units[1]}, but its image in {units[0]}: '
+                    f"bring the {weight.kind} to the image's unit first")
 
+# %% ../../nbs/07_data.fits.ipynb #056fc8c1
 def _attach(what, images, others, path):
     "Give images their mask or weight"
     found = _belonging(images, others)
     if found is None:
-        raise DataError(f'{path} has {len(others)} planes of kind {others[0].kind} for {len(images)} images, and '
-                        'it cannot be told which '
-                        'belongs to which: name them alike (EXTNAME or EXTVER)')
+        raise DataError(f'{path} has {len(others)} planes of kind {others[0].kind} for {len(images)} images, and it '
+                        'cannot be told which belongs to which: name them alike (EXTNAME or EXTVER)')
     for p,o in zip(images, found):
         if o is not None and o.shape not in (p.shape,p.shape[-2:]):
             raise DataError(f'{o.where} has {o.shape[-2]} x {o.shape[-1]} pixels, but the image in HDU {p.hdu} '
-                            f'{p.shape[-2]} x {p.shape[-1]}: '
-                            f'the {o.kind} belongs to another image')
-        if o is not None and what == 'weight': _check_units(p, o)
+                            f'{p.shape[-2]} x {p.shape[-1]}: the {o.kind} belongs to another image')
+        if o is not None and what == 'weight': check_weight_unit(p, o)
         setattr(p, what, o)
 
+# %% ../../nbs/07_data.fits.ipynb #4a8b8fbb
 def image_planes(
     planes, # Of `fits_planes`
     path,   # Their file, for messages
@@ -750,14 +757,14 @@ def plane_bits(
 
 # %% ../../nbs/07_data.fits.ipynb #4ecb527f
 BAD_BITS = dict(    # What the names of bits mean, and the tables of instruments whose headers do not name them
-    hides=('BAD','SAT','SATURATED','SATURATE','NO_DATA','NODATA','CR','CRAY','COSMIC','UNMASKEDNAN','BPM','BADPIX',
-           'BADPIXEL','BAD_PIXEL','BADAMP','HOT','COLD','DEAD','DETECTOR','FLAT','DARK','BLANK','CTE','LOW','CONV_BAD',
-           'TRAIL','EDGEBLEED','BLEED','STREAK','INVALID','DO_NOT_USE','NAN','MISSING','VIGNETTED','ALLMASK'),
+    hides=('BAD','SAT','SATURATED','SATURATE','NO_DATA','NODATA','CR','CRAY','COSMIC','UNMASKEDNAN','BPM',
+           'BADPIX','BADPIXEL','BAD_PIXEL','BADAMP','HOT','COLD','DEAD','DETECTOR','FLAT','DARK','BLANK',
+           'CTE','LOW','CONV_BAD','TRAIL','EDGEBLEED','BLEED','STREAK','INVALID','DO_NOT_USE','NAN',
+           'MISSING','VIGNETTED','ALLMASK'),
     keeps=('DETECTED','DETECTED_NEGATIVE','INTRP','EDGE','CLIPPED','REJECTED','SENSOR_EDGE','INEXACT_PSF',
-           'BRIGHT_OBJECT',
-           'SUSPECT','NOT_DEBLENDED','CROSSTALK','DOWNSTREAM','NPRIMARY','BRIGHT','MEDIUM','GALAXY','CLUSTER','WISEM1',
-           'WISEM2','BAILOUT','SUB_BLOB','STAR','INTERP','FIXED','NEAREDGE','TAPEBUMP','GHOST','SPIKE','STARCORE',
-           'BURNTOOL','CONV_POOR'),
+           'BRIGHT_OBJECT','SUSPECT','NOT_DEBLENDED','CROSSTALK','DOWNSTREAM','NPRIMARY','BRIGHT','MEDIUM',
+           'GALAXY','CLUSTER','WISEM1','WISEM2','BAILOUT','SUB_BLOB','STAR','INTERP','FIXED','NEAREDGE',
+           'TAPEBUMP','GHOST','SPIKE','STARCORE','BURNTOOL','CONV_POOR'),
     JWST=0x1,          # DO_NOT_USE
     EUCLID=0x1,        # INVALID
     HST=0xbf9f,        # All but 32 (unstable or CTE tail), 64 (warm) and 16384 (ghost or crosstalk)

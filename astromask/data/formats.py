@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from ..core import DataError, log, progress
 from .hdf5 import H5File
 from .files import check_file, damage, file_format, file_labels, natural_key, kind_by_name, not_cutouts
-from .fits import Plane, card_values, fits_planes, hdu_bits, hdu_pixels, image_planes, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
+from .fits import Plane, card_values, check_weight_unit, fits_planes, hdu_bits, hdu_pixels, image_planes, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
 from .layouts import CutoutFile, Layout, band_names
 from ..surveys import _surveys
 from ..units import ZERO_POINT_CARDS, Measure, Photometry, flux_factor, unit_name
@@ -270,10 +270,9 @@ class Fits:
             if len(one) == 1 and (not same or one != {''} or len(given) == 1):
                 return [o for o in one if o] or None,[[p] for p in some]
         raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an '
-                        'image (H,W) for each band '
-                        'with FILTER or EXTNAME, or for each object, should be (tiles of a survey are for '
-                        '`astromask ingest`; where '
-                        'nothing names the bands, give bands: as many as there are images, or one)')
+                        'image (H,W) for each band with FILTER or EXTNAME, or for each object, should be (tiles of a '
+                        'survey are for `astromask ingest`; where nothing names the bands, give bands: as many as '
+                        'there are images, or one)')
 
 # %% ../../nbs/09_data.formats.ipynb #aae6ff27
 @dataclass
@@ -529,6 +528,7 @@ def _read_one(self:FitsSet, path, number, band=None, others=None):
             for o in filter(None, (p.mask,p.weight)):
                 if o.shape == p.shape: continue
                 raise DataError(f'{o.path} has {o.shape} pixels, but {path} has {p.shape}: it belongs to another image')
+            if p.weight: check_weight_unit(p, p.weight)
         if band: f.bands = [band]
         return f.read(number, self._measured)
 

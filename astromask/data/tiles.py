@@ -22,7 +22,7 @@ from scipy.spatial import cKDTree
 from ..core import DataError, InputError, log
 from .files import cutout_paths, kind_by_name, natural_key
 from .fits import Plane, bad_bits, fits_damage, fits_planes, open_fits, open_plane, open_planes
-from .fits import pixel_area, plane_bits
+from .fits import check_weight_unit, pixel_area, plane_bits
 from ..surveys import band_wavelength, get_survey
 
 # %% ../../nbs/11_data.tiles.ipynb #ecdd0295
@@ -311,6 +311,7 @@ def open_band(
     plane = _with_sky(found[0])
     for role in ('mask','weight'):
         setattr(plane, role, _belonging(plane, role, tile, band, layout, say) if role in roles else None)
+    if plane.weight: check_weight_unit(plane, plane.weight)
     return plane
 
 # %% ../../nbs/11_data.tiles.ipynb #2386b64a
