@@ -114,7 +114,7 @@ def test_the_first_column_that_holds_something_wins():
     assert find_column(t, 'ra', 'raj2000') == 'RAJ2000'
     with pytest.raises(InputError, match="no column 'alpha': name the one that holds ra among RA, RAJ2000"): find_column(t, 'ra', 'alpha')
 
-@pytest.mark.parametrize('name', ['id','ID','#id',' # object_id','objectId','TARGETID','SOURCE_ID','COADD_OBJECT_ID','objID','NUMBER','IDENT','Name','diaObjectId'])
+@pytest.mark.parametrize('name', ['id','ID','#id',' # object_id','objectId','TARGETID','SOURCE_ID','COADD_OBJECT_ID','objID','NUMBER','IDENT','Name','diaObjectId','Object ID','obj-id','source.id [none]'])
 def test_names_of_ids(name): assert find_column({name: [1,2], 'x': [1,2]}, 'id') == name
 
 def test_counts_are_ids_only_where_no_two_are_equal():
@@ -132,6 +132,7 @@ def test_ids_that_lost_digits():
 def test_names_of_ra_and_dec_belong_together():
     assert not {'ra','dec'} & {o for o in NAMES['ra'] if 'dec' in o} and len(NAMES['ra']) <= len(NAMES['dec'])
     for a,d in zip(NAMES['ra'], NAMES['dec']): assert sky_positions({a: [1.], d: [2.]})[:2] == (a,d), (a,d)
+    for a,d in (('Right Ascension','Declination'), ('RA (J2000)','Dec (J2000)'), ('#ra','dec-deg')): assert sky_positions({a: [1.], d: [2.]})[:2] == (a,d), (a,d)
     t = dict(ra=[nan,nan], dec=[1.,2.], RAJ2000=[3.,4.], DEJ2000=[5.,6.])
     assert sky_positions(t)[:2] == ('RAJ2000','DEJ2000')
 

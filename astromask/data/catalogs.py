@@ -13,10 +13,10 @@ from pathlib import Path
 from astropy.table import MaskedColumn, Table
 from fastcore.basics import patch
 from ..core import DataError, InputError, log, progress, uniform
-from .columns import NAMES, is_missing
+from .columns import NAMES, is_missing, plain_name
 from .cutouts import Cutouts, class_labels
 from .duplicates import hash_ids, positions
-from .labels import column_named, impossible_redshifts, match_ids, plain_name
+from .labels import column_named, impossible_redshifts, match_ids
 from ..plots import for_the_eye
 
 # %% ../../nbs/18_data.catalogs.ipynb #462f3b71

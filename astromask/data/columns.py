@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/data.columns.html.md"""
 
 # %% auto #0
 __all__ = ['MISSING_WORDS', 'SENTINELS', 'NAMES', 'is_missing', 'plain_column', 'clean_column', 'numbers', 'texts', 'degrees',
-           'rounded_ids', 'find_column', 'sky_positions', 'first_columns', 'counts_from_one']
+           'plain_name', 'rounded_ids', 'find_column', 'sky_positions', 'first_columns', 'counts_from_one']
 
 # %% ../../nbs/07_data.columns.ipynb #eed46f0d
 import re
@@ -337,6 +337,15 @@ def degrees(
     return np.where(hours, v*15, v if values.dtype.kind == 'U' and word[:3] in ('h:m','hms')
                     else _in_degrees(v, unit, what))
 
+# %% ../../nbs/07_data.columns.ipynb #e5efc789
+_bracket = re.compile(r'\s*[\[(][^\[\]()]*[\])]$')
+
+def plain_name(
+    name, # As a table has it
+)->str:   # In small letters, words joined by _, without a # before it or a unit in brackets behind it
+    "The name of a column without its dress"
+    return re.sub(r'[\s.\-]+', '_', _bracket.sub('', str(name).strip().lstrip('#').strip())).lower()
+
 # %% ../../nbs/07_data.columns.ipynb #1619c3a0
 NAMES = dict(
     id=('id','object_id','objectid','obj_id','targetid','target_id','source_id','sourceid','coadd_object_id',
@@ -375,10 +384,6 @@ NAMES = dict(
 # %% ../../nbs/07_data.columns.ipynb #4fd8dac8
 _counts = 'name','number','num','seqnr','seq','ident','id_1','id_x'
 
-_bracket = re.compile(r'\s*[\[(]([^\[\]()]*)[\])]$')
-
-def _spelled(name): return _bracket.sub('', str(name).strip().lstrip('#').strip()).lower()
-
 # %% ../../nbs/07_data.columns.ipynb #ddf257de
 _lost = re.compile(r'[+-]?\d\.\d*[eE]\+?\d\d')
 
@@ -410,8 +415,8 @@ def _usable(t, name, role):
         return x.dtype.kind != 'b' and bool(np.isfinite(np.where(_sentinels(v := _values(x)[0], 'redshift'), np.nan,
                                                                  v)).any())
     if role != 'id' or not _known(x).any(): return bool(_known(x).any())
-    brick = any(_spelled(k).startswith('brick') for k in t.keys())
-    counts = _spelled(name) in _counts or _spelled(name) == 'objid' and brick or rounded_ids(x).any()
+    brick = any(plain_name(k).startswith('brick') for k in t.keys())
+    counts = plain_name(name) in _counts or plain_name(name) == 'objid' and brick or rounded_ids(x).any()
     return not (counts and _repeats(x))
 
 # %% ../../nbs/07_data.columns.ipynb #afb15103
@@ -424,12 +429,12 @@ def find_column(
     "The column that holds something for a role"
     names = list(t.keys())
     if given:
-        found = given if given in names else next((k for k in names if _spelled(k) == _spelled(given)), None)
+        found = given if given in names else next((k for k in names if plain_name(k) == plain_name(given)), None)
         if found is None:
             raise InputError(f'{where} has no column {given!r}: name the one that holds {role} among '
                              f'{", ".join(map(str, names))}')
         return found
-    lower = {_spelled(k): k for k in reversed(names)}
+    lower = {plain_name(k): k for k in reversed(names)}
     some = [lower[o] for o in NAMES[role] if o in lower]
     if role in ('ra','dec'): some.sort(key=lambda k: _is_text(t[k]))           # numbers go before text
     return next((k for k in some if _usable(t, k, role)), None)
@@ -437,7 +442,7 @@ def find_column(
 # %% ../../nbs/07_data.columns.ipynb #cf40215c
 def _pair(t, ra, dec, where):
     "Names of the columns of right ascension and declination: numbers go before text, and two of one place belong together"
-    lower = {_spelled(k): k for k in reversed(list(t.keys()))}
+    lower = {plain_name(k): k for k in reversed(list(t.keys()))}
     both = [(lower[o],lower[p]) for o,p in zip(NAMES['ra'], NAMES['dec']) if o in lower and p in lower]
     if not (ra or dec):
         for some in ([k for k in both if not any(_is_text(t[o]) for o in k)], both):
@@ -487,7 +492,7 @@ def _say_positions(t, d, x, y, gone, where):
     if gone.any():
         log.warning(f'{where}: {gone.sum()} of {len(gone)} positions are numbers such as -99 or (0,0) that stand for '
                     '"unknown", and count as unknown')
-    if len(x) < 3 or _spelled(d or '') != 'coord_dec' or getattr(t[d], 'unit', None) is not None: return
+    if len(x) < 3 or plain_name(d or '') != 'coord_dec' or getattr(t[d], 'unit', None) is not None: return
     small = np.nanmax(np.abs(y), initial=0) <= np.pi/2 and np.nanmax(np.abs(x), initial=0) <= 2*np.pi
     if small:
         log.warning(f'{where}: the positions in {d} name no unit and are small, as radians would be; '
@@ -527,7 +532,7 @@ def first_columns(
     "Who the objects are, and where"
     own = find_column(t, 'id')
     a,d,x,y = sky_positions(t, ra, dec, where, strict)
-    for k in (k for k in t.keys() if k != own and _spelled(k) in NAMES['id'] and rounded_ids(t[k]).any()):
+    for k in (k for k in t.keys() if k != own and plain_name(k) in NAMES['id'] and rounded_ids(t[k]).any()):
         log.warning(f'{where}: the ids in the column {k!r} have lost digits, as in '
                     f'{texts(t[k])[rounded_ids(t[k]).argmax()]}: they were floats or went through a '
                     'spreadsheet, and are not used')
@@ -540,7 +545,7 @@ def first_columns(
         ids = mine if (mine != '').all() else np.where(mine == '', rows(), mine)
     else: ids = np.asarray(rows()).astype(str)
     if not len(t.keys()): x = y = np.full(len(ids), np.nan)
-    used = {k for k in (own,a,d) if k is not None and (k != own or _spelled(k) == 'id')} | {k
+    used = {k for k in (own,a,d) if k is not None and (k != own or plain_name(k) == 'id')} | {k
         for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
     return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg'))),used
 
@@ -551,4 +556,4 @@ def counts_from_one(
     name:str, # Name of a column with pixel positions
 )->bool:
     "Does this column count pixels from 1, as SExtractor and IRAF do?"
-    return bool(_from_one.fullmatch(_spelled(name)))
+    return bool(_from_one.fullmatch(plain_name(name)))

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/data.labels.html.md"""
 
 # %% auto #0
 __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BANDS', 'ERROR_WORDS', 'KINDS_OF_MAGNITUDE',
-           'Found', 'say_once', 'plain_name', 'column_named', 'impossible_redshifts', 'redshift_columns',
-           'find_redshifts', 'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'Measured',
+           'Found', 'say_once', 'column_named', 'impossible_redshifts', 'redshift_columns', 'find_redshifts',
+           'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'Measured',
            'measured_columns', 'like_magnitudes', 'find_magnitudes', 'read_magnitudes', 'magnitudes', 'match_ids']
 
 # %% ../../nbs/07_data.labels.ipynb #4fdb9bd0
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Column, Table
 from ..core import InputError, log
-from .columns import NAMES, SENTINELS, is_missing, numbers, rounded_ids, texts
+from .columns import NAMES, SENTINELS, is_missing, numbers, plain_name, rounded_ids, texts
 from ..surveys import band_wavelength
 
 # %% ../../nbs/07_data.labels.ipynb #45f27fa3
@@ -41,13 +41,6 @@ def say_once(
     for sentence in sentences:
         if sentence not in _said: getattr(log, how)(sentence)
         _said.add(sentence)
-
-# %% ../../nbs/07_data.labels.ipynb #8e4cddc0
-def plain_name(
-    name, # As a catalogue has it
-)->str:   # In small letters, words joined by _
-    "The name of a column without its dress"
-    return re.sub(r'[\s.\-]+', '_', str(name).strip()).lower()
 
 # %% ../../nbs/07_data.labels.ipynb #0afcbbbc
 def column_named(
@@ -169,8 +162,7 @@ def _kind_of(catalog, name):
     "What kind of redshifts a column holds, as far as it can be known"
     col = catalog[name]
     p = plain_name(name)
-    words = [set(re.split(r'[^a-z0-9]+', p)),
-             set(re.split(r'[^a-z0-9]+', str(getattr(col, 'description', '') or '').lower()))]
+    words = [set(re.split(r'[^a-z0-9]+', str(o or '').lower())) for o in (name, getattr(col, 'description', ''))]
     if p in _z_names: return _z_names[p]
     for some in words:
         for kind,pattern in REDSHIFT_KINDS.items():
@@ -325,7 +317,7 @@ def class_columns(
     "The columns that may hold classes, by their names"
     plain = {k: plain_name(k) for k in catalog.colnames}
     found = [k for want in NAMES['class'] for k in sorted(plain, key=lambda k: k != want)
-             if plain[k] == plain_name(want)]
+             if plain[k] == want]
     found = [k for k in found if plain[k] not in _types or catalog[k].dtype.kind in 'OSU' or 'names' in catalog[k].meta]
     more = [k for k,p in plain.items() if k not in found and _class_words.search(p) and not _no_class.search(p)]
     return found + more if len(more) == 1 else found

@@ -16,7 +16,7 @@ from astropy.table import Table
 from h5py import h5l
 from pyarrow import csv as arrow_csv
 from ..core import DataError, InputError, log
-from .columns import MISSING_WORDS, NAMES, find_column, first_columns, plain_column
+from .columns import MISSING_WORDS, NAMES, find_column, first_columns, plain_column, plain_name
 from .files import WAYS_OUT, check_file, damage, file_format
 from .fits import open_fits
 
@@ -55,7 +55,7 @@ def typed(
     commas=False, # Do commas divide the cells, or have other numbers a decimal point?
 ):                # Arrow array of numbers, truths or text
     "What a column of text can be"
-    ids = str(name).strip().lstrip('#').strip().lower() in NAMES['id']
+    ids = plain_name(name) in NAMES['id']
     if not ids and (y := _as_numbers(x)) is not None: return y         # nothing is missing
     x = pc.utf8_trim_whitespace(x)
     x = pc.if_else(pc.is_in(pc.ascii_lower(x), _gone), pa.scalar(None, x.type), x)
@@ -158,7 +158,7 @@ def _header(lines, comments, divider, path):
     if not _is_header(rows[0], rows[1] if len(rows) > 1 else []):
         told = [c for o in comments[::-1] for d in (divider, ' ')
                 if d and len(c := _cells(o.lstrip('# \t'), d)) == len(rows[0])]
-        names = next((c for c in told if {o.lower() for o in c} & _usual), told[0] if told else None)
+        names = next((c for c in told if {plain_name(o) for o in c} & _usual), told[0] if told else None)
         used = 0
         if names is None:
             raise DataError(f'{path} has no line with the names of its columns: its first line is {lines[0][:80]!r}')
@@ -307,7 +307,7 @@ def _reading(path):
 # %% ../../nbs/07_data.tables.ipynb #18bda2b3
 def _first(tables, names, path):
     "The table that is meant, of several with their names"
-    where = [any(str(k).strip().lower() in NAMES['ra'] for k in names(t)) for t in tables.values()]
+    where = [any(plain_name(k) in NAMES['ra'] for k in names(t)) for t in tables.values()]
     k = list(tables)[where.index(True) if True in where else 0]
     if len(tables) > 1: log.warning(f'{path} holds {len(tables)} tables ({", ".join(tables)}): {k} is read')
     return tables[k]
@@ -544,7 +544,7 @@ _ours = 'cutouts','ivar','mask','x','y','tile','cutout_x','cutout_y'
 def _check_positions(t, ra, dec, path):
     "Refuse a table without positions, with the names of its columns"
     for what,given in (('ra',ra),('dec',dec)):
-        if find_column(t, what, given, path) or any(k.strip().lower() in NAMES[what] for k in t.colnames): continue
+        if find_column(t, what, given, path) or any(plain_name(k) in NAMES[what] for k in t.colnames): continue
         raise InputError(f'{path} has no column {what!r}: name the one that holds {what} among {", ".join(t.colnames)}')
 
 # %% ../../nbs/07_data.tables.ipynb #5f58c426

@@ -13,7 +13,9 @@ import re
 import numpy as np
 from astropy.table import Table
 from ..core import InputError
-from ..data.labels import KNOWN_BANDS, class_labels, column_named, find_magnitudes, find_redshifts, Measured, magnitudes, measured_columns, plain_name, redshifts, say_once
+from ..data.columns import plain_name
+from ..data.labels import (KNOWN_BANDS, Measured, class_labels, column_named, find_magnitudes, find_redshifts,
+                                   magnitudes, measured_columns, redshifts, say_once)
 from ..data.loaders import cutout_dls
 from ..data.tables import read_catalog
 from ..evaluate.metrics import binned, redshift_metrics
