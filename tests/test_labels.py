@@ -56,6 +56,8 @@ def test_redshifts_in_other_dress():
     same(found.values, [.1,.2,.3,nan])
     assert "such as 'bad'" in said(found)
     same(redshifts(table(redshift=['0,1','0,2'])), [.1,.2])
+    same(redshifts(table(redshift=['1.2D-1','−0.001'])), [.12,-.001])
+    for odd in (['1,234','2,345'],['1_0','2_0']): assert find_redshifts(table(redshift=odd)).column == '' and f'is text, such as {odd[0]!r}' in said(find_redshifts(table(redshift=odd)))   # thousands? a name?
 
 def test_z_is_a_redshift_or_a_magnitude():
     ugriz = {b: [19.,18.] for b in 'ugriz'}

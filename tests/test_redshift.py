@@ -133,6 +133,12 @@ def test_fluxes_are_told_from_all_else(tmp_path):
     assert made(**flux, **{k+'_err': np.full(n, .1) for k in flux}, z=z, z_err=z/9).meta['photometry']['softening'].keys() == flux.keys()
     with pytest.raises(InputError, match='no column .q.; it has|neither'): photometry_table(Table(sky), names=['q'])
 
+def test_marks_among_numbers_cost_their_rows_alone(caplog):
+    t = Table(dict(id=[1,2,3], ra=[1.,2,3], dec=[0.]*3, FLUX_G=['1.0','2.0*','3'], FLUX_IVAR_G=['1','4','4'], redshift=[.1,.2,.3], z_err=['0.011','?','0.013']))
+    assert np.isfinite(photometry_table(t)['mag_FLUX_G']).tolist() == [True,False,True] and "'FLUX_G' holds '2.0*'" in caplog.text
+    np.testing.assert_allclose(redshift_targets(t, error='z_err')[1], np.ones(3), rtol=.1)                    # 0.01 each: the unknown one is as the others
+    assert "'z_err' holds '?'" in caplog.text
+
 def test_units_of_fluxes_decide(tmp_path):
     nano = Table(dict(id=[1,2,3], ra=[0.]*3, dec=[0.]*3, FLUX_G=[100.,10.,1.], FLUX_IVAR_G=[4.,0.,25.], FLUX_R=[200.,-99.,-99.], FLUX_IVAR_R=[4.,4.,4.], Z=[.1,.2,.3], ZWARN=[0]*3), units=dict(FLUX_G='nanomaggy', FLUX_R='nanomaggy'))
     t = photometry_table(nano)

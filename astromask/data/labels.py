@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Column, Table
 from ..core import InputError, log
-from .columns import NAMES, SENTINELS, is_missing, numbers, plain_name, rounded_ids, texts
+from .columns import NAMES, SENTINELS, is_missing, numbers, plain_name, rounded_ids, text_numbers, texts
 from ..surveys import band_wavelength
 
 # %% ../../nbs/07_data.labels.ipynb #45f27fa3
@@ -66,10 +66,6 @@ def _single(col):
     return col[:,0] if col.ndim == 2 and col.shape[1] == 1 else col
 
 # %% ../../nbs/07_data.labels.ipynb #8141cb48
-def _number(word):
-    try: return float(word.replace(',', '.'))
-    except ValueError: return np.nan
-
 def _numbers_of(col, name):
     "(N,) float64, NaN where missing, and what is to be said; or None and why there are none"
     col = _single(col)
@@ -77,12 +73,12 @@ def _numbers_of(col, name):
         return None,f'the column `{name}` has {"x".join(map(str, col.shape[1:]))} values for each object, not one'
     if col.dtype.kind in 'biuf': return numbers(col),''
     words,back = np.unique(texts(col), return_inverse=True)
-    values = np.array([_number(w) for w in words.tolist()])
-    known = ~is_missing(words)
-    odd = known & np.isnan(values)
-    if odd.sum() > known.sum()/2: return None,f'the column `{name}` is text, such as {str(words[odd][0])!r}'
-    text = f'the column `{name}` has texts that are no numbers, such as {str(words[odd][0])!r}: they count as unknown' if odd.any() else ''
-    return values[back],text
+    values = text_numbers(words)
+    odd = np.isnan(values) & (words != '')
+    if not odd.any(): return values[back],''
+    example = repr(str(words[odd][0]))
+    if odd.sum() > (words != '').sum()/2: return None,f'the column `{name}` is text, such as {example}'
+    return values[back],f'the column `{name}` has texts that are no numbers, such as {example}: they count as unknown'
 
 # %% ../../nbs/07_data.labels.ipynb #332b406e
 PLAUSIBLE_REDSHIFTS = -.1,20.

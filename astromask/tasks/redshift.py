@@ -13,7 +13,7 @@ import re
 import numpy as np
 from astropy.table import Table
 from ..core import InputError
-from ..data.columns import plain_name
+from ..data.columns import numbers, plain_name
 from ..data.labels import (KNOWN_BANDS, Measured, class_labels, column_named, find_magnitudes, find_redshifts,
                                    magnitudes, measured_columns, redshifts, say_once)
 from ..data.loaders import cutout_dls
@@ -39,7 +39,7 @@ def redshift_targets(
     labels,names = class_labels(catalog, label)
     z = np.where(galaxies(labels, names), redshifts(catalog, redshift), np.nan)
     if not error: return z,None
-    sigma = np.ma.filled(np.ma.asarray(catalog[column_named(catalog, error)], dtype=float), np.nan)/(1+z)
+    sigma = numbers(catalog[column_named(catalog, error)])/(1+z)
     known = np.isfinite(sigma) & (sigma >= 0)
     sigma = np.where(known, sigma, np.median(sigma[known]) if known.any() else 0)
     weight = np.where(np.isfinite(z), 1/(sigma**2+floor**2), 0)
@@ -48,7 +48,7 @@ def redshift_targets(
 # %% ../../nbs/50_tasks.redshift.ipynb #f7965a94
 def _measured(flux, error):
     "As floats, NaN where there is no measurement"
-    flux,error = (np.ma.filled(np.ma.asarray(v, dtype=float), np.nan) for v in (flux, error))
+    flux,error = (numbers(v) for v in (flux, error))
     known = np.isfinite(flux) & (error > 0)
     return np.where(known, flux, np.nan),np.where(known, error, np.nan)
 
@@ -100,7 +100,7 @@ def flux_columns(
 # %% ../../nbs/50_tasks.redshift.ipynb #cd447c4f
 def _fluxes(t, m):
     "(N,) fluxes and errors, NaN where missing, and the AB zero point that their unit states"
-    flux,error = (np.ma.filled(np.ma.asarray(t[k], dtype=float), np.nan) for k in (m.column, m.error))
+    flux,error = (numbers(t[k]) for k in (m.column, m.error))
     if m.ivar: error = np.where(error > 0, 1/np.sqrt(np.where(error > 0, error, 1)), np.nan)
     code = np.isin(flux, (-99,-999,-9999))
     if code.sum() > 1: error = np.where(code, np.nan, error)             # one may be a measurement
@@ -252,5 +252,5 @@ def redshift_bins(
     bins:int=6, # Quantile bins
 )->Table:       # As `binned` gives
     "Metrics of points and PDFs in bins"
-    def numbers(rows): return redshift_numbers(z[rows], {k: v[rows] for k,v in found.items()}, grid)
-    return binned(numbers, x, np.arange(len(z)), bins=bins, bootstrap=20)
+    def judged(rows): return redshift_numbers(z[rows], {k: v[rows] for k,v in found.items()}, grid)
+    return binned(judged, x, np.arange(len(z)), bins=bins, bootstrap=20)
