@@ -22,8 +22,8 @@ from ..core import DataError, InputError, log
 # %% ../../nbs/07_data.columns.ipynb #4797f8b9
 MISSING_WORDS = (        # Lower case; a cell that holds one of these holds nothing
     '', 'null', 'none', 'n/a', 'na', 'nan', '\\n', '<na>', '--', '-', '---', '...', 'nil', 'nat', '<null>', '(null)',
-                 '+nan', '-nan', 'masked',
-    'indef', '#n/a', '#na', '#null!', '#value!', '#ref!', '#div/0!', '#num!', '#name?', '1.#qnan', '1.#ind', '-1.#ind')
+    '+nan', '-nan', 'masked', 'indef', '#n/a', '#na', '#null!', '#value!', '#ref!', '#div/0!', '#num!', '#name?',
+    '1.#qnan', '1.#ind', '-1.#ind')
 
 # %% ../../nbs/07_data.columns.ipynb #ece6078d
 SENTINELS = dict(        # Role -> numbers that mean "unknown" there
@@ -134,8 +134,8 @@ def _words(x, hidden):
     "Objects as text, as far as memory goes"
     out = ['' if h else _word(o) for o,h in zip(x, hidden)]
     longest = max(map(len, out), default=0)
-    return np.array(out,
-                    dtype=f'U{max(longest, 1)}') if longest <= 100 or longest*4*len(out) <= _most else np.broadcast_to(np.array('', f'U{longest}'), len(out))
+    if longest <= 100 or longest*4*len(out) <= _most: return np.array(out, dtype=f'U{max(longest, 1)}')
+    return np.broadcast_to(np.array('', f'U{longest}'), len(out))          # too long, as `_text` will say
 
 # %% ../../nbs/07_data.columns.ipynb #1f2fe797
 def _as_objects(values):
@@ -300,8 +300,8 @@ def _angles(x, axis='', unit=''):
     return v,sexa & ((letter == 'h') | (letter == '') & hours),(int(odd[0]) if len(odd) else None)
 
 # %% ../../nbs/07_data.columns.ipynb #184d13d2
-_degrees = '','deg','degs','degree','degrees','deg.','°','d:m:s','dms','d m s','"d:m:s"','sexa','sexagesimal','none','unknown'
-_hours = 'h','hr','hrs','hour','hours','hourangle','h:m:s','hms','h m s','"h:m:s"'
+_degrees = ('','deg','degs','degree','degrees','deg.','°','d:m:s','dms','d m s','sexa','sexagesimal','none','unknown')
+_hours = 'h','hr','hrs','hour','hours','hourangle','h:m:s','hms','h m s'
 
 def _in_degrees(v, unit, what):
     "Numbers in a unit as degrees"
@@ -354,39 +354,34 @@ def plain_name(
     return re.sub(r'[\s.\-]+', '_', _bracket.sub('', str(name).strip().lstrip('#').strip())).lower()
 
 # %% ../../nbs/07_data.columns.ipynb #1619c3a0
-NAMES = dict(
+NAMES = dict(              # Role -> names, the likeliest first; those of ra and dec in the same order
     id=('id','object_id','objectid','obj_id','targetid','target_id','source_id','sourceid','coadd_object_id',
-        'coadd_objects_id','coaddobjectid','diaobjectid',
-        'galaxy_id','galaxyid','specobjid','dr7objid','dr8objid','nsaid','sdss_id','unique_id','uid','objid','id_str',
-        'ident','name','designation','main_id','iauname',
-        'number','num','seqnr','seq','id_1','id_x'),
+        'coadd_objects_id','coaddobjectid','diaobjectid','galaxy_id','galaxyid','specobjid','dr7objid',
+        'dr8objid','nsaid','sdss_id','unique_id','uid','objid','id_str','ident','name','designation','main_id',
+        'iauname','number','num','seqnr','seq','id_1','id_x'),
     ra=('ra','ra_deg','raj2000','_raj2000','ra_j2000','ra_icrs','radeg','_ra','_ra_icrs','i_ra','coord_ra',
-        'alpha_j2000','alphawin_j2000','alpha_sky','alphawin_sky',
-        'ramean','rastack','target_ra','mean_fiber_ra','fiber_ra','plug_ra','plugra','right_ascension','rightascension',
-        'ra_gal','ra_true','ra_model','ra_detec','ra_best','ra_gaia',
-        'x_world','alpha','ra_1','ra_x','ra_hours','ra_rad','rastring'),
-    dec=('dec','dec_deg','dej2000','_dej2000','dec_j2000','de_icrs','decdeg','_de','_de_icrs','i_dec','coord_dec',
-         'delta_j2000','deltawin_j2000','delta_sky','deltawin_sky',
-        'decmean','decstack','target_dec','mean_fiber_dec','fiber_dec','plug_dec','plugdec','declination','declination',
-         'dec_gal','dec_true','dec_model','dec_detec','dec_best','dec_gaia',
-        'y_world','delta','dec_1','dec_x','dec_hours','dec_rad','decstring',
-        'decj2000','dec_icrs','decl','dedeg','de','_decj2000','de_j2000'),
-    x=('x','x_image','xwin_image','xpsf_image','xpeak_image','xcentroid','x_centroid','x_cent','xcenter','x_center',
-       'x_pix','x_pixel','xpix','xpos','x_pos','bx','base_sdsscentroid_x','slot_centroid_x'),
-    y=('y','y_image','ywin_image','ypsf_image','ypeak_image','ycentroid','y_centroid','y_cent','ycenter','y_center',
-       'y_pix','y_pixel','ypix','ypos','y_pos','by','base_sdsscentroid_y','slot_centroid_y'),
-    redshift=('redshift','zspec','z_spec','spec_z','specz','redshift_spec','spec_redshift','z_best','zbest','zfinal',
-              'z_final','z_helio','zhelio','z_hel','z_cmb','z_tonry',
-        'z_vi','z_qso','zsp','z_sp','z_grism','nsa_z','z_nsa','photoz','photo_z','zphot','z_phot','phot_z','z_photo',
-              'zphoto','photz','photoz_best','z_peak','z_b','z_ml','z_phot_median',
-        'photoz_median','photoz_mode','photoz_mean','phz_median','redshift_phot','redshift_photo','true_redshift',
-              'redshift_true','z_true','ztrue','truez','redshift_cosmo','z_cosmo',
-        'z_cos','cosmological_redshift','redshift_obs','z_obs','z'),
-    **{'class': ('class_name','class','label','visual_class','spectype','classification','morphology','morph_class',
-                 'morph','gz2_class','gz2class','gz_class',
-        'galaxy_class','galaxy_type','object_class','obj_class','objclass','object_type','objtype','obj_type','labels',
-                 'class_label','class_id','category','hubble_type','ans',
-        'type','morphtype','subclass')})
+        'alpha_j2000','alphawin_j2000','alpha_sky','alphawin_sky','ramean','rastack','target_ra',
+        'mean_fiber_ra','fiber_ra','plug_ra','plugra','right_ascension','rightascension','ra_gal','ra_true',
+        'ra_model','ra_detec','ra_best','ra_gaia','x_world','alpha','ra_1','ra_x','ra_hours','ra_rad','rastring'),
+    dec=('dec','dec_deg','dej2000','_dej2000','dec_j2000','de_icrs','decdeg','_de','_de_icrs','i_dec',
+        'coord_dec','delta_j2000','deltawin_j2000','delta_sky','deltawin_sky','decmean','decstack','target_dec',
+        'mean_fiber_dec','fiber_dec','plug_dec','plugdec','declination','declination','dec_gal','dec_true',
+        'dec_model','dec_detec','dec_best','dec_gaia','y_world','delta','dec_1','dec_x','dec_hours','dec_rad',
+        'decstring','decj2000','dec_icrs','decl','dedeg','de','_decj2000','de_j2000'),
+    x=('x','x_image','xwin_image','xpsf_image','xpeak_image','xcentroid','x_centroid','x_cent','xcenter',
+        'x_center','x_pix','x_pixel','xpix','xpos','x_pos','bx','base_sdsscentroid_x','slot_centroid_x'),
+    y=('y','y_image','ywin_image','ypsf_image','ypeak_image','ycentroid','y_centroid','y_cent','ycenter',
+        'y_center','y_pix','y_pixel','ypix','ypos','y_pos','by','base_sdsscentroid_y','slot_centroid_y'),
+    redshift=('redshift','zspec','z_spec','spec_z','specz','redshift_spec','spec_redshift','z_best','zbest',
+        'zfinal','z_final','z_helio','zhelio','z_hel','z_cmb','z_tonry','z_vi','z_qso','zsp','z_sp','z_grism',
+        'nsa_z','z_nsa','photoz','photo_z','zphot','z_phot','phot_z','z_photo','zphoto','photz','photoz_best',
+        'z_peak','z_b','z_ml','z_phot_median','photoz_median','photoz_mode','photoz_mean','phz_median',
+        'redshift_phot','redshift_photo','true_redshift','redshift_true','z_true','ztrue','truez',
+        'redshift_cosmo','z_cosmo','z_cos','cosmological_redshift','redshift_obs','z_obs','z'),
+    **{'class': ('class_name','class','label','visual_class','spectype','classification','morphology',
+        'morph_class','morph','gz2_class','gz2class','gz_class','galaxy_class','galaxy_type','object_class',
+        'obj_class','objclass','object_type','objtype','obj_type','labels','class_label','class_id','category',
+        'hubble_type','ans','type','morphtype','subclass')})
 
 # %% ../../nbs/07_data.columns.ipynb #4fd8dac8
 _counts = 'name','number','num','seqnr','seq','ident','id_1','id_x'
@@ -403,8 +398,8 @@ def rounded_ids(
     x = _flat(x)
     if x.dtype.kind == 'f': return np.abs(x) >= 2.**(np.finfo(x.dtype).nmant+1)
     if x.dtype.kind != 'U': return np.zeros(len(x), bool)
-    return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()]) if np.strings.find(x,
-        '.').max(initial=-1) == 1 else np.zeros(len(x), bool)
+    if np.strings.find(x, '.').max(initial=-1) != 1: return np.zeros(len(x), bool)
+    return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()])
 
 # %% ../../nbs/07_data.columns.ipynb #0c7a1cfd
 def _repeats(x):
@@ -416,11 +411,8 @@ def _usable(t, name, role):
     x,_ = _cleaned(t[name])
     if x is None or _flat(x).ndim != 1: return False
     x = _flat(x)
-    if role in ('ra','dec'): return bool(np.isfinite(_angles(x, role)[0]).any()) if x.dtype.kind != 'b' else False
+    if role in ('ra','dec'): return x.dtype.kind != 'b' and bool(np.isfinite(_angles(x, role)[0]).any())
     if role in ('x','y'): return x.dtype.kind != 'b' and bool(np.isfinite(_values(x)[0]).any())
-    if role == 'redshift':
-        return x.dtype.kind != 'b' and bool(np.isfinite(np.where(_sentinels(v := _values(x)[0], 'redshift'), np.nan,
-                                                                 v)).any())
     if role != 'id' or not _known(x).any(): return bool(_known(x).any())
     brick = any(plain_name(k).startswith('brick') for k in t.keys())
     counts = plain_name(name) in _counts or plain_name(name) == 'objid' and brick or rounded_ids(x).any()
@@ -429,7 +421,7 @@ def _usable(t, name, role):
 # %% ../../nbs/07_data.columns.ipynb #afb15103
 def find_column(
     t,             # Table, or dict of columns
-    role:str,      # One of `NAMES`
+    role:str,      # id | ra | dec | x | y; [labels](07_data.labels.ipynb) finds redshifts and classes
     given:str='',  # The caller's name for it; '' finds the usual ones
     where:str='The table', # Which it is, for messages
 ):                 # Its name, None if there is none
@@ -448,7 +440,7 @@ def find_column(
 
 # %% ../../nbs/07_data.columns.ipynb #cf40215c
 def _pair(t, ra, dec, where):
-    "Names of the columns of right ascension and declination: numbers go before text, and two of one place belong together"
+    "Names of the columns of ra and dec: numbers go before text, and two of one place belong together"
     lower = {plain_name(k): k for k in reversed(list(t.keys()))}
     both = [(lower[o],lower[p]) for o,p in zip(NAMES['ra'], NAMES['dec']) if o in lower and p in lower]
     if not (ra or dec):
@@ -512,7 +504,7 @@ def sky_positions(
     dec:str='', # And for declination
     where:str='The table', # Which it is, for messages
     strict:bool=True, # Refuse what cannot be a position? False: it is unknown, which is said
-)->tuple:       # The two names (None where there is none), (N,) right ascensions and (N,) declinations in degrees, NaN where unknown
+)->tuple:       # The two names, None where there is none; (N,) ra and (N,) dec in degrees, NaN where unknown
     "Where a table's objects are"
     a,d = _pair(t, ra, dec, where)
     a,x,gone,maybe = _of_axis(t, a, 'ra', where, strict)
@@ -552,8 +544,8 @@ def first_columns(
         ids = mine if (mine != '').all() else np.where(mine == '', rows(), mine)
     else: ids = np.asarray(rows()).astype(str)
     if not len(t.keys()): x = y = np.full(len(ids), np.nan)
-    used = {k for k in (own,a,d) if k is not None and (k != own or plain_name(k) == 'id')} | {k
-        for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
+    used = {k for k in (own,a,d) if k is not None and (k != own or plain_name(k) == 'id')}
+    used |= {k for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
     return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg'))),used
 
 # %% ../../nbs/07_data.columns.ipynb #fdf058f2

@@ -61,6 +61,8 @@ def _listed(values, most=4):
     text = ', '.join(f'{v:g} ({n})' if isinstance(v, (int,float)) else f'{v!r} ({n})' for v,n in counts[:most])
     return text + (f' and {len(counts)-most} others' if len(counts) > most else '')
 
+def _put_aside(bad, n, name, why='count as unknown'): return f'{len(bad)} of {n} values of `{name}` {why}: {_listed(bad)}'
+
 def _single(col):
     "(N,1) as (N,)"
     return col[:,0] if col.ndim == 2 and col.shape[1] == 1 else col
@@ -107,9 +109,10 @@ def _redshift_values(catalog, name):
     bad = impossible_redshifts(z)
     odd = bad & ~_stands_for_nothing(z)
     if odd.sum() > (known & ~bad).sum():
-        return None,f'the values of `{name}` run from {np.min(z[known]):g} to {np.max(z[known]):g}, and redshifts do not: it is not used'
-    text = f'{bad.sum()} of {len(z)} values of `{name}` cannot be redshifts and count as unknown: {_listed(z[bad])}' if bad.any() else why
-    return np.where(bad, np.nan, z),text
+        return None,(f'the values of `{name}` run from {np.min(z[known]):g} to {np.max(z[known]):g}, and redshifts '
+                     'do not: it is not used')
+    if not bad.any(): return z,why
+    return np.where(bad, np.nan, z),_put_aside(z[bad], len(z), name, 'cannot be redshifts and count as unknown')
 
 # %% ../../nbs/07_data.labels.ipynb #8ee8ea43
 _spectral = {'zwarn','zwarning','spectype','zerr','z_err','e_z','zconf','z_conf','zqual','z_qual','z_quality','zq','nq',
@@ -125,7 +128,8 @@ def _unlike_redshift(catalog, name, z):
     if _spectral & {plain_name(k) for k in catalog.colnames}: return ''
     told = f'if they are, say redshift={name}'
     if beside:
-        return f'`{name}` stands beside {", ".join(beside)} as a magnitude would, but its values are like redshifts: {told}'
+        return (f'`{name}` stands beside {", ".join(beside)} as a magnitude would, but its values are like redshifts: '
+                f'{told}')
     if len(known) and np.median(known) > 8:
         return f'`{name}` may hold redshifts or magnitudes, with a median of {np.median(known):g}: {told}'
     if len(known) and (known % 1 == 0).all():
@@ -134,8 +138,10 @@ def _unlike_redshift(catalog, name, z):
 
 # %% ../../nbs/07_data.labels.ipynb #06a8c175
 _redshift_words = re.compile(r'(^|_)(redshifts?|spec_?z|z_?spec|photo?_?z|z_?phot(o|om)?|zbest|z_best)(_|$)')
-_other_words = re.compile(r'(^|_)(e|err|errs?|error|errors|unc|uncertainty|sigma|sig|std|var|flags?|warn|warning|zwarn|quality|qual|q|conf|confidence|prob|odds|source|src|ref|'
-                          r'survey|id|method|type|class|n|nobs|num|count|low|lower|lo|high|upper|hi|[lup]\d+|min|max|chi2?|pdf|bins?|delta|diff|weight|risk|std\d*)(_|$)')
+_other_words = re.compile(r'(^|_)(e|errs?|errors?|unc|uncertainty|sigma|sig|std\d*|var|flags?|z?warn|warning|quality|'
+                          r'qual|q|conf|confidence|prob|odds|source|src|ref|survey|id|method|type|class|n|nobs|num|'
+                          r'count|low|lower|lo|high|upper|hi|[lup]\d+|min|max|chi2?|pdf|bins?|delta|diff|weight|risk)'
+                          r'(_|$)')
 
 def redshift_columns(
     catalog, # Table
@@ -175,7 +181,8 @@ def _doubted(catalog, name, z):
         flag,_ = _numbers_of(catalog[k], k)
         n = 0 if flag is None else int((np.isfinite(z) & np.isfinite(flag) & (flag != 0)).sum())
         if n:
-            yield f'{n} of {np.isfinite(z).sum()} redshifts of `{name}` have a {k} other than 0, which warns of the fit: they are used all the same'
+            yield (f'{n} of {np.isfinite(z).sum()} redshifts of `{name}` have a {k} other than 0, which warns of the '
+                   'fit: they are used all the same')
     zero = int((z == 0).sum())
     if zero > 1: yield f'{zero} redshifts of `{name}` are exactly 0: if that means unknown, write NaN'
 
@@ -248,8 +255,8 @@ def _classes_of_text(col, name):
     values,back = np.unique(texts(col), return_inverse=True)
     nothing = _says_nothing(values)
     labels = np.where(nothing, -1, np.cumsum(~nothing)-1)[back]
-    said = nothing[back] & (values != '')[back] if nothing.any() else nothing[back]
-    text = f'{said.sum()} of {len(back)} values of `{name}` count as unknown: {_listed(values[back[said]])}' if said.any() else ''
+    said = (nothing & (values != ''))[back]
+    text = _put_aside(values[back[said]], len(back), name) if said.any() else ''
     return labels,tuple(map(str, values[~nothing])),text
 
 # %% ../../nbs/07_data.labels.ipynb #18adc1a8
@@ -270,13 +277,14 @@ def _classes_of_numbers(col, name, names):
     known = ~hidden & np.isfinite(x)
     if x.dtype.kind == 'b': return *_by_value(x, known),''
     if (x[known] % 1 != 0).any():
-        return None,(),f'the column `{name}` holds numbers that are not whole, such as {x[known][x[known] % 1 != 0][0]:g}, and a class is a text or a whole number: it is not used'
+        return None,(),(f'the column `{name}` holds numbers that are not whole, such as '
+                        f'{x[known][x[known] % 1 != 0][0]:g}, and a class is a text or a whole number: it is not used')
     if (x[known] >= 2**63).any():
         return None,(),f'the column `{name}` holds numbers beyond 2**63, which are no classes: it is not used'
     none = known & _placeholders(np.where(known, x, 0))
     known &= ~none
     odd = none & (x != -1)
-    text = f'{odd.sum()} of {len(x)} values of `{name}` count as unknown: {_listed(x[odd])}' if odd.any() else ''
+    text = _put_aside(x[odd], len(x), name) if odd.any() else ''
     whole = np.where(known, x, -1).astype(np.int64)
     if len(names) > whole.max(initial=-1):
         return np.where(known & ~_says_nothing(names)[whole], whole, -1) if len(names) else whole,names,text
@@ -289,8 +297,10 @@ def _classes_of_places(col, name, names):
     empty = ~(x > 0).any(1)
     one = ((x == 0) | (x == 1)).all(1) & (x.sum(1) == 1)
     if not one.any() or not (one | empty).all():
-        return None,(),f'the column `{name}` has {x.shape[1]} values for each object that are not one 1 and zeros, and a class is one: it is not used (take argmax, if these are probabilities)'
-    return np.where(one, x.argmax(1), -1),names if len(names) == x.shape[1] else tuple(map(str, range(x.shape[1]))),''
+        return None,(),(f'the column `{name}` has {x.shape[1]} values for each object that are not one 1 and zeros, '
+                        'and a class is one: it is not used (take argmax, if these are probabilities)')
+    if len(names) != x.shape[1]: names = tuple(map(str, range(x.shape[1])))
+    return np.where(one, x.argmax(1), -1),names,''
 
 # %% ../../nbs/07_data.labels.ipynb #553cfffe
 def _classes_in(catalog, name):
@@ -300,7 +310,8 @@ def _classes_in(catalog, name):
     if col.ndim == 1 and col.dtype.kind in 'OSU': return _classes_of_text(col, name)
     if col.ndim == 1 and col.dtype.kind in 'biuf': return _classes_of_numbers(col, name, names)
     if col.ndim == 2 and col.dtype.kind in 'biuf': return _classes_of_places(col, name, names)
-    return None,(),f'the column `{name}` is {col.dtype} of shape {col.shape}, and a class is one text or whole number for each object: it is not used'
+    return None,(),(f'the column `{name}` is {col.dtype} of shape {col.shape}, and a class is one text or whole number '
+                    'for each object: it is not used')
 
 # %% ../../nbs/07_data.labels.ipynb #494e5035
 _class_words = re.compile(r'(^|_)(class|classes|morphology)(_|$)')
@@ -344,7 +355,8 @@ def find_classes(
         if labels is None and column: raise InputError(text[0].upper()+text[1:])
         if labels is not None and not column and _too_many(labels):
             labels = None
-            text = f'the column `{k}` has a value of its own for nearly every object, and a class is shared: it is not used'
+            text = (f'the column `{k}` has a value of its own for nearly every object, and a class is shared: '
+                    'it is not used')
         remarks = (*remarks, text) if text else remarks
         if labels is not None and (labels >= 0).any():
             return Found(k, labels, classes, remarks=(*remarks, *_odd_names(k, labels, classes)))
@@ -362,13 +374,14 @@ def class_labels(
     return found.values,found.names
 
 # %% ../../nbs/07_data.labels.ipynb #f2a382fb
-KNOWN_BANDS = re.compile(r'[ugrizy]|[ubvrijhk]|ks|kp|w[1-4]|bp|rp|vis|nuv|fuv|n\d{3,4}|[fin]b\d+|f\d{3,4}(w|m|n|lp|x|w2|wn)?\d?|irac_?[1-4]|ch[1-4]', re.I)
+KNOWN_BANDS = re.compile(r'[ugrizy]|[ubvrijhk]|ks|kp|w[1-4]|bp|rp|vis|nuv|fuv|n\d{3,4}|[fin]b\d+|'
+                         r'f\d{3,4}(w|m|n|lp|x|w2|wn)?\d?|irac_?[1-4]|ch[1-4]', re.I)
 ERROR_WORDS = {'err','errs','error','errors','e','sig','sigma','unc','uncert','uncertainty','rms','std'}
 _no_magnitude = {'abs','absolute','lim','limit','limiting','depth','zp','zpt','zero','zeropoint','zeropt','flag',
                  'flags','mask','offset','corr','correction','ext','extinction',
                  'nobs','n','num','npts','chi','chi2','ratio','diff','delta','rest','restframe','bias','snr','weight'}
-_written = (r'^([jhk])_m$', r'\1_mag'), (r'^([jhk])_(msigcom|cmsig)$', r'\1_mag_err'), (r'^(w[1-4])mpro$',
-    r'\1_mag'), (r'^(w[1-4])sigmpro$', r'\1_mag_err')   # 2MASS, WISE
+_written = ((r'^([jhk])_m$', r'\1_mag'), (r'^([jhk])_(msigcom|cmsig)$', r'\1_mag_err'),      # 2MASS
+            (r'^(w[1-4])mpro$', r'\1_mag'), (r'^(w[1-4])sigmpro$', r'\1_mag_err'))           # WISE
 _camel = re.compile(r'[A-Z0-9]+(?![a-z0-9])|[A-Z]?[a-z0-9]+')
 _glued = re.compile(r'^(.*?)(mags?|magnitudes?|flux(?:es)?)(\d*)(err(?:or)?|sig(?:ma)?|ivar)?$', re.I)
 
@@ -486,11 +499,10 @@ def _clean_numbers(col, name, role):
         if role == 'magnitude': bad = _unknown_magnitudes(v)
         elif role == 'error': bad = np.isin(v, SENTINELS['magnitude']) | (v < 0)
         else:
-            bad = np.isin(v, SENTINELS['magnitude']) & (v < 0) & (not ((v < 0)
-                                                                       & ~np.isin(v, SENTINELS['magnitude'])).any())
+            bad = np.isin(v, SENTINELS['magnitude']) & (v < 0)
+            if (v[~bad] < 0).any(): bad[:] = False                      # -99 may be a value where others are negative
     if not bad.any(): return v,why
-    return np.where(bad, np.nan,
-                    v),f'{bad.sum()} of {len(v)} values of `{name}` stand for nothing and count as unknown: {_listed(v[bad])}'
+    return np.where(bad, np.nan, v),_put_aside(v[bad], len(v), name, 'stand for nothing and count as unknown')
 
 # %% ../../nbs/07_data.labels.ipynb #0375b3d1
 def read_magnitudes(
@@ -516,8 +528,8 @@ def read_magnitudes(
 # %% ../../nbs/07_data.labels.ipynb #451f45ce
 def magnitudes(
     catalog,    # Table
-    names=None, # Columns wanted, in this order: a list, or text with commas; None: the magnitudes that are there, and their errors
-)->Table:       # float64 columns, NaN where unknown; `meta` has `bands` (column to band, from blue to red) and `errors` (column of errors to that of its magnitudes)
+    names=None, # Columns wanted, in this order: a list, or text with commas; None: those that are there, and their errors
+)->Table:       # float64, NaN where unknown; `meta`: `bands`, column to band, blue to red; `errors`, column of errors to its magnitudes
     "How bright each object is"
     t,remarks = read_magnitudes(catalog, names)
     say_once(remarks)

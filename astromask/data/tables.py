@@ -61,8 +61,8 @@ def typed(
     x = pc.if_else(pc.is_in(pc.ascii_lower(x), _gone), pa.scalar(None, x.type), x)
     if x.null_count == len(x): return x.cast(pa.float64())
     if ids:
-        return x if pc.any(pc.invert(pc.match_substring_regex(x, _plain))).as_py() or (y := _cast(x,
-            pa.int64())) is None else y
+        y = _cast(x, pa.int64()) if pc.all(pc.match_substring_regex(x, _plain)).as_py() else None
+        return x if y is None else y
     first = x[pc.index(pc.is_valid(x), True).as_py()].as_py()
     if re.match(r'[+-]?[.,]?\d|[+-]?inf', first, re.I):
         thousands = commas and not _any(x, r',[0-9]{1,2}$|,[0-9]{4}|^[+-]?([0-9]{4,}|0*),')
@@ -89,10 +89,9 @@ def _content(path, kind):
 def _utf8(raw, path):
     "A text in UTF-8 with Unix's line ends"
     few = raw[:200]
-    wide = 'utf-16' if raw[:2] in (b'\xff\xfe',
-                                   b'\xfe\xff') else next((k for k,at in (('utf-16-le',1),('utf-16-be',0))
-                                                           if few[at::2].count(0) > .4*len(few)
-                                                           and not few[1-at::2].count(0)), None)
+    def zeros_at(at): return few[at::2].count(0) > .4*len(few) and not few[1-at::2].count(0)
+    wide = ('utf-16' if few[:2] in (b'\xff\xfe',b'\xfe\xff') else 'utf-16-le' if zeros_at(1) else
+            'utf-16-be' if zeros_at(0) else None)
     if wide:
         with damage(path, 'read'): raw = raw.decode(wide).encode()
     raw = raw.removeprefix(b'\xef\xbb\xbf')
@@ -109,7 +108,7 @@ def _utf8(raw, path):
 
 # %% ../../nbs/07_data.tables.ipynb #be422089
 def _lines(raw, at=0, most=40):
-    "The first lines from a place on that are neither blank nor comments, the comments before them, and where the first of them begins"
+    "The first lines that are neither blank nor comments, the comments before them, and where they begin"
     lines = []
     comments = []
     begin = None
@@ -178,10 +177,11 @@ def _named(names, path):
     for i,name in enumerate(names):
         name = str(name).strip().lstrip('#').strip() or f'column {i+1}'
         if name in out: twice.append(name)
-        k,plain = 2,name
+        plain = name
+        k = 2
         while name in out:
             name = f'{plain}_{k}'
-            k = k+1
+            k += 1
         out[name] = i
     out = list(out)
     if twice:
@@ -234,7 +234,7 @@ def _csv_table(raw, path):
     if not lines: raise DataError(f'{path} has no rows')
     divider = said[1].decode() if said else _divider(lines)
     names,units,used = _header(lines, comments, divider, path)
-    for _ in range(used): at = _lines(raw, at, 1)[2]; at = raw.find(b'\n', at)+1 or len(raw)
+    for _ in range(used): at = raw.find(b'\n', _lines(raw, at, 1)[2])+1 or len(raw)
     spare = [len(_cells(o, divider)) - len(names) for o in lines[used:]] if divider else []
     if spare and all(o == 1 for o in spare) and not any(_cells(o, divider)[-1] for o in lines[used:]):
         names = [*names,'']
@@ -273,8 +273,8 @@ def _ipac_table(raw, path):
     for k,(name,a,b) in enumerate(zip(_named(names, path), bars, bars[1:])):
         cells = [o[a:b].strip() for o in rows]
         if nulls[k]: cells = ['' if o == nulls[k] else o for o in cells]
-        out[name] = np.array(cells) if types[k].lower() in ('c','char','date') else typed(pa.array(cells),
-            name),units[k]
+        is_text = types[k].lower() in ('c','char','date')
+        out[name] = (np.array(cells) if is_text else typed(pa.array(cells), name)),units[k]
     return out
 
 # %% ../../nbs/07_data.tables.ipynb #2e36a445
@@ -284,11 +284,10 @@ def _text_table(raw, path):
     lines,comments,_ = _lines(raw, most=3)
     first = lines[0] if lines else ''
     if first.startswith(('\\','|')) and re.search(rb'(?m)^\|.*\|\s*$', raw[:1<<16]): return _ipac_table(raw, path)
-    kind = 'ascii.ecsv' if comments and re.match(r'# %ECSV',
-                                                 comments[0]) else 'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else ''
-    if not kind:
-        return (_sextractor_table if comments and re.match(r'#\s*1\s+[A-Za-z_]\S*', comments[0]) else _csv_table)(raw,
-            path)
+    head = comments[0] if comments else ''
+    kind = ('ascii.ecsv' if head.startswith('# %ECSV') else
+            'ascii.mrt' if b'Byte-by-byte Description' in raw[:1<<17] else '')
+    if not kind: return (_sextractor_table if re.match(r'#\s*1\s+[A-Za-z_]\S*', head) else _csv_table)(raw, path)
     # Gaia's have null
     more = dict(fill_values=[(o,'0') for o in ('','null','NULL')]) if kind == 'ascii.ecsv' else {}
     with _reading(path): t = Table.read(raw.decode().rstrip('\n').split('\n'), format=kind, **more)
@@ -342,8 +341,9 @@ def _arrow_column(x):
     if isinstance(x, pa.ExtensionArray): x = x.storage
     t = x.type
     if pa.types.is_dictionary(t): return _arrow_column(x.dictionary_decode())
-    if pa.types.is_fixed_size_list(t) and not x.null_count and pa.types.is_primitive(t.value_type) and not x.flatten().null_count:
-        return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), -1)
+    if pa.types.is_fixed_size_list(t) and pa.types.is_primitive(t.value_type):
+        if not x.null_count and not x.flatten().null_count:
+            return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), -1)
     if pa.types.is_floating(t): return x.to_numpy(zero_copy_only=False)
     if pa.types.is_integer(t) or pa.types.is_boolean(t):
         hidden = x.is_null().to_numpy(zero_copy_only=False)
@@ -457,8 +457,8 @@ def _h5_column(d, field):
     if d.nbytes > 1<<28 and d.nbytes > _ratio*stored:
         raise DataError(f'{d.file.filename}: the array {d.name} claims {d.nbytes/2**30:.1f} GiB, of which '
                         f'{stored/2**20:.1f} MiB are stored')
-    x = d.asstr('utf-8',
-                'replace')[:] if h5py.check_string_dtype(d.dtype) else d[:] if field is None else d.fields(field)[:]
+    of = d.asstr('utf-8', 'replace') if h5py.check_string_dtype(d.dtype) else d if field is None else d.fields(field)
+    x = of[:]
     if missing is not None and np.ndim(missing) == 0 and x.dtype.kind in 'biuf': x = np.ma.array(x, mask=x == missing)
     return x,(unit.decode(errors='replace') if isinstance(unit, bytes) else unit)
 

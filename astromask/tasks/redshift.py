@@ -122,7 +122,7 @@ def _say_units(names, told, zero_point, learned):
 
 # %% ../../nbs/50_tasks.redshift.ipynb #81415d13
 def _on_one_scale(t, found, zero_point, learned):
-    "Name to (fluxes, errors) on one zero point, and the zero points that units state; `learned`: those of the table that a model learned from"
+    "Name to (fluxes, errors) on one zero point, and the zero points that units state; `learned`: those of a model's table"
     out = {}
     told = {}
     for m in found:
@@ -164,9 +164,8 @@ def photometry_table(
                                 None if softening is None else zero_points or {})
     used = {n: median_error(*v) for n,v in fluxes.items()} | (softening or {})
     for n,v in fluxes.items(): t[f'mag_{n}'],t[f'mag_err_{n}'] = asinh_magnitudes(*v, zero_point, used[n])
-    t.meta['photometry'] = dict(zero_point=zero_point,
-                                softening={n: b for n,b in used.items() if np.isfinite(b)}) | (dict(zero_points=told)
-                                    if told else {})
+    made = dict(zero_point=zero_point, softening={n: b for n,b in used.items() if np.isfinite(b)})
+    t.meta['photometry'] = made | (dict(zero_points=told) if told else {})
     return t
 
 # %% ../../nbs/50_tasks.redshift.ipynb #da7ad5b1
