@@ -11,10 +11,12 @@ __all__ = ['Report', 'inspect_cutouts', 'contact_sheet', 'write_report']
 import io, logging
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from ..core import InputError, log, write_atomic, write_json
 from .cutouts import Cutouts, sample_rows
 from .duplicates import pixel_twins, sky_twins
 from .labels import find_classes, find_redshifts, read_magnitudes
+from ..plots import for_the_eye, show_cutouts
 
 # %% ../../nbs/19_data.inspect.ipynb #f5fbc2c5
 def _is_picture(x):
@@ -143,31 +145,38 @@ class Report(dict):
         return '\n'.join([*page, '', *(['what is wrong', *(f'- {o}' for o in r['wrong'])] if r['wrong']
                                        else ['nothing looks wrong'])])
 
-    def _bands(self):
-        yield f'band          missing       1 %      50 %      99 %    (of {self["sampled"]} cutouts)'
-        for b,s in self['bands'].items():
-            yield f'{b:12} {s["missing"]:7.2%}' + ''.join(f' {s["percentiles"][p]:9.4g}' for p in ('1','50','99'))
+# %% ../../nbs/19_data.inspect.ipynb #51ca2d0d
+@patch
+def _bands(self:Report):
+    yield f'band          missing       1 %      50 %      99 %    (of {self["sampled"]} cutouts)'
+    for b,s in self['bands'].items():
+        yield f'{b:12} {s["missing"]:7.2%}' + ''.join(f' {s["percentiles"][p]:9.4g}' for p in ('1','50','99'))
 
-    def _columns(self):
-        yield 'column                    type         known'
-        yield from (f'{k:25} {s["dtype"]:12} {s["known"]}' for k,s in self['columns'].items())
+# %% ../../nbs/19_data.inspect.ipynb #e24ed131
+@patch
+def _columns(self:Report):
+    yield 'column                    type         known'
+    yield from (f'{k:25} {s["dtype"]:12} {s["known"]}' for k,s in self['columns'].items())
 
-    def _objects(self):
-        classes = ', '.join(f'{k} {n}' for k,n in self['classes'].items())
-        z = self['redshifts']
-        at = self['sky']
-        if classes: yield f'\nclasses   {classes}; unknown {self["unlabelled"]} (column {self["class_column"]})'
-        kind = '' if z['kind'] == 'unknown' else f', {z["kind"]}'
-        if z['known']:
-            yield f'\nredshifts {z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} (column {z["column"]}{kind})'
-        if self['magnitudes']:
-            yield f'\nmagnitudes in {", ".join(self["magnitudes"].values())} (columns {", ".join(self["magnitudes"])})'
-        if at['known']:
-            a,b = at['ra']
-            low,high = at['dec']
-            yield f'\nsky       {at["known"]} positions, ra {a:.4f} to {b:.4f}, dec {low:.4f} to {high:.4f} deg'
-        w = self['twins']
-        yield f'\ntwins     {w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky'
+# %% ../../nbs/19_data.inspect.ipynb #47eababd
+@patch
+def _objects(self:Report):
+    classes = ', '.join(f'{k} {n}' for k,n in self['classes'].items())
+    z = self['redshifts']
+    at = self['sky']
+    if classes: yield f'\nclasses   {classes}; unknown {self["unlabelled"]} (column {self["class_column"]})'
+    kind = '' if z['kind'] == 'unknown' else f', {z["kind"]}'
+    if z['known']:
+        yield (f'\nredshifts {z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} '
+               f'(column {z["column"]}{kind})')
+    if self['magnitudes']:
+        yield f'\nmagnitudes in {", ".join(self["magnitudes"].values())} (columns {", ".join(self["magnitudes"])})'
+    if at['known']:
+        a,b = at['ra']
+        low,high = at['dec']
+        yield f'\nsky       {at["known"]} positions, ra {a:.4f} to {b:.4f}, dec {low:.4f} to {high:.4f} deg'
+    w = self['twins']
+    yield f'\ntwins     {w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky'
 
 # %% ../../nbs/19_data.inspect.ipynb #bcdeac18
 class _Heard(logging.Handler):
@@ -218,7 +227,7 @@ def inspect_cutouts(
         t = c.catalog
     rows = sample_rows(c, n)
     x = c[rows]
-    picture = _is_picture(x)
+    picture = for_the_eye(x)
     full = None if picture or c.dtype.kind == 'f' else np.iinfo(c.dtype).max
     labels,objects,remarks = _about_objects(t)
     stats = {b: _band_statistics(x[:,i], rows, full) for i,b in enumerate(c.bands)}
@@ -248,7 +257,6 @@ def contact_sheet(
     odd:int=16,  # Pictures of odd ones at most
 ):               # Figure
     "Pictures of a set of cutouts, the odd ones last"
-    from astromask.plots import show_cutouts
     c = _open(source, bands, survey)
     report = inspect_cutouts(c) if report is None else report
     kinds = report['odd']
