@@ -73,6 +73,7 @@ def _factor(text):
     return factor,text
 
 # %% ../nbs/01_units.ipynb #aa66c3df
+@lru_cache(maxsize=None)
 def _unit_of(text):
     "(factor, astropy unit) of a unit's text; ValueError if it is none that we know"
     factor,rest = _factor(text)

@@ -861,7 +861,7 @@ def open_files(
         for p in some:
             part = model.like(p) if model else None
             if part is None or len(parts) < at_once and not (h5py.is_hdf5(p) and part.matches()):
-                kind = file_kind(p)
+                kind = kind if p == some[0] else file_kind(p)
                 part = kind([p] if getattr(kind, 'many', False) else p, bands, survey, strict, given)
             if model is None and isinstance(part, H5File): model = part
             parts.append(part)

@@ -12,12 +12,14 @@ __all__ = ['FILTERS', 'take_rows', 'H5File', 'add_layout', 'AstroMaskLayout', 'M
 import copy, errno
 import h5py, numpy as np
 from collections import ChainMap
+from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from fastcore.basics import patch
-from h5py import h5a, h5d, h5g, h5l, h5z
+from h5py import h5a, h5d, h5g, h5l, h5o, h5z
 from ..core import DataError, log
 from .files import check_file, damage
-from .layouts import CutoutFile, Layout, band_names, check_measures, find_layout, json_of, stamp, text_of, texts_of
+from .layouts import CutoutFile, Layout, band_names, check_measures, json_of, stamp, text_of, texts_of
 
 # %% ../../nbs/08_data.hdf5.ipynb #f0358aa8
 def _opened(path, cache=0):
@@ -53,16 +55,37 @@ def _check_link(root, name, path):
             raise DataError(f'{path}: `{text_of(name)}` is a link, and links are not followed: copy the data itself')
         if part != name.split(b'/')[-1]: root = h5g.open(root, part)
 
+# %% ../../nbs/08_data.hdf5.ipynb #bb304809
+class _Attributes(Mapping):
+    "What a file, group or dataset says of itself; each attribute is read when it is first asked for"
+    def __init__(self, attrs):
+        self._attrs = attrs
+        self._names = list(attrs)
+        self._read = {}
+    def __len__(self): return len(self._names)
+    def __iter__(self): return iter(self._names)
+    def __getitem__(self, name):
+        if name not in self._names: raise KeyError(name)
+        if name not in self._read: self._read[name] = self._attrs[name]
+        return self._read[name]
+
+# %% ../../nbs/08_data.hdf5.ipynb #14e21699
+class _Dataset(h5py.Dataset):
+    "A dataset whose attributes are read once"
+    @cached_property
+    def attrs(self): return _Attributes(super().attrs)
+
 # %% ../../nbs/08_data.hdf5.ipynb #73011024
 def _datasets(f, path):
     "Name -> dataset, for all in a group; nothing that points elsewhere"
     found = {}
     for name in f:
-        _check_link(f.id, name.encode('utf-8', 'surrogateescape'), path)
-        d = f[name]
-        if not isinstance(d, h5py.Dataset): continue
-        _check_own(d.id, name, path)
-        if d.shape is not None: found[name] = d
+        key = name.encode('utf-8', 'surrogateescape')
+        _check_link(f.id, key, path)
+        d = h5o.open(f.id, key)
+        if not isinstance(d, h5d.DatasetID): continue
+        _check_own(d, name, path)
+        if d.shape is not None: found[name] = _Dataset(d, readonly=True)
     return found
 
 # %% ../../nbs/08_data.hdf5.ipynb #354cc761
@@ -84,17 +107,19 @@ def _groups(f, path, most=1000):
 
 # %% ../../nbs/08_data.hdf5.ipynb #e1b2475a
 def _imaged(f, path, layouts):
-    "The group with images: '' for the root, or a name that ends in '/'"
-    if any(l.recognises(found, f.attrs) for found in [_datasets(f, path)] for l in layouts): return ''
-    groups = {name: _datasets(g, path) for name,g in _groups(f, path).items()}
-    with_images = [name for name,found in groups.items() if any(l.recognises(found, f[name].attrs) for l in layouts)]
+    "The group with images ('' for the root, or a name that ends in '/'), its datasets, and what it says"
+    found = _datasets(f, path)
+    attrs = _Attributes(f.attrs)
+    def has_images(found, attrs): return any(l.recognises(found, attrs) for l in layouts)
+    if has_images(found, attrs): return '',found,attrs
+    groups = {k: (_datasets(g, path),ChainMap(_Attributes(g.attrs), attrs)) for k,g in _groups(f, path).items()}
+    with_images = [k for k,o in groups.items() if has_images(*o)]
     if len(with_images) > 1:
         raise DataError(f'{path} has images in several groups ({", ".join(o.rstrip("/") for o in with_images[:8])}): '
                         'copy the one that is meant into a file of its own (h5copy)')
-    if with_images: return with_images[0]
-    inside = {f'{name}{k}': d for name,found in groups.items() for k,d in found.items()}
-    find_layout(layouts, _datasets(f, path) | inside, f.attrs, path)     # says what there is
-    return ''
+    if with_images: return with_images[0],*groups[with_images[0]]
+    inside = {f'{name}{k}': d for name,(some,_) in groups.items() for k,d in some.items()}
+    return '',found | inside,attrs     # of no layout; the message says what there is
 
 # %% ../../nbs/08_data.hdf5.ipynb #366ed329
 FILTERS = {32000:'LZF', 32001:'Blosc', 32004:'LZ4', 32008:'bitshuffle', 32013:'ZFP', 32015:'Zstandard', 32017:'SZ',
@@ -112,12 +137,14 @@ def _with_plugin(code):
     return h5z.filter_avail(code)
 
 def _check_filters(d, name, path):
-    "Refuse a dataset (low-level) that cannot be unpacked here"
-    for code in _filters(d):
+    "Refuse a dataset (low-level) that cannot be unpacked here; the numbers of its filters"
+    codes = _filters(d)
+    for code in codes:
         if _with_plugin(code): continue
         raise DataError(f"{path}: `{name}` is packed with the filter "
                         f"{FILTERS.get(code, f'number {code} of the HDF Group')}, which is not installed: "
                         "pip install 'astromask[formats]' (hdf5plugin) reads the usual ones")
+    return codes
 
 # %% ../../nbs/08_data.hdf5.ipynb #7d6a0056
 def take_rows(
@@ -140,10 +167,11 @@ def take_rows(
 class H5File(CutoutFile):
     "An HDF5 file of cutouts"
     layouts = []         # Asked in this order; see `add_layout`
+    group = None         # Not looked for yet
     cache = 0
     unseen = False
     _n = None
-    filters = ()
+    filters = frozenset()    # Numbers of those that hdf5plugin brings; a process that gets this by pickle needs them
     @property
     def n(self):
         self.see()
@@ -165,36 +193,52 @@ class H5File(CutoutFile):
     def _open(self):
         for code in self.filters: _with_plugin(code)
         with _opened(self.path, self.cache) as f: yield f
+
     def _list(self, f):
-        g = f[self.group] if self.group else f
-        return _datasets(g, self.path),ChainMap(g.attrs, f.attrs) if self.group else f.attrs
-    def _find_measure(self, l, found, attrs, survey):
-        for k in (l.images, *self.bad): _check_filters(found[k].id, k, self.path)
-        super()._find_measure(l, found, attrs, survey)
-    def _is_column(self, d):
-        if h5py.check_string_dtype(d.dtype) is None and d.dtype.kind not in 'biuf': return False
-        try: _check_filters(d.id, d.name, self.path)
-        except DataError as e:
-            log.warning(f'{e}; the column is left out')
-            return False
-        return True
-    def _enum_names(self, d):
-        named = {int(v): k for k,v in (h5py.check_enum_dtype(d.dtype) or {}).items()}
-        return [named[i] for i in range(len(named))] if named and {*named} == {*range(len(named))} else None
-    def _values(self, d):
-        if h5py.check_string_dtype(d.dtype) is None: return d[:]
-        return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
+        if self.group is None:
+            self.group,found,attrs = _imaged(f, self.path, self.layouts)
+            return found,attrs
+        attrs = _Attributes(f.attrs)
+        if not self.group: return _datasets(f, self.path),attrs
+        g = f[self.group]
+        return _datasets(g, self.path),ChainMap(_Attributes(g.attrs), attrs)
 
     def _describe(self, f, bands, survey):
-        self.group = _imaged(f, self.path, self.layouts)
         super()._describe(f, bands, survey)
-        used = [f[self.images],*(f[self.group + k] for k in self.columns)]
-        # for processes that get this by pickle
-        self.filters = tuple({code for o in used for code in _filters(o.id) if code > 32})
         d = f[self.images]
         self.chunk = d.chunks[0] if d.chunks else 1
         if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
         if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
+
+# %% ../../nbs/08_data.hdf5.ipynb #a59e95d1
+@patch
+def _needs(self:H5File, d, name):
+    "Refuse a dataset that cannot be unpacked here; the filters of others are noted"
+    self.filters = self.filters | {code for code in _check_filters(d.id, name, self.path) if code > 32}
+
+@patch
+def _find_measure(self:H5File, l, found, attrs, survey):
+    for k in (l.images, *self.bad): self._needs(found[k], k)
+    super(H5File, self)._find_measure(l, found, attrs, survey)
+
+@patch
+def _is_column(self:H5File, d):
+    if h5py.check_string_dtype(d.dtype) is None and d.dtype.kind not in 'biuf': return False
+    try: self._needs(d, d.name)
+    except DataError as e:
+        log.warning(f'{e}; the column is left out')
+        return False
+    return True
+
+@patch
+def _enum_names(self:H5File, d):
+    named = {int(v): k for k,v in (h5py.check_enum_dtype(d.dtype) or {}).items()}
+    return [named[i] for i in range(len(named))] if named and {*named} == {*range(len(named))} else None
+
+@patch
+def _values(self:H5File, d):
+    if h5py.check_string_dtype(d.dtype) is None: return d[:]
+    return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
 
 # %% ../../nbs/08_data.hdf5.ipynb #5a40be17
 def _tables_elsewhere(f, path, group, n):

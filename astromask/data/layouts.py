@@ -416,7 +416,7 @@ def _fitted(self:CutoutFile, found, m):
 # %% ../../nbs/07_data.layouts.ipynb #00d6aa95
 def _same_measure(a, b):
     if a in ('',None) or b in ('',None): return True
-    if not isinstance(a, str): return bool(np.isclose(a, b, rtol=1e-4, atol=0))
+    if not isinstance(a, str): return bool(abs(a-b) <= 1e-4*abs(b))
     try: return a.strip() == b.strip() or u.Unit(a) == u.Unit(b)
     except (TypeError,ValueError): return False
 
