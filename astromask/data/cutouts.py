@@ -45,6 +45,20 @@ def one_measure(
     alike = len({p.measured for p in parts}) == 1
     return Measure(parts[0].measured if zero is not None or alike else '', zero, scale)
 
+# %% ../../nbs/10_data.cutouts.ipynb #e48b9dcb
+def _check_alike(
+    parts, # `CutoutFile`s
+):
+    "Refuse to put files together that differ in bands or shape"
+    first = parts[0]
+    for p in parts[1:]:
+        for what in ('bands','shape'):
+            a = getattr(first, what)
+            b = getattr(p, what)
+            if a == b: continue
+            raise DataError(f'{p.path} has {what} {b}, but {first.path} has {a}: open them '
+                            'apart, or select with bands=')
+
 # %% ../../nbs/10_data.cutouts.ipynb #db17bac7
 class Cutouts:
     "Cutout files as one sequence of (C,H,W) images with a catalogue; made by `Cutouts.open`"
@@ -52,20 +66,13 @@ class Cutouts:
         parts, # CutoutFile objects that agree in bands and shape
     ):
         first = parts[0]
-        for p in parts[1:]:
-            for what in ('bands','shape'):
-                a = getattr(first, what)
-                b = getattr(p, what)
-                if a == b: continue
-                raise DataError(f'{p.path} has {what} {b}, but {first.path} has {a}: open them '
-                                'apart, or select with bands=')
-        m = one_measure(parts)
-        self.origin = first.origin
-        self.survey = first.survey
-        # '' and None: not known
+        _check_alike(parts)
+        self.measure = m = one_measure(parts)      # '' and None: not known
         self.measured = m.unit
         self.zero_point = m.zero_point
         self.pixel_scale = m.pixel_scale
+        self.origin = first.origin
+        self.survey = first.survey
         self.parts = [p.suited(m, self.origin) for p in parts]
         self.unit = self.parts[0].unit if self.measured or len({p.unit for p in parts}) == 1 else ''
         self.bands = first.bands
@@ -75,39 +82,43 @@ class Cutouts:
         self.has_ivar = all(p.has_ivar for p in parts)
         self._catalog = None
 
-    @classmethod
-    def open(cls,
-        source,          # A path, a glob, a folder, or a list of them
-        bands=None,      # Bands wanted; or the names of all stored ones, where the file does not tell
-        survey=None,     # Name of the survey whose bands they are, where the file does not tell
-        strict=True,     # False: bands that nobody names are called 'band 1', 'band 2', ...
-        unit='',         # What one unit of a pixel is ('nJy'), where the file does not tell
-        zero_point=None, # AB magnitude of one unit, where the file does not tell
-        pixel_scale=None,# Arcsec per pixel, where the file does not tell
-    )->'Cutouts':
-        "Open cutout files of any known layout; pixels are read when asked for"
-        paths = cutout_paths(source)
-        if not paths: raise DataError('No files were given')
-        return cls(open_files(paths, bands, survey, strict,
-                              given=Measure.from_config(dict(unit=unit, zero_point=zero_point,
-                                                             pixel_scale=pixel_scale))))
-
     @cached_property
     def _ends(self): return np.cumsum([p.n for p in self.parts])
     def __len__(self): return int(self._ends[-1])
     def __repr__(self):
         c,h,w = self.shape
         return f'Cutouts: {len(self)} of {h} x {w} pixels in {",".join(self.bands)}, from {len(self.files)} file(s)'
-    @property
-    def provenance(self):
-        "Where the data come from, as the files tell it; a list where they differ, None where none tells"
-        found = []
-        for p in self.parts: found += [p.provenance] if p.provenance not in (None,*found) else []
-        return found if len(found) > 1 else found[0] if found else None
-    @property
-    def nbytes(self): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
-    @property
-    def chunk_rows(self): return max(p.chunk for p in self.parts)    # Neighbours that are read at the cost of one
+
+# %% ../../nbs/10_data.cutouts.ipynb #0e6d3a8d
+@patch(cls_method=True)
+def open(cls:Cutouts,
+    source,          # A path, a glob, a folder, or a list of them
+    bands=None,      # Bands wanted; or the names of all stored ones, where the file does not tell
+    survey=None,     # Name of the survey whose bands they are, where the file does not tell
+    strict=True,     # False: bands that nobody names are called 'band 1', 'band 2', ...
+    unit='',         # What one unit of a pixel is ('nJy'), where the file does not tell
+    zero_point=None, # AB magnitude of one unit, where the file does not tell
+    pixel_scale=None,# Arcsec per pixel, where the file does not tell
+)->Cutouts:
+    "Open cutout files of any known layout; pixels are read when asked for"
+    paths = cutout_paths(source)
+    if not paths: raise DataError('No files were given')
+    given = Measure.from_config(dict(unit=unit, zero_point=zero_point, pixel_scale=pixel_scale))
+    return cls(open_files(paths, bands, survey, strict, given=given))
+
+# %% ../../nbs/10_data.cutouts.ipynb #898ce56c
+@patch(as_prop=True)
+def provenance(self:Cutouts):
+    "Where the data come from, as the files tell it; a list where they differ, None where none tells"
+    found = []
+    for p in self.parts: found += [p.provenance] if p.provenance not in (None,*found) else []
+    return found if len(found) > 1 else found[0] if found else None
+
+@patch(as_prop=True)
+def nbytes(self:Cutouts): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
+
+@patch(as_prop=True)
+def chunk_rows(self:Cutouts): return max(p.chunk for p in self.parts)    # Neighbours that are read at the cost of one
 
 # %% ../../nbs/10_data.cutouts.ipynb #b4e8e327
 @patch
@@ -250,6 +261,7 @@ def _typed(col, dtype):
     x = np.ma.masked_invalid(np.ma.asarray(col)) if col.dtype.kind == 'f' else np.ma.asarray(col)
     return MaskedColumn(x.filled(0).astype(dtype), mask=np.ma.getmaskarray(x), name=col.name, unit=col.unit)
 
+# %% ../../nbs/10_data.cutouts.ipynb #50f216f3
 def _one_kind(cols, paths):
     "Columns of one type, in which nothing is lost; None where they cannot be put together"
     name = cols[0].name
@@ -514,12 +526,6 @@ def write(cls:Cutouts,
             if len(col) != n: raise InputError(f'The catalogue has {len(col)} rows for {n} cutouts')
             _write_column(f, name, col)
     return Path(path)
-
-# %% ../../nbs/10_data.cutouts.ipynb #e3e508d2
-@patch(as_prop=True)
-def measure(self:Cutouts)->Measure:
-    "What its pixels are, as its files tell"
-    return Measure(self.measured, self.zero_point, self.pixel_scale)
 
 # %% ../../nbs/10_data.cutouts.ipynb #2342bed6
 @patch

@@ -253,26 +253,29 @@ class Fits:
         first = self.objects[0]
         self.shape = first[0].shape if len(first[0].shape) == 3 else (len(first),*first[0].shape)
 
-    def _objects(self, planes):
-        "The bands, and the planes of each object"
-        some = self.images
-        given = self.given or ()
-        flat = all(len(p.shape) == 2 for p in some)
-        same = len({p.shape for p in some}) == 1
-        if len(some) == 1: return (_names_of(some) if flat else _names_in(some[0], some[0].shape[0])),[some]
-        names = _names_of(some) if flat else None
-        one = {p.band for p in some}
-        if names and len(given) == 1 and given[0] not in names and not any(map(_is_band, names)):
-            names = None  # objects
-        if names and same: return names,[some]
-        if some and flat and not names:
-            if same and len(given) == len(some): return None,[some]
-            if len(one) == 1 and (not same or one != {''} or len(given) == 1):
-                return [o for o in one if o] or None,[[p] for p in some]
-        raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an '
-                        'image (H,W) for each band with FILTER or EXTNAME, or for each object, should be (tiles of a '
-                        'survey are for `astromask ingest`; where nothing names the bands, give bands: as many as '
-                        'there are images, or one)')
+# %% ../../nbs/09_data.formats.ipynb #c82aa686
+@patch
+def _objects(self:Fits, planes):
+    "The bands, and the planes of each object"
+    some = self.images
+    given = self.given or ()
+    flat = all(len(p.shape) == 2 for p in some)
+    same = len({p.shape for p in some}) == 1
+    if len(some) == 1: return (_names_of(some) if flat else _names_in(some[0], some[0].shape[0])),[some]
+    names = _names_of(some) if flat else None
+    one = {p.band for p in some}
+    if names and len(given) == 1 and given[0] not in names and not any(map(_is_band, names)):
+        names = None  # objects
+    if names and same: return names,[some]
+    if some and flat and not names:
+        if same and len(given) == len(some): return None,[some]
+        if len(one) == 1 and (not same or one != {''} or len(given) == 1):
+            return [o for o in one if o] or None,[[p] for p in some]
+    raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an '
+                    'image (H,W) for each band '
+                    'with FILTER or EXTNAME, or for each object, should be (tiles of a survey are for '
+                    '`astromask ingest`; where '
+                    'nothing names the bands, give bands: as many as there are images, or one)')
 
 # %% ../../nbs/09_data.formats.ipynb #aae6ff27
 @dataclass
@@ -424,11 +427,11 @@ class FitsLayout(Layout):
 # %% ../../nbs/09_data.formats.ipynb #c88c1747
 class FitsSet(CutoutFile):
     "FITS files of cutouts as one set"
-    # Many: takes the files of a set, one object each
     layouts = [FitsLayout()]
     _checked = 8
     sampled = False
-    many = True
+    many = True         # Takes the files of a set, one object each
+    beside = False
     def __init__(self,
         paths,         # The files
         bands=None,    # As in `CutoutFile`
@@ -436,10 +439,7 @@ class FitsSet(CutoutFile):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.paths = [str(p) for p in paths]
-        self.path,self.files,self.given = self.paths[0],tuple(self.paths),given or Measure()
-        self.strict = strict
-        self.told = True
+        self._begin(paths, strict, given)
         self._cards = None
         self._photometry = {}
         self._said = set()
@@ -452,7 +452,7 @@ class FitsSet(CutoutFile):
         self._settle(looked)
         self._describe(self._arrays(), bands, survey)
 
-    def _numbers(self): return self.groups or self.items or self.paths
+    def _numbers(self): return self.groups or self.items or self.files
 
 # %% ../../nbs/09_data.formats.ipynb #ce88b6f4
 def _shows(path, band):
@@ -464,9 +464,9 @@ def _shows(path, band):
 @patch
 def _groups(self:FitsSet):
     "The files of each object as a list of {(band, kind): path}; None where each file is one object"
-    some = self.paths[:self._checked]
-    if len(self.paths) < 2 or all(_split_names(some, at) is None for at in (-1,-2,-3,-4)): return None
-    found = group_files(self.paths)
+    some = self.files[:self._checked]
+    if len(self.files) < 2 or all(_split_names(some, at) is None for at in (-1,-2,-3,-4)): return None
+    found = group_files(self.files)
     if found is None: return None
     groups = list(found.values())
     for i in np.unique(np.linspace(0, len(groups)-1, self._checked).astype(int)):
@@ -485,7 +485,7 @@ def _list_objects(self:FitsSet):
     if n == 1: return
     self.items = []
     shapes = []
-    for p in self.paths:
+    for p in self.files:
         with _one_fits(p, self.named) as f:
             self.items += [(p,k) for k in range(len(f.objects))]
             shapes += [o[0].shape[-2:] for o in f.objects]
@@ -506,7 +506,7 @@ def _sister_plane(path, kind):
 def _object(self:FitsSet, i):
     "The i-th object as its files have it"
     if not self.groups:
-        path,number = self.items[i] if self.items else (self.paths[i],0)
+        path,number = self.items[i] if self.items else (self.files[i],0)
         return self._read_one(path, number)
     files = self.groups[i]
     parts = []
@@ -764,7 +764,7 @@ def _band_photometry(self:FitsSet, l, found, attrs, scale):
 def _row_ids(self:FitsSet, labels):
     if self.groups: return np.array([f'{k}:0' for k in self.group_names])
     if not self.items: return np.array([f'{k}:0' for k in labels])
-    called = dict(zip(self.paths, labels))
+    called = dict(zip(self.files, labels))
     return np.array([f'{called[p]}:{k}' for p,k in self.items])
 
 # %% ../../nbs/09_data.formats.ipynb #c23fd86d
@@ -772,7 +772,7 @@ def _row_ids(self:FitsSet, labels):
 def origins(self:FitsSet, rows):
     "(n,) files of rows (of several the first), and (n,) which of their objects they are"
     if self.groups: found = [(next(iter(self.groups[i].values())),0) for i in rows]
-    else: found = [self.items[i] if self.items else (self.paths[i],0) for i in rows]
+    else: found = [self.items[i] if self.items else (self.files[i],0) for i in rows]
     return np.array([str(p) for p,_ in found]),np.array([k for _,k in found], np.int64)
 
 # %% ../../nbs/09_data.formats.ipynb #a8bbaddf
@@ -792,16 +792,10 @@ def _cards_of(plane):
 
 # %% ../../nbs/09_data.formats.ipynb #5afdd659
 @patch
-def _list_columns(self:FitsSet, found, attrs):
-    self.columns = []
-    self.left_out = []
-    self.names = {}
-
-@patch
 def _first_planes(self:FitsSet):
     "The first plane of each object"
     if self.groups: paths = [next(p for (_,kind),p in g.items() if kind == 'image') for g in self.groups]
-    else: paths = self.paths
+    else: paths = self.files
     for p in progress(paths, 'headers') if len(paths) > 1000 else paths:
         with _one_fits(p, self.named) as f: yield from (o[0] for o in f.objects)
 

@@ -44,8 +44,7 @@ def _check_own(d, name, path):
     size = int(np.prod(plist.get_chunk(), dtype=float))*d.get_type().get_size()
     if size > 1<<30:
         raise DataError(f'{path}: `{name}` is packed in chunks of {size/2**30:.0f} GiB, each to be '
-                        'unpacked for a single row: '
-                        'write it again in smaller chunks')
+                        'unpacked for a single row: write it again in smaller chunks')
 
 # %% ../../nbs/08_data.hdf5.ipynb #940e8245
 def _check_link(root, name, path):
@@ -240,24 +239,6 @@ def _values(self:H5File, d):
     if h5py.check_string_dtype(d.dtype) is None: return d[:]
     return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
 
-# %% ../../nbs/08_data.hdf5.ipynb #5a40be17
-def _tables_elsewhere(f, path, group, n):
-    "Names of what has a row for each image, but does not lie beside the images as a column"
-    def hard(g, k): return g.id.links.get_info(k.encode('utf-8', 'surrogateescape')).type == h5l.TYPE_HARD
-    found = [(f'{at}{k}',at,g[k]) for at,g in ({'': f} | _groups(f, path)).items() for k in g if hard(g, k)]
-    return [name for name,at,d in found if isinstance(d, h5py.Dataset) and d.shape and d.shape[0] == n and d.ndim < 3
-            and (at != group or d.dtype.kind == 'V')]
-
-@patch
-def _table(self:H5File):
-    with self._reading('read for its catalogue') as f: unread = _tables_elsewhere(f, self.path, self.group, self.n)
-    if unread:
-        log.warning(f'{self.path}: {", ".join(f"`{k}`" for k in unread[:8])} have a row for each '
-                    'image, but are not read: '
-                    'columns are datasets beside the images, one each')
-    return super(H5File, self)._table()
-
-
 # %% ../../nbs/08_data.hdf5.ipynb #5fd792a1
 def _written(d, row):
     "Does this row of pixels exist in the file?"
@@ -290,6 +271,22 @@ def _take(self:H5File, d, rows):
         x = x.astype(self.dtype, copy=False)
         x[gone] = np.nan
     return x
+
+# %% ../../nbs/08_data.hdf5.ipynb #5a40be17
+def _tables_elsewhere(f, path, group, n):
+    "Names of what has a row for each image, but does not lie beside the images as a column"
+    def hard(g, k): return g.id.links.get_info(k.encode('utf-8', 'surrogateescape')).type == h5l.TYPE_HARD
+    found = [(f'{at}{k}',at,g[k]) for at,g in ({'': f} | _groups(f, path)).items() for k in g if hard(g, k)]
+    return [name for name,at,d in found if isinstance(d, h5py.Dataset) and d.shape and d.shape[0] == n and d.ndim < 3
+            and (at != group or d.dtype.kind == 'V')]
+
+@patch
+def _table(self:H5File):
+    with self._reading('read for its catalogue') as f: unread = _tables_elsewhere(f, self.path, self.group, self.n)
+    if unread:
+        log.warning(f'{self.path}: {", ".join(f"`{k}`" for k in unread[:8])} have a row for each image, but are not read: '
+                    'columns are datasets beside the images, one each')
+    return super(H5File, self)._table()
 
 # %% ../../nbs/08_data.hdf5.ipynb #1360c232
 def _signature(path, group, pixels):
@@ -326,7 +323,7 @@ def _said_by(o):
     names = (h5a.open(o, index=i).name for i in range(h5a.get_num_attrs(o)))
     return sorted((k,_texts(o, k)) for k in names if k not in _telling)
 
-_telling = b'provenance',b'CLASS',b'DIMENSION_LIST',b'REFERENCE_LIST' 
+_telling = b'provenance',b'CLASS',b'DIMENSION_LIST',b'REFERENCE_LIST'    # Of HDF5's own, and where it comes from
 
 # %% ../../nbs/08_data.hdf5.ipynb #dbee2ffb
 @patch
@@ -355,7 +352,7 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
     if not self.unseen: return True
     check_file(self.path)
     now = stamp(self.path)
-    with damage(self.path): found = _signature(self.path, self.group, [self.layout.images, *self.bad])
+    found = self._signed()
     if found[0] != self._like or found[1] == 0: return False
     self._n,self.provenance,self.stamp,self.unseen = *found[1:],now,False
     return True
@@ -369,8 +366,7 @@ def see(self:H5File):
                    given=self.given).select(self.bands).converted(self.measure, 1., self.ratio)
     if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
         raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} '
-                        f'of shape {other.shape}, '
-                        f'not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
+                        f'of shape {other.shape}, not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
     first = copy.copy(self)
     first.path = self.model
     check_measures(first, other, convert=True)

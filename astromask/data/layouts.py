@@ -128,37 +128,41 @@ class Layout:
     def bands(self, found, attrs, survey, c):
         "Names of its c bands in stored order; None where the file does not tell"
 
-    def told_bands(self, found, attrs):
-        "Names that the file itself gives to its bands, None where it does not"
-        names = said('bands', getattr(found[self.images], 'attrs', {}), attrs)
-        if names is None:
-            names = next((found[k][:] for k in ATTRIBUTES['bands'][:6]
-                          if k in found and found[k].ndim == 1 and found[k].dtype.kind in 'SUO'), None)
-        if names is None: return None
-        names = texts_of(names)
-        shape = found[self.images].shape
-        return band_names(names[0] if len(names) == 1 and 1 not in (shape[1],shape[-1]) else names)
-
     def class_names(self, column, survey):
         "What integer labels mean, where the layout fixes it"
 
-    def unit(self, found, attrs):
-        "What the pixel values are; '' where the file does not tell, or tells several"
-        v = said('unit', getattr(found[self.images], 'attrs', {}), attrs)
-        names = {o.strip() for o in texts_of(v)} if v is not None else {''}
-        return names.pop() if len(names) == 1 else ''
-
-    def pixel_scale(self, found, attrs):
-        "Arcsec per pixel, None where the file does not tell"
-        return number_of(said('pixel_scale', getattr(found[self.images], 'attrs', {}), attrs))
+    def has_pixels(self, found):
+        d = found.get(self.images)
+        return d is not None and d.ndim == 4 and d.dtype.kind in 'iuf'
 
     def oriented(self, found, attrs, n):
         "Are the channels last, of n bands (None: unknown)? None where it cannot be told"
         return channels_last(found[self.images].shape[1:], n) if self.last is None else self.last
 
-    def has_pixels(self, found):
-        d = found.get(self.images)
-        return d is not None and d.ndim == 4 and d.dtype.kind in 'iuf'
+# %% ../../nbs/07_data.layouts.ipynb #8c10cbe7
+@patch
+def told_bands(self:Layout, found, attrs):
+    "Names that the file itself gives to its bands, None where it does not"
+    names = said('bands', getattr(found[self.images], 'attrs', {}), attrs)
+    if names is None:
+        names = next((found[k][:] for k in ATTRIBUTES['bands'][:6]
+                      if k in found and found[k].ndim == 1 and found[k].dtype.kind in 'SUO'), None)
+    if names is None: return None
+    names = texts_of(names)
+    shape = found[self.images].shape
+    return band_names(names[0] if len(names) == 1 and 1 not in (shape[1],shape[-1]) else names)
+
+@patch
+def unit(self:Layout, found, attrs):
+    "What the pixel values are; '' where the file does not tell, or tells several"
+    v = said('unit', getattr(found[self.images], 'attrs', {}), attrs)
+    names = {o.strip() for o in texts_of(v)} if v is not None else {''}
+    return names.pop() if len(names) == 1 else ''
+
+@patch
+def pixel_scale(self:Layout, found, attrs):
+    "Arcsec per pixel, None where the file does not tell"
+    return number_of(said('pixel_scale', getattr(found[self.images], 'attrs', {}), attrs))
 
 # %% ../../nbs/07_data.layouts.ipynb #13c0ae2f
 def find_layout(
@@ -188,6 +192,7 @@ class CutoutFile:
     given = Measure()  # What the caller states of its pixels
     group = ''         # Where its arrays are
     sampled = True     # Is it looked at whether float64 fits into float32?
+    beside = True      # Are the arrays beside the images columns?
     gain,flip = None,False    # What pixels are multiplied by, for each stored band; are rows turned over?
     factor = 1.        # What pixels are multiplied by when they are read
     ratio = 1.         # Size of a stored pixel in units of one that is delivered
@@ -198,30 +203,44 @@ class CutoutFile:
         strict=True,   # False: name bands that nobody named by their number
         given=None,    # `Measure`: unit, zero point and pixel scale that the caller states
     ):
-        self.path = str(path)
+        self._begin([path], strict, given)
+        check_file(self.path)
+        self.stamp = self._stamp()
+        with self._reading('opened') as f: self._describe(f, bands, survey)
+
+    def _begin(self, files, strict, given):
+        "What is known before anything is read"
+        self.files = tuple(map(str, files))
+        self.path = self.files[0]
         self.strict = strict
         self.told = True
         self.given = given or Measure()
-        self.files = (self.path,)
-        check_file(self.path)
-        self.stamp = stamp(self.path)
-        with self._reading('opened') as f: self._describe(f, bands, survey)
 
+    def _stamp(self): return stamp(self.path)
     def _open(self): raise NotImplementedError          # A context manager that gives the arrays by name
     def _list(self, f): return f,{}                     # The arrays that may be used, and the file's attributes
     def _take(self, d, rows): return np.asarray(d[rows]) # Rows of an array
     def _values(self, d): return np.asarray(d)          # All of it, as a column
     def _row_ids(self, labels): return np.char.add(f'{labels[0]}:', np.arange(self.n).astype(str))
-    def origins(self, rows):
-        "(n,) files of rows, and (n,) where in them they are"
-        return np.full(len(rows), self.path),np.asarray(rows, np.int64)
 
-    @contextmanager
-    def _reading(self, what):
-        "The file, opened to be read; trouble says what could not be read"
-        if not os.path.exists(self.path) or stamp(self.path) != self.stamp:
-            raise DataError(f'{self.path} has changed since it was opened: open it again')
-        with damage(self.path, what), self._open() as f: yield f
+# %% ../../nbs/07_data.layouts.ipynb #0a379385
+@patch
+def _check_unchanged(self:CutoutFile):
+    "Refuse a file that is another than the one that was described"
+    if not os.path.exists(self.path) or self._stamp() != self.stamp:
+        raise DataError(f'{self.path} has changed since it was opened: open it again')
+
+@patch
+@contextmanager
+def _reading(self:CutoutFile, what):
+    "The file, opened to be read; trouble says what could not be read"
+    self._check_unchanged()
+    with damage(self.path, what), self._open() as f: yield f
+
+@patch
+def origins(self:CutoutFile, rows):
+    "(n,) files of rows, and (n,) where in them they are"
+    return np.full(len(rows), self.path),np.asarray(rows, np.int64)
 
 # %% ../../nbs/07_data.layouts.ipynb #365a8ccf
 @patch
@@ -730,7 +749,7 @@ def _list_columns(self:CutoutFile, found, attrs):
     self.columns = []
     self.left_out = []
     self.names = {}
-    for k,d in found.items():
+    for k,d in found.items() if self.beside else ():
         if k in (self.layout.images, self.layout.ivar, self.layout.mask, self.weight, self.mask): continue
         if d.ndim == 1 and d.shape[0] != self.n and k in _per_object:
             raise DataError(f'{self.path}: the column `{k}` has {d.shape[0]} values for {self.n} cutouts')

@@ -320,25 +320,31 @@ class CutoutLoader(DataLoader):
         self.threads = num_workers
         self.rank = rank
         self.world = world
-        # seconds that batches were waited for
-        self.waited = 0.
+        self.waited = 0.    # Seconds that batches were waited for
         self._rooms = []
         super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, device=device,
                          **kwargs | dict(indexed=True, n=len(self.rows)))
 
-    def __len__(self):
-        return len(self.rows)//(self.bs*self.world) + (not self.drop_last and self._share(len(self.rows)) > 0)
-    def _share(self, n):
-        "How many objects of a last batch are this rank's"
-        return (n%(self.bs*self.world)+self.world-1-self.rank)//self.world
+# %% ../../nbs/16_data.loaders.ipynb #63a9849a
+@patch
+def __len__(self:CutoutLoader):
+    return len(self.rows)//(self.bs*self.world) + (not self.drop_last and self._share(len(self.rows)) > 0)
 
-    def after_iter(self):
-        self.epoch = self.epoch+1
-        self.start = 0
-    def new(self, dataset=None, cls=None, **kwargs):
-        own = dict(num_workers=self.threads, rank=self.rank, world=self.world)
-        if dataset is None: own |= dict(rows=self.rows, seed=self.seed, epoch=self.epoch)
-        return super().new(dataset, cls, **own | kwargs)
+@patch
+def _share(self:CutoutLoader, n):
+    "How many objects of a last batch are this rank's"
+    return (n%(self.bs*self.world)+self.world-1-self.rank)//self.world
+
+@patch
+def after_iter(self:CutoutLoader):
+    self.epoch = self.epoch+1
+    self.start = 0
+
+@patch
+def new(self:CutoutLoader, dataset=None, cls=None, **kwargs):
+    own = dict(num_workers=self.threads, rank=self.rank, world=self.world)
+    if dataset is None: own |= dict(rows=self.rows, seed=self.seed, epoch=self.epoch)
+    return super(CutoutLoader, self).new(dataset, cls, **own | kwargs)
 
 # %% ../../nbs/16_data.loaders.ipynb #19471df8
 @patch

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/data.pictures.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'picture_facts', 'decode_picture', 'RowArray', 'PictureLayout', 'PictureSet', 'folder_columns', 'match_names',
-           'PictureFolder', 'TarSet', 'image_kind', 'ParquetRows', 'dense', 'ParquetPictures', 'parquet_columns',
-           'StructLayout', 'ListLayout', 'ParquetArrays', 'struct_arrays', 'parquet_set']
+           'PictureFolder', 'TarSet', 'image_kind', 'ParquetRows', 'dense', 'parquet_columns', 'InParquet',
+           'ParquetPictures', 'StructLayout', 'ListLayout', 'ParquetArrays', 'struct_arrays', 'parquet_set']
 
 # %% ../../nbs/09_data.pictures.ipynb #bd1b449f
 import io, json, os, re, tarfile, warnings
@@ -22,7 +22,7 @@ from ..core import DataError, log, progress
 from .columns import texts
 from .files import ENDINGS, WAYS_OUT, check_file, damage, file_labels, kind_by_name, natural_key
 from .formats import KINDS
-from .layouts import CutoutFile, Layout, band_names, channels_last, stamp
+from .layouts import CutoutFile, Layout, channels_last
 from .tables import read_table
 from ..units import Measure
 
@@ -116,29 +116,10 @@ class PictureLayout(Layout):
 # %% ../../nbs/09_data.pictures.ipynb #df0e82fa
 class PictureSet(CutoutFile):
     "Encoded pictures, one an object: a kind of set says where they are (`_blobs`) and what their table is (`_own_table`)"
-    # arrays of numbers say nothing of where row 0 is
     layouts = [PictureLayout()]
     sampled = False
-    arrays = False
-
-    def _settle(self, names, blobs, bands, survey):
-        "Look at all headers, and describe the set"
-        self.rows_of = list(names)
-        facts = [self._facts(k, b) for k,b in zip(self.rows_of,
-                                                  progress(blobs, 'headers', len(self.rows_of))
-                                                  if len(self.rows_of) > 2000 else blobs)]
-        if not facts: raise DataError(f'{self.path} holds no pictures')
-        h,w,c = (max(o[i] for o in facts) for i in range(3))
-        self._check_alike(facts, h, w, c)
-        small = sum(o[:2] != (h,w) for o in facts)
-        if small:
-            log.warning(f'{self.path}: {small} of {len(facts)} pictures are smaller than {h} x {w}, '
-                        'and padded with NaN to that')
-        grey = sum(o[2] == 1 for o in facts) if c == 3 else 0
-        if grey: log.warning(f'{self.path}: {grey} of {len(facts)} pictures are grey: their three channels are equal')
-        self.pixels = (len(facts),c,h,w),np.dtype('f4') if small else np.dtype(facts[0][3])
-        self.depth = facts[0][3]
-        self._describe(self._found(), bands, survey)
+    beside = False
+    arrays = False      # Arrays of numbers, which say nothing of where row 0 is?
 
     def _facts(self, name, blob):
         with self._picture(name): return picture_facts(blob)
@@ -157,12 +138,28 @@ class PictureSet(CutoutFile):
         return f,dict(unit=f'{8*np.dtype(self.depth).itemsize}-bit colour image'
                       if self.depth in ('u1','u2') and self.pixels[0][1] == 3 else '',
                       **({} if self.arrays else dict(origin='upper')))
-    def _list_columns(self, found, attrs):
-        self.columns = []
-        self.left_out = []
-        self.names = {}
     def _row_ids(self, labels): return np.array(file_labels(self.rows_of))
     def _own_table(self): return Table()
+
+# %% ../../nbs/09_data.pictures.ipynb #ff9ba972
+@patch
+def _settle(self:PictureSet, names, blobs, bands, survey):
+    "Look at all headers, and describe the set"
+    self.rows_of = list(names)
+    blobs = progress(blobs, 'headers', len(self.rows_of)) if len(self.rows_of) > 2000 else blobs
+    facts = [self._facts(k, b) for k,b in zip(self.rows_of, blobs)]
+    if not facts: raise DataError(f'{self.path} holds no pictures')
+    h,w,c = (max(o[i] for o in facts) for i in range(3))
+    self._check_alike(facts, h, w, c)
+    small = sum(o[:2] != (h,w) for o in facts)
+    if small:
+        log.warning(f'{self.path}: {small} of {len(facts)} pictures are smaller than {h} x {w}, '
+                    'and padded with NaN to that')
+    grey = sum(o[2] == 1 for o in facts) if c == 3 else 0
+    if grey: log.warning(f'{self.path}: {grey} of {len(facts)} pictures are grey: their three channels are equal')
+    self.pixels = (len(facts),c,h,w),np.dtype('f4') if small else np.dtype(facts[0][3])
+    self.depth = facts[0][3]
+    self._describe(self._found(), bands, survey)
 
 # %% ../../nbs/09_data.pictures.ipynb #c61b2752
 @patch
@@ -233,14 +230,12 @@ def _last(k): return k.rsplit('/', 1)[-1] if kind_by_name(k) else ''        # a/
 def _can_name(col):
     "Can a column hold names of pictures? Text, or whole numbers that are called so or too large to be classes or counts"
     if col.ndim != 1 or col.dtype.kind not in 'USOiu': return False
-    return col.dtype.kind not in 'iu' or bool(re.search(r'id|file|name|image|^img', col.name,
-                                                        re.I)) or np.ma.median(np.ma.asarray(col)) > 99_999
+    if col.dtype.kind not in 'iu' or re.search(r'id|file|name|image|^img', col.name, re.I): return True
+    return bool(np.ma.median(np.ma.asarray(col)) > 99_999)
 
-def match_names(
-    t,     # Table
-    names, # (N,) names of pictures, with their folders
-)->tuple:  # Name of the column, (N,) row of each picture, -1 for none; None if no column names any
-    "Which column of a table names the pictures, and which row belongs to each"
+# %% ../../nbs/09_data.pictures.ipynb #1d479ac3
+def _best_match(t, names):
+    "(column, (N,) rows or -1, what the column tells) of the column that names most pictures, or None"
     best = None
     order = sorted((k for k in t.colnames if _can_name(t[k])),
                    key=lambda k: _named.index(k.lower()) if k.lower() in _named else len(_named))
@@ -251,6 +246,14 @@ def match_names(
             rows = {o: i for i,o in enumerate(values) if o}
             at = np.array([rows.get(k, -1) for k in keys])
             if (at >= 0).sum() > (0 if best is None else (best[1] >= 0).sum()): best = column,at,values
+    return best
+
+def match_names(
+    t,     # Table
+    names, # (N,) names of pictures, with their folders
+)->tuple:  # Name of the column, (N,) row of each picture, -1 for none; None if no column names any
+    "Which column of a table names the pictures, and which row belongs to each"
+    best = _best_match(t, names)
     if best is None: return None
     column,at,values = best
     wanted = {values[i] for i in at if i >= 0}
@@ -300,19 +303,15 @@ class PictureFolder(PictureSet):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.paths = [str(p) for p in paths]
-        self.strict = strict
-        self.told = True
-        self.given = given or Measure()
-        self.path,self.files = self.paths[0],tuple(self.paths)
-        whole = [os.path.abspath(p) for p in self.paths]
+        self._begin(paths, strict, given)
+        whole = [os.path.abspath(p) for p in self.files]
         self.root = os.path.commonpath([os.path.dirname(p) for p in whole])
-        self._settle([os.path.relpath(p, self.root) for p in whole], (self._blob(p) for p in self.paths), bands, survey)
+        self._settle([os.path.relpath(p, self.root) for p in whole], (self._blob(p) for p in self.files), bands, survey)
 
     def _blob(self, p):
         check_file(p)
         with damage(p, 'read'): return Path(p).read_bytes()
-    def _blobs(self, rows): return (self._blob(self.paths[i]) for i in rows)
+    def _blobs(self, rows): return (self._blob(self.files[i]) for i in rows)
     def _called(self, name): return os.path.join(self.root, name)
 
 # %% ../../nbs/09_data.pictures.ipynb #89196a4b
@@ -380,13 +379,9 @@ class TarSet(PictureSet):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.path = str(path)
-        self.files = (str(path),)
-        self.strict = strict
-        self.told = True
-        self.given = given or Measure()
+        self._begin([path], strict, given)
         check_file(self.path)
-        self.stamp,members = stamp(self.path),_members(self.path)
+        self.stamp,members = self._stamp(),_members(self.path)
         self.ending = self._image_ending(members)
         self.arrays = self.ending.endswith('npy')
         self.members = {k: v for k,v in members.items() if self.ending in v}
@@ -394,8 +389,7 @@ class TarSet(PictureSet):
         self._settle([f'{k}.{self.ending}' for k in self.keys], self._blobs(range(len(self.keys))), bands, survey)
 
     def _blobs(self, rows, ending=None):
-        if stamp(self.path) != self.stamp:
-            raise DataError(f'{self.path} has changed since it was opened: open it again')
+        self._check_unchanged()
         with damage(self.path, 'read'), open(self.path, 'rb') as f:
             for i in rows:
                 at,size = self.members[self.keys[i]][ending or self.ending]
@@ -548,34 +542,6 @@ def dense(
         x = x.flatten()
     return x.to_numpy(zero_copy_only=False).reshape(shape)
 
-# %% ../../nbs/09_data.pictures.ipynb #7276e1e1
-class ParquetPictures(PictureSet):
-    "A Parquet file with encoded images"
-    def __init__(self, path, column, schema, bands, survey, strict, given):
-        self.path = str(path)
-        self.files = (str(path),)
-        self.strict = strict
-        self.told = True
-        self.given = given
-        self.column = column
-        self.schema = schema
-        self.stamp,self.source = stamp(self.path),ParquetRows(self.path, column)
-        n = int(self.source.groups[-1])
-        self._settle([f'row {i}' for i in range(n)], self._blobs(range(n)), bands, survey)
-
-    def _blobs(self, rows):
-        if stamp(self.path) != self.stamp:
-            raise DataError(f'{self.path} has changed since it was opened: open it again')
-        for i in rows:
-            with damage(self.path, f'read at row {i}'): x = self.source.row(int(i))
-            if pa.types.is_struct(x.type): x = x.field('bytes') if not x.null_count else pa.nulls(1)
-            if x.null_count:
-                raise DataError(f'{self.path}: row {i} of `{self.column}` holds no image (it may name a file '
-                                'elsewhere, which is not followed)')
-            yield x[0].as_py()
-    def _row_ids(self, labels): return np.char.add(f'{labels[0]}:', np.arange(self.n).astype(str))
-    def _table(self): return parquet_columns(self.path, self.schema)
-
 # %% ../../nbs/09_data.pictures.ipynb #5986a5ff
 def _label_names(schema):
     "column -> names of its classes, as Hugging Face writes them into a file"
@@ -596,6 +562,36 @@ def parquet_columns(
         if k in t.colnames: t[k].meta['names'] = names
     return t
 
+# %% ../../nbs/09_data.pictures.ipynb #deb32412
+class InParquet:
+    "What is common to sets in a column of a Parquet file"
+    def _begin_column(self, path, column, schema, strict, given, batch=64):
+        "What is known before anything is read; the number of rows"
+        self._begin([path], strict, given)
+        self.column = column
+        self.schema = schema
+        self.stamp,self.source = self._stamp(),ParquetRows(self.path, column, batch)
+        return int(self.source.groups[-1])
+    def _row_ids(self, labels): return CutoutFile._row_ids(self, labels)
+    def _table(self): return parquet_columns(self.path, self.schema)
+
+# %% ../../nbs/09_data.pictures.ipynb #7276e1e1
+class ParquetPictures(InParquet, PictureSet):
+    "A Parquet file with encoded images"
+    def __init__(self, path, column, schema, bands, survey, strict, given):
+        n = self._begin_column(path, column, schema, strict, given)
+        self._settle([f'row {i}' for i in range(n)], self._blobs(range(n)), bands, survey)
+
+    def _blobs(self, rows):
+        self._check_unchanged()
+        for i in rows:
+            with damage(self.path, f'read at row {i}'): x = self.source.row(int(i))
+            if pa.types.is_struct(x.type): x = x.field('bytes') if not x.null_count else pa.nulls(1)
+            if x.null_count:
+                raise DataError(f'{self.path}: row {i} of `{self.column}` holds no image (it may name a file '
+                                'elsewhere, which is not followed)')
+            yield x[0].as_py()
+
 # %% ../../nbs/09_data.pictures.ipynb #f82b7922
 class StructLayout(Layout):
     name = 'Multimodal Universe, Parquet'
@@ -610,17 +606,12 @@ class ListLayout(Layout):
     last = None
 
 # %% ../../nbs/09_data.pictures.ipynb #d3f06bdb
-class ParquetArrays(CutoutFile):
+class ParquetArrays(InParquet, CutoutFile):
     "A Parquet file with images as lists of numbers"
+    beside = False
     def __init__(self, path, column, schema, bands, survey, strict, given):
-        self.path = str(path)
-        self.files = (str(path),)
-        self.strict = strict
-        self.told = True
-        self.given = given
-        self.column = column
-        self.schema = schema
-        self.stamp,self.source,self.kept = stamp(self.path),ParquetRows(self.path, column, batch=8),(None,None)
+        self._begin_column(path, column, schema, strict, given, batch=8)
+        self.kept = (None,None)
         self.structs = image_kind(schema.field(column).type) == 'bands'
         self.layouts = [StructLayout() if self.structs else ListLayout()]
         with damage(self.path): self.first = self._first()
@@ -642,16 +633,10 @@ class ParquetArrays(CutoutFile):
     def _none(self): raise DataError(f'{self.path}: none of the first rows of `{self.column}` holds an image')
     @contextmanager
     def _reading(self, what):
-        if stamp(self.path) != self.stamp:
-            raise DataError(f'{self.path} has changed since it was opened: open it again')
+        self._check_unchanged()
         yield self._arrays()
     def _list(self, f):
         return f,dict(pixel_scale=self.first.get('scale'), bands=self.first['band']) if self.structs else {}
-    def _list_columns(self, found, attrs):
-        self.columns = []
-        self.left_out = []
-        self.names = {}
-    def _table(self): return parquet_columns(self.path, self.schema)
 
 # %% ../../nbs/09_data.pictures.ipynb #2b28a7d3
 def _three(x): return x[None] if x.ndim == 2 else x
@@ -730,8 +715,7 @@ def parquet_set(
     check_file(path)
     with damage(path): schema = pq.read_schema(path)
     column,kind = _image_column(schema, path)
-    return (ParquetPictures if kind == 'encoded' else ParquetArrays)(path, column, schema, bands, survey, strict,
-                                                                     given or Measure())
+    return (ParquetPictures if kind == 'encoded' else ParquetArrays)(path, column, schema, bands, survey, strict, given)
 
 # %% ../../nbs/09_data.pictures.ipynb #e3e87b09
 # Asked by `file_kind`: most Parquet files are tables

@@ -23,7 +23,7 @@ from .hdf5 import H5File
 from .layouts import CutoutFile, Layout, stamp
 from .pictures import RowArray
 from .tables import read_table
-from ..units import Measure, header_photometry
+from ..units import header_photometry
 
 # %% ../../nbs/09_data.trees.ipynb #86e97dc7
 _meta = 'zarr.json','.zarray','.zgroup'
@@ -73,11 +73,7 @@ class ZarrSet(CutoutFile):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.path = str(path).rstrip('/')
-        self.files = (str(path),)
-        self.strict = strict
-        self.told = True
-        self.given = given or Measure()
+        self._begin([str(path).rstrip('/')], strict, given)
         self.stamp = self._stamp()
         _check_codecs(self.path)
         with self._reading('opened') as f: self._describe(f, bands, survey)
@@ -87,7 +83,7 @@ class ZarrSet(CutoutFile):
                 if os.path.exists(p)]
     @contextmanager
     def _reading(self, what):
-        if self._stamp() != self.stamp: raise DataError(f'{self.path} has changed since it was opened: open it again')
+        self._check_unchanged()
         with damage(self.path, what):
             arrays,self._attrs = _zarr_group(self.path, self.layouts)
             yield arrays
@@ -272,6 +268,7 @@ class AsdfSet(CutoutFile):
     "ASDF files, one object each, or one for each band of an object as their names tell, as one set"
     layouts = [AsdfLayout()]
     many = True
+    beside = False
     def __init__(self,
         paths,         # The files
         bands=None,    # As in `CutoutFile`
@@ -279,13 +276,9 @@ class AsdfSet(CutoutFile):
         strict=True,   # As in `CutoutFile`
         given=None,    # As in `CutoutFile`
     ):
-        self.paths = [str(p) for p in paths]
-        self.strict = strict
-        self.told = True
-        self.given = given or Measure()
+        self._begin(paths, strict, given)
         self.kept = (None,None)
-        self.path,self.files = self.paths[0],tuple(self.paths)
-        self.groups = by_object(self.paths)
+        self.groups = by_object(self.files)
         self.first = self._object(0)
         self._describe(self._arrays(), bands, survey)
     def __getstate__(self): return self.__dict__ | dict(kept=(None,None))
@@ -341,12 +334,6 @@ def _list(self:AsdfSet, f):
     told = dict(pixel_scale=self.first['scale'], unit=self.first['units'],
                 zero_point=None if None in self.first['zeros'] else self.first['zeros'])
     return f,told | ({'bands': self.first['bands']} if self.first['bands'] else {})
-
-@patch
-def _list_columns(self:AsdfSet, found, attrs):
-    self.columns = []
-    self.left_out = []
-    self.names = {}
 
 @patch
 def _row_ids(self:AsdfSet, labels): return np.array(list(self.groups))
