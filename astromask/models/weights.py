@@ -148,16 +148,16 @@ def check_sizes(
             raise larger
         with torch.device('meta'):
             m = MODELS[config['model']](**own)
-            if any(k.startswith('attn_pool.') for k in shapes) and hasattr(m, 'make_attn_pool'): m.make_attn_pool()
-            whole = ENCODERS[own['encoder']['model']](**own['encoder']['config']) if isinstance(own.get('encoder'),
-                dict) else m      # its decoder is made, too
+            inner = own.get('encoder')                                        # of a Predictor; its decoder is made, too
+            whole = ENCODERS[inner['model']](**inner['config']) if isinstance(inner, dict) else m
         if m.img_size and math.prod(m.img_size) > 1<<22:
             raise ValueError(f'it describes images of {m.img_size[0]}x{m.img_size[1]} pixels, '
                              'and 4 million are the most')
         if _numbers(whole) > 2*there + (1<<24) or sum(v.numel() for v in whole.buffers()) > max(1<<23, there):
             raise larger
         wanted = {k: tuple(v.shape) for k,v in m.state_dict().items()}
-        wrong = next((k for k in (*wanted, *shapes) if wanted.get(k) != shapes.get(k)), None)
+        own_tensors = [k for k in shapes if not k.startswith('attn_pool.')]    # of earlier versions; `load_state_dict` leaves them
+        wrong = next((k for k in (*wanted, *own_tensors) if wanted.get(k) != shapes.get(k)), None)
         if wrong:
             raise ValueError(f'{wrong} is {list(wanted[wrong]) if wrong in wanted else "unknown"} in it, and '
                              f'{list(shapes[wrong]) if wrong in shapes else "absent"} in model.safetensors')
