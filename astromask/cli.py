@@ -63,13 +63,22 @@ def simulate(out, n, survey, bands, seed, ivar, overwrite):
     click.echo(simulate_survey(out, n, survey=survey, bands=split_bands(bands), seed=seed, overwrite=overwrite,
                                ivar=ivar))
 
+# %% ../nbs/71_cli.ipynb #4bca12b6
+def _told(f):
+    "What is said of files that do not tell it themselves"
+    options = [
+        click.option('--bands', default='', help='The bands wanted; or all, in stored order, where a file does not tell.'),
+        click.option('--survey', default='', help='The survey whose bands they are, where a file does not tell.'),
+        click.option('--unit', default='',
+                     help='What one unit of a pixel is (nJy, nanomaggy, MJy/sr), where a file does not tell.'),
+        click.option('--zero-point', type=float, help='AB magnitude of one unit, where a file does not tell.')]
+    for o in reversed(options): f = o(f)
+    return f
+
 # %% ../nbs/71_cli.ipynb #c2537eac
 @main.command()
 @click.argument('file', nargs=-1, required=True)
-@click.option('--bands', default='', help='The bands wanted; or all, in stored order, where the file does not tell.')
-@click.option('--survey', default='', help='The survey whose bands they are, where the file does not tell.')
-@click.option('--unit', default='', help='What one unit of a pixel is, such as nJy, where the file does not tell.')
-@click.option('--zero-point', type=float, help='AB magnitude of one unit, where the file does not tell.')
+@_told
 @click.option('--n', default=1000, show_default=True, type=click.IntRange(min=1),
               help='Cutouts to look at, spread over the set.')
 @click.option('--sheet', metavar='PNG', help='Write pictures of a sample and of what is odd.')
@@ -102,11 +111,7 @@ def fetch(name, out, n, bands):
 @main.command()
 @click.argument('source', nargs=-1, required=True)
 @click.option('--out', required=True, metavar='FILE', help='The file to write (HDF5, our own layout).')
-@click.option('--bands', default='', help='The bands wanted; or all, in stored order, where the file does not tell.')
-@click.option('--survey', default='', help='The survey whose bands they are, where the file does not tell.')
-@click.option('--unit', default='', help='What one unit of a pixel is (nJy, nanomaggy, ...), '
-              'where the file does not tell.')
-@click.option('--zero-point', type=float, help='AB magnitude of one unit, where the file does not tell.')
+@_told
 @click.option('--pixel-scale', type=float, help='Arcsec per pixel, where the file does not tell.')
 @click.option('--dtype', type=click.Choice(['float16','float32']),
               help='How pixels are stored; by itself the smaller that holds them exactly.')
@@ -135,12 +140,7 @@ def _tables(f):
         click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.'),
         click.option('--views', type=int,
                      help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
-        click.option('--bands', default='',
-                     help='The bands wanted; or all, in stored order, where a file does not tell.'),
-        click.option('--survey', default='', help='The survey whose bands they are, where a file does not tell.'),
-        click.option('--unit', default='',
-                     help='What one unit of a pixel is (nJy, nanomaggy, MJy/sr), where a file does not tell.'),
-        click.option('--zero-point', type=float, help='AB magnitude of one unit, where a file does not tell.'),
+        _told,
         click.option('--resample', is_flag=True,
                      help='Bring pixels to the size of those that the model was trained on.'),
         click.option('--columns', default='',

@@ -340,26 +340,27 @@ class _Kernel:
         self.killed = True
         self.signal(signal.SIGKILL)
 
-    def manager_class(self):
-        from ipykernel.kernelspec import get_kernel_dict
-        from jupyter_client import AsyncKernelManager
-        from jupyter_client.kernelspec import KernelSpec
-        kernel = self
-        folder = self.folder
-        fds = () if self.lock is None else (self.lock,)
-        env = dict(IN_TEST='1', PYDEVD_DISABLE_FILE_VALIDATION='1', **self.env)   # IN_TEST: nbdev_export does nothing
-        first = f'{_IGNORE}; {_TRACE.format(int(signal.SIGUSR2), f"{folder}/trace")}'
-        class Manager(AsyncKernelManager):
-            kernel_spec = KernelSpec(**get_kernel_dict(), env=env)
-            def __init__(self, **kw): super().__init__(transport='ipc', connection_file=f'{folder}/kernel.json', **kw)
-            async def _async_interrupt_kernel(self): pass   # a kernel that is shut down would complain
-            async def start_kernel(self, extra_arguments=(), **kw):
-                if kernel.killed: raise Unfinished('Stopped before it began')
-                await super().start_kernel(**kw, pass_fds=fds,
-                                           extra_arguments=[*extra_arguments, f'--IPKernelApp.exec_lines={first}'])
-                kernel.pid = self.provisioner.process.pid
-                if kernel.killed: kernel.kill()
-        return Manager
+# %% ../nbs/03_runs.ipynb #2d3302e4
+def _manager_class(kernel):
+    "What papermill starts it with: this interpreter, sockets in a private folder, and signals that it ignores"
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+    folder = kernel.folder
+    fds = () if kernel.lock is None else (kernel.lock,)
+    env = dict(IN_TEST='1', PYDEVD_DISABLE_FILE_VALIDATION='1', **kernel.env)   # IN_TEST: nbdev_export does nothing
+    first = f'{_IGNORE}; {_TRACE.format(int(signal.SIGUSR2), f"{folder}/trace")}'
+    class Manager(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict(), env=env)
+        def __init__(self, **kw): super().__init__(transport='ipc', connection_file=f'{folder}/kernel.json', **kw)
+        async def _async_interrupt_kernel(self): pass   # a kernel that is shut down would complain
+        async def start_kernel(self, extra_arguments=(), **kw):
+            if kernel.killed: raise Unfinished('Stopped before it began')
+            await super().start_kernel(**kw, pass_fds=fds,
+                                       extra_arguments=[*extra_arguments, f'--IPKernelApp.exec_lines={first}'])
+            kernel.pid = self.provisioner.process.pid
+            if kernel.killed: kernel.kill()
+    return Manager
 
 # %% ../nbs/03_runs.ipynb #7ce44a22
 class _Echo:
@@ -395,7 +396,7 @@ def _execute(notebook, params, kernel):
     # a socket's path is short
     kernel.folder = tempfile.mkdtemp(prefix='astromask-', dir='/tmp' if len(tempfile.gettempdir()) > 60 else None)
     out,err = _streams(kernel)
-    how = dict(kernel_name='python3', kernel_manager_class=kernel.manager_class(), language='python',
+    how = dict(kernel_name='python3', kernel_manager_class=_manager_class(kernel), language='python',
                progress_bar=False, start_timeout=300, iopub_timeout=120, stdout_file=out, stderr_file=err)
     try: papermill.execute_notebook(plain(notebook), plain(output), params, **how)
     finally: shutil.rmtree(kernel.folder, ignore_errors=True)

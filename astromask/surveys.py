@@ -9,10 +9,9 @@ __all__ = ['WAVELENGTHS', 'WEBB', 'LONG_PASS', 'Survey', 'filter_curve', 'get_su
            'band_wavelength', 'rgb_bands']
 
 # %% ../nbs/01_surveys.ipynb #2ba84c9d
+import re, numpy as np
 from dataclasses import dataclass
 from functools import lru_cache
-import re
-import numpy as np
 from fastcore.basics import patch
 from .core import InputError
 
@@ -164,10 +163,10 @@ WAVELENGTHS = { # Who published them: name of band to Angstrom; where two share 
     'lines': dict(Ha=6563, Halpha=6563, OIII=5007, OII=3727)}
 
 # %% ../nbs/01_surveys.ipynb #b22b27de
+# Webb's filters whose number is of 10 nm, as all below 200 and above 1000 are
 WEBB = tuple('F200W F210M F212N F250M F277W F300M F322W2 F323N F335M F356W F360M F380M F405N F410M F430M F444W '
-             'F460M F466N F470N F480M '
-             'F560W F770W'.split()) # Webb's filters whose number is of 10 nm, as all below 200 and above 1000 are
-# Hubble's, whose number is where they begin
+             'F460M F466N F470N F480M F560W F770W'.split())
+# Hubble's long passes: their number is where they begin, these are their middles
 LONG_PASS = dict(F200LP=4972, F350LP=5859, F600LP=7507, F785LP=8687, F850LP=9033)
 _hubble = re.compile('hst|acs|wfc3|uvis|wfpc2|hrc|sbc')
 
@@ -178,17 +177,16 @@ def _numbered(token, name=''): # Angstrom by the number in a filter's name, None
     m = re.fullmatch(r'F(\d{3,4})(W2|BW|LP|[WMNXPC])', t) or re.fullmatch(r'[FRZYJHKW]0?(\d{3})()', t)
     if not m: return None
     n = int(m[1])
-    ultraviolet = m[2] == 'LP' or t in ('F122M','F160BW','F170W','F185W','F1042M')
+    hubble = m[2] == 'LP' or t in ('F122M','F160BW','F170W','F185W','F1042M')
     webb = t in WEBB and not _hubble.search(name) or n >= 1000 or n < (200 if m[2] else 250)
-    return 10.*n if ultraviolet or not webb else 100.*n
+    return 10.*n if hubble or not webb else 100.*n
 
 # %% ../nbs/01_surveys.ipynb #eb5c1c4d
 _exact = {b: float(w) for group in reversed(WAVELENGTHS.values()) for b,w in group.items()}
 _folded = {b.lower(): float(w) for group in reversed(WAVELENGTHS.values()) for b,w in group.items()}
+# whose bands are u, g, r, i, z, y, also in capitals
 _sloan = ('sdss sloan des decam decals delve hsc suprime lsst lsstcam comcam rubin cfht cfhtls megacam megaprime cfis '
-          'unions whigs wishes ps1 panstarrs '
-          # whose bands are u, g, r, i, z, y, also in capitals
-          'kids omegacam vst skymapper splus jplus jpas ztf bass mzls legacy').split()
+          'unions whigs wishes ps1 panstarrs kids omegacam vst skymapper splus jplus jpas ztf bass mzls legacy').split()
 _cameras = _sloan + ('subaru vista viking vhs video uvista ultravista ukidss wfcam 2mass twomass wise unwise allwise '
                      'irac spitzer galex swift uvot '
                      'euclid nisp gaia atlas johnson cousins bessell').split()

@@ -97,10 +97,9 @@ def seen_from_tensors(
     where='',  # The file, for messages
 )->Seen:
     "Take them back, or say that they are damaged"
-    if set(t) == {'places','looks','counts'} and all(v.ndim == 1 for v in t.values()) and t['counts'].shape == (2,
-        ) and (t['counts'] >= 0).all() \
-            and t['counts'].dtype == np.int64 and all(t[k].dtype == np.uint64 and (t[k][1:] > t[k][:-1]).all()
-                                                      for k in ('places','looks')):
+    def marks(v): return v.ndim == 1 and v.dtype == np.uint64 and (v[1:] > v[:-1]).all()
+    def counts(v): return v.shape == (2,) and v.dtype == np.int64 and (v >= 0).all()
+    if set(t) == {'places','looks','counts'} and marks(t['places']) and marks(t['looks']) and counts(t['counts']):
         return Seen(*map(int, t['counts']), t['places'], t['looks'])
     raise DataError(f'{where} is damaged: it does not hold the marks of the objects that trained a model')
 
@@ -113,9 +112,8 @@ def seen_of(
 )->Seen:
     "What a model has seen that was trained on these rows"
     rows = np.union1d(train, valid).astype(np.int64)
-    places = place_marks(c.catalog['ra'][rows], c.catalog['dec'][rows]) if {'ra',
-                                                                            'dec'} <= set(c.catalog.colnames) else np.zeros(len(rows), np.uint64)
-    places = _sorted(places)
+    n = len(np.unique(train))
+    t = c.catalog
+    places = [place_marks(t['ra'][rows], t['dec'][rows])] if {'ra','dec'} <= set(t.colnames) else []
     looks = [look_marks(c.read(rows[i:i+bs])) for i in range(0, len(rows), bs)] if len(c.bands) else []
-    return Seen(len(np.unique(train)), len(rows)-len(np.unique(train)), places,
-                _sorted(np.concatenate(looks) if looks else np.zeros(0, np.uint64)))
+    return Seen(n, len(rows)-n, *(_sorted(np.concatenate(o or [np.zeros(0, np.uint64)])) for o in (places, looks)))

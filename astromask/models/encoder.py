@@ -95,8 +95,8 @@ class SkyToken(nn.Module):
     def forward(self, coords):
         known = coords.isfinite().all(1, keepdim=True)
         with torch.autocast(coords.device.type, enabled=False):
-            waves = torch.sin(30*self.first(spherical_harmonics(torch.where(known, coords,
-                                                                            0).float()).to(self.unknown.dtype)))
+            place = spherical_harmonics(torch.where(known, coords, 0).float()).to(self.unknown.dtype)
+            waves = torch.sin(30*self.first(place))
             return torch.where(known, self.last(waves), self.unknown)
 
 # %% ../../nbs/21_models.encoder.ipynb #76b3d9d5
@@ -119,9 +119,8 @@ def orientations(
 # %% ../../nbs/21_models.encoder.ipynb #9a3703d1
 class BandEncoder(nn.Module):
     "A vision transformer for named bands and images with missing pixels"
-    # of its training set: what pixels are; which objects
-    measure = Measure()
-    trained_on = None
+    measure = Measure() # What the pixels of its training set are
+    trained_on = None   # Which objects are in it
     def __init__(self,
         img_size=64,          # Pixels: an int, or (H,W)
         patch_size:int=8,     # Pixels on a patch's side; divides H and W
@@ -229,6 +228,17 @@ def build_trunk(self:BandEncoder,
     self.cls_token = nn.Parameter(torch.zeros(1,1,D))
     self.blocks = transformer(D, depth, num_heads, mlp_ratio, self.norm_eps, block)
     self.norm = nn.LayerNorm(D, eps=self.norm_eps)
+
+# %% ../../nbs/21_models.encoder.ipynb #a3048aa9
+@patch
+def load_state_dict(self:BandEncoder,
+    tensors,  # Name to tensor
+    *args,    # nn.Module's
+    **kwargs, # nn.Module's
+):
+    "Take weights; those of the attention pool that earlier versions could make, and nothing trained, are left"
+    tensors = {k: v for k,v in tensors.items() if not k.startswith('attn_pool.')}
+    return nn.Module.load_state_dict(self, tensors, *args, **kwargs)
 
 # %% ../../nbs/21_models.encoder.ipynb #494e67b6
 @patch
@@ -379,17 +389,6 @@ def observed(self:BandEncoder,
     f = self.stride//self.patch_size
     if f > 1: seen = seen.reshape(-1, self.grid[0]//f, f, self.grid[1]//f, f).any(4).any(2).flatten(1)
     return seen[...,None]
-
-# %% ../../nbs/21_models.encoder.ipynb #a3048aa9
-@patch
-def load_state_dict(self:BandEncoder,
-    tensors,  # Name to tensor
-    *args,    # nn.Module's
-    **kwargs, # nn.Module's
-):
-    "Take weights; those of the attention pool that earlier versions could make, and nothing trained, are left"
-    tensors = {k: v for k,v in tensors.items() if not k.startswith('attn_pool.')}
-    return nn.Module.load_state_dict(self, tensors, *args, **kwargs)
 
 # %% ../../nbs/21_models.encoder.ipynb #9cc8a879
 POOLS = 'mean','central','max','cls'   # How patch tokens become one vector

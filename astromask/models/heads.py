@@ -76,8 +76,8 @@ class Predictor(nn.Module):
         seed:int=0,         # Of the weights that it begins with
     ):
         super().__init__()
-        self.encoder = encoder_from_config(encoder) if isinstance(encoder,
-                                                                  dict) else encoder if encoder is None else encoder_only(encoder)
+        if isinstance(encoder, dict): self.encoder = encoder_from_config(encoder)
+        else: self.encoder = None if encoder is None else encoder_only(encoder)
         with torch.device('cpu'): self.answer = answer_from_config(answer) if isinstance(answer, dict) else answer
         self.magnitudes = (magnitudes,) if isinstance(magnitudes, str) else tuple(magnitudes)
         self.kind = head
@@ -90,11 +90,9 @@ class Predictor(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(check_seed(seed))
             self.branches,self.head = HEADS[head](self)
-        # what sets its redshifts right, as `Calibration.config` of the notebook of PDFs has it
-        self.calibration = None
-        # how its magnitudes were made of fluxes, where they were: zero_point and softening, as `photometry_table` takes them
-        self.photometry = None
-        self.trained_on = None                                      # which objects taught it, as `seen_of` has them
+        self.calibration = None        # what sets its redshifts right, as `Calibration.config` has it
+        self.photometry = None         # how its magnitudes were made of fluxes, as `photometry_table` takes it
+        self.trained_on = None         # which objects taught it, as `seen_of` has them
         self.register_buffer('begun', torch.tensor(False))          # has training begun?
 
     @property
@@ -144,9 +142,8 @@ def check(self:Predictor):
     if self.encoder is None and not self.magnitudes:
         raise InputError('There is nothing to look at: give an encoder, or the names of magnitudes')
     is_vit = isinstance(self.encoder, BandEncoder)
-    pools = POOLS
-    if self.pool not in pools:
-        raise InputError(f'pool is {self.pool!r}; it must be one of {", ".join(pools)} (a '
+    if self.pool not in POOLS:
+        raise InputError(f'pool is {self.pool!r}; it must be one of {", ".join(POOLS)} (a '
                          'learned one is head=attentive)')
     if is_vit and self.pool == 'cls' and self.encoder.cls_token is None:
         raise InputError('This encoder has no class token: use pool=mean')

@@ -62,11 +62,9 @@ def _once(paths):
 # %% ../../nbs/52_tasks.predict.ipynb #4b402520
 def _alike(path, tables):
     "What files have in common that are opened together"
-    try:
-        return fits_alike(path) if file_kind(path) is FitsSet else 'cutouts'
+    try: return fits_alike(path) if file_kind(path) is FitsSet else 'cutouts'
     except DataError:
-        if tables:
-            return 'table'  # its reader says what is wrong, if it is none
+        if tables: return 'table'                                    # its reader says what is wrong, if it is none
         raise
 
 # %% ../../nbs/52_tasks.predict.ipynb #846b24a8
@@ -82,14 +80,14 @@ class Rows:
         resample=False,# Bring pixels to the size of those that the model was trained on?
     ):
         self.given = given
-        self.trained_on = None if getattr(m, 'answer', None) is None else m.trained_on
         self.bands = m.bands
         self.img_size = m.img_size
         self.magnitudes = getattr(m, 'magnitudes', ())
         self.photometry = getattr(m, 'photometry', None)
         answer = getattr(m, 'answer', None)
-        wanted = None if bands is None else band_names(bands)
         self.truth = None if answer is None else 'label' if hasattr(answer, 'names') else 'redshift'
+        self.trained_on = None if answer is None else m.trained_on
+        wanted = None if bands is None else band_names(bands)
         self.parts = [self.chosen(p, wanted) for p in self.opened(_once(cutout_paths(files)), wanted, survey)]
         self.stored = self.parts
         if self.bands and knows_units(m): self.parts = parts_like(self.parts, m.measure, resample)
@@ -99,35 +97,38 @@ class Rows:
         self.labels = file_labels([f for p in self.parts for f in p.files])
         self.held = None
         self.lacking = set()
-        self.columns = {}
-        if columns: self.columns = self.kinds_of(columns)
+        self.columns = self.kinds_of(columns) if columns else {}
         self.told_apart = len(self.labels) > 1 or len(set(self.catalog(0)[0]['id'])) < len(self)
 
     def __len__(self): return int(self.ends[-1])
 
-    def opened(self,
-        paths,  # Files
-        wanted, # Names of bands, or None
-        survey, # Whose bands they are, where a file does not tell
-    )->list:    # `CutoutFile`s and `TableFile`s
-        "Files, described; those that do not name their bands get the wanted ones"
-        parts = []
-        for kind,some in groupby(paths, lambda p: _alike(p, not self.bands)):
-            if kind == 'table': parts += [TableFile(p, self.photometry) for p in some]
-            else: parts += open_files(list(some), None, survey, strict=False, at_once=len(paths), given=self.given)
-        return [p if p.told or not self.bands else open_files(list(p.files), wanted, survey, given=self.given)[0]
-                for p in parts]
+# %% ../../nbs/52_tasks.predict.ipynb #e1965f51
+@patch
+def opened(self:Rows,
+    paths,  # Files
+    wanted, # Names of bands, or None
+    survey, # Whose bands they are, where a file does not tell
+)->list:    # `CutoutFile`s and `TableFile`s
+    "Files, described; those that do not name their bands get the wanted ones"
+    parts = []
+    for kind,some in groupby(paths, lambda p: _alike(p, not self.bands)):
+        if kind == 'table': parts += [TableFile(p, self.photometry) for p in some]
+        else: parts += open_files(list(some), None, survey, strict=False, at_once=len(paths), given=self.given)
+    return [p if p.told or not self.bands else open_files(list(p.files), wanted, survey, given=self.given)[0]
+            for p in parts]
 
-    def chosen(self,
-        p,      # A file
-        wanted, # Names of bands, or None
-    ):
-        "Of a file's bands the wanted ones"
-        if wanted is None or not self.bands: return p
-        found = [b for b in p.bands if b in wanted]
-        if not found:
-            raise InputError(f'{p.path} has none of the bands {", ".join(wanted)}; it has {", ".join(p.bands)}')
-        return p.select(found)
+# %% ../../nbs/52_tasks.predict.ipynb #bc23cf78
+@patch
+def chosen(self:Rows,
+    p,      # A file
+    wanted, # Names of bands, or None
+):
+    "Of a file's bands the wanted ones"
+    if wanted is None or not self.bands: return p
+    found = [b for b in p.bands if b in wanted]
+    if not found:
+        raise InputError(f'{p.path} has none of the bands {", ".join(wanted)}; it has {", ".join(p.bands)}')
+    return p.select(found)
 
 # %% ../../nbs/52_tasks.predict.ipynb #9b7ed206
 @patch
@@ -175,11 +176,10 @@ def _whole(v, k, kind, path):
     known = ~np.ma.getmaskarray(v) & np.isfinite(np.ma.getdata(v))
     x = np.where(known, np.ma.getdata(v), 0)
     with np.errstate(invalid='ignore'): y = x.astype(kind)
-    whole = x.dtype.kind != 'f' or (np.abs(x) <= 1<<53).all()
-    signs = not (np.dtype(kind).kind == 'u' and (x < 0).any()) and not (np.dtype(kind).kind == 'i'
-                                                                        and x.dtype.kind == 'u'
-                                                                        and (x > np.uint64(2**63-1)).any())
-    if not whole or not signs or (y.astype(x.dtype) != x).any():
+    rounded = x.dtype.kind == 'f' and (np.abs(x) > 1<<53).any()
+    below = np.dtype(kind).kind == 'u' and (x < 0).any()
+    above = np.dtype(kind).kind == 'i' and x.dtype.kind == 'u' and (x > np.uint64(2**63-1)).any()
+    if rounded or below or above or (y.astype(x.dtype) != x).any():
         raise DataError(f'{path}: the column {k} holds {v.dtype} that is no {np.dtype(kind)}, as in the first '
                         'file: leave it out of columns')
     return np.ma.MaskedArray(y, mask=~known)
@@ -244,8 +244,7 @@ class Block(NamedTuple):
     sky: np.ndarray    # (B,2) float64: right ascension and declination
     ids: np.ndarray    # (B,) str
     origin: dict       # Name to (B,): file and row, where ids do not tell objects apart
-    # Name to (B,): what the catalogue knows, as `Rows.known` has it; and whether the model was trained on it
-    known: dict
+    known: dict        # Name to (B,): what the catalogue knows, as `Rows.known` has it, and `trained_on`
 
 # %% ../../nbs/52_tasks.predict.ipynb #bfbf707a
 @patch
@@ -300,8 +299,8 @@ def prediction_columns(
     if 'probability' in found:
         p = found['probability']
         best = np.array(answer.names)[np.nan_to_num(p).argmax(1)]
-        return {'class': np.where(np.isfinite(p).all(1), best, '')} | {f'p_{k}': p[:,i]
-                                                                       for i,k in enumerate(answer.names)}
+        shares = {f'p_{k}': p[:,i] for i,k in enumerate(answer.names)}
+        return {'class': np.where(np.isfinite(p).all(1), best, '')} | shares
     ends = {68: central_interval(answer.grid.numpy(), found['pdf'])} if 'pdf' in found else {}
     if 'low' in found:
         ends[100*level] = found['low'],found['high']  # of two with 68 % the one that promises them
@@ -339,11 +338,11 @@ def prediction(
     grid = p.answer.grid.numpy() if hasattr(p.answer, 'grid') else None
     def columns(x, mags, coords):
         found = {k: v.float().cpu().numpy() for k,v in p.predict(x, mags=mags, coords=coords, views=views).items()}
-        return prediction_columns(p.answer, right(found, grid), pdf,
-                                  right.level) if right else prediction_columns(p.answer, found, pdf)
-    notes = dict(answer=p.answer.config(),
-                 trained_on=None if p.trained_on is None else len(p.trained_on)) | (dict(grid=grid.tolist()) if pdf
-                     else {}) | (dict(level=right.level) if right else {})
+        if right: return prediction_columns(p.answer, right(found, grid), pdf, right.level)
+        return prediction_columns(p.answer, found, pdf)
+    notes = dict(answer=p.answer.config(), trained_on=None if p.trained_on is None else len(p.trained_on))
+    if pdf: notes['grid'] = grid.tolist()
+    if right: notes['level'] = right.level
     return Task('predict', p, columns, dict(views=views, pdf=bool(pdf), calibrated=right is not None), notes)
 
 # %% ../../nbs/52_tasks.predict.ipynb #34ff9626
@@ -372,9 +371,9 @@ def _numpy(column):
     import pyarrow as pa
     c = column.combine_chunks()
     if pa.types.is_integer(c.type) or pa.types.is_boolean(c.type):
-        return np.ma.MaskedArray(c.fill_null(0 if pa.types.is_integer(c.type)
-                                             else False).to_numpy(zero_copy_only=False),
-                                 mask=c.is_null().to_numpy(zero_copy_only=False))
+        gaps = c.is_null().to_numpy(zero_copy_only=False)
+        c = c.fill_null(0 if pa.types.is_integer(c.type) else False)
+        return np.ma.MaskedArray(c.to_numpy(zero_copy_only=False), mask=gaps)
     if not pa.types.is_fixed_size_list(c.type): return c.to_numpy(zero_copy_only=False)
     return c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), c.type.list_size)
 
@@ -628,8 +627,8 @@ def _computed(task, device, block):
 def _watched(blocks, answer, seen):
     "Columns as they go by; what metrics want of the objects whose truth is known is added to `seen`"
     for c in blocks:
-        there = np.isin(c['label'].astype(str),
-                        answer['names']) & (c['class'] != '') if 'names' in answer else np.isfinite(c['redshift'])
+        if 'names' in answer: there = np.isin(c['label'].astype(str), answer['names']) & (c['class'] != '')
+        else: there = np.isfinite(c['redshift'])
         if there.any():
             seen.append({k: v[there] for k,v in c.items() if v.ndim == 1 and k not in ('id','file','row','ra','dec')})
         yield c
@@ -682,9 +681,8 @@ def _report(task, path, device, bs, n, blocks, bits, began, seconds):
     cuda = device.type == 'cuda'
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
     rate = dict(objects_per_second=n/seconds, throughput_bps=bits/seconds, seconds_per_batch=seconds/max(blocks, 1))
-    where = dict(device=str(device), device_name=torch.cuda.get_device_name(device) if cuda
-                 else platform.processor() or platform.machine(), threads=torch.get_num_threads(),
-                 host=socket.gethostname())
+    name = torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine()
+    where = dict(device=str(device), device_name=name, threads=torch.get_num_threads(), host=socket.gethostname())
     return dict(verb=task.verb, table=str(path), objects=n, seconds=seconds, **rate, batches=blocks, batch_size=bs,
                 bits=bits, peak_memory_bytes=peak,
                 peak_device_memory_bytes=torch.cuda.max_memory_allocated(device) if cuda else None, began=began,
@@ -744,10 +742,11 @@ def table_of(
     given = Measure.from_config(dict(unit=unit, zero_point=zero_point))
     rows = Rows(files, task.m, bands, survey, columns, given, resample)
     starts = block_starts(len(rows), bs, *shard)
-    facts = dict(verb=task.verb, settings=task.settings | dict(columns=list(columns))
-                 | ({k: v for k,v in dict(given=[given.unit, given.zero_point], resample=resample).items()
-                     if v not in (False,['',None])}), bs=bs, model=model_hash(task.m), data=data_hash(rows))
-    facts['rows'] = [starts.start, min(starts.stop, len(rows)), len(rows)]
+    settings = task.settings | dict(columns=list(columns))
+    if given != Measure(): settings['given'] = [given.unit, given.zero_point]
+    if resample: settings['resample'] = resample
+    facts = dict(verb=task.verb, settings=settings, bs=bs, model=model_hash(task.m), data=data_hash(rows),
+                 rows=[starts.start, min(starts.stop, len(rows)), len(rows)])
     if is_made(path, facts, overwrite):
         log.info(f'{path} is done: it is left alone')
         return {}
@@ -805,9 +804,10 @@ def _quality(report, name):
     m = report.get(name, {})
     if not m: return ''
     what,score = ('redshifts',f'NMAD {m["nmad"]:.4f}') if 'nmad' in m else ('classes',f'accuracy {m["accuracy"]:.1%}')
-    of = ' of objects that trained the model' if name != 'metrics' else ' of unseen objects' if report.get('knows_its_training') else ''
-    unsure = '' if report.get('knows_its_training') else ' (the model does not say which objects trained it)'
-    return f'; {m["n"]} known {what}{of}: {score}{unsure}'
+    if not report.get('knows_its_training'):
+        return f'; {m["n"]} known {what}: {score} (the model does not say which objects trained it)'
+    of = 'unseen objects' if name == 'metrics' else 'objects that trained the model'
+    return f'; {m["n"]} known {what} of {of}: {score}'
 
 # %% ../../nbs/52_tasks.predict.ipynb #1a04d181
 def report_text(
