@@ -114,9 +114,11 @@ def provenance(self:Cutouts):
     for p in self.parts: found += [p.provenance] if p.provenance not in (None,*found) else []
     return found if len(found) > 1 else found[0] if found else None
 
+# %% ../../nbs/10_data.cutouts.ipynb #01b4360a
 @patch(as_prop=True)
 def nbytes(self:Cutouts): return len(self)*int(np.prod(self.shape))*self.dtype.itemsize
 
+# %% ../../nbs/10_data.cutouts.ipynb #b9acff9c
 @patch(as_prop=True)
 def chunk_rows(self:Cutouts): return max(p.chunk for p in self.parts)    # Neighbours that are read at the cost of one
 
@@ -397,7 +399,8 @@ def _check_range(x, y, what):
     known = np.abs(x[np.isfinite(x)], dtype=np.float64)
     most = known.max(initial=0)
     if np.isinf(y).any() and (np.isinf(y) & np.isfinite(x)).any() or 0 < most < np.finfo(y.dtype).tiny:
-        how = 'write float32' if y.dtype == np.float16 and 1e-30 < most < 3e38 else 'multiply them by a power of two, and say so in unit and zero_point'
+        how = 'multiply them by a power of two, and say so in unit and zero_point'
+        if y.dtype == np.float16 and 1e-30 < most < 3e38: how = 'write float32'
         raise InputError(f'{what} hold values up to {most:.3g}, which {y.dtype} cannot: {how}')
 
 # %% ../../nbs/10_data.cutouts.ipynb #726ff539

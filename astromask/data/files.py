@@ -121,8 +121,10 @@ def _paths(found):
     return sorted((o.path for o in found), key=natural_key)
 
 # %% ../../nbs/07_data.files.ipynb #cbeda921
-def is_zarr(folder):
-    # Of a path: does it hold Zarr's metadata?
+def is_zarr(
+    folder, # Any path
+)->bool:
+    "Does it hold Zarr's metadata?"
     return any(os.path.exists(os.path.join(folder, o)) for o in ('.zgroup','.zarray','zarr.json'))
 
 def _of_folder(folder):
@@ -244,7 +246,7 @@ def _trouble(e):
     why = ' '.join(f'{type(e).__name__}: {e}'.split())[:200]
     if isinstance(e, MemoryError): return f'that takes more memory than there is ({e})'
     if isinstance(e, NotImplementedError): return f'it uses what is not supported here ({why})'
-    if isinstance(e, (OSError)) and isinstance(e.errno, int) and e.errno > 0: return f'{e.strerror or e}'
+    if isinstance(e, OSError) and isinstance(e.errno, int) and e.errno > 0: return f'{e.strerror or e}'
     if isinstance(e, _broken): return f'({why}); get the file again'
     return f'it is damaged, or holds what is not read here ({why})'
 
@@ -329,7 +331,8 @@ def not_cutouts(
 )->DataError:    # To be raised
     "What to say of a file of a kind that holds no cutouts that are read"
     read = 'cutouts are read from HDF5, FITS, NumPy, PyTorch, JPEG, PNG, TIFF, WebDataset tar, Parquet, ASDF and Zarr'
-    what = f'a file of kind {kind} ({WAYS_OUT.get(kind, _tell)})' if kind else 'of no kind that is known, or its beginning is damaged'
+    what = 'of no kind that is known, or its beginning is damaged'
+    if kind: what = f'a file of kind {kind} ({WAYS_OUT.get(kind, _tell)})'
     return DataError(f'{path} is {what}: {read}')
 
 # %% ../../nbs/07_data.files.ipynb #99f00ef4

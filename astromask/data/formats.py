@@ -21,7 +21,7 @@ from fastcore.basics import chunked, patch
 from numpy.lib import format as npy
 from ..core import DataError, log, progress
 from .hdf5 import H5File
-from .files import check_file, damage, file_format, file_labels, natural_key, kind_by_name, not_cutouts
+from .files import damage, file_format, file_labels, natural_key, kind_by_name, not_cutouts
 from .fits import Plane, card_values, check_weight_unit, fits_planes, hdu_bits, hdu_pixels, image_planes, inverse_variance, mask_rule, bad_pixels, open_fits, plane_words, power_of_two, scaled_unit, sky_positions
 from .layouts import CutoutFile, Layout, band_names
 from ..surveys import _surveys
@@ -532,12 +532,13 @@ def _read_one(self:FitsSet, path, number, band=None, others=None):
         if band: f.bands = [band]
         return f.read(number, self._measured)
 
+_photometric = (*(k for k,_ in ZERO_POINT_CARDS),'EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','PIXAR_A2','TELESCOP',
+                'INSTRUME','ORIGIN')
+
 @patch
 def _measured(self:FitsSet, plane):
     "The photometry of a plane; headers that say the same are read once"
-    cards = *(k
-              for k,_ in ZERO_POINT_CARDS),'EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','PIXAR_A2','TELESCOP','INSTRUME','ORIGIN'
-    key = *map(plane.card, cards),plane.pixel_scale()
+    key = *map(plane.card, _photometric),plane.pixel_scale()
     if key not in self._photometry: self._photometry[key] = plane.photometry()
     return self._photometry[key]
 
@@ -548,8 +549,7 @@ def _joined(self:FitsSet, parts):
     for o in parts[1:]:
         if o.shape[1:] != first.shape[1:]:
             raise DataError(f'{o.path} has {o.shape[1]} x {o.shape[2]} pixels, but {first.path}, the same '
-                            'object in another band, '
-                            f'{first.shape[1]} x {first.shape[2]}: open them apart')
+                            f'object in another band, {first.shape[1]} x {first.shape[2]}: open them apart')
         self._same_scale(o, first)
     whys = {k for o in parts for k in o.hidden}
     hidden = {k: np.concatenate([o.hidden.get(k, np.zeros(o.shape, bool)) for o in parts]) for k in whys}

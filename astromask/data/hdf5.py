@@ -215,11 +215,13 @@ def _needs(self:H5File, d, name):
     "Refuse a dataset that cannot be unpacked here; the filters of others are noted"
     self.filters = self.filters | {code for code in _check_filters(d.id, name, self.path) if code > 32}
 
+# %% ../../nbs/08_data.hdf5.ipynb #c81ef223
 @patch
 def _find_measure(self:H5File, l, found, attrs, survey):
     for k in (l.images, *self.bad): self._needs(found[k], k)
     super(H5File, self)._find_measure(l, found, attrs, survey)
 
+# %% ../../nbs/08_data.hdf5.ipynb #acffa3ff
 @patch
 def _is_column(self:H5File, d):
     if h5py.check_string_dtype(d.dtype) is None and d.dtype.kind not in 'biuf': return False
@@ -229,11 +231,13 @@ def _is_column(self:H5File, d):
         return False
     return True
 
+# %% ../../nbs/08_data.hdf5.ipynb #af5b216f
 @patch
 def _enum_names(self:H5File, d):
     named = {int(v): k for k,v in (h5py.check_enum_dtype(d.dtype) or {}).items()}
     return [named[i] for i in range(len(named))] if named and {*named} == {*range(len(named))} else None
 
+# %% ../../nbs/08_data.hdf5.ipynb #22aa636e
 @patch
 def _values(self:H5File, d):
     if h5py.check_string_dtype(d.dtype) is None: return d[:]
@@ -366,7 +370,8 @@ def see(self:H5File):
                    given=self.given).select(self.bands).converted(self.measure, 1., self.ratio)
     if other.shape != self.shape or not np.can_cast(other.dtype, self.dtype):
         raise DataError(f'{self.path} is not stored like the first file of its set: its cutouts are {other.dtype} '
-                        f'of shape {other.shape}, not {self.dtype} of shape {self.shape}; open it apart, or rewrite it in our own layout')
+                        f'of shape {other.shape}, not {self.dtype} of shape {self.shape}; open it apart, or '
+                        'rewrite it in our own layout')
     first = copy.copy(self)
     first.path = self.model
     check_measures(first, other, convert=True)

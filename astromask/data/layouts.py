@@ -152,6 +152,7 @@ def told_bands(self:Layout, found, attrs):
     shape = found[self.images].shape
     return band_names(names[0] if len(names) == 1 and 1 not in (shape[1],shape[-1]) else names)
 
+# %% ../../nbs/07_data.layouts.ipynb #4f4b1238
 @patch
 def unit(self:Layout, found, attrs):
     "What the pixel values are; '' where the file does not tell, or tells several"
@@ -159,6 +160,7 @@ def unit(self:Layout, found, attrs):
     names = {o.strip() for o in texts_of(v)} if v is not None else {''}
     return names.pop() if len(names) == 1 else ''
 
+# %% ../../nbs/07_data.layouts.ipynb #a3214049
 @patch
 def pixel_scale(self:Layout, found, attrs):
     "Arcsec per pixel, None where the file does not tell"
@@ -230,6 +232,7 @@ def _check_unchanged(self:CutoutFile):
     if not os.path.exists(self.path) or self._stamp() != self.stamp:
         raise DataError(f'{self.path} has changed since it was opened: open it again')
 
+# %% ../../nbs/07_data.layouts.ipynb #5b0ac329
 @patch
 @contextmanager
 def _reading(self:CutoutFile, what):
@@ -237,6 +240,7 @@ def _reading(self:CutoutFile, what):
     self._check_unchanged()
     with damage(self.path, what), self._open() as f: yield f
 
+# %% ../../nbs/07_data.layouts.ipynb #d3b04475
 @patch
 def origins(self:CutoutFile, rows):
     "(n,) files of rows, and (n,) where in them they are"
@@ -271,8 +275,7 @@ def _orient(self:CutoutFile, l, found, attrs, bands):
     self.last = l.oriented(found, attrs, None if bands is None else len(band_names(bands)))
     if self.last is None:
         raise DataError(f'{self.path}: it cannot be told whether `{l.images}` {tuple(self.stored)} '
-                        'has its channels first or '
-                        'last: write it again in our own layout (Cutouts.write)')
+                        'has its channels first or last: write it again in our own layout (Cutouts.write)')
 
 # %% ../../nbs/07_data.layouts.ipynb #24bf924f
 @patch
@@ -291,7 +294,8 @@ def _find_missing(self:CutoutFile, l, found, d):
     self.has_ivar = self.weighs in ('ivar','variance','error')
     self.mask = None if self.has_ivar and l.mask_means == 'good' else planes.get('mask')
     self.bad = [k for k in (self.weight, self.mask) if k]
-    self.hides = self._mask_rule(found[self.mask]) if self.mask and found[self.mask].dtype.kind in 'iu' and l.mask_means == 'bad' else None
+    bits = self.mask and found[self.mask].dtype.kind in 'iu' and l.mask_means == 'bad'
+    self.hides = self._mask_rule(found[self.mask]) if bits else None
     if l.row_bands is not None and found[l.row_bands].shape != (self.n, len(self.stored_bands)):
         raise DataError(f'{self.path}: `{l.row_bands}` has shape {found[l.row_bands].shape}, not '
                         f'{(self.n, len(self.stored_bands))}')

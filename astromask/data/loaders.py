@@ -330,16 +330,19 @@ class CutoutLoader(DataLoader):
 def __len__(self:CutoutLoader):
     return len(self.rows)//(self.bs*self.world) + (not self.drop_last and self._share(len(self.rows)) > 0)
 
+# %% ../../nbs/16_data.loaders.ipynb #53d15748
 @patch
 def _share(self:CutoutLoader, n):
     "How many objects of a last batch are this rank's"
     return (n%(self.bs*self.world)+self.world-1-self.rank)//self.world
 
+# %% ../../nbs/16_data.loaders.ipynb #99f20ab2
 @patch
 def after_iter(self:CutoutLoader):
     self.epoch = self.epoch+1
     self.start = 0
 
+# %% ../../nbs/16_data.loaders.ipynb #06bca957
 @patch
 def new(self:CutoutLoader, dataset=None, cls=None, **kwargs):
     own = dict(num_workers=self.threads, rank=self.rank, world=self.world)

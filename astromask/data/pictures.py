@@ -20,11 +20,10 @@ from numpy.lib import format as npy
 from PIL import Image
 from ..core import DataError, log, progress
 from .columns import texts
-from .files import ENDINGS, WAYS_OUT, check_file, damage, file_labels, kind_by_name, natural_key
+from .files import ENDINGS, check_file, damage, file_labels, kind_by_name, natural_key
 from .formats import KINDS
 from .layouts import CutoutFile, Layout, channels_last
 from .tables import read_table
-from ..units import Measure
 
 # %% ../../nbs/09_data.pictures.ipynb #9e1798ca
 _modes = {**dict.fromkeys(('1','L','LA','La'), (1,'u1')),
@@ -536,7 +535,7 @@ def dense(
         if isinstance(x, pa.ExtensionArray): x = x.storage
         if not _is_list(x.type): break
         if x.null_count: raise DataError('it lacks some of its lists')
-        lengths = {x.type.list_size} if pa.types.is_fixed_size_list(x.type) else {*pc.unique(pc.list_value_length(x)).to_pylist()}
+        lengths = {*pc.unique(pc.list_value_length(x)).to_pylist()}
         if len(lengths) > 1: raise DataError(f'its lists differ in length ({", ".join(map(str, sorted(lengths)[:4]))})')
         shape.append(lengths.pop() if lengths else 0)
         x = x.flatten()
