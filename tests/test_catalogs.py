@@ -1,10 +1,10 @@
-"Cross-matching against all pairs, signal to noise against its definition, files merged and divided without a changed byte"
+"Cross-matching against all pairs, files merged and divided without a changed byte"
 import h5py, numpy as np, pytest
 from astropy.table import MaskedColumn, Table
 from click.testing import CliRunner
 from astromask.cli import main
 from astromask.core import InputError, sha256_file
-from astromask.data.catalogs import balanced_subset, bright_rows, cross_match, match_sky, merge, partition, signal_to_noise, write_rows
+from astromask.data.catalogs import cross_match, match_sky, merge, partition, write_rows
 from astromask.data.cutouts import Cutouts
 
 def apart(ra, dec, ra2, dec2):
@@ -63,27 +63,6 @@ def test_what_says_nothing_is_filled():
     t = Table(dict(ra=[1.,2,3,4], dec=[0.]*4, redshift=[99.,-1,.3,9999], SPECTYPE=['None','STAR','nan','']))
     out = cross_match(t, Table(dict(ra=[1.,2,3,4], dec=[0.]*4, redshift=[.1,.2,.9,-99], SPECTYPE=['QSO','GALAXY','GALAXY','N/A'])), ['redshift','SPECTYPE'])
     assert out['redshift'][:3].tolist() == [.1,.2,.3] and out['SPECTYPE'][:3].tolist() == ['QSO','STAR','GALAXY'] and out['redshift'].mask.tolist() == [False]*3+[True]
-
-def test_signal_to_noise_is_its_definition():
-    x = np.random.default_rng(0).normal(size=(300,3,21,30)).astype(np.float32)
-    x[np.random.default_rng(1).random(x.shape) < .1] = np.nan
-    s = signal_to_noise(x)
-    for i in (0,7,299):
-        for b in range(3):
-            image = x[i,b].astype(float)
-            centre = image[6:14,11:19].copy()
-            image[6:14,11:19] = np.nan
-            assert np.isclose(s[i,b], np.nanmean(centre)/np.nanstd(image), rtol=1e-4)
-    with pytest.raises(InputError, match='does not fit'): signal_to_noise(x[...,:8,:8])
-    assert bright_rows([[9,1],[9,np.nan]], 5).tolist() == [False,True] and bright_rows([[9,1]], 5, bands=[0]).tolist() == [True]
-
-def test_balanced_subset():
-    t = Table(dict(id=np.arange(500), label=np.repeat([0,1,2,-1], [300,100,20,80])))
-    rows = balanced_subset(t)
-    assert np.bincount(t['label'][rows]).tolist() == [20]*3
-    other = balanced_subset(t, seed=1)
-    assert set(rows) != set(other) and rows[:20].max() > 100                 # not the first twenty
-    with pytest.raises(InputError, match='No object has a class'): balanced_subset(Table(dict(id=[1])))
 
 def test_merge_and_partition(tmp_path):
     rng = np.random.default_rng(0)

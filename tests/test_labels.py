@@ -226,3 +226,8 @@ def test_named_magnitudes_need_no_usual_names():
     assert names == ['G_AUTO','R_AUTO','G_AUTO-R_AUTO']
     same(x[:,2], [1,nan,nan])
     assert catalog_features(t, 'xy', ['G_AUTO','R_AUTO'])[1] == names and catalog_features(t, 'xy')[1] == []
+
+def test_names_without_our_letters():
+    "A column called in another script is nobody's magnitude; an earlier version stopped there"
+    t = Table({'\u03bb': [20.], '_': [20.], 'g': [20.], 'r': [19.]})
+    assert [m.column for m in find_magnitudes(t)[0]] == ['g','r'] and magnitudes(t).colnames == ['g','r']

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/data.labels.html.md"""
 
 # %% auto #0
 __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BANDS', 'ERROR_WORDS', 'KINDS_OF_MAGNITUDE',
-           'Found', 'say_once', 'column_named', 'impossible_redshifts', 'redshift_columns', 'find_redshifts',
-           'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'Measured',
+           'column_named', 'Found', 'say_once', 'impossible_redshifts', 'redshift_columns', 'find_redshifts',
+           'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'unknown_values', 'Measured',
            'measured_columns', 'like_magnitudes', 'find_magnitudes', 'read_magnitudes', 'magnitudes', 'match_ids']
 
 # %% ../../nbs/07_data.labels.ipynb #4fdb9bd0
@@ -19,6 +19,18 @@ from astropy.table import Column, Table
 from ..core import InputError, log
 from .columns import NAMES, SENTINELS, is_missing, numbers, plain_name, rounded_ids, text_numbers, texts
 from ..surveys import band_wavelength
+
+# %% ../../nbs/07_data.labels.ipynb #0afcbbbc
+def column_named(
+    catalog,  # Table
+    name:str, # As a caller gives it
+)->str:       # As the catalogue has it
+    "The column that is meant, or a sentence with those that there are"
+    if name in catalog.colnames: return name
+    alike = [k for k in catalog.colnames if plain_name(k) == plain_name(name)]
+    if len(alike) == 1: return alike[0]
+    if alike: raise InputError(f'{name!r} may be the column {" or ".join(alike)}: write it as the catalogue does')
+    raise InputError(f'The catalogue has no column {name!r}; it has {", ".join(catalog.colnames)}')
 
 # %% ../../nbs/07_data.labels.ipynb #45f27fa3
 @dataclass(frozen=True)
@@ -42,18 +54,6 @@ def say_once(
         if sentence not in _said: getattr(log, how)(sentence)
         _said.add(sentence)
 
-# %% ../../nbs/07_data.labels.ipynb #0afcbbbc
-def column_named(
-    catalog,  # Table
-    name:str, # As a caller gives it
-)->str:       # As the catalogue has it
-    "The column that is meant, or a sentence with those that there are"
-    if name in catalog.colnames: return name
-    alike = [k for k in catalog.colnames if plain_name(k) == plain_name(name)]
-    if len(alike) == 1: return alike[0]
-    if alike: raise InputError(f'{name!r} may be the column {" or ".join(alike)}: write it as the catalogue does')
-    raise InputError(f'The catalogue has no column {name!r}; it has {", ".join(catalog.colnames)}')
-
 # %% ../../nbs/07_data.labels.ipynb #0ab83d44
 def _listed(values, most=4):
     "The values that are there, the most frequent first, with their numbers"
@@ -61,8 +61,10 @@ def _listed(values, most=4):
     text = ', '.join(f'{v:g} ({n})' if isinstance(v, (int,float)) else f'{v!r} ({n})' for v,n in counts[:most])
     return text + (f' and {len(counts)-most} others' if len(counts) > most else '')
 
-def _put_aside(bad, n, name, why='count as unknown'): return f'{len(bad)} of {n} values of `{name}` {why}: {_listed(bad)}'
+def _put_aside(bad, n, name, why='count as unknown'):
+    return f'{len(bad)} of {n} values of `{name}` {why}: {_listed(bad)}'
 
+# %% ../../nbs/07_data.labels.ipynb #072e05a4
 def _single(col):
     "(N,1) as (N,)"
     return col[:,0] if col.ndim == 2 and col.shape[1] == 1 else col
@@ -84,18 +86,19 @@ def _numbers_of(col, name):
 
 # %% ../../nbs/07_data.labels.ipynb #332b406e
 PLAUSIBLE_REDSHIFTS = -.1,20.
-_nines = 9.99,9.999,9.9999      # of VIPERS and zCOSMOS
+_nines = 9.99,9.999,9.9999
 
-def _stands_for_nothing(z):
+def _is_coded(z):
+    "Which numbers of a column of redshifts stand for nothing"
     nines = [np.isclose(z, o, rtol=1e-6) for o in _nines]
-    # one 9.99 may be a redshift
     return np.isin(z, SENTINELS['redshift']) | (np.abs(z) >= 1e20) | np.any([o & (o.sum() > 1) for o in nines], axis=0)
 
+# %% ../../nbs/07_data.labels.ipynb #767426b9
 def impossible_redshifts(
     z,           # (N,) float64, NaN where missing
 )->np.ndarray:   # (N,) bool
     "Numbers that no galaxy has as a redshift: what they say is that it is not known"
-    return _stands_for_nothing(z) | (z < PLAUSIBLE_REDSHIFTS[0]) | (z > PLAUSIBLE_REDSHIFTS[1])
+    return _is_coded(z) | (z < PLAUSIBLE_REDSHIFTS[0]) | (z > PLAUSIBLE_REDSHIFTS[1])
 
 # %% ../../nbs/07_data.labels.ipynb #0130d172
 def _redshift_values(catalog, name):
@@ -107,12 +110,18 @@ def _redshift_values(catalog, name):
         return None,f'the column `{name}` is in {unit}, and a redshift has no unit: it is not used'
     known = np.isfinite(z)
     bad = impossible_redshifts(z)
-    odd = bad & ~_stands_for_nothing(z)
-    if odd.sum() > (known & ~bad).sum():
+    if (bad & ~_is_coded(z)).sum() > (known & ~bad).sum():
         return None,(f'the values of `{name}` run from {np.min(z[known]):g} to {np.max(z[known]):g}, and redshifts '
                      'do not: it is not used')
     if not bad.any(): return z,why
     return np.where(bad, np.nan, z),_put_aside(z[bad], len(z), name, 'cannot be redshifts and count as unknown')
+
+# %% ../../nbs/07_data.labels.ipynb #d6aa77f2
+def _bands_beside(catalog, name):
+    "Columns called by a band that make a column `z` or `Z` one more of them"
+    beside = [b for b in catalog.colnames if b in tuple('ugri' if name == 'z' else 'UGRI')]
+    if name.swapcase() in catalog.colnames: return beside
+    return beside + [b for b in catalog.colnames if b in tuple('UGRI' if name == 'z' else 'ugri')]
 
 # %% ../../nbs/07_data.labels.ipynb #8ee8ea43
 _spectral = {'zwarn','zwarning','spectype','zerr','z_err','e_z','zconf','z_conf','zqual','z_qual','z_quality','zq','nq',
@@ -120,21 +129,18 @@ _spectral = {'zwarn','zwarning','spectype','zerr','z_err','e_z','zconf','z_conf'
 
 def _unlike_redshift(catalog, name, z):
     "Why a column `z` is no redshift; '' if it is one, None if it is a magnitude"
-    beside = [b for b in catalog.colnames if b in tuple('ugri' if name == 'z' else 'UGRI')]
-    if name.swapcase() not in catalog.colnames:
-        beside += [b for b in catalog.colnames if b in tuple('UGRI' if name == 'z' else 'ugri')]
-    known = z[np.isfinite(z) & ~_stands_for_nothing(z)]
-    if beside and len(known) and np.median(known) > 8: return None
+    beside = _bands_beside(catalog, name)
+    known = z[np.isfinite(z) & ~_is_coded(z)]
+    large = len(known) > 0 and np.median(known) > 8
+    if beside and large: return None
     if _spectral & {plain_name(k) for k in catalog.colnames}: return ''
     told = f'if they are, say redshift={name}'
     if beside:
         return (f'`{name}` stands beside {", ".join(beside)} as a magnitude would, but its values are like redshifts: '
                 f'{told}')
-    if len(known) and np.median(known) > 8:
-        return f'`{name}` may hold redshifts or magnitudes, with a median of {np.median(known):g}: {told}'
-    if len(known) and (known % 1 == 0).all():
-        return f'`{name}` holds whole numbers only, which are hardly redshifts: {told}'
-    return ''
+    if large: return f'`{name}` may hold redshifts or magnitudes, with a median of {np.median(known):g}: {told}'
+    whole = len(known) > 0 and (known % 1 == 0).all()
+    return f'`{name}` holds whole numbers only, which are hardly redshifts: {told}' if whole else ''
 
 # %% ../../nbs/07_data.labels.ipynb #06a8c175
 _redshift_words = re.compile(r'(^|_)(redshifts?|spec_?z|z_?spec|photo?_?z|z_?phot(o|om)?|zbest|z_best)(_|$)')
@@ -143,6 +149,7 @@ _other_words = re.compile(r'(^|_)(e|errs?|errors?|unc|uncertainty|sigma|sig|std\
                           r'count|low|lower|lo|high|upper|hi|[lup]\d+|min|max|chi2?|pdf|bins?|delta|diff|weight|risk)'
                           r'(_|$)')
 
+# %% ../../nbs/07_data.labels.ipynb #37f3db05
 def redshift_columns(
     catalog, # Table
 )->tuple:    # Names of columns, the likeliest first; remarks
@@ -160,15 +167,15 @@ REDSHIFT_KINDS = dict(                                                  # Words 
     photometric=r'z?phot|photo|photoz|photz|photometric|zphoto?|phz|bpz|eazy|dnf|lephare|zpdf|zml|zb')
 _z_names = dict(z_b='photometric', z_peak='photometric', z_ml='photometric', z_cos='simulated', z_sp='spectroscopic')
 
+# %% ../../nbs/07_data.labels.ipynb #1611342e
 def _kind_of(catalog, name):
     "What kind of redshifts a column holds, as far as it can be known"
-    col = catalog[name]
     p = plain_name(name)
-    words = [set(re.split(r'[^a-z0-9]+', str(o or '').lower())) for o in (name, getattr(col, 'description', ''))]
     if p in _z_names: return _z_names[p]
-    for some in words:
+    for text in (name, getattr(catalog[name], 'description', '')):
+        words = re.split(r'[^a-z0-9]+', str(text or '').lower())
         for kind,pattern in REDSHIFT_KINDS.items():
-            if any(re.fullmatch(pattern, w) for w in some): return kind
+            if any(re.fullmatch(pattern, w) for w in words): return kind
     beside = {plain_name(k) for k in catalog.colnames}
     spectra = beside & {'zwarn','zwarning','spectype'} or beside >= {'plate','mjd'} and beside & {'fiberid','fiber'}
     return 'spectroscopic' if spectra else 'unknown'
@@ -241,14 +248,6 @@ def _says_nothing(words):
     words = np.asarray(words, dtype=np.str_)
     return is_missing(words) | np.isin(np.strings.lower(np.strings.strip(words)), UNKNOWN_CLASSES)
 
-# %% ../../nbs/07_data.labels.ipynb #739b8ab3
-def _by_value(x, known):
-    "(N,) labels and the names of the classes that are there"
-    values,found = np.unique(x[known], return_inverse=True)
-    labels = np.full(len(x), -1, np.int64)
-    labels[known] = found
-    return labels,tuple(str(v) for v in values)
-
 # %% ../../nbs/07_data.labels.ipynb #3511fb7b
 def _classes_of_text(col, name):
     "Labels, names, and what is to be said"
@@ -269,26 +268,38 @@ def _placeholders(x):
         if (x == end).any() and len(others) and others.max() < end/2: out |= x == end
     return out
 
+# %% ../../nbs/07_data.labels.ipynb #739b8ab3
+def _by_value(x, known):
+    "(N,) labels and the names of the classes that are there"
+    values,found = np.unique(x[known], return_inverse=True)
+    labels = np.full(len(x), -1, np.int64)
+    labels[known] = found
+    return labels,tuple(str(v) for v in values)
+
+# %% ../../nbs/07_data.labels.ipynb #9c9cf440
+def _why_no_classes(x, name):
+    "Why numbers are no classes; '' if they may be"
+    if (x % 1 != 0).any():
+        return (f'the column `{name}` holds numbers that are not whole, such as {x[x % 1 != 0][0]:g}, and a class is '
+                'a text or a whole number: it is not used')
+    if not (x >= 2**63).any(): return ''
+    return f'the column `{name}` holds numbers beyond 2**63, which are no classes: it is not used'
+
 # %% ../../nbs/07_data.labels.ipynb #0c4ea55a
 def _classes_of_numbers(col, name, names):
     "Labels, names, and what is to be said; or None and why not"
     x = np.ma.getdata(col)
-    hidden = np.ma.getmaskarray(np.ma.asarray(col))
-    known = ~hidden & np.isfinite(x)
+    known = ~np.ma.getmaskarray(np.ma.asarray(col)) & np.isfinite(x)
     if x.dtype.kind == 'b': return *_by_value(x, known),''
-    if (x[known] % 1 != 0).any():
-        return None,(),(f'the column `{name}` holds numbers that are not whole, such as '
-                        f'{x[known][x[known] % 1 != 0][0]:g}, and a class is a text or a whole number: it is not used')
-    if (x[known] >= 2**63).any():
-        return None,(),f'the column `{name}` holds numbers beyond 2**63, which are no classes: it is not used'
+    why = _why_no_classes(x[known], name)
+    if why: return None,(),why
     none = known & _placeholders(np.where(known, x, 0))
     known &= ~none
     odd = none & (x != -1)
     text = _put_aside(x[odd], len(x), name) if odd.any() else ''
     whole = np.where(known, x, -1).astype(np.int64)
-    if len(names) > whole.max(initial=-1):
-        return np.where(known & ~_says_nothing(names)[whole], whole, -1) if len(names) else whole,names,text
-    return *_by_value(whole, known),text
+    if not len(names) > whole.max(initial=-1): return *_by_value(whole, known),text
+    return np.where(known & ~_says_nothing(names)[whole], whole, -1) if len(names) else whole,names,text
 
 # %% ../../nbs/07_data.labels.ipynb #6e9736ca
 def _classes_of_places(col, name, names):
@@ -315,7 +326,7 @@ def _classes_in(catalog, name):
 
 # %% ../../nbs/07_data.labels.ipynb #494e5035
 _class_words = re.compile(r'(^|_)(class|classes|morphology)(_|$)')
-_types = 'type','objtype','obj_type','object_type','category'       # as numbers they may count anything
+_types = 'type','objtype','obj_type','object_type','category'
 _no_class = re.compile(r'(^|_)(star|prob|p|fraction|frac|conf|confidence|score|votes?|flags?|err|error|n|id|sub)(_|$)')
 
 def class_columns(
@@ -329,18 +340,18 @@ def class_columns(
     more = [k for k,p in plain.items() if k not in found and _class_words.search(p) and not _no_class.search(p)]
     return found + more if len(more) == 1 else found
 
+# %% ../../nbs/07_data.labels.ipynb #7abb7077
+def _too_many(labels):
+    "Does nearly every object have a class of its own?"
+    n = len(np.unique(labels[labels >= 0]))
+    return n > max(20, (labels >= 0).sum()/2)
+
 # %% ../../nbs/07_data.labels.ipynb #2f421e26
 def _odd_names(name, labels, names):
     "What is odd about the names of classes"
     alike = [k for k,n in Counter(str(o).lower() for o in names).items() if n > 1]
     if alike:
         yield f'classes of `{name}` differ in capitals only: {", ".join(o for o in names if o.lower() == alike[0])}'
-
-# %% ../../nbs/07_data.labels.ipynb #7abb7077
-def _too_many(labels):
-    "Does nearly every object have a class of its own?"
-    n = len(np.unique(labels[labels >= 0]))
-    return n > max(20, (labels >= 0).sum()/2)
 
 # %% ../../nbs/07_data.labels.ipynb #0aa854b8
 def find_classes(
@@ -373,6 +384,22 @@ def class_labels(
     say_once(found.remarks)
     return found.values,found.names
 
+# %% ../../nbs/07_data.labels.ipynb #ca1a027c
+def unknown_values(
+    col,      # Column of a catalogue
+    name:str, # What it is called
+)->np.ndarray: # (N,) bool
+    "Where a column says nothing: masked, NaN, a missing word; a negative class, what cannot be a redshift"
+    x = np.ma.asarray(col)
+    hidden = np.ma.getmaskarray(x).copy()
+    x = x.filled() if hidden.any() else np.asarray(x)
+    if x.dtype.kind == 'f': hidden |= np.isnan(x)
+    if x.dtype.kind in 'US': hidden |= is_missing(np.char.decode(x, 'utf-8', 'replace') if x.dtype.kind == 'S' else x)
+    if plain_name(name) in NAMES['class'] and x.dtype.kind in 'if': hidden |= x < 0
+    if plain_name(name) in NAMES['redshift'][:-1] and x.dtype.kind in 'if':
+        hidden |= impossible_redshifts(x.astype(np.float64))  # not `z`, which may be a magnitude
+    return hidden
+
 # %% ../../nbs/07_data.labels.ipynb #f2a382fb
 KNOWN_BANDS = re.compile(r'[ugrizy]|[ubvrijhk]|ks|kp|w[1-4]|bp|rp|vis|nuv|fuv|n\d{3,4}|[fin]b\d+|'
                          r'f\d{3,4}(w|m|n|lp|x|w2|wn)?\d?|irac_?[1-4]|ch[1-4]', re.I)
@@ -385,14 +412,30 @@ _written = ((r'^([jhk])_m$', r'\1_mag'), (r'^([jhk])_(msigcom|cmsig)$', r'\1_mag
 _camel = re.compile(r'[A-Z0-9]+(?![a-z0-9])|[A-Z]?[a-z0-9]+')
 _glued = re.compile(r'^(.*?)(mags?|magnitudes?|flux(?:es)?)(\d*)(err(?:or)?|sig(?:ma)?|ivar)?$', re.I)
 
-def _words(name):
+# %% ../../nbs/07_data.labels.ipynb #ff4136fd
+_same = dict(mags='mag', magnitude='mag', magnitudes='mag', fluxes='flux')
+_small = {'mag','flux','ivar','dered',*_same,*ERROR_WORDS}
+
+def _name_words(name):
     "A column's name as words: psfMagErr_g -> psf, mag, err, g"
     for pattern,new in _written: name = re.sub(pattern, new, name, flags=re.I)
     parts = [re.sub(rf'^({KNOWN_BANDS.pattern})(err)$', r'\1 err', _glued.sub(r'\1 \2 \3 \4', p), flags=re.I)
              for p in _camel.findall(name)]
-    same = dict(mags='mag', magnitude='mag', magnitudes='mag', fluxes='flux')
-    small = {'mag','flux','ivar','dered',*same,*ERROR_WORDS}
-    return [same.get(w.lower(), w.lower()) if w.lower() in small else w for p in parts for w in p.split()]
+    words = [w for p in parts for w in p.split()]
+    return [_same.get(w.lower(), w.lower()) if w.lower() in _small else w for w in words]
+
+# %% ../../nbs/07_data.labels.ipynb #36a83d94
+def _band_of(words):
+    "The band as the name writes it, and the other words"
+    known = [w for w in words if KNOWN_BANDS.fullmatch(w)]
+    if len(known) != 1: return '_'.join(words),''
+    return known[0],'_'.join(w.lower() for w in words if w != known[0])
+
+# %% ../../nbs/07_data.labels.ipynb #b05b5a84
+def _names_measurement(words, what):
+    "Do the words of a name, but for that of magnitude, flux or error, speak of a measurement in a band?"
+    if what: return not _no_magnitude & {w.lower() for w in words}
+    return bool(words and (len(words) == 1 or words[0] == 'dered') and KNOWN_BANDS.fullmatch(words[-1]))
 
 # %% ../../nbs/07_data.labels.ipynb #73a38df9
 @dataclass(frozen=True)
@@ -404,13 +447,6 @@ class Measured:
     error:str = ''    # The column with the errors; '' where there is none
     ivar:bool = False # Does that column have inverse variances instead?
 
-# %% ../../nbs/07_data.labels.ipynb #36a83d94
-def _band_of(words):
-    "The band as the name writes it, and the other words"
-    known = [w for w in words if KNOWN_BANDS.fullmatch(w)]
-    if len(known) != 1: return '_'.join(words),''
-    return known[0],'_'.join(w.lower() for w in words if w != known[0])
-
 # %% ../../nbs/07_data.labels.ipynb #2415a2cd
 def measured_columns(
     catalog,  # Table
@@ -420,21 +456,16 @@ def measured_columns(
     found = {}
     errors = {}
     for k in catalog.colnames:
-        words = _words(k)
+        words = _name_words(k)
         other = {'mag','flux'} & set(words) if not what else {'mag'} & set(words) if what == 'flux' else ()
         if _single(catalog[k]).ndim != 1 or what and what not in words or other: continue
         rest = tuple(w for w in words if w != what)
         left = tuple(w for w in rest if w not in ERROR_WORDS and w != 'ivar')
         if left != rest: errors[left] = k,'ivar' in rest
-        elif what and not _no_magnitude & {w.lower() for w in left}: found[left] = k
-        elif not what and (len(left) == 1 or left[0] == 'dered') and KNOWN_BANDS.fullmatch(left[-1]): found[left] = k
+        elif _names_measurement(left, what): found[left] = k
     return [Measured(k, *_band_of(left), *errors.get(left, ('',False))) for left,k in found.items()]
 
 # %% ../../nbs/07_data.labels.ipynb #3ec96431
-_brightest,_faintest = -40,50       # Beyond these nothing is a magnitude, not even one without zero point
-
-def _unknown_magnitudes(v): return np.isin(v, SENTINELS['magnitude']) | (v < _brightest) | (v > _faintest)
-
 def like_magnitudes(
     col, # Column of numbers
 )->bool: # None: it says nothing
@@ -459,20 +490,46 @@ def _bare(catalog):
 # Which are preferred, where bands are equally many
 KINDS_OF_MAGNITUDE = ('','dered','model','c_model','cmodel','auto','gaap','kron','petro','iso','psf','fiber')
 
+def _by_kind(measured):
+    "Magnitudes of one kind together, the best kind first"
+    kinds = {k: [m for m in measured if m.kind == k] for k in dict.fromkeys(m.kind for m in measured)}
+    rank = {k: i for i,k in enumerate(KINDS_OF_MAGNITUDE)}
+    return [kinds[k] for k in sorted(kinds, key=lambda k: (-len(kinds[k]), rank.get(k, len(rank))))]
+
+# %% ../../nbs/07_data.labels.ipynb #071fe4ec
 def find_magnitudes(
     catalog, # Table
 )->tuple:    # `Measured` of one kind for each band, in the order of the columns; those left out
     "Which columns are the magnitudes of which bands"
     bare = _bare(catalog)
     every = measured_columns(catalog, 'mag') + (bare if len(bare) > 1 else [])
-    kinds = {k: [m for m in every if m.kind == k] for k in dict.fromkeys(m.kind for m in every)}
-    rank = lambda k: KINDS_OF_MAGNITUDE.index(k) if k in KINDS_OF_MAGNITUDE else len(KINDS_OF_MAGNITUDE)
     taken = []
-    for k in sorted(kinds, key=lambda k: (-len(kinds[k]), rank(k))):
+    for some in _by_kind(every):
         have = {m.band.lower() for m in taken}
-        taken += [m for m in kinds[k] if m.band.lower() not in have]
+        taken += [m for m in some if m.band.lower() not in have]
     place = catalog.colnames.index
     return sorted(taken, key=lambda m: place(m.column)),[m for m in every if m not in taken]
+
+# %% ../../nbs/07_data.labels.ipynb #fbfc56db
+_brightest,_faintest = -40,50       # Beyond these nothing is a magnitude, not even one without zero point
+
+def _meaningless(v, role):
+    "Which numbers stand for nothing as a magnitude, an error, or anything else ('')"
+    coded = np.isin(v, SENTINELS['magnitude'])
+    if role == 'magnitude': return coded | (v < _brightest) | (v > _faintest)
+    if role == 'error': return coded | (v < 0)
+    coded &= v < 0
+    return coded & ~(v[~coded] < 0).any()          # -99 may be a value where others are negative
+
+# %% ../../nbs/07_data.labels.ipynb #3a19968c
+def _clean_numbers(col, name, role):
+    "(N,) float64 and what is to be said; text and lists are refused"
+    v,why = _numbers_of(col, name)
+    if v is None: raise InputError(f'{why[0].upper()}{why[1:]}, and a magnitude is one number: name another column')
+    v = np.where(np.isinf(v), np.nan, v)
+    bad = _meaningless(v, role)
+    if not bad.any(): return v,why
+    return np.where(bad, np.nan, v),_put_aside(v[bad], len(v), name, 'stand for nothing and count as unknown')
 
 # %% ../../nbs/07_data.labels.ipynb #9678aa60
 def _by_wavelength(bands):
@@ -482,27 +539,21 @@ def _by_wavelength(bands):
 
 # %% ../../nbs/07_data.labels.ipynb #5547aa12
 def _roles(catalog, names):
-    "What each named column holds: magnitude, error or other; and whose error it is"
+    "The band of each named column of magnitudes; and of each column of errors, whose they are"
     by_name = measured_columns(catalog, 'mag') + [m for m in measured_columns(catalog, '')
                                                   if like_magnitudes(catalog[m.column]) is not False]
     whose = {m.error: m.column for m in by_name if m.error}
     mags = {k: k for k in names if k not in whose and like_magnitudes(catalog[k])} | {m.column: m.band for m in by_name}
     return {k: mags[k] for k in names if k in mags},{k: whose[k] for k in names if k in whose}
 
-# %% ../../nbs/07_data.labels.ipynb #3a19968c
-def _clean_numbers(col, name, role):
-    "(N,) float64 and what is to be said; text and lists are refused"
-    v,why = _numbers_of(col, name)
-    if v is None: raise InputError(f'{why[0].upper()}{why[1:]}, and a magnitude is one number: name another column')
-    v = np.where(np.isinf(v), np.nan, v)
-    with np.errstate(invalid='ignore'):
-        if role == 'magnitude': bad = _unknown_magnitudes(v)
-        elif role == 'error': bad = np.isin(v, SENTINELS['magnitude']) | (v < 0)
-        else:
-            bad = np.isin(v, SENTINELS['magnitude']) & (v < 0)
-            if (v[~bad] < 0).any(): bad[:] = False                      # -99 may be a value where others are negative
-    if not bad.any(): return v,why
-    return np.where(bad, np.nan, v),_put_aside(v[bad], len(v), name, 'stand for nothing and count as unknown')
+# %% ../../nbs/07_data.labels.ipynb #438e8bbd
+def _magnitude_names(catalog, names=None):
+    "The columns that are wanted, as the catalogue calls them; None: the magnitudes that are there, and their errors"
+    if names is None:
+        wanted = {k for m in find_magnitudes(catalog)[0] for k in (m.column, m.error)}
+        return [k for k in catalog.colnames if k in wanted]
+    names = names.split(',') if isinstance(names, str) else names
+    return [column_named(catalog, k.strip()) for k in names if k.strip()]
 
 # %% ../../nbs/07_data.labels.ipynb #0375b3d1
 def read_magnitudes(
@@ -510,11 +561,7 @@ def read_magnitudes(
     names=None, # As for `magnitudes`
 )->tuple:       # Table, as `magnitudes` gives; remarks
     "How bright each object is, and what in the columns means nothing"
-    if names is None:
-        wanted = {k for m in find_magnitudes(catalog)[0] for k in (m.column, m.error)}
-        names = [k for k in catalog.colnames if k in wanted]
-    names = [column_named(catalog, k.strip()) for k in (names.split(',') if isinstance(names, str) else names)
-             if k.strip()]
+    names = _magnitude_names(catalog, names)
     bands,errors = _roles(catalog, names)
     out = {}
     remarks = []
@@ -528,8 +575,8 @@ def read_magnitudes(
 # %% ../../nbs/07_data.labels.ipynb #451f45ce
 def magnitudes(
     catalog,    # Table
-    names=None, # Columns wanted, in this order: a list, or text with commas; None: those that are there, and their errors
-)->Table:       # float64, NaN where unknown; `meta`: `bands`, column to band, blue to red; `errors`, column of errors to its magnitudes
+    names=None, # Columns wanted, in this order: a list, or text with commas; None: those there are, and their errors
+)->Table:       # float64, NaN where unknown; `meta`: `bands`, column to band, blue to red; `errors`, to whose they are
     "How bright each object is"
     t,remarks = read_magnitudes(catalog, names)
     say_once(remarks)
@@ -539,6 +586,25 @@ def magnitudes(
                   'too: name them to have them'], 'info')
     return t
 
+# %% ../../nbs/07_data.labels.ipynb #ff4a4287
+def _refuse_lost_digits(ids, other, where):
+    "Refuse ids that went through a float or a spreadsheet"
+    lost = [texts(o[rounded_ids(o)])[0] for o in (ids, other) if rounded_ids(o).any()]
+    if lost:
+        raise InputError(f'Ids cannot be matched with {where}: they have lost digits, as in {lost[0]}, for they were '
+                         'floats or went through a spreadsheet. Match by position, or write them again '
+                         'as whole numbers or text')
+
+# %% ../../nbs/07_data.labels.ipynb #bd05d213
+def _first_rows(ids, where):
+    "Each id, and the first row that has it; repeats are said"
+    values,first,counts = np.unique(ids, return_index=True, return_counts=True)
+    twice = (counts > 1) & (values != '')
+    if twice.any():
+        say_once([f'{counts[twice].sum()-twice.sum()} rows of {where} repeat an id, such as {str(values[twice][0])!r}: '
+                  'the first row of each counts'])
+    return values,first
+
 # %% ../../nbs/07_data.labels.ipynb #f63ef0ac
 def match_ids(
     ids,        # (N,) ids: whole numbers or text
@@ -547,21 +613,14 @@ def match_ids(
 )->np.ndarray:  # (N,) rows of the other table, -1 where there is none
     "Which row of another table has the same id"
     ids,other = (Table(dict(id=o))['id'] for o in (ids, other))
-    lost = [texts(o[rounded_ids(o)])[0] for o in (ids, other) if rounded_ids(o).any()]
-    if lost:
-        raise InputError(f'Ids cannot be matched with {where}: they have lost digits, as in {lost[0]}, for they were '
-                         'floats or went through a spreadsheet. Match by position, or write them again '
-                         'as whole numbers or text')
-    a = texts(ids)
-    b = texts(other)
-    values,first,counts = np.unique(b, return_index=True, return_counts=True)
-    twice = (counts > 1) & (values != '')
-    if twice.any():
-        say_once([f'{counts[twice].sum()-twice.sum()} rows of {where} repeat an id, such as {str(values[twice][0])!r}: '
-                  'the first row of each counts'])
-    at = np.minimum(np.searchsorted(values, a), len(values)-1)
-    rows = np.where((values[at] == a) & (a != ''), first[at], -1) if len(values) else np.full(len(a), -1)
-    if len(a) and (rows < 0).all():
-        say_once([f'No id is in {where}: {", ".join(map(repr, a[:2].tolist()))} here, and '
-                  f'{", ".join(map(repr, b[:2].tolist()))} there'])
+    _refuse_lost_digits(ids, other, where)
+    ids,other = (texts(o) for o in (ids, other))
+    values,first = _first_rows(other, where)
+    rows = np.full(len(ids), -1)
+    if len(values):
+        at = np.minimum(np.searchsorted(values, ids), len(values)-1)
+        rows = np.where((values[at] == ids) & (ids != ''), first[at], -1)
+    if len(ids) and (rows < 0).all():
+        say_once([f'No id is in {where}: {", ".join(map(repr, ids[:2].tolist()))} here, and '
+                  f'{", ".join(map(repr, other[:2].tolist()))} there'])
     return rows
