@@ -25,18 +25,13 @@ MISSING_WORDS = (        # Lower case; a cell that holds one of these holds noth
     '+nan', '-nan', 'masked', 'indef', '#n/a', '#na', '#null!', '#value!', '#ref!', '#div/0!', '#num!', '#name?',
     '1.#qnan', '1.#ind', '-1.#ind')
 
-# %% ../../nbs/07_data.columns.ipynb #ece6078d
-SENTINELS = dict(        # Role -> numbers that mean "unknown" there
-    position=(-99, -999, -9999, -99999, 999, 9999, 99999, -32768, -2147483648),
-    redshift=(-1, -9, -99, -999, -9999, 99, 999, 9999),
-    magnitude=(-99, -999, -9999, 99, 999, 9999))
-
 # %% ../../nbs/07_data.columns.ipynb #a3483cb9
 def _lower(x):
     "Text with small letters for the Latin capitals"
     codes = np.ascontiguousarray(x).view(np.uint32)
     return np.where((codes >= 65) & (codes <= 90), codes+32, codes).astype(np.uint32).view(x.dtype).reshape(x.shape)
 
+# %% ../../nbs/07_data.columns.ipynb #fe1ecea3
 def is_missing(
     x, # Array of text
 )->np.ndarray: # Array of bool
@@ -48,22 +43,24 @@ def is_missing(
     out[short] = np.isin(_lower(x[short].astype(f'U{most}')), MISSING_WORDS)
     return out
 
-# %% ../../nbs/07_data.columns.ipynb #86f04c32
-_most = 1 << 31    # Bytes of text that a column may take
-
+# %% ../../nbs/07_data.columns.ipynb #f0b05420
 def _cut(x):
     "Text up to its first NUL, as FITS and C end it"
     codes = np.ascontiguousarray(x).view(np.uint32).reshape(x.size, -1)
     if not ((codes[:,:-1] == 0) & (codes[:,1:] != 0)).any(): return x
     return np.array([o.split('\0')[0] for o in x.ravel().tolist()]).reshape(x.shape)
 
+# %% ../../nbs/07_data.columns.ipynb #86f04c32
 def _decoded(x):
-    for decode in (lambda: x.astype(np.str_), lambda: np.strings.decode(x, 'utf-8')):       # ASCII is fast
+    "Bytes as text; ASCII, which is fast, before UTF-8 before Latin-1"
+    for decode in (lambda: x.astype(np.str_), lambda: np.strings.decode(x, 'utf-8')):
         try: return decode()
         except UnicodeDecodeError: pass
     return np.strings.decode(x, 'latin-1')
 
 # %% ../../nbs/07_data.columns.ipynb #735944f5
+_most = 1 << 31    # Bytes of text that a column may take
+
 def _text(x, hidden):
     "Text stripped, '' where there is none; or why not"
     longest = x.dtype.itemsize//(4 if x.dtype.kind == 'U' else 1)
@@ -74,12 +71,13 @@ def _text(x, hidden):
     gone = is_missing(x) | hidden
     return (np.where(gone, '', x) if gone.any() else x),''
 
-# %% ../../nbs/07_data.columns.ipynb #7b1092d4
+# %% ../../nbs/07_data.columns.ipynb #b5a0a1ac
 def _nothing(o):
     "Is this object none?"
     if o is None or o is np.ma.masked or type(o).__name__ in ('NAType','NaTType'): return True
     return isinstance(o, (float,np.floating,Decimal,np.datetime64)) and bool(o != o)
 
+# %% ../../nbs/07_data.columns.ipynb #7b1092d4
 def _is_whole(o):
     return isinstance(o, (int,np.integer)) or isinstance(o, Decimal) and o.is_finite() and o == o.to_integral_value()
 
@@ -94,18 +92,37 @@ def _whole(values, hidden):
     return np.ma.array([0 if h else int(o) for o,h in zip(values, hidden)], mask=hidden, dtype=dtype),''
 
 # %% ../../nbs/07_data.columns.ipynb #0fba1ba8
+def _numbers_in(o):
+    "One row's numbers, NaN where there is None"
+    if None not in np.ravel(np.asarray(o, dtype=object)): return np.asarray(o)
+    return np.ma.filled(np.ma.asarray(o).astype(np.float64), np.nan)
+
+# %% ../../nbs/07_data.columns.ipynb #56af9ac6
 def _rows(values, hidden):
     "Lists of numbers of one length as (N,n), or why not"
-    try:
-        rows = [None if h else np.ma.filled(np.ma.asarray(o).astype(np.float64), np.nan)
-                if None in np.ravel(np.asarray(o, dtype=object)) else np.asarray(o)
-                for o,h in zip(values, hidden)]
+    try: rows = [None if h else _numbers_in(o) for o,h in zip(values, hidden)]
     except (TypeError,ValueError): return None,'lists'
     shapes = {o.shape for o in rows if o is not None}
     if len(shapes) != 1 or any(o is not None and o.dtype.kind not in 'biuf' for o in rows):
         return None,'lists that are not numbers of one length'
     if any(hidden): rows = [np.full(next(iter(shapes)), np.nan) if o is None else o for o in rows]
     return np.ma.array(np.stack(rows)),''
+
+# %% ../../nbs/07_data.columns.ipynb #fd337d9e
+def _word(o):
+    "An object as text"
+    if isinstance(o, bytes):
+        try: return o.decode()
+        except UnicodeDecodeError: return o.decode('latin-1')
+    return o.isoformat() if isinstance(o, (date,time)) else str(o)
+
+# %% ../../nbs/07_data.columns.ipynb #0afec7d6
+def _words(x, hidden):
+    "Objects as text, as far as memory goes"
+    out = ['' if h else _word(o) for o,h in zip(x, hidden)]
+    longest = max(map(len, out), default=0)
+    if longest <= 100 or longest*4*len(out) <= _most: return np.array(out, dtype=f'U{max(longest, 1)}')
+    return np.broadcast_to(np.array('', f'U{longest}'), len(out))          # too long, as `_text` will say
 
 # %% ../../nbs/07_data.columns.ipynb #48d98a69
 def _objects(x, hidden):
@@ -123,51 +140,50 @@ def _objects(x, hidden):
         return _text(_words(x, hidden), hidden)
     return None,f'{next(type(o).__name__ for o in known if not isinstance(o, str))} objects'
 
-# %% ../../nbs/07_data.columns.ipynb #fd337d9e
-def _word(o):
-    if isinstance(o, bytes):
-        try: return o.decode()
-        except UnicodeDecodeError: return o.decode('latin-1')
-    return o.isoformat() if isinstance(o, (date,time)) else str(o)
-
-def _words(x, hidden):
-    "Objects as text, as far as memory goes"
-    out = ['' if h else _word(o) for o,h in zip(x, hidden)]
-    longest = max(map(len, out), default=0)
-    if longest <= 100 or longest*4*len(out) <= _most: return np.array(out, dtype=f'U{max(longest, 1)}')
-    return np.broadcast_to(np.array('', f'U{longest}'), len(out))          # too long, as `_text` will say
-
 # %% ../../nbs/07_data.columns.ipynb #1f2fe797
 def _as_objects(values):
+    "A list as an array of its objects: NumPy would make floats of 64-bit numbers"
     out = np.empty(len(values), object)
     for i,o in enumerate(values): out[i] = o
     return out
 
-def _cleaned(col):
-    "A column as an array (masked or not) of numbers or text, and ''; or None, and what it holds"
+# %% ../../nbs/07_data.columns.ipynb #22141ed8
+def _as_column(col):
+    "Any sequence of values as astropy's column; or None, and what it is instead"
     if hasattr(col, 'isot'): col = col.isot                                    # astropy's Time
-    if isinstance(col, (list,tuple)):
-        col = _as_objects(col)  # NumPy would make floats of 64-bit numbers
+    if isinstance(col, (list,tuple)): col = _as_objects(col)
     try: col = Table(dict(x=col))['x']
     except (TypeError,ValueError) as e: return None,f'no column ({e})'
-    if not isinstance(col, Column): return None,f'{type(col).__name__} objects'
+    return (col,'') if isinstance(col, Column) else (None,f'{type(col).__name__} objects')
+
+# %% ../../nbs/07_data.columns.ipynb #e6a33937
+def _by_type(x, hidden):
+    "What an array is by its type: numbers as they are, text and objects as they read; or None, and what it holds"
+    kind = x.dtype.kind
+    if kind == 'O' and x.ndim == 1: return _objects(x, hidden)
+    if kind in 'SU': return _text(x, hidden)
+    if kind == 'M': return _text(np.datetime_as_string(x), hidden | np.isnat(x))
+    if kind in 'biuf': return np.ma.array(x, mask=hidden),''
+    return None,{'c':'complex numbers','m':'durations','O':'arrays of objects'}.get(kind, f'{x.dtype}')
+
+# %% ../../nbs/07_data.columns.ipynb #e5c35628
+def _native(x):
+    "Numbers of 64 bits at most, in this machine's order of bytes; masked where whole numbers are missing, else NaN"
+    wide = x.dtype.kind == 'f' and x.dtype.itemsize > 8
+    x = x.astype(np.float64 if wide else x.dtype.newbyteorder('='))
+    if x.dtype.kind == 'f': return np.ma.filled(x, np.nan)
+    return x if np.ma.getmaskarray(x).any() else np.ma.getdata(x)
+
+# %% ../../nbs/07_data.columns.ipynb #b6c1bd94
+def _cleaned(col):
+    "A column as an array (masked or not) of numbers or text, and ''; or None, and what it holds"
+    col,why = _as_column(col)
+    if col is None: return None,why
     x = np.ma.getdata(col, subok=False)
-    hidden = np.ma.getmaskarray(np.ma.asarray(col))
     if x.dtype.names: return None,'several named values a row'
     if x.ndim > 2 or 0 in x.shape[1:]: return None,f'arrays of shape {x.shape[1:]}'
-    if x.dtype.kind == 'O' and x.ndim == 1: x,why = _objects(x, hidden)
-    elif x.dtype.kind in 'SU': x,why = _text(x, hidden)
-    elif x.dtype.kind == 'M': x,why = _text(np.datetime_as_string(x), hidden | np.isnat(x))
-    elif x.dtype.kind in 'biuf':
-        x = np.ma.array(x, mask=hidden)
-        why = ''
-    else: return None,{'c':'complex numbers','m':'durations','O':'arrays of objects'}.get(x.dtype.kind, f'{x.dtype}')
-    if x is None or x.dtype.kind == 'U': return x,why
-    if x.dtype.kind == 'f':
-        x = np.ma.array(np.ma.filled(x.astype(np.float64 if x.dtype.itemsize > 8 else x.dtype.newbyteorder('=')),
-                                     np.nan))
-    else: x = x.astype(x.dtype.newbyteorder('='))
-    return (x if np.ma.getmaskarray(x).any() else x.data),''
+    x,why = _by_type(x, np.ma.getmaskarray(np.ma.asarray(col)))
+    return (x if x is None or x.dtype.kind == 'U' else _native(x)),why
 
 # %% ../../nbs/07_data.columns.ipynb #0bcd423c
 def plain_column(
@@ -193,11 +209,7 @@ def clean_column(
     if out is None: log.warning(f'The column {name!r} holds {why}, and is left out')
     return out
 
-# %% ../../nbs/07_data.columns.ipynb #dcc22f9b
-def _is_text(col): return np.asarray(col).dtype.kind in "USO"
-
-def _flat(x): return x[:,0] if x.ndim == 2 and x.shape[1] == 1 else x
-
+# %% ../../nbs/07_data.columns.ipynb #2a475d98
 _number = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?')
 
 def _float(s, comma=False):
@@ -206,16 +218,21 @@ def _float(s, comma=False):
     s = s.replace('\u2212', '-')
     return float(s.replace('D', 'e').replace('d', 'e')) if _number.fullmatch(s) and s.isascii() else np.nan
 
+# %% ../../nbs/07_data.columns.ipynb #dcc22f9b
 def _decimal_commas(words):
     "Are the commas in these texts decimal ones? 1,234 and 12,345,678 may be thousands"
     return any(',' in str(o) and not re.fullmatch(r'[+-]?\d{1,3}(,\d{3})+', str(o)) for o in words)
 
+# %% ../../nbs/07_data.columns.ipynb #f8e8aa08
 def text_numbers(
     words, # (N,) text
 )->np.ndarray: # (N,) float64, NaN where it is none
     "Text as numbers"
     comma = _decimal_commas(words)
     return np.array([_float(str(o), comma) for o in words], np.float64)
+
+# %% ../../nbs/07_data.columns.ipynb #96a153d0
+def _flat(x): return x[:,0] if x.ndim == 2 and x.shape[1] == 1 else x
 
 def _values(x):
     "An array of numbers or text as float64, and an example of a text that is no number"
@@ -225,6 +242,12 @@ def _values(x):
     odd = next((str(o) for o,v in zip(words, values)
                 if v != v and o and o.lower().lstrip('+-') not in ('inf','infinity')), None)
     return values[back.reshape(x.shape)],odd
+
+# %% ../../nbs/07_data.columns.ipynb #ece6078d
+SENTINELS = dict(        # Role -> numbers that mean "unknown" there
+    position=(-99, -999, -9999, -99999, 999, 9999, 99999, -32768, -2147483648),
+    redshift=(-1, -9, -99, -999, -9999, 99, 999, 9999),
+    magnitude=(-99, -999, -9999, 99, 999, 9999))
 
 # %% ../../nbs/07_data.columns.ipynb #c5d07e9a
 def _sentinels(values, role):
@@ -250,13 +273,24 @@ def numbers(
         log.warning(f'{name} is {which} in {wrong.sum()} of {values.size} rows, which counts as unknown')
     return np.where(wrong, np.nan, values)
 
-# %% ../../nbs/07_data.columns.ipynb #1dab0591
+# %% ../../nbs/07_data.columns.ipynb #56bdc30f
 def _known(x):
     "Which values of an array are there"
     if x.dtype.kind == 'U': return np.strings.str_len(x) > 0
     if x.dtype.kind == 'f': return ~np.isnan(x)
     return ~np.ma.getmaskarray(x)
 
+# %% ../../nbs/07_data.columns.ipynb #530a3a3e
+def _written(x):
+    "An array as text; a whole number without a point, whatever its type"
+    if x.dtype.kind == 'f':
+        whole = (x == np.trunc(x)) & (np.abs(x) < 2**63)
+        x = np.where(whole, np.where(whole, x, 0).astype(np.int64).astype(str), x.astype(str))
+        return x.astype(f'U{max(np.strings.str_len(x).max(initial=0), 1)}')
+    if x.dtype.kind in 'iu' and len(x): return x.astype(f'U{max(len(str(x.min())), len(str(x.max())))}')
+    return x.astype(str, copy=False)
+
+# %% ../../nbs/07_data.columns.ipynb #1dab0591
 def texts(
     col, # Any column with one value a row
 )->np.ndarray: # (N,) text, '' where it is missing
@@ -267,16 +301,12 @@ def texts(
         raise DataError(f'The column {name!r} holds {why or "several values a row"}, where one text a row should be')
     x = _flat(x)
     known = _known(x)
-    x = np.ma.getdata(x)
-    if x.dtype.kind == 'f':
-        whole = (x == np.trunc(x)) & (np.abs(x) < 2**63)
-        x = np.where(whole, np.where(whole, x, 0).astype(np.int64).astype(str), x.astype(str))
-        x = x.astype(f'U{max(np.strings.str_len(x).max(initial=0), 1)}')
-    elif x.dtype.kind in 'iu' and len(x): x = x.astype(f'U{max(len(str(x.min())), len(str(x.max())))}')
-    return np.where(known, x.astype(str), '') if not known.all() else x.astype(str, copy=False)
+    words = _written(np.ma.getdata(x))
+    return words if known.all() else np.where(known, words, '')
 
 # %% ../../nbs/07_data.columns.ipynb #b9f94d11
-_sexagesimal = re.compile(r'([+-]?)(\d{1,3})\s*([hd°:\s])\s*(\d{1,2}(?:\.\d*)?)\s*(?:[m\'′:\s]\s*(?:(\d{1,2}(?:\.\d*)?)\s*(?:s|"|″|\'\')?)?)?')
+_sexagesimal = re.compile(r'([+-]?)(\d{1,3})\s*([hd°:\s])\s*(\d{1,2}(?:\.\d*)?)\s*'
+                          r'(?:[m\'′:\s]\s*(?:(\d{1,2}(?:\.\d*)?)\s*(?:s|"|″|\'\')?)?)?')
 
 def _one_angle(s, comma=False):
     "(value, is it sexagesimal?, its letter) of a text; NaN if it is no angle"
@@ -303,9 +333,11 @@ def _angles(x, axis='', unit=''):
 _degrees = ('','deg','degs','degree','degrees','deg.','°','d:m:s','dms','d m s','sexa','sexagesimal','none','unknown')
 _hours = 'h','hr','hrs','hour','hours','hourangle','h:m:s','hms','h m s'
 
+def _unit_word(unit): return '' if unit is None else str(unit).strip().lower().strip('"\'')
+
 def _in_degrees(v, unit, what):
     "Numbers in a unit as degrees"
-    word = '' if unit is None else str(unit).strip().lower().strip('"\'')
+    word = _unit_word(unit)
     if word in _degrees: return v
     if word in _hours: return v*15
     try:
@@ -314,13 +346,14 @@ def _in_degrees(v, unit, what):
     except (u.UnitsError,TypeError,ValueError) as e:
         raise DataError(f'{what} is in {unit}, which is no angle: give it in degrees') from e
 
-# %% ../../nbs/07_data.columns.ipynb #6e8d2856
+# %% ../../nbs/07_data.columns.ipynb #d4f93656
 def _unit_in(name):
     "The unit that a column's name tells, as in `RA (hours)` and `ra_rad`"
     word = re.search(r'(?:[\[(]([^\[\]()]*)[\])]|_(hours|rad))$', str(name or '').strip().lower())
     word = (word[1] or word[2] or '').strip() if word else ''
     return word if word in _hours or word in ('rad','radian','radians','arcsec','arcmin') else None
 
+# %% ../../nbs/07_data.columns.ipynb #6e8d2856
 def degrees(
     x,        # (N,) numbers or text: any sequence, Column or Quantity; degrees where it names no unit
     what:str, # What they are, for the message
@@ -330,19 +363,18 @@ def degrees(
     name = getattr(x, 'name', None)
     x = Table(dict(x=x))['x']
     unit = x.unit or _unit_in(name)
-    values,why = _cleaned(x)
-    if values is not None: values = _flat(values)
-    if values is None or values.ndim != 1 or values.dtype.kind == 'b':
+    values,_ = _cleaned(x)
+    if values is None or _flat(values).ndim != 1 or values.dtype.kind == 'b':
         raise DataError(f'{what} is {x.dtype} of shape {x.shape}, and not one number for each '
                         'object: give it in degrees')
-    word = '' if unit is None else str(unit).strip().lower().strip('"\'')
-    v,hours,odd = _angles(values, axis, word)
+    values = _flat(values)
+    v,hours,odd = _angles(values, axis, _unit_word(unit))
     if odd is not None:
         raise DataError(f'{what} is {str(values[odd])!r} in row {odd}, which is no angle: give it in '
                         'degrees, or as 10:00:24.0')
     if hours.all() and len(hours): return v*15
-    return np.where(hours, v*15, v if values.dtype.kind == 'U' and word[:3] in ('h:m','hms')
-                    else _in_degrees(v, unit, what))
+    in_degrees = values.dtype.kind == 'U' and _unit_word(unit)[:3] in ('h:m','hms')
+    return np.where(hours, v*15, v if in_degrees else _in_degrees(v, unit, what))
 
 # %% ../../nbs/07_data.columns.ipynb #e5efc789
 _bracket = re.compile(r'\s*[\[(][^\[\]()]*[\])]$')
@@ -401,11 +433,17 @@ def rounded_ids(
     if np.strings.find(x, '.').max(initial=-1) != 1: return np.zeros(len(x), bool)
     return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()])
 
-# %% ../../nbs/07_data.columns.ipynb #0c7a1cfd
+# %% ../../nbs/07_data.columns.ipynb #fe27b07d
 def _repeats(x):
     x = np.ma.getdata(x)[_known(x)].tolist()
     return len(set(x)) < len(x)
 
+def _is_count(t, name, x):
+    "May this column count within one tile, field or table, or have lost its digits?"
+    brick = any(plain_name(k).startswith('brick') for k in t.keys())
+    return plain_name(name) in _counts or plain_name(name) == 'objid' and brick or rounded_ids(x).any()
+
+# %% ../../nbs/07_data.columns.ipynb #0c7a1cfd
 def _usable(t, name, role):
     "Does a column hold something for this role?"
     x,_ = _cleaned(t[name])
@@ -414,11 +452,20 @@ def _usable(t, name, role):
     if role in ('ra','dec'): return x.dtype.kind != 'b' and bool(np.isfinite(_angles(x, role)[0]).any())
     if role in ('x','y'): return x.dtype.kind != 'b' and bool(np.isfinite(_values(x)[0]).any())
     if role != 'id' or not _known(x).any(): return bool(_known(x).any())
-    brick = any(plain_name(k).startswith('brick') for k in t.keys())
-    counts = plain_name(name) in _counts or plain_name(name) == 'objid' and brick or rounded_ids(x).any()
-    return not (counts and _repeats(x))
+    return not (_is_count(t, name, x) and _repeats(x))
+
+# %% ../../nbs/07_data.columns.ipynb #3d48f3ba
+def _given_column(t, given, role, where):
+    "The column that a caller named, in any dress"
+    names = list(t.keys())
+    found = given if given in names else next((k for k in names if plain_name(k) == plain_name(given)), None)
+    if found is not None: return found
+    raise InputError(f'{where} has no column {given!r}: name the one that holds {role} among '
+                     f'{", ".join(map(str, names))}')
 
 # %% ../../nbs/07_data.columns.ipynb #afb15103
+def _is_text(col): return np.asarray(col).dtype.kind in "USO"
+
 def find_column(
     t,             # Table, or dict of columns
     role:str,      # id | ra | dec | x | y; [labels](07_data.labels.ipynb) finds redshifts and classes
@@ -426,14 +473,8 @@ def find_column(
     where:str='The table', # Which it is, for messages
 ):                 # Its name, None if there is none
     "The column that holds something for a role"
-    names = list(t.keys())
-    if given:
-        found = given if given in names else next((k for k in names if plain_name(k) == plain_name(given)), None)
-        if found is None:
-            raise InputError(f'{where} has no column {given!r}: name the one that holds {role} among '
-                             f'{", ".join(map(str, names))}')
-        return found
-    lower = {plain_name(k): k for k in reversed(names)}
+    if given: return _given_column(t, given, role, where)
+    lower = {plain_name(k): k for k in reversed(list(t.keys()))}
     some = [lower[o] for o in NAMES[role] if o in lower]
     if role in ('ra','dec'): some.sort(key=lambda k: _is_text(t[k]))           # numbers go before text
     return next((k for k in some if _usable(t, k, role)), None)
@@ -453,14 +494,12 @@ def _pair(t, ra, dec, where):
 # %% ../../nbs/07_data.columns.ipynb #d479e7ae
 def _impossible(v, axis): return np.abs(v) > (90 if axis == 'dec' else 360)
 
-def _raw(col, otherwise):
-    x,_ = _cleaned(col)
-    return np.ma.filled(_flat(x).astype(np.float64), np.nan) if x is not None and x.dtype.kind in 'iuf' else otherwise
-
 def _known_angles(t, name, axis, where):
     "A column in degrees, which of its values stand for nothing, and which may (-99 is a right ascension, too)"
     v = degrees(t[name], f'The column {name!r} of {where}', axis)
-    raw = _raw(t[name], v)
+    x,_ = _cleaned(t[name])
+    raw = v
+    if x is not None and x.dtype.kind in 'iuf': raw = np.ma.filled(_flat(x).astype(np.float64), np.nan)
     gone = _sentinels(raw, 'position') & (_impossible(v, axis) | np.isinf(v))
     return v,gone,(raw == -99) & ~gone
 
@@ -486,15 +525,12 @@ def _of_axis(t, name, axis, where, strict):
         log.warning(f'{e}; these positions are unknown')
         return none
 
-def _say_positions(t, d, x, y, gone, where):
-    "What a reader should know of positions"
-    if gone.any():
-        log.warning(f'{where}: {gone.sum()} of {len(gone)} positions are numbers such as -99 or (0,0) that stand for '
-                    '"unknown", and count as unknown')
-    if len(x) < 3 or plain_name(d or '') != 'coord_dec' or getattr(t[d], 'unit', None) is not None: return
-    small = np.nanmax(np.abs(y), initial=0) <= np.pi/2 and np.nanmax(np.abs(x), initial=0) <= 2*np.pi
-    if small:
-        log.warning(f'{where}: the positions in {d} name no unit and are small, as radians would be; '
+# %% ../../nbs/07_data.columns.ipynb #c7b71dda
+def _say_radians(t, name, x, y, where):
+    "Rubin's `coord_dec` may be in radians: say so where it names no unit and all positions are small"
+    if len(x) < 3 or plain_name(name or '') != 'coord_dec' or getattr(t[name], 'unit', None) is not None: return
+    if np.nanmax(np.abs(y), initial=0) <= np.pi/2 and np.nanmax(np.abs(x), initial=0) <= 2*np.pi:
+        log.warning(f'{where}: the positions in {name} name no unit and are small, as radians would be; '
                     'they are taken for degrees')
 
 # %% ../../nbs/07_data.columns.ipynb #8f290915
@@ -512,14 +548,36 @@ def sky_positions(
     zero = (x == 0) & (y == 0)
     gone = gone | lost | maybe & (lost | ~((x < 0) & ~maybe).any()) | zero & (zero.sum() > 1)
     x,y = (np.where(gone, np.nan, v) for v in (x, y))
-    _say_positions(t, d, x, y, gone, where)
+    if gone.any():
+        log.warning(f'{where}: {gone.sum()} of {len(gone)} positions are numbers such as -99 or (0,0) that stand for '
+                    '"unknown", and count as unknown')
+    _say_radians(t, d, x, y, where)
     return a,d,_refuse_impossible(x, 'ra', a, where, strict),_refuse_impossible(y, 'dec', d, where, strict)
 
-# %% ../../nbs/07_data.columns.ipynb #dbe405bf
+# %% ../../nbs/07_data.columns.ipynb #702a1664
+def _say_lost_digits(t, own, where):
+    "Say which columns of ids have lost digits"
+    for k in (k for k in t.keys() if k != own and plain_name(k) in NAMES['id'] and rounded_ids(t[k]).any()):
+        log.warning(f'{where}: the ids in the column {k!r} have lost digits, as in '
+                    f'{texts(t[k])[rounded_ids(t[k]).argmax()]}: they were floats or went through a '
+                    'spreadsheet, and are not used')
+    lost = rounded_ids(t[own]) if own is not None else np.zeros(0, bool)
+    if lost.any():
+        log.warning(f'{where}: {lost.sum()} of {len(lost)} ids in the column {own!r}, such as '
+                    f'{texts(t[own])[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
+
+# %% ../../nbs/07_data.columns.ipynb #1d831183
 def _is_empty(col):
+    "Does a column with one value a row hold none at all?"
     x,_ = _cleaned(col)
     return x is not None and _flat(x).ndim == 1 and not _known(_flat(x)).any()
 
+def _object_ids(t, own, rows):
+    "What to call each object: its own id, else its file and row"
+    mine = texts(t[own]) if own is not None else np.asarray(rows()).astype(str)
+    return mine if (mine != '').all() else np.where(mine == '', rows(), mine)
+
+# %% ../../nbs/07_data.columns.ipynb #dbe405bf
 def first_columns(
     t,          # Table, or dict of columns
     rows,       # A function that gives (N,) text: what to call objects without an id of their own
@@ -531,18 +589,8 @@ def first_columns(
     "Who the objects are, and where"
     own = find_column(t, 'id')
     a,d,x,y = sky_positions(t, ra, dec, where, strict)
-    for k in (k for k in t.keys() if k != own and plain_name(k) in NAMES['id'] and rounded_ids(t[k]).any()):
-        log.warning(f'{where}: the ids in the column {k!r} have lost digits, as in '
-                    f'{texts(t[k])[rounded_ids(t[k]).argmax()]}: they were floats or went through a '
-                    'spreadsheet, and are not used')
-    if own is not None:
-        mine = texts(t[own])
-        lost = rounded_ids(t[own])
-        if lost.any():
-            log.warning(f'{where}: {lost.sum()} of {len(lost)} ids in the column {own!r}, such as '
-                        f'{mine[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
-        ids = mine if (mine != '').all() else np.where(mine == '', rows(), mine)
-    else: ids = np.asarray(rows()).astype(str)
+    _say_lost_digits(t, own, where)
+    ids = _object_ids(t, own, rows)
     if not len(t.keys()): x = y = np.full(len(ids), np.nan)
     used = {k for k in (own,a,d) if k is not None and (k != own or plain_name(k) == 'id')}
     used |= {k for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}

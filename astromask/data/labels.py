@@ -7,8 +7,9 @@ Docs: https://astromask.github.io/astromask/data.labels.html.md"""
 # %% auto #0
 __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BANDS', 'ERROR_WORDS', 'KINDS_OF_MAGNITUDE',
            'column_named', 'Found', 'say_once', 'impossible_redshifts', 'redshift_columns', 'find_redshifts',
-           'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'unknown_values', 'Measured',
-           'measured_columns', 'like_magnitudes', 'find_magnitudes', 'read_magnitudes', 'magnitudes', 'match_ids']
+           'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'unknown_values',
+           'choose_classes', 'galaxies', 'Measured', 'measured_columns', 'like_magnitudes', 'find_magnitudes',
+           'read_magnitudes', 'magnitudes', 'match_ids']
 
 # %% ../../nbs/07_data.labels.ipynb #4fdb9bd0
 import re
@@ -399,6 +400,33 @@ def unknown_values(
     if plain_name(name) in NAMES['redshift'][:-1] and x.dtype.kind in 'if':
         hidden |= impossible_redshifts(x.astype(np.float64))  # not `z`, which may be a magnitude
     return hidden
+
+# %% ../../nbs/07_data.labels.ipynb #ec6516c5
+def choose_classes(
+    labels,       # (N,) integer classes, -1 where unknown
+    names,        # What they are called
+    keep:str='',  # Classes wanted, by name or number, with commas; '': all
+    least:int=10, # Objects that a class must have
+)->tuple:         # (N,) classes numbered anew, -1 for all others; and their names
+    "The classes that shall be told apart"
+    wanted = [w.strip() for w in keep.split(',') if w.strip()]
+    wanted = [names[int(w)] if w not in names and w.isdigit() and int(w) < len(names) else w for w in wanted]
+    unknown = [w for w in wanted if w not in names]
+    if unknown: raise InputError(f'There is no class {unknown[0]!r}; the classes are {", ".join(names) or "not known"}')
+    counts = np.bincount(np.asarray(labels)+1, minlength=len(names)+1)[1:]
+    chosen = [i for i,n in enumerate(names) if (n in wanted or not wanted) and counts[i] >= least]
+    number = np.full(len(names)+1, -1)
+    number[chosen] = np.arange(len(chosen))
+    return number[labels], [names[i] for i in chosen]
+
+# %% ../../nbs/07_data.labels.ipynb #1231470d
+def galaxies(
+    labels,       # (N,) integer classes, -1 where unknown
+    names,        # What they are called
+)->np.ndarray:    # (N,) bool; objects of unknown class count as galaxies
+    "All but stars and quasars"
+    others = [i for i,n in enumerate(names) if str(n).lower() in ('star','stars','quasar','quasars','qso','qsos')]
+    return ~np.isin(labels, others)
 
 # %% ../../nbs/07_data.labels.ipynb #f2a382fb
 KNOWN_BANDS = re.compile(r'[ugrizy]|[ubvrijhk]|ks|kp|w[1-4]|bp|rp|vis|nuv|fuv|n\d{3,4}|[fin]b\d+|'
