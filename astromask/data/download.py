@@ -12,10 +12,10 @@ import hashlib, json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 import requests
+from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 from ..core import (AstroMaskError, DataError, InputError, StorageError, Unfinished, log, read_json,
-                            storage_errors,
-                            sync_dir, try_lock, utc_now, write_json)
+                            storage_errors, sync_dir, try_lock, utc_now, write_json)
 
 # %% ../../nbs/17_data.download.ipynb #a5c513f2
 class FetchError(AstroMaskError):
@@ -23,64 +23,47 @@ class FetchError(AstroMaskError):
 
 # %% ../../nbs/17_data.download.ipynb #2530f6d2
 class _Again(Exception):
-    "A failure that may pass"
+    "A failure that may pass, after some seconds if the server says so"
     def __init__(self, why, wait=0.):
         super().__init__(why)
         self.wait = wait
 
-# %% ../../nbs/17_data.download.ipynb #a53f8799
-class _Refused(Exception):
-    "A failure that will not pass at this address"
+# %% ../../nbs/17_data.download.ipynb #042e11d4
+_REASONS = dict(ConnectTimeout='no connection in time', ReadTimeout='no answer in time',
+                ReadTimeoutError='no bytes in time', ConnectionError='no connection',
+                ProtocolError='the connection broke', IncompleteRead='the connection broke')
 
+def _reason(e):
+    "The part of a network error that people can read"
+    return _REASONS.get(type(e).__name__) or ' '.join(str(e).split())[:160] or type(e).__name__
+
+# %% ../../nbs/17_data.download.ipynb #a53f8799
 @contextmanager
 def _network():
-    "Sort what the network libraries raise"
+    "Sort what the network libraries raise; an address that is none is a ValueError there"
     bad = requests.exceptions
     try: yield
-    except (bad.SSLError, bad.InvalidSchema, bad.InvalidURL, bad.MissingSchema, bad.TooManyRedirects) as e:
-        raise _Refused(_plain(e)) from e
-    except (requests.RequestException, HTTPError) as e: raise _Again(_plain(e)) from e
+    except (ValueError, bad.SSLError, bad.TooManyRedirects) as e: raise FetchError(_reason(e)) from e
+    except (requests.RequestException, HTTPError) as e: raise _Again(_reason(e)) from e
 
-# %% ../../nbs/17_data.download.ipynb #042e11d4
-def _plain(e):
-    "The part of an error that people can read"
-    names = dict(ConnectTimeout='no connection in time', ReadTimeout='no answer in time',
-                 ReadTimeoutError='no bytes in time',
-                 ConnectionError='no connection', ProtocolError='the connection broke',
-                 IncompleteRead='the connection broke')
-    return names.get(type(e).__name__) or ' '.join(str(e).split())[:160] or type(e).__name__
+# %% ../../nbs/17_data.download.ipynb #364745ba
+def _ask(url, patience, **headers):
+    "Ask for a file, or a part of it; an answer that cannot be used is an error"
+    headers |= {'Accept-Encoding': 'identity', 'Connection': 'close', 'User-Agent': 'astromask'}
+    r = requests.get(url, headers=headers, stream=True, timeout=(min(patience, 20), patience))
+    if url.startswith('https:') and not r.url.startswith('https:'):
+        raise FetchError(f'it leads to {r.url}, which is not secure')
+    if r.status_code in (408,425,429) or r.status_code >= 500:
+        pause = r.headers.get('Retry-After', '')
+        raise _Again(f'status {r.status_code}', float(pause) if re.fullmatch(r'\d{1,4}', pause) else 0.)
+    if r.status_code not in (200,206,416): raise FetchError(f'status {r.status_code} {r.reason}')
+    if r.headers.get('Content-Encoding', 'identity') != 'identity': raise FetchError('it sends the file compressed')
+    return r
 
 # %% ../../nbs/17_data.download.ipynb #d52ad671
 def _validator(headers):
-    "What tells one version of a file from another: a strong ETag, or the date"
     tag = headers.get('ETag', '')
     return tag if tag.startswith('"') else headers.get('Last-Modified', '')
-
-# %% ../../nbs/17_data.download.ipynb #364745ba
-def _ask(session, url, start, validator, patience):
-    "Ask for a file from a byte on; an answer that cannot be used is an error"
-    headers = {'Accept-Encoding': 'identity', 'Connection': 'close', 'User-Agent': 'astromask'}
-    if start: headers['Range'] = f'bytes={start}-'
-    if start and validator: headers['If-Range'] = validator
-    r = session.get(url, headers=headers, stream=True, timeout=(min(patience, 20), patience))
-    secure = not url.startswith('https:') or r.url.startswith('https:')
-    if not secure: raise _Refused(f'it leads to {r.url}, which is not secure')
-    if r.status_code in (408,425,429) or r.status_code >= 500: raise _Again(f'status {r.status_code}', _retry_after(r))
-    if r.status_code not in (200,206,416): raise _Refused(f'status {r.status_code} {r.reason}')
-    if r.headers.get('Content-Encoding', 'identity') != 'identity': raise _Refused('it sends the file compressed')
-    return r
-
-def _retry_after(r):
-    text = r.headers.get('Retry-After', '')
-    return float(text) if re.fullmatch(r'\d{1,4}', text) else 0.
-
-# %% ../../nbs/17_data.download.ipynb #1794d9e4
-def _position(r):
-    length = r.headers.get('Content-Length', '')
-    if r.status_code == 200: return 0,int(length) if length.isdecimal() else None
-    m = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', r.headers.get('Content-Range', '').strip())
-    if r.status_code == 416 or not m: return None,None
-    return int(m[1]),None if m[2] == '*' else int(m[2])
 
 # %% ../../nbs/17_data.download.ipynb #b16bbc5d
 class _Part:
@@ -92,15 +75,10 @@ class _Part:
     @property
     def size(self): return self.path.stat().st_size if self.path.exists() else 0
 
-    def about(self):
-        try: about = read_json(self.note) if self.note.exists() else {}
-        except AstroMaskError: about = {}
-        return about if isinstance(about, dict) else {}
-
-    def begin(self, **about):
+    def begin(self, url, validator):
         "Start from nothing"
         with storage_errors(self.path): self.path.write_bytes(b'')
-        write_json(self.note, about)
+        write_json(self.note, dict(url=url, validator=validator))
 
     def clear(self):
         for p in (self.path,self.note): p.unlink(missing_ok=True)
@@ -108,15 +86,25 @@ class _Part:
 # %% ../../nbs/17_data.download.ipynb #26411afc
 _OVERLAP = 1 << 16
 
-def _changed(part):
-    part.clear()
-    return _Again('the file there is not the one that was begun: from the beginning again')
+def _resume_at(part, url, checksum):
+    "The byte from which to ask on, and the version of the file that it must be of ('' for any)"
+    try: about = read_json(part.note, dict)
+    except AstroMaskError: about = {}
+    version = str(about.get('validator', '')) if about.get('url') == url else ''
+    return max(0, part.size-_OVERLAP) if version or checksum else 0, version
 
-def _compare(f, piece, have):
-    "Compare a piece with what is there already; what of it is new"
-    old = f.read(min(len(piece), have-f.tell()))
-    if old != piece[:len(old)]: return None
-    return piece[len(old):]
+# %% ../../nbs/17_data.download.ipynb #07cedc69
+class _Lines:
+    "What a bar draws over itself, as lines"
+    def write(self, text): print(text.strip(), end='\n' if text.strip() else '', flush=True)
+    def flush(self): pass
+
+def _bar(name, have, total, every=10.):
+    "tqdm for bytes; total may be None"
+    line = '{desc}: {n_fmt}B of {total_fmt}B, {remaining} left ({rate_fmt})'
+    plain = dict(file=_Lines(), mininterval=every, delay=every, leave=False, bar_format=line)
+    return tqdm(desc=name, initial=have, total=total, unit='B', unit_scale=True, unit_divisor=1024,
+                **({} if sys.stderr.isatty() else plain))
 
 # %% ../../nbs/17_data.download.ipynb #99423390
 def _pieces(r, patience):
@@ -125,26 +113,28 @@ def _pieces(r, patience):
     got = 0
     while piece := r.raw.read1(1 << 18, decode_content=False):
         yield memoryview(piece)
-        got = got+len(piece)
-        now = time.monotonic()
-        if now-since < patience: continue
-        if got < 1024*patience: raise _Again(f'only {got} bytes came in {now-since:.0f} s')
-        since,got = now,0
+        got += len(piece)
+        passed = time.monotonic()-since
+        if passed < patience: continue
+        if got < 1024*patience: raise _Again(f'only {got} bytes came in {passed:.0f} s')
+        since += passed
+        got = 0
 
 # %% ../../nbs/17_data.download.ipynb #762e3799
-def _write(part, r, at, total, patience, meter):
-    "Add the body of an answer, which begins at byte `at`, to the part"
-    have = part.size
-    with storage_errors(part.path), open(part.path, 'r+b', buffering=0) as f:
-        f.seek(at)
+def _write(path, r, start, bar, patience):
+    "Write the body of an answer from byte `start` on"
+    with storage_errors(path), open(path, 'r+b', buffering=0) as f:
+        f.seek(start)
         for piece in _pieces(r, patience):
-            if f.tell() < have: piece = _compare(f, piece, have)
-            if piece is None: raise _changed(part)
+            bar.update(len(piece))
             while piece: piece = piece[f.write(piece):]
-            meter(f.tell(), total)
         os.fsync(f.fileno())
-    if total is not None and part.size < total: raise _Again(f'the connection ended at byte {part.size} of {total}')
-    if total is not None and part.size > total: raise _changed(part)
+
+# %% ../../nbs/17_data.download.ipynb #fe7abf87
+def _bytes(n):
+    for unit in ('B','KiB','MiB','GiB'):
+        if n < 1024 or unit == 'GiB': return f'{n:.4g} {unit}' if n < 1000 else f'{n:.0f} {unit}'
+        n /= 1024
 
 # %% ../../nbs/17_data.download.ipynb #4abb190c
 def _check_space(path, need):
@@ -153,66 +143,13 @@ def _check_space(path, need):
         raise StorageError(f'{path.name} needs {_bytes(need)} more, and {path.parent} has {_bytes(free)}: '
                            'free some space, or give --out another folder')
 
-# %% ../../nbs/17_data.download.ipynb #fe7abf87
-def _bytes(n):
-    for unit in ('B','KiB','MiB','GiB'):
-        if n < 1024 or unit == 'GiB': return f'{n:.4g} {unit}' if n < 1000 else f'{n:.0f} {unit}'
-        n /= 1024
-
-# %% ../../nbs/17_data.download.ipynb #79a8cf44
-def _attempt(url, part, checksum, patience, meter):
-    "One request; True if it went on with a part that was there"
-    about = part.about()
-    have = part.size
-    same = about.get('url') == url
-    start = max(0, have-_OVERLAP) if same or checksum else 0
-    with _network(), requests.Session() as s:
-        r = _ask(s, _file_address(s, url, patience), start, about.get('validator', '') if same else '', patience)
-        at,total = _position(r)
-        validator = _validator(r.headers)
-        known = about.get('size') if at else None
-        if at not in (0,start) or (at and same and validator != about.get('validator', '')): raise _changed(part)
-        if known is not None and total is not None and known != total: raise _changed(part)
-        if total is None and not checksum:
-            raise _Refused('it does not tell the size of the file, and no checksum is known')
-        if not at: part.begin(url=url, size=total, validator=validator)
-        _check_space(part.path, (total or 0) - part.size)
-        _write(part, r, at, total, patience, meter)
-    return at > 0
-
-# %% ../../nbs/17_data.download.ipynb #f266652c
-def _file_address(session, url, patience):
-    "The address of the file itself; girder+URL is an item with one file"
-    if not url.startswith('girder+'): return url
-    r = _ask(session, url[7:]+'/files', 0, '', patience)
-    try: found = [o['_id'] for o in json.loads(r.raw.read(1 << 20))]
-    except (ValueError,TypeError,KeyError) as e: raise _Refused('it does not answer as a Girder server does') from e
-    if len(found) != 1: raise _Refused(f'the item holds {len(found)} files instead of one')
-    return f'{url[7:].rsplit("/item/", 1)[0]}/file/{found[0]}/download'
-
-# %% ../../nbs/17_data.download.ipynb #57130e71
-def _keep_asking(url, part, checksum, tries, wait, patience, meter):
-    failures = 0
-    farthest = part.size
-    resumed = False
-    while True:
-        try: return _attempt(url, part, checksum, patience, meter) or resumed
-        except _Again as e:
-            progress = part.size-farthest >= 1 << 20
-            farthest = max(part.size, farthest)
-            failures = 1 if progress else failures+1
-            resumed = resumed or part.size > 0
-            if failures >= tries: raise
-            pause = min(60., max(e.wait, wait*2**(failures-1)))
-            log.info(f'{url}: {e}; asking again in {pause:.3g} s')
-            time.sleep(pause)
-
-# %% ../../nbs/17_data.download.ipynb #75d397c7
+# %% ../../nbs/17_data.download.ipynb #057e3013
 _MAGIC = {'.h5': b'\x89HDF\r\n\x1a\n', '.hdf5': b'\x89HDF\r\n\x1a\n', '.npz': b'PK'}
 
 def _digest(path, kind):
     with open(path, 'rb') as f: return hashlib.file_digest(f, kind).hexdigest()
 
+# %% ../../nbs/17_data.download.ipynb #75d397c7
 def _fault(found, name, checksum):
     "What is wrong with a file that came; None if nothing is"
     with open(found, 'rb') as f: first = f.read(64)
@@ -223,19 +160,83 @@ def _fault(found, name, checksum):
     magic = _MAGIC.get(Path(name).suffix.lower(), b'')
     if not checksum and not first.startswith(magic): return f'what came is no {Path(name).suffix} file{page}'
 
-# %% ../../nbs/17_data.download.ipynb #d96cd1a2
+# %% ../../nbs/17_data.download.ipynb #f266652c
+def _file_address(url, patience):
+    "The address of the file itself; girder+URL is an item with one file"
+    if not url.startswith('girder+'): return url
+    r = _ask(url[7:]+'/files', patience)
+    try: found = [o['_id'] for o in json.loads(r.raw.read(1 << 20))]
+    except (ValueError,TypeError,KeyError) as e: raise FetchError('it does not answer as a Girder server does') from e
+    if len(found) != 1: raise FetchError(f'the item holds {len(found)} files instead of one')
+    return f'{url[7:].rsplit("/item/", 1)[0]}/file/{found[0]}/download'
+
+# %% ../../nbs/17_data.download.ipynb #79a8cf44
+def _attempt(url, part, name, checksum, patience):
+    "One request for what is lacking; the byte at which its answer began"
+    start,version = _resume_at(part, url, checksum)
+    headers = {'Range': f'bytes={start}-'} if start else {}
+    if start and version: headers['If-Range'] = version
+    with _network(), _ask(_file_address(url, patience), patience, **headers) as r:
+        validator = _validator(r.headers)
+        if r.status_code == 200: start = 0
+        elif r.headers.get('Content-Range', '').split('-')[0] != f'bytes {start}' or version not in ('',validator):
+            part.clear()
+            raise _Again('the file there is not the one that was begun: from the beginning again')
+        if not start: part.begin(url, validator)
+        _receive(r, part, start, name, checksum, patience)
+    return start
+
+# %% ../../nbs/17_data.download.ipynb #11dfd9a7
+def _receive(r, part, start, name, checksum, patience):
+    "Add an answer to the part"
+    length = r.headers.get('Content-Length', '')
+    total = start+int(length) if length.isdecimal() else None
+    if total is None and not checksum:
+        raise FetchError('it does not tell the size of the file, and no checksum is known')
+    _check_space(part.path, (total or 0)-part.size)
+    with _bar(name, start, total) as bar: _write(part.path, r, start, bar, patience)
+    if total is not None and part.size < total: raise _Again(f'the connection ended at byte {part.size} of {total}')
+
+# %% ../../nbs/17_data.download.ipynb #013951ef
+def _get(url, part, name, checksum, patience):
+    "Get what is lacking, and see whether the whole is right"
+    start = _attempt(url, part, name, checksum, patience)
+    fault = _fault(part.path, name, checksum)
+    if not fault: return
+    part.clear()
+    raise _Again(f'{fault}; from the beginning again') if start else FetchError(fault)
+
+# %% ../../nbs/17_data.download.ipynb #57130e71
+def _keep_asking(url, part, name, checksum, tries, wait, patience):
+    "Get the whole file from one address; what has come stays, if it cannot be had now"
+    failures = 0
+    farthest = part.size
+    while True:
+        try: return _get(url, part, name, checksum, patience)
+        except _Again as e:
+            failures = 1 if part.size-farthest >= 1 << 20 else failures+1
+            farthest = max(part.size, farthest)
+            if failures >= tries: raise
+            pause = min(60., max(e.wait, wait*2**(failures-1)))
+            log.info(f'{url}: {e}; asking again in {pause:.3g} s')
+            time.sleep(pause)
+
+# %% ../../nbs/17_data.download.ipynb #70d768f8
 def _record(path): return path.with_name(f'{path.name}.source.json')
 
+def _untouched(path, checksum):
+    "Is this the file that came with this checksum, by its size and time?"
+    try: was = read_json(_record(path), dict)
+    except AstroMaskError: return False
+    s = path.stat()
+    return (was.get('checksum'), was.get('size'), was.get('mtime_ns')) == (checksum, s.st_size, s.st_mtime_ns)
+
+# %% ../../nbs/17_data.download.ipynb #d96cd1a2
 def _is_there(path, checksum):
     "Is the file there already? One that is not the published one is an error"
     if not path.exists(): return False
     if not path.is_file(): raise InputError(f'{path} is a folder: give --out another one')
-    try: was = read_json(_record(path))
-    except AstroMaskError: was = {}
-    s = path.stat()
-    if was.get('checksum') == checksum and was.get('size') == s.st_size and was.get('mtime_ns') == s.st_mtime_ns:
-        return True
-    fault = _fault(path, path.name, checksum)
+    fault = None if _untouched(path, checksum) else _fault(path, path.name, checksum)
     if not fault: return True
     raise DataError(f'{path} is there, but {fault.replace("what came", "it")}: move it away and '
                     'run the same command again')
@@ -281,49 +282,13 @@ def locked(
         lock.unlink(missing_ok=True)
         os.close(fd)
 
-# %% ../../nbs/17_data.download.ipynb #2724d56d
-@contextmanager
-def _meter(name, every=10.):
-    "Gives a function to be called with the bytes that are there, and those of the whole (None if unknown)"
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-        with tqdm(desc=name, unit='B', unit_scale=True) as bar:
-            def show(n, total):
-                bar.total = total
-                bar.initial = bar.initial or n
-                bar.update(n-bar.n)
-            yield show
-            return
-    start = last = None
-    def show(n, total):
-        nonlocal start,last
-        now = time.monotonic()
-        start = start or (now,n)
-        last = last or now
-        if now-last < every: return
-        last = now
-        rate = (n-start[1])/max(now-start[0], 1e-9)
-        left = f' of {_bytes(total)}, {(total-n)/rate:.0f} s left' if total and rate > 0 else ''
-        print(f'{name}: {_bytes(n)}{left} ({_bytes(rate)}/s)', flush=True)
-    yield show
-
-# %% ../../nbs/17_data.download.ipynb #edb39265
-def _whole(url, part, path, checksum, tries, wait, patience):
-    "Get the file from one address, and check it; None or what is wrong"
-    for _ in range(2):
-        with _meter(path.name) as meter: resumed = _keep_asking(url, part, checksum, tries, wait, patience, meter)
-        fault = _fault(part.path, path.name, checksum)
-        if not fault: return None
-        part.clear()
-        if not resumed: return fault
-        log.info(f'{url}: {fault}; from the beginning again')
-    return fault
-
 # %% ../../nbs/17_data.download.ipynb #58705391
-def _give_up(path, why, later, there):
-    there = f'{_bytes(there)} are here, and the same command goes on'
-    if later: return Unfinished(f'{path.name} has not come yet ({why}): {there}')
-    return FetchError(f'{path.name} could not be fetched ({why}): see whether it has moved, or fetch it by hand')
+def _give_up(name, trouble, there):
+    "What to raise when no address had it"
+    why = '; '.join(f'{url}: {e}' for url,e in trouble.items())
+    if not any(isinstance(e, _Again) for e in trouble.values()):
+        return FetchError(f'{name} could not be fetched ({why}): see whether it has moved, or fetch it by hand')
+    return Unfinished(f'{name} has not come yet ({why}): {_bytes(there)} are here, and the same command goes on')
 
 # %% ../../nbs/17_data.download.ipynb #7c02679d
 def download(
@@ -335,7 +300,6 @@ def download(
     patience:float=60., # Seconds without a byte after which a connection is dropped
 )->Path:               # The path
     "Fetch a file whole and checked, or say why not; what has come stays for the next time"
-    urls = [urls] if isinstance(urls, str) else list(urls)
     path = Path(path).expanduser().absolute()
     if checksum and not re.fullmatch('(sha256|sha512|md5):[0-9a-fA-F]+', checksum):
         raise InputError(f'{checksum!r} is no checksum: write sha256:... or md5:...')
@@ -344,16 +308,11 @@ def download(
     with locked(path):
         if _is_there(path, checksum): return path
         part = _Part(path)
-        trouble = []
-        later = False
-        for url in urls:
-            try: fault = _whole(url, part, path, checksum, tries, wait, patience)
-            except _Again as e:
-                fault = str(e)
-                later = True
-            except _Refused as e: fault = str(e)
-            if fault is None:
+        trouble = {}
+        for url in [urls] if isinstance(urls, str) else urls:
+            try: _keep_asking(url, part, path.name, checksum, tries, wait, patience)
+            except (_Again,FetchError) as e: trouble[url] = e
+            else:
                 _finish(part, path, url, checksum)
                 return path
-            trouble.append(f'{url}: {fault}')
-        raise _give_up(path, '; '.join(trouble), later, part.size)
+        raise _give_up(path.name, trouble, part.size)
