@@ -48,6 +48,12 @@ def _as_numbers(x, commas=False):
         return _cast(pc.replace_substring_regex(x, r'[dD]([+-]?[0-9]+)$', r'e\1'), pa.float64())
     return _cast(pc.replace_substring(x, ',', '.'), pa.float64()) if commas else None
 
+# %% ../../nbs/07_data.tables.ipynb #fa272e3b
+def _without_missing(x):
+    "Arrow text without padding, none where a word says that nothing is there"
+    x = pc.utf8_trim_whitespace(x)
+    return pc.if_else(pc.is_in(pc.ascii_lower(x), _gone), pa.scalar(None, x.type), x)
+
 # %% ../../nbs/07_data.tables.ipynb #10d8be00
 def typed(
     x,            # Arrow array of text
@@ -57,8 +63,7 @@ def typed(
     "What a column of text can be"
     ids = plain_name(name) in NAMES['id']
     if not ids and (y := _as_numbers(x)) is not None: return y         # nothing is missing
-    x = pc.utf8_trim_whitespace(x)
-    x = pc.if_else(pc.is_in(pc.ascii_lower(x), _gone), pa.scalar(None, x.type), x)
+    x = _without_missing(x)
     if x.null_count == len(x): return x.cast(pa.float64())
     if ids:
         y = _cast(x, pa.int64()) if pc.all(pc.match_substring_regex(x, _plain)).as_py() else None
@@ -85,13 +90,17 @@ def _content(path, kind):
     if len(raw) == most: raise DataError(f'{path} unpacks to more than {_ratio} times its size, as no table does')
     return raw
 
+# %% ../../nbs/07_data.tables.ipynb #cc042801
+def _wide_encoding(few):
+    "The kind of UTF-16 that a text begins as, or None"
+    def zeros_at(at): return few[at::2].count(0) > .4*len(few) and not few[1-at::2].count(0)
+    if few[:2] in (b'\xff\xfe',b'\xfe\xff'): return 'utf-16'
+    return 'utf-16-le' if zeros_at(1) else 'utf-16-be' if zeros_at(0) else None
+
 # %% ../../nbs/07_data.tables.ipynb #76ef5a7f
 def _utf8(raw, path):
     "A text in UTF-8 with Unix's line ends"
-    few = raw[:200]
-    def zeros_at(at): return few[at::2].count(0) > .4*len(few) and not few[1-at::2].count(0)
-    wide = ('utf-16' if few[:2] in (b'\xff\xfe',b'\xfe\xff') else 'utf-16-le' if zeros_at(1) else
-            'utf-16-be' if zeros_at(0) else None)
+    wide = _wide_encoding(raw[:200])
     if wide:
         with damage(path, 'read'): raw = raw.decode(wide).encode()
     raw = raw.removeprefix(b'\xef\xbb\xbf')
@@ -129,6 +138,7 @@ def _cells(line, divider):
     if divider == ' ': return next(csv.reader([' '.join(line.split())], delimiter=' '), [])
     return [o.strip() for o in next(csv.reader([line], delimiter=divider, skipinitialspace=True), [])]
 
+# %% ../../nbs/07_data.tables.ipynb #503c4a83
 def _divider(lines):
     "Which letter divides the cells; '' for a single column"
     counts = {d: [len(_cells(o, d)) for o in lines] for d in ',;\t| '}
@@ -146,55 +156,54 @@ def _is_header(first, second):
     if not any(map(_is_number, first)): return True
     return any(_is_number(b) and a and not _is_number(a) for a,b in zip(first, second))
 
-# %% ../../nbs/07_data.tables.ipynb #36480fda
+# %% ../../nbs/07_data.tables.ipynb #eecd5cc8
 _usual = {o for some in NAMES.values() for o in some}
 
-def _header(lines, comments, divider, path):
-    "Names and units of the columns, and how many of the lines told them"
-    rows = [_cells(o, divider) if divider else [o.strip()] for o in lines[:4]]
-    names = rows[0]
-    used = 1
-    if not _is_header(rows[0], rows[1] if len(rows) > 1 else []):
-        told = [c for o in comments[::-1] for d in (divider, ' ')
-                if d and len(c := _cells(o.lstrip('# \t'), d)) == len(rows[0])]
-        names = next((c for c in told if {plain_name(o) for o in c} & _usual), told[0] if told else None)
-        used = 0
-        if names is None:
-            raise DataError(f'{path} has no line with the names of its columns: its first line is {lines[0][:80]!r}')
+def _names_in_comments(comments, divider, n):
+    "The last comment with n words, usual names of columns before others; None if there is none"
+    told = [c for o in comments[::-1] for d in (divider, ' ') if d and len(c := _cells(o.lstrip('# \t'), d)) == n]
+    return next((c for c in told if {plain_name(o) for o in c} & _usual), told[0] if told else None)
+
+# %% ../../nbs/07_data.tables.ipynb #67047072
+def _units_below(rows, used):
+    "What stands between the names and the numbers: units, and how many lines of the header there are"
     dashes = [i for i,r in enumerate(rows[used:used+2], used)
               if all(re.fullmatch(r'-+', o) for o in r) and max(map(len, r)) > 2]
     if dashes and any(map(_is_number, rows[used])): dashes = []
     units = rows[used] if dashes and dashes[0] == used+1 else []
     if dashes: used = dashes[0]+1
     if len(rows) > used and all(re.fullmatch(r'\d*[SNM]', o) for o in rows[used]): used += 1        # RDB
-    return names,units,used
+    return units,used
+
+# %% ../../nbs/07_data.tables.ipynb #36480fda
+def _header(lines, comments, divider, path):
+    "Names and units of the columns, and how many of the lines told them"
+    rows = [_cells(o, divider) if divider else [o.strip()] for o in lines[:4]]
+    if _is_header(rows[0], rows[1] if len(rows) > 1 else []): return rows[0],*_units_below(rows, 1)
+    names = _names_in_comments(comments, divider, len(rows[0]))
+    if names is None:
+        raise DataError(f'{path} has no line with the names of its columns: its first line is {lines[0][:80]!r}')
+    return names,*_units_below(rows, 0)
 
 # %% ../../nbs/07_data.tables.ipynb #3ae0879b
 def _named(names, path):
     "Each name once, none empty"
     out = {}
-    twice = []
+    twice = {}
     for i,name in enumerate(names):
-        name = str(name).strip().lstrip('#').strip() or f'column {i+1}'
-        if name in out: twice.append(name)
-        plain = name
+        plain = name = str(name).strip().lstrip('#').strip() or f'column {i+1}'
+        if name in out: twice[name] = True
         k = 2
         while name in out:
             name = f'{plain}_{k}'
             k += 1
         out[name] = i
-    out = list(out)
     if twice:
-        log.warning(f'{path} has several columns called {", ".join(dict.fromkeys(twice))}: the later ones are called '
-                    f'{", ".join(f"{o}_2" for o in dict.fromkeys(twice))}')
-    return out
+        log.warning(f'{path} has several columns called {", ".join(twice)}: the later ones are called '
+                    f'{", ".join(f"{o}_2" for o in twice)}')
+    return list(out)
 
-# %% ../../nbs/07_data.tables.ipynb #b0d45057
-def _odd_line(raw, divider, n):
-    "The number of the first line that has not n cells, and how many it has"
-    reader = csv.reader(io.StringIO(raw.decode(errors='replace')), delimiter=divider, skipinitialspace=True)
-    return next(((reader.line_num,len(o)) for o in reader if o and len(o) != n), (0,0))
-
+# %% ../../nbs/07_data.tables.ipynb #9718469e
 def _spaced(body):
     "Lines divided by white space as lines divided by tabs"
     if b'"' in body:
@@ -202,6 +211,21 @@ def _spaced(body):
                        if line.strip()).encode()
     body = re.sub(rb'(?m)^[ \t]+|[ \t\r]+$', b'', body)
     return re.sub(rb'[ \t]+', b'\t', body)
+
+# %% ../../nbs/07_data.tables.ipynb #b0d45057
+def _odd_line(raw, divider, n):
+    "The number of the first line that has not n cells, and how many it has"
+    reader = csv.reader(io.StringIO(raw.decode(errors='replace')), delimiter=divider, skipinitialspace=True)
+    return next(((reader.line_num,len(o)) for o in reader if o and len(o) != n), (0,0))
+
+# %% ../../nbs/07_data.tables.ipynb #38398140
+def _refuse_odd_line(raw, at, body, divider, names, path, e):
+    "Say which line Arrow could not read"
+    line,n = _odd_line(body, divider, len(names))
+    if not line: raise DataError(f'{path} cannot be read as a table ({" ".join(str(e).split())[:160]})') from e
+    line += raw.count(b'\n', 0, at)
+    raise DataError(f'{path} has {n} values in line {line}, but {len(names)} columns '
+                    f'({", ".join(names)[:80]}): mend that line') from e
 
 # %% ../../nbs/07_data.tables.ipynb #4795527c
 def _arrow_text(raw, at, divider, names, path):
@@ -211,33 +235,31 @@ def _arrow_text(raw, at, divider, names, path):
     if divider == ' ':
         body = _spaced(body)
         divider = '\t'
+    divider = divider or '\x1f'
     if not body[:1<<16].strip(): raise DataError(f'{path} has no rows')
     how = dict(read_options=arrow_csv.ReadOptions(column_names=names, block_size=1<<23),
-               parse_options=arrow_csv.ParseOptions(delimiter=divider or '\x1f', newlines_in_values=b'"' in body),
+               parse_options=arrow_csv.ParseOptions(delimiter=divider, newlines_in_values=b'"' in body),
                convert_options=arrow_csv.ConvertOptions(column_types={k: pa.string() for k in names}, null_values=[],
                                                         strings_can_be_null=False))
     try: return arrow_csv.read_csv(pa.py_buffer(body), **how)
-    except pa.ArrowInvalid as e:
-        line,n = _odd_line(body, divider or '\x1f', len(names))
-        if not line: raise DataError(f'{path} cannot be read as a table ({" ".join(str(e).split())[:160]})') from e
-        line += raw.count(b'\n', 0, at)
-        raise DataError(f'{path} has {n} values in line {line}, but {len(names)} columns '
-                        f'({", ".join(names)[:80]}): mend that line') from e
+    except pa.ArrowInvalid as e: _refuse_odd_line(raw, at, body, divider, names, path, e)
+
+# %% ../../nbs/07_data.tables.ipynb #96a7a807
+def _spare_cell(lines, names, divider):
+    "Does every line end with an empty cell more than there are names?"
+    cells = [_cells(o, divider) for o in lines] if divider else []
+    return bool(cells) and all(len(o) == len(names)+1 and not o[-1] for o in cells)
 
 # %% ../../nbs/07_data.tables.ipynb #ac157583
 def _csv_table(raw, path):
     "A text with divided cells as columns"
-    at = 0
     said = re.match(rb'sep=(.)\r?\n', raw)
-    if said: at = said.end()
-    lines,comments,at = _lines(raw, at)
+    lines,comments,at = _lines(raw, said.end() if said else 0)
     if not lines: raise DataError(f'{path} has no rows')
     divider = said[1].decode() if said else _divider(lines)
     names,units,used = _header(lines, comments, divider, path)
     for _ in range(used): at = raw.find(b'\n', _lines(raw, at, 1)[2])+1 or len(raw)
-    spare = [len(_cells(o, divider)) - len(names) for o in lines[used:]] if divider else []
-    if spare and all(o == 1 for o in spare) and not any(_cells(o, divider)[-1] for o in lines[used:]):
-        names = [*names,'']
+    if _spare_cell(lines[used:], names, divider): names = [*names,'']
     t = _arrow_text(raw, at, divider, _named(names, path), path)
     points = divider == ',' or any(re.search(r'\d\.\d', o) for o in lines[used:])
     columns = {k: typed(t.column(i), k, points) for i,k in enumerate(t.column_names)}
@@ -311,6 +333,7 @@ def _first(tables, names, path):
     if len(tables) > 1: log.warning(f'{path} holds {len(tables)} tables ({", ".join(tables)}): {k} is read')
     return tables[k]
 
+# %% ../../nbs/07_data.tables.ipynb #d70b8035
 def _fits_column(data, j):
     "A column of a FITS table; masked where it is TNULL, or a truth that is none"
     o = data.columns[j]
@@ -323,6 +346,7 @@ def _fits_column(data, j):
     return np.ma.array(x, mask=np.strings.strip(raw) == str(o.null).strip().encode() if raw.dtype.kind == 'S'
                        else raw == o.null)
 
+# %% ../../nbs/07_data.tables.ipynb #dbb868da
 def _fits_table(path):
     with open_fits(path, memmap=False) as hdus, _reading(path):
         found = {f'HDU {i} {o.name}'.strip(): i for i,o in enumerate(hdus)
@@ -333,12 +357,17 @@ def _fits_table(path):
         return {k: (_fits_column(hdus[i].data, j),o.unit)
                 for j,(k,o) in enumerate(zip(_named(hdus[i].columns.names, path), hdus[i].columns))}
 
+# %% ../../nbs/07_data.tables.ipynb #f9eaf555
+def _one_chunk(x):
+    "An Arrow array in one piece, of one of Arrow's own types"
+    x = x.combine_chunks() if isinstance(x, pa.ChunkedArray) else x
+    if isinstance(x, pa.ChunkedArray): x = pa.concat_arrays(x.chunks)
+    return x.storage if isinstance(x, pa.ExtensionArray) else x
+
 # %% ../../nbs/07_data.tables.ipynb #acb79503
 def _arrow_column(x):
     "An Arrow array as NumPy or Python has it"
-    x = x.combine_chunks() if isinstance(x, pa.ChunkedArray) else x
-    if isinstance(x, pa.ChunkedArray): x = pa.concat_arrays(x.chunks)
-    if isinstance(x, pa.ExtensionArray): x = x.storage
+    x = _one_chunk(x)
     t = x.type
     if pa.types.is_dictionary(t): return _arrow_column(x.dictionary_decode())
     if pa.types.is_fixed_size_list(t) and pa.types.is_primitive(t.value_type):
@@ -364,11 +393,20 @@ def _arrow_units(schema):
     units = {f.name: (f.metadata or {}).get(b'unit', b'').decode(errors='replace') for f in schema}
     return units | _units_told((schema.metadata or {}).get(b'table_meta_yaml', b'').decode(errors='replace'))
 
+# %% ../../nbs/07_data.tables.ipynb #3d04e010
 def _parquet_table(path, columns=None):
     with _reading(path), pq.ParquetFile(path) as f:
         t = f.read(columns)
         units = _arrow_units(t.schema)
         return {k: (t.column(i),units.get(k)) for i,k in enumerate(_named(t.column_names, path))}
+
+# %% ../../nbs/07_data.tables.ipynb #f4073106
+def _check_claims(raw, path):
+    "Refuse XML that claims more values than it has bytes"
+    sizes = re.findall(rb'<[^<]*?\b(?:nrows|arraysize)\s*=\s*["\']([\dx*]+)["\']', raw[:1<<22])
+    most = max((np.prod([int(n) for n in re.findall(rb'\d+', o)], dtype=float) for o in sizes), default=0)
+    if most > max(len(raw), 1<<20):
+        raise DataError(f'{path} claims {most:.3g} values, but has only {len(raw)} bytes: get the file again')
 
 # %% ../../nbs/07_data.tables.ipynb #6f849694
 _elsewhere = re.compile(rb'<(?:[\w.-]+:)?STREAM\b[^<]*?\bhref\s*=|<!(?:ENTITY|ATTLIST)', re.I)
@@ -379,11 +417,7 @@ def _check_xml(raw, path):
     if found:
         raise DataError(f'{path} is refused: {found[0][:40].decode(errors="replace")!r} would make its reader go to '
                         'another file or address, or define text anew; nothing outside the file is read')
-    claims = [(m[0],np.prod([int(o) for o in re.findall(rb'\d+', m[1])], dtype=float))
-              for m in re.finditer(rb'<[^<]*?\b(?:nrows|arraysize)\s*=\s*["\']([\dx*]+)["\']', raw[:1<<22])]
-    if any(n > max(len(raw), 1<<20) for _,n in claims):
-        raise DataError(f'{path} claims {max(n for _,n in claims):.3g} values, but has only {len(raw)} '
-                        'bytes: get the file again')
+    _check_claims(raw, path)
     code = re.match(rb'\s*<\?xml[^>]*encoding\s*=\s*["\']([\w.-]+)', raw)
     if code and code[1].decode().lower() not in ('utf-8','utf8','us-ascii','ascii','iso-8859-1','latin-1','latin1'):
         raise DataError(f'{path} is in {code[1].decode()}: write it again in UTF-8')
@@ -392,6 +426,7 @@ def _check_xml(raw, path):
 _status = re.compile(rb'<INFO\b[^>]*\bname="QUERY_STATUS"[^>]*\bvalue="(ERROR|OVERFLOW)"[^>]*>([^<]{0,200})')
 
 def _votable(raw, path):
+    "The table in a VOTable; a server's word that it cut it off is passed on"
     from astropy.io.votable import parse
     _check_xml(raw, path)
     with _reading(path):
@@ -422,6 +457,13 @@ def _h5_children(group, path):
         raise DataError(f'{path} holds a table of pandas, which only pandas reads: write it with `to_parquet`')
     return out
 
+# %% ../../nbs/07_data.tables.ipynb #b66bf688
+def _of_vaex(inside, path):
+    "Columns that are groups with one array `data` each, as vaex writes them"
+    inner = {k: _h5_children(g, path).get('data') for k,g in inside.items()
+             if isinstance(g, h5py.Group) and list(g) == ['data']}
+    return {k: (d,None) for k,d in inner.items() if isinstance(d, h5py.Dataset)}
+
 # %% ../../nbs/07_data.tables.ipynb #f849705d
 def _h5_tables(group, path, name='/', deep=3):
     "The tables in a group and below it: their names and columns"
@@ -431,9 +473,8 @@ def _h5_tables(group, path, name='/', deep=3):
     for k,d in sets.items():
         if d.dtype.names and d.ndim == 1: found[f'{name}{k}'] = {o: (d,o) for o in d.dtype.names}
     sets = {k: d for k,d in sets.items() if not d.dtype.names and not k.endswith('.__table_column_meta__')}
-    alone = {k: g['data'] for k,g in inside.items()
-             if isinstance(g, h5py.Group) and list(g) == ['data'] and 'data' in _h5_children(g, path)}     # vaex
-    if alone and not sets: return {name: {k: (d,None) for k,d in alone.items() if isinstance(d, h5py.Dataset)}}
+    alone = _of_vaex(inside, path)
+    if alone and not sets: return {name: alone}
     lengths = Counter(len(d) for d in sets.values() if d.ndim < 3)
     if lengths:
         n = lengths.most_common(1)[0][0]
@@ -449,6 +490,7 @@ def _h5_units(f, name):
     return {} if told is None else _units_told('\n'.join(o.decode(errors='replace') if isinstance(o, bytes) else str(o)
                                                          for o in np.ravel(told[:])))
 
+# %% ../../nbs/07_data.tables.ipynb #2661fdaf
 def _h5_column(d, field):
     "A column of an HDF5 file"
     unit = d.attrs.get('unit') if field is None else None
@@ -462,7 +504,9 @@ def _h5_column(d, field):
     if missing is not None and np.ndim(missing) == 0 and x.dtype.kind in 'biuf': x = np.ma.array(x, mask=x == missing)
     return x,(unit.decode(errors='replace') if isinstance(unit, bytes) else unit)
 
+# %% ../../nbs/07_data.tables.ipynb #b4299537
 def _hdf5_table(path):
+    "The table of most columns in an HDF5 file"
     with _reading(path), h5py.File(path, 'r', locking='best-effort') as f:
         found = {k: c for k,c in _h5_tables(f, path).items() if len(next(iter(c.values()))[0])}
         if not found:
@@ -481,6 +525,7 @@ def _way_out(path, kind):
     if kind == 'pickle': return 'it could run code when it is read: write it as Parquet where it was made'
     return WAYS_OUT[kind] if kind in ('HTML','zip','PDF','Git LFS pointer') else 'convert it'
 
+# %% ../../nbs/07_data.tables.ipynb #191b741a
 def _columns_of(path):
     "The columns of a file with their units, as its library gives them"
     check_file(path)
@@ -547,6 +592,27 @@ def _check_positions(t, ra, dec, path):
         if find_column(t, what, given, path) or any(plain_name(k) in NAMES[what] for k in t.colnames): continue
         raise InputError(f'{path} has no column {what!r}: name the one that holds {what} among {", ".join(t.colnames)}')
 
+# %% ../../nbs/07_data.tables.ipynb #5a8fa0c0
+def _say_repeats(ids, path):
+    "Say how many ids are there more than once"
+    ids = ids.tolist()
+    again = len(ids) - len(set(ids))
+    if not again: return
+    first = next(i for i,k in Counter(ids).items() if k > 1)
+    log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as {first!r}: each is cut, '
+                'but ids will not tell them apart')
+
+# %% ../../nbs/07_data.tables.ipynb #83ad023f
+def _renamed(t, used, path):
+    "The columns beside `id`, `ra` and `dec`, by names that a cutout file can hold"
+    rest = {}
+    for name in (k for k in t.colnames if k not in used):
+        new = re.sub(r'[/\0]', '_', name)
+        if new.lower() in _ours or new in ('','.','id','ra','dec') or new in rest: new = f'catalog_{new}'
+        if new in rest: log.warning(f'{path}: the column {name!r} is left out, as there is another {new!r}')
+        else: rest[new] = t[name]
+    return rest
+
 # %% ../../nbs/07_data.tables.ipynb #5f58c426
 def read_catalog(
     source, # A file (FITS, Parquet, VOTable, CSV or other text, HDF5), or a Table
@@ -561,19 +627,5 @@ def read_catalog(
     stem = 'row' if path == 'the catalogue' else os.path.basename(path).split('.')[0]
     out,used = first_columns(t, lambda: np.char.add(f'{stem}:', np.arange(len(t)).astype(str)), ra, dec, path, sky)
     _say_repeats(out['id'], path)
-    rest = {}
-    for name in (k for k in t.colnames if k not in used):
-        new = re.sub(r'[/\0]', '_', name)
-        if new.lower() in _ours or new in ('','.','id','ra','dec') or new in rest: new = f'catalog_{new}'
-        if new in rest: log.warning(f'{path}: the column {name!r} is left out, as there is another {new!r}')
-        else: rest[new] = t[name]
+    rest = _renamed(t, used, path)
     return Table([*out.columns.values(), *rest.values()], names=[*out.colnames, *rest], copy=False)
-
-# %% ../../nbs/07_data.tables.ipynb #5a8fa0c0
-def _say_repeats(ids, path):
-    ids = ids.tolist()
-    again = len(ids) - len(set(ids))
-    if not again: return
-    first = next(i for i,k in Counter(ids).items() if k > 1)
-    log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as {first!r}: each is cut, '
-                'but ids will not tell them apart')
