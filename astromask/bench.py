@@ -10,7 +10,8 @@ __all__ = ['READERS', 'bench_file', 'measure_reader', 'in_child', 'measure_train
 # %% ../nbs/70_bench.ipynb #e362b67e
 import itertools, json, numpy as np, resource, subprocess, sys, tempfile, time
 from pathlib import Path
-from .core import AstroMaskError, InputError, log, storage_errors
+from .core import AstroMaskError, InputError, log
+from .files import storage_errors
 from .data.cutouts import Cutouts
 
 # %% ../nbs/70_bench.ipynb #589e24e0

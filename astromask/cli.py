@@ -196,7 +196,7 @@ def embed(model, file, views, pool, **options):
 def bench(loader, training, n, bs, folder, json_path):
     "Measure how fast batches come here, how fast a model trains, and whether it waits for them."
     from astromask.bench import run_bench
-    from astromask.core import write_json
+    from astromask.files import write_json
     report = run_bench(n, bs, folder, loader or not training, training or not loader)
     if json_path: write_json(json_path, report)
     click.echo(str(report))

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/runs.html.md"""
 
 # %% auto #0
 __all__ = ['experiment_name', 'experiments', 'find_experiment', 'Parameter', 'cast', 'read_parameters', 'check_parameters',
-           'read_params_file', 'locked', 'recorded_parameters', 'is_done', 'slurm_job', 'requeue', 'rank_environments',
+           'read_params_file', 'recorded_parameters', 'is_done', 'slurm_job', 'requeue', 'rank_environments',
            'continue_command', 'run_experiment']
 
 # %% ../nbs/03_runs.ipynb #f589bfdb
@@ -16,10 +16,9 @@ from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
-from .core import (AstroMaskError, DataError, InputError, RankLost, Requeued, RunDir, StorageError, Unfinished,
-                            git_commit, log,
-                            new_run_dir, rank, read_json, sha256_file, storage_errors, try_lock, utc_now, versions,
-                            world, write_atomic)
+from .core import (AstroMaskError, DataError, InputError, RankLost, Requeued, RunDir, StorageError,
+                            Unfinished, git_commit, log, new_run_dir, rank, utc_now, versions, world)
+from .files import read_json, file_digest, storage_errors, write_atomic, locked
 
 # %% ../nbs/03_runs.ipynb #97ec1609
 def experiment_name(
@@ -213,30 +212,6 @@ def read_params_file(
     if params is None: return {}
     if not isinstance(params, dict): raise InputError(f'{path} should hold lines of `name: value`')
     return params
-
-# %% ../nbs/03_runs.ipynb #1aae7f66
-def _alive(owner):
-    pid,host = (owner.split() + ['',''])[:2]
-    if host != socket.gethostname() or not pid.isdigit(): return False
-    try: os.kill(int(pid), 0)
-    except ProcessLookupError: return False
-    except PermissionError: pass
-    return True
-
-# %% ../nbs/03_runs.ipynb #06662384
-@contextmanager
-def locked(
-    run,           # A `RunDir`, or a folder in one
-    wait:float=15, # Seconds to wait for what a dead owner left behind
-):
-    "Own a run directory; gives the lock's file descriptor"
-    until = time.monotonic() + wait
-    while (got := try_lock(run/'.lock'))[0] is None:
-        if _alive(got[1]) or time.monotonic() > until:
-            raise InputError(f'{run} is in use by process {" on ".join(got[1].split())}: wait for it, or stop it first')
-        time.sleep(0.2)
-    try: yield got[0]
-    finally: os.close(got[0])
 
 # %% ../nbs/03_runs.ipynb #42bf5ce1
 def recorded_parameters(
@@ -475,7 +450,7 @@ def _begin(run, name, notebook, params, command, ranks):
     sessions += [here]
     run.clear_stop()
     write_atomic(run/'params.yaml', yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
-    run.manifest(experiment=name, notebook_sha256=sha256_file(notebook), state='running', exit_code=None, error=None,
+    run.manifest(experiment=name, notebook_sha256=file_digest(notebook), state='running', exit_code=None, error=None,
                  command=command, seed=params.get('seed'), versions=versions(), git_commit=_source_commit(),
                  python=sys.executable, host=here['host'], pid=here['pid'], started=sessions[0]['started'],
                  finished=None, sessions=sessions)

@@ -5,7 +5,8 @@ import h5py, numpy as np, pytest
 from astromask.core import DataError
 from astromask.data.cutouts import Cutouts
 from astromask.data.layouts import band_names
-from astromask.data.files import SIGNATURES, check_file, cutout_paths, damage, file_format, file_labels, natural_key
+from astromask.data.files import SIGNATURES, cutout_paths, damage, file_format, file_labels, natural_key
+from astromask.files import check_file
 
 def touched(folder, *names):
     for k in names:

@@ -4,7 +4,8 @@ import h5py, numpy as np, torch, yaml
 from astropy.io import fits
 from hypothesis import HealthCheck, given, settings, strategies as st
 from torch.utils.data import TensorDataset
-from astromask.core import AstroMaskError, DataError, RunDir, read_json
+from astromask.core import AstroMaskError, DataError, RunDir
+from astromask.files import read_json
 from astromask.data.cutouts import Cutouts, class_labels, redshifts
 from astromask.data.splits import load_split
 from astromask.models.mae import MAE

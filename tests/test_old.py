@@ -4,7 +4,8 @@ tests/old holds one run per format. `python tests/test_old.py tests/old/format-2
 import shutil, sys
 from pathlib import Path
 import numpy as np, pytest, torch
-from astromask.core import InputError, read_json, write_json
+from astromask.core import InputError
+from astromask.files import read_json, write_json
 from astromask.data.cutouts import Cutouts
 from astromask.data.loaders import cutout_dls
 from astromask.models.mae import MAE

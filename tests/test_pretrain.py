@@ -1,7 +1,8 @@
 "The real pretraining experiment as users run it: whole, stopped, killed, refused, out of space"
 import concurrent.futures, hashlib, json, os, random, signal, subprocess, time
 import h5py, numpy as np, psutil, pytest
-from astromask.core import StorageError, write_json
+from astromask.core import StorageError
+from astromask.files import write_json
 from astromask.data.cutouts import Cutouts
 from astromask.models.weights import load_model
 from astromask.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint

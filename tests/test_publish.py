@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, timm, torch, yaml
 from safetensors.torch import load_file
 from astropy.table import Table
-from astromask.core import AstroMaskError, DataError, InputError, read_json, write_json
+from astromask.core import AstroMaskError, DataError, InputError
+from astromask.files import read_json, write_json
 from astromask.data.scaling import AsinhScaling
 from astromask.data.cutouts import Cutouts
 from astromask.models.answers import Bins

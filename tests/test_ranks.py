@@ -2,7 +2,7 @@
 import csv, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
-from astromask.core import read_json
+from astromask.files import read_json
 from astromask.data.cutouts import Cutouts
 from astromask.models.weights import load_model
 from astromask.runs import rank_environments

@@ -3,7 +3,8 @@ import json, os, pty, resource, shlex, signal, time
 from pathlib import Path
 import numpy as np, pytest, yaml
 from hypothesis import given, settings, strategies as st
-from astromask.core import InputError, RunDir, read_json
+from astromask.core import InputError, RunDir
+from astromask.files import read_json
 from astromask.data.cutouts import Cutouts
 from astromask.runs import Parameter, cast, check_parameters, is_done, read_parameters, read_params_file
 from astromask.train.checkpoint import checkpoints, verify

@@ -1,7 +1,8 @@
 "Every scaling: there and back, whatever is missing; saved, in half precision, in models, in ONNX"
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from astromask.core import AstroMaskError, DataError, InputError, read_json, write_json
+from astromask.core import AstroMaskError, DataError, InputError
+from astromask.files import read_json, write_json
 from astromask.data.scaling import (AsinhScaling, LinearScaling, ObjectScaling, SCALINGS, fit_scaling, scaling_from_config, sky_and_noise)
 from astromask.models.mae import MAE
 from astromask.models.publish import model_card, to_onnx

@@ -2,7 +2,7 @@
 import os, re, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 import pytest
-from astromask.core import read_json
+from astromask.files import read_json
 from toys import toy
 
 ROOT = Path(__file__).parent.parent

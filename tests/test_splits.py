@@ -5,7 +5,8 @@ import h5py, numpy as np, pytest
 from astropy.table import Table
 from PIL import Image
 from scipy.ndimage import zoom
-from astromask.core import DataError, InputError, log, read_json
+from astromask.core import DataError, InputError, log
+from astromask.files import read_json
 from astromask.data.cutouts import Cutouts
 from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows

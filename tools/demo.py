@@ -5,7 +5,8 @@ prints the command that continues it.
 """
 import argparse, itertools, os, shlex, signal, subprocess, sys, time
 from pathlib import Path
-from astromask.core import new_run_dir, read_json
+from astromask.core import new_run_dir
+from astromask.files import read_json
 
 def options():
     parser = argparse.ArgumentParser(description=__doc__)

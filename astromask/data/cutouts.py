@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.cutouts.html.md"""
 __all__ = ['one_measure', 'Cutouts', 'row_numbers', 'sample_rows', 'check_usable']
 
 # %% ../../nbs/10_data.cutouts.ipynb #720f511e
-import io, json, os, re, socket, time, warnings
+import io, json, os, warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,13 +17,14 @@ import h5py, numpy as np
 from astropy.table import Column, MaskedColumn, Table, TableMergeError, vstack
 from astropy.units import UnitsError
 from fastcore.basics import patch
-from ..core import DataError, InputError, log, storage_errors, sync_dir
+from ..core import DataError, InputError, log
 from .columns import texts
 from .files import cutout_paths, file_labels, natural_key
 import astromask.data.pictures, astromask.data.trees     # which make their kinds of files known
 from .formats import open_files
 from .labels import class_labels, redshifts
 from .layouts import ORIGINS, band_names, check_measures, number_of, parts_like, text_of
+from ..files import clear_left, whole_file
 from ..surveys import get_survey
 from ..units import Measure
 
@@ -334,41 +335,18 @@ class _Sink(io.FileIO):
     def check(self):
         if self.error: raise self.error
 
-# %% ../../nbs/10_data.cutouts.ipynb #9d6ca005
-def _clear_left(folder, mine):
-    "Remove what writers of this host left that were killed"
-    for p in list(os.scandir(folder)):
-        pid = re.fullmatch(r'(\d+)\.\d+', p.name[len(mine):]) if p.name.startswith(mine) else None
-        if not pid: continue
-        try: os.kill(int(pid[1]), 0)
-        except ProcessLookupError: Path(p.path).unlink(missing_ok=True)
-        except (PermissionError,OverflowError): pass      # somebody else's, and alive
-
 # %% ../../nbs/10_data.cutouts.ipynb #a74044b9
 @contextmanager
 def _whole_h5(path, overwrite):
     "A new HDF5 file that appears at its path when it is whole"
     if not isinstance(path, (str,os.PathLike)) or not Path(path).name:
         raise InputError(f'{path!r} is not the name of a file: give one, such as cutouts.h5')
-    path = Path(path)
-    if path.is_dir(): raise InputError(f'{path} is a folder: give the name of a file in it')
-    mine = f'.{path.name}.{socket.gethostname()}.'
-    tmp = path.with_name(f'{mine}{os.getpid()}.{time.time_ns()}')
-    def free():
-        if path.exists() and not overwrite: raise InputError(f'{path} exists: give another name, or overwrite=True')
-    free()
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_left(path.parent, mine)
-        try:
-            with _Sink(tmp, 'w+') as sink:
-                with h5py.File(sink, 'w') as f: yield f,sink
-                sink._try(lambda: os.fsync(sink.fileno()), None)
-                sink.check()
-            free()
-            os.replace(tmp, path)
-            sync_dir(path.parent)
-        finally: tmp.unlink(missing_ok=True)
+    if Path(path).is_dir(): raise InputError(f'{path} is a folder: give the name of a file in it')
+    with whole_file(path, overwrite) as new:
+        clear_left(path)
+        with _Sink(new, 'w+') as sink:
+            with h5py.File(sink, 'w') as f: yield f,sink
+            sink.check()
 
 # %% ../../nbs/10_data.cutouts.ipynb #4d352a99
 def _blocks(images, k):

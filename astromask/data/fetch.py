@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
-from ..core import AstroMaskError, DataError, InputError, Unfinished, log, read_json, storage_errors, write_json
+from ..core import AstroMaskError, DataError, InputError, Unfinished, log
+from ..files import read_json, storage_errors, write_json, making, whole_file
 from .cutouts import Cutouts
-from .download import FetchError, download, locked
+from .download import FetchError, download
 from .hdf5 import Galaxy10DECaLS
 from .layouts import band_names
 
@@ -222,13 +223,8 @@ class _Blocks:
     def files(self): return sorted(self.dir.glob('*.npz'))
 
     def add(self, arrays, note):
-        tmp = self.dir/'new'
-        with storage_errors(self.dir):
-            with open(tmp, 'wb') as f:
-                np.savez(f, note=json.dumps(note), **arrays)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(tmp, self.dir/f'{len(self.files):06d}.npz')
+        with whole_file(self.dir/f'{len(self.files):06d}.npz') as new, open(new, 'wb') as f:
+            np.savez(f, note=json.dumps(note), **arrays)
 
     def read(self, name, files=None):
         "One array (or the notes) of each block"
@@ -309,7 +305,7 @@ def fetch_hub(
     path = Path(path).expanduser().absolute()
     about = dict(repo=s.repo, config=s.config, n=n, bands=None if bands is None else list(band_names(bands)))
     with storage_errors(path): path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path):
+    with making(path, 'fetched'):
         if _is_done(path, about): return path
         blocks = _Blocks(path, about)
         with _hub(s.repo): _stream(s, blocks, n, bands, block)

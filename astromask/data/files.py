@@ -6,10 +6,10 @@ Docs: https://astromask.github.io/astromask/data.files.html.md"""
 
 # %% auto #0
 __all__ = ['ENDINGS', 'COMPRESSED', 'Found', 'SIGNATURES', 'WAYS_OUT', 'kind_by_name', 'natural_key', 'is_zarr', 'cutout_paths',
-           'check_file', 'damage', 'file_format', 'not_cutouts', 'file_labels']
+           'damage', 'file_format', 'not_cutouts', 'file_labels']
 
 # %% ../../nbs/07_data.files.ipynb #b8d061ab
-import bz2, gzip, lzma, os, re, stat, struct, tarfile, unicodedata, zipfile, zlib
+import bz2, gzip, lzma, os, re, struct, tarfile, unicodedata, zipfile, zlib
 from collections import Counter, namedtuple
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from pickle import UnpicklingError
 from tokenize import TokenError
 from astropy.io.fits import VerifyError
 from ..core import DataError, InputError
+from ..files import check_file
 
 # %% ../../nbs/07_data.files.ipynb #c3626345
 ENDINGS = {                # Endings of files that may hold cutouts, in lower case, and what such files are
@@ -214,26 +215,6 @@ def _listed(words):
         found += cutout_paths(name)
         at += k
     return found
-
-# %% ../../nbs/07_data.files.ipynb #fdfab784
-_odd = {stat.S_ISFIFO: 'a pipe', stat.S_ISSOCK: 'a socket', stat.S_ISCHR: 'a device', stat.S_ISBLK: 'a device'}
-
-def check_file(
-    path, # Where it should be
-):
-    "Refuse what cannot be a file of data"
-    try: s = os.stat(path)
-    except FileNotFoundError:
-        if os.path.islink(path):
-            raise DataError(f'{path} is a link to {os.readlink(path)}, which is not there') from None
-        raise DataError(f'No such file: {path}') from None
-    except (OSError, ValueError) as e:
-        raise DataError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
-    if stat.S_ISDIR(s.st_mode): raise DataError(f'{path} is a folder: give its files, such as {path}/*.h5')
-    odd = next((what for test,what in _odd.items() if test(s.st_mode)), None)
-    if odd: raise DataError(f'{path} is {odd}, not a file: save what it gives as a file, and give that')
-    if not os.access(path, os.R_OK): raise DataError(f'{path} cannot be read: check its permissions')
-    if s.st_size == 0: raise DataError(f'{path} is empty (0 bytes): the copy or download that made it failed')
 
 # %% ../../nbs/07_data.files.ipynb #2f1276dd
 _broken = (OSError, RuntimeError, EOFError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,

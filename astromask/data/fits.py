@@ -25,7 +25,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 from fastcore.basics import patch
 from ..core import AstroMaskError, DataError, InputError, log
-from .files import check_file
+from ..files import check_file
 from ..surveys import band_wavelength
 from ..units import header_photometry, unit_zero_point
 

@@ -18,7 +18,8 @@ from functools import cached_property
 from fastcore.basics import patch
 from h5py import h5a, h5d, h5g, h5l, h5o, h5z
 from ..core import DataError, log
-from .files import check_file, damage
+from .files import damage
+from ..files import check_file
 from .layouts import CutoutFile, Layout, band_names, check_measures, json_of, stamp, text_of, texts_of
 
 # %% ../../nbs/08_data.hdf5.ipynb #f0358aa8

@@ -11,7 +11,7 @@ __all__ = ['Recipe', 'Job', 'plan_catalog', 'plan_grid', 'plan_pixels', 'complet
            'half_power', 'Headers', 'settle_weights', 'scaled_measure', 'ingest']
 
 # %% ../../nbs/12_data.ingest.ipynb #b40f3cab
-import hashlib, json, os, re, shutil, threading, time
+import json, os, re, shutil, threading, time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +24,8 @@ from astropy.wcs import WCS
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
 from .. import __version__
-from ..core import DataError, InputError, log, progress, storage_errors, sync_dir, write_atomic
+from ..core import DataError, InputError, log, progress
+from ..files import storage_errors, write_atomic, locked, digest, put_in_place
 from .cutouts import Cutouts
 from .fits import MaskRule, bad_pixels, inverse_variance, mask_rule, power_of_two, scaled_unit
 from .columns import counts_from_one, find_column, numbers
@@ -32,7 +33,6 @@ from .layouts import band_names
 from .tables import read_catalog, read_table
 from .tiles import Plane, Tile, TileLayout, bad_bits, files_beside, find_tiles, fits_damage
 from .tiles import open_band, pixel_area
-from ..runs import locked
 from ..surveys import get_survey
 from ..units import Photometry, flux_factor, unit_name, unit_zero_point
 
@@ -489,7 +489,7 @@ def part_key(
     tile = [job.tile.name, job.tile.files, job.tile.reference, job.factors]
     told = json.dumps([_VERSION, tile, stats, asdict(recipe)], default=str, sort_keys=True)
     where = np.stack([job.ra, job.dec, job.x, job.y]).astype('<f8')
-    return hashlib.sha256(told.encode() + where.tobytes()).hexdigest()[:24]
+    return digest(told, where)[:24]
 
 # %% ../../nbs/12_data.ingest.ipynb #a401053f
 def part_paths(
@@ -619,11 +619,9 @@ def _finish(out, parts, jobs, catalog, recipe, overwrite, min_bands, min_valid, 
     ivar = _gather(chosen, jobs, recipe, parts, 'ivar') if recipe.has_ivar() else None
     images = _gather(chosen, jobs, recipe, parts, 'image')
     table = _table(chosen, jobs, catalog, recipe)
-    whole = Cutouts.write(parts/'whole.h5', images, recipe.bands, table, ivar, dtype=dtype, overwrite=True, **facts)
+    made = Cutouts.write(parts/'whole.h5', images, recipe.bands, table, ivar, dtype=dtype, overwrite=True, **facts)
     if out.exists() and not overwrite: raise InputError(f'{out} exists: give another name, or overwrite=True')
-    with storage_errors(out):
-        os.replace(whole, out)
-        sync_dir(out.parent)
+    put_in_place(made, out)
     return len(chosen)
 
 # %% ../../nbs/12_data.ingest.ipynb #11efb4da

@@ -12,7 +12,8 @@ import io, logging
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..core import InputError, log, write_atomic, write_json
+from ..core import InputError, log
+from ..files import write_atomic, write_json
 from .cutouts import Cutouts, sample_rows
 from .duplicates import pixel_twins, sky_twins
 from .labels import find_classes, find_redshifts, read_magnitudes

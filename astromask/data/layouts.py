@@ -18,7 +18,8 @@ from astropy.table import MaskedColumn, Table
 from fastcore.basics import patch
 from ..core import DataError, InputError, log
 from .columns import clean_column, degrees, first_columns
-from .files import check_file, damage, file_labels
+from .files import damage, file_labels
+from ..files import check_file
 from .fits import BAD_BITS, MaskRule, bad_pixels, inverse_variance, plane_words, power_of_two, scaled_unit
 from ..resample import resampled
 from ..surveys import get_survey

@@ -20,7 +20,8 @@ from numpy.lib import format as npy
 from PIL import Image
 from ..core import DataError, log, progress
 from .columns import texts
-from .files import ENDINGS, check_file, damage, file_labels, kind_by_name, natural_key
+from .files import ENDINGS, damage, file_labels, kind_by_name, natural_key
+from ..files import check_file
 from .formats import KINDS
 from .layouts import CutoutFile, Layout, channels_last
 from .tables import read_table

@@ -9,13 +9,14 @@ __all__ = ['simulator_version', 'measure', 'simulate_object', 'simulate_block', 
            'simulated_survey']
 
 # %% ../../nbs/11_data.simulate.ipynb #5ead3f0f
-import hashlib, json, math, os, tempfile, time
+import json, math, os, tempfile, time
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 import numpy as np
-from ..core import InputError, local_rank, progress, storage_errors
+from ..core import InputError, local_rank, progress
+from ..files import storage_errors, digest
 from ..imaging import add_flaws, add_noise, noise_variance, photons_per_unit
 from ..objects import Scene, Simulation, add_neighbours, recipes, simulation
 from .cutouts import Cutouts
@@ -210,7 +211,7 @@ def cache_dir()->Path: # $ASTROMASK_CACHE, or ~/.cache/astromask
 def _cached_name(sim, n, ivar):
     "The name of a file for what was asked"
     key = json.dumps([simulator_version, n, asdict(sim)] + ['ivar']*bool(ivar), sort_keys=True)
-    return f'{sim.survey.name}-{n}-{sim.seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.h5'
+    return f'{sim.survey.name}-{n}-{sim.seed}-{digest(key)[:12]}.h5'
 
 # %% ../../nbs/11_data.simulate.ipynb #9c06ec91
 def simulated_survey(

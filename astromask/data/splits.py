@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 from scipy.spatial import cKDTree
-from ..core import DataError, InputError, log, rank, read_json, uniform, write_json
+from ..core import DataError, InputError, log, rank, uniform
+from ..files import read_json, write_json, digest
 from .cutouts import class_labels
 from .duplicates import _on_sphere, group_rows, hash_ids, pixels_compared, positions, twin_groups
 from ..surveys import get_survey
@@ -204,7 +205,7 @@ def _read_split(path):
         for k in names):
         raise DataError(f'{path} is no split: write it with save_split')
     parts = [[str(i) for i in s[k]] for k in names]
-    h = hashlib.sha256(b''.join('\x1f'.join(sorted(p)).encode()+b'\x1e' for p in parts)).hexdigest()[:16]
+    h = digest(*('\x1f'.join(sorted(p))+'\x1e' for p in parts))[:16]
     if h != s.get('hash'):
         raise DataError(f'{path} was changed after it was written: its ids do not have the hash {s.get("hash")}')
     left = s.get('left', [])

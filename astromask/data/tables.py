@@ -17,7 +17,8 @@ from h5py import h5l
 from pyarrow import csv as arrow_csv
 from ..core import DataError, InputError, log
 from .columns import MISSING_WORDS, NAMES, find_column, first_columns, plain_column, plain_name
-from .files import WAYS_OUT, check_file, damage, file_format
+from .files import WAYS_OUT, damage, file_format
+from ..files import check_file
 from .fits import open_fits
 
 # %% ../../nbs/07_data.tables.ipynb #a020e349

@@ -16,7 +16,8 @@ import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
 from ..core import DataError, log
-from .files import check_file, damage, file_labels, natural_key
+from .files import damage, file_labels, natural_key
+from ..files import check_file
 from .fits import inverse_variance, plane_words
 from .formats import KINDS
 from .hdf5 import H5File

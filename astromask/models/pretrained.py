@@ -8,12 +8,13 @@ Docs: https://astromask.github.io/astromask/models.pretrained.html.md"""
 __all__ = ['Checkpoint', 'read_checkpoint', 'load_mae_checkpoint', 'load_simmim_checkpoint', 'load_timm_vit']
 
 # %% ../../nbs/25_models.pretrained.ipynb #a3ea3f9f
-import hashlib, math, numpy as np, re, torch, warnings
+import math, numpy as np, re, torch, warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 from safetensors.torch import load_file, save as tensor_bytes
-from ..core import DataError, InputError, read_json, sha256_file
+from ..core import DataError, InputError
+from ..files import read_json, file_digest, digest
 from ..data.layouts import band_names
 from ..data.loaders import size2d
 from .encoder import sincos_positions
@@ -311,7 +312,7 @@ def load_mae_checkpoint(
     decoder = _decoder(t, ckpt.file, facts.pop('decoder_num_heads'), encoder, layout)
     m = MAE(**encoder, **decoder, **facts)
     _take_weights(m, t, ckpt.file, () if 'decoder_embed.weight' in t else ('decoder_','mask_token'))
-    return _finish(m, ckpt.file.name, sha256_file(ckpt.file), layout, licence, img_size)
+    return _finish(m, ckpt.file.name, file_digest(ckpt.file), layout, licence, img_size)
 
 # %% ../../nbs/25_models.pretrained.ipynb #d44cff03
 _SIMMIM_NAMES = [(r'^encoder\.',''), (r'^decoder\.0\.','head.'),
@@ -407,7 +408,7 @@ def load_simmim_checkpoint(
     if layout == 'sky_embeddings' and changes.get('norm_pix_loss'): changes['norm_pix_loss'] = 'population'
     m = SimMIM(**sizes | masks | changes)
     _take_weights(m, t, file, fresh)
-    return _finish(m, file.name, sha256_file(file), layout, licence, img_size)
+    return _finish(m, file.name, file_digest(file), layout, licence, img_size)
 
 # %% ../../nbs/25_models.pretrained.ipynb #750e01bd
 def _timm_facts(source):
@@ -439,7 +440,7 @@ def load_timm_vit(
         t,_,file = read_checkpoint(source)
         facts = {}
     t = {k: v.detach().cpu().contiguous() for k,v in t.items()}
-    sha256 = sha256_file(file) if isinstance(file, Path) else hashlib.sha256(tensor_bytes(t)).hexdigest()
+    sha256 = file_digest(file) if isinstance(file, Path) else digest(tensor_bytes(t))
     _leave_out(t, ('head.',), file)
     own_size = facts.pop('img_size', img_size)
     encoder = _vit(t, file, own_size, None, bands, num_heads or facts.pop('num_heads', None))

@@ -12,7 +12,8 @@ import copy, importlib.util, numpy as np, os, re, tempfile, torch, warnings, yam
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors.torch import save as tensor_bytes
-from ..core import AstroMaskError, InputError, read_json, storage_errors, write_atomic, write_json
+from ..core import AstroMaskError, InputError
+from ..files import read_json, storage_errors, write_atomic, write_json
 from ..data.layouts import band_names
 from .encoder import BandEncoder
 from .heads import Predictor

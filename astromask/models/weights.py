@@ -16,8 +16,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays, save as array_bytes
 from safetensors.torch import load as load_tensors, save as tensor_bytes
-from ..core import DataError, InputError, check_seed, log, read_json, write_atomic, write_json
-from ..data.files import check_file
+from ..core import DataError, InputError, check_seed, log
+from ..files import read_json, write_atomic, write_json, check_file
 from ..data.layouts import band_names
 from ..data.scaling import scaling_from_config
 from ..data.seen import seen_from_tensors

@@ -15,7 +15,8 @@ import copy, hashlib, io, json, logging, shutil, tempfile, numpy as np, torch
 from contextlib import contextmanager
 from astropy.table import Table
 from threadpoolctl import threadpool_limits
-from ..core import InputError, check_seed, RunDir, Unfinished, log, write_atomic
+from ..core import InputError, check_seed, RunDir, Unfinished, log
+from ..files import write_atomic
 from ..data.loaders import cutout_dls
 from ..embed import embed_cutouts
 from ..evaluate.metrics import classification_metrics, redshift_metrics

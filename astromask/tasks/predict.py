@@ -10,7 +10,7 @@ __all__ = ['TableFile', 'Rows', 'Block', 'prediction_columns', 'Task', 'predicti
            'is_made', 'pick_device', 'answer_metrics', 'apart', 'table_of', 'join_shards', 'report_text']
 
 # %% ../../nbs/52_tasks.predict.ipynb #0eef91db
-import hashlib, json, numpy as np, os, platform, resource, socket, sys, time, torch
+import json, numpy as np, os, platform, resource, socket, sys, time, torch
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 from astropy.table import Column, MaskedColumn, Table
 from fastcore.basics import patch
-from ..core import DataError, InputError, log, progress as show_progress, read_json, storage_errors, sync_dir, versions, write_json
-from ..data.cutouts import _clear_left, class_labels, cutout_paths, redshifts
+from ..core import DataError, InputError, log, progress as show_progress, versions
+from ..files import read_json, write_json, clear_left, digest, whole_file
+from ..data.cutouts import class_labels, cutout_paths, redshifts
 from ..data.duplicates import hash_ids
 from ..data.formats import FitsSet, file_kind, fits_alike, open_files
 from ..data.layouts import band_names, check_measures, file_labels, parts_like
@@ -447,9 +448,7 @@ def _to_fits(source, path):
         if isinstance(t[k], MaskedColumn): t[k] = _fits_masked(t[k])
     hdu = fits.table_to_hdu(t)
     hdu.header['ASTROMSK'] = facts
-    with open(path, 'wb') as f:
-        hdu.writeto(f)
-        os.fsync(f.fileno())
+    with open(path, 'wb') as f: hdu.writeto(f)
 
 # %% ../../nbs/52_tasks.predict.ipynb #8c9a35fa
 class _Group:
@@ -494,20 +493,11 @@ def write_table(
 ):
     "Write a table that appears at its path when it is whole"
     path = Path(path)
-    mine = f'.{path.name}.{socket.gethostname()}.'
-    tmp = path.with_name(f'{mine}{os.getpid()}.{time.time_ns()}')
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_left(path.parent, mine)
-        try:
-            with open(tmp, 'wb') as f:
-                _write(f, schema.with_metadata((schema.metadata or {}) | {b'astromask': json.dumps(facts)}), blocks)
-                f.flush()
-                os.fsync(f.fileno())
-            if path.suffix == '.fits': _to_fits(tmp, tmp)
-            os.replace(tmp, path)
-            sync_dir(path.parent)
-        finally: tmp.unlink(missing_ok=True)
+    with whole_file(path) as new:
+        clear_left(path)
+        facts = {b'astromask': json.dumps(facts)}
+        with open(new, 'wb') as f: _write(f, schema.with_metadata((schema.metadata or {}) | facts), blocks)
+        if path.suffix == '.fits': _to_fits(new, new)
 
 # %% ../../nbs/52_tasks.predict.ipynb #1cf8279e
 def data_hash(
@@ -518,7 +508,7 @@ def data_hash(
     for p in rows.parts:
         files = [(Path(f).name, s.st_size, s.st_mtime_ns) for f,s in ((f, os.stat(f)) for f in p.files)]
         told.append((files, p.n, p.bands))
-    return hashlib.sha256(json.dumps([told, rows.bands, rows.img_size, rows.magnitudes]).encode()).hexdigest()
+    return digest(json.dumps([told, rows.bands, rows.img_size, rows.magnitudes]))
 
 # %% ../../nbs/52_tasks.predict.ipynb #b3a99af5
 def _own_shard(n):

@@ -9,12 +9,11 @@ __all__ = ['FORMAT', 'save_checkpoint', 'checkpoints', 'check_space', 'LaterForm
            'load_checkpoint', 'newest_checkpoint']
 
 # %% ../../nbs/40_train.checkpoint.ipynb #6d98f9ba
-import hashlib, json, math, re, shutil, torch
+import json, math, re, shutil, torch
 from pathlib import Path
 from safetensors.torch import load as load_tensors, save as tensor_bytes
-from ..core import (AstroMaskError, DataError, InputError, StorageError, log, read_json, sha256_file,
-                            storage_errors,
-                            sync_dir, write_atomic, write_json)
+from ..core import AstroMaskError, DataError, InputError, StorageError, log
+from ..files import read_json, file_digest, storage_errors, sync_dir, write_atomic, write_json, digest
 
 # %% ../../nbs/40_train.checkpoint.ipynb #0b33bc7e
 FORMAT = 1    # of checkpoints: counted up when earlier versions cannot read what this one writes
@@ -39,8 +38,8 @@ def save_checkpoint(
         tmp.mkdir()
         write_atomic(tmp/'tensors.safetensors', data)
         write_json(tmp/'state.json', state)
-        write_json(tmp/'sums.json', {'format': FORMAT, 'tensors.safetensors': hashlib.sha256(data).hexdigest(),
-                                     'state.json': sha256_file(tmp/'state.json')})
+        write_json(tmp/'sums.json', {'format': FORMAT, 'tensors.safetensors': digest(data),
+                                     'state.json': file_digest(tmp/'state.json')})
         if not _whole(tmp): raise StorageError(f'{path} did not come back as it was written; check the disk')
         if path.exists(): shutil.rmtree(path)                               # damaged
         tmp.rename(path)
@@ -111,7 +110,7 @@ def verify(
     "Raise DataError unless every file is there and has its sum"
     sums = check_format(path, read_json(path/'sums.json', dict))
     for name in ('tensors.safetensors','state.json'):
-        if not (path/name).is_file() or sha256_file(path/name) != sums.get(name):
+        if not (path/name).is_file() or file_digest(path/name) != sums.get(name):
             raise DataError(f'{path/name} is missing or damaged')
 
 # %% ../../nbs/40_train.checkpoint.ipynb #26f13f83

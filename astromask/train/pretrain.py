@@ -19,7 +19,8 @@ from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import DataError, InputError, RunDir, Unfinished, log, rank, read_json, storage_errors, world
+from ..core import DataError, InputError, RunDir, Unfinished, log, rank, world
+from ..files import read_json, storage_errors, locked
 from ..data.augment import Augment
 from ..data.labels import class_labels, redshifts
 from ..data.layouts import band_names
@@ -30,7 +31,6 @@ from ..data.splits import split_hash
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, save_model, with_bands
-from ..runs import locked
 from .callbacks import Average, Checkpoints, Figures, History, Pretext, SafeStep, Schedule, Stop, pretext_loss
 from .checkpoint import load_checkpoint, newest_checkpoint
 from .ranks import join, largest, parallel, rank_errors, shared, wait

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-from ..core import AstroMaskError, DataError, RunDir, StorageError, log, rank, read_json, write_atomic, write_json
+from ..core import AstroMaskError, DataError, RunDir, StorageError, log, rank
+from ..files import read_json, write_atomic, write_json
 from ..data.labels import class_labels, redshifts
 from ..data.splits import split_rows
 from ..embed import evaluating
