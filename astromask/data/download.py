@@ -143,6 +143,9 @@ def _check_space(path, need):
         raise StorageError(f'{path.name} needs {_bytes(need)} more, and {path.parent} has {_bytes(free)}: '
                            'free some space, or give --out another folder')
 
+# %% ../../nbs/17_data.download.ipynb #722cffdb
+_MAGIC = {'.h5': b'\x89HDF\r\n\x1a\n', '.hdf5': b'\x89HDF\r\n\x1a\n', '.npz': b'PK'}
+
 # %% ../../nbs/17_data.download.ipynb #75d397c7
 def _fault(found, name, checksum):
     "What is wrong with a file that came; None if nothing is"
