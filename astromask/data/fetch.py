@@ -8,18 +8,18 @@ Docs: https://astromask.github.io/astromask/data.fetch.html.md"""
 __all__ = ['sources', 'FileSource', 'HubSource', 'list_sources', 'fetch_hub', 'fetch']
 
 # %% ../../nbs/17_data.fetch.ipynb #dd7c71ed
-import itertools, json, math, os, re, shutil
+import io, itertools, json, math, os, re, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 from ..core import AstroMaskError, DataError, InputError, Unfinished, log
-from ..files import read_json, storage_errors, write_json, making, whole_file
 from .cutouts import Cutouts
 from .download import FetchError, download
 from .hdf5 import Galaxy10DECaLS
 from .layouts import band_names
+from ..files import making, read_json, storage_errors, write_atomic, write_json
 
 # %% ../../nbs/17_data.fetch.ipynb #bc05e476
 @dataclass(frozen=True)
@@ -30,21 +30,6 @@ class FileSource:
     urls:tuple         # Where it is: the archive first, then mirrors
     checksum:str = ''  # As published; '' if none is
     size:str = ''      # About
-
-# %% ../../nbs/17_data.fetch.ipynb #d88def93
-@dataclass(frozen=True)
-class HubSource:
-    "A data set that is a table of the Hugging Face hub"
-    what:str             # What it holds
-    repo:str             # Its name on the hub, or a local folder of the same structure
-    config:str = None    # Which of its tables
-    splits:tuple = ('train',)
-    image:str = 'image'  # The column of images
-    rgb:tuple = ()       # The bands of a colour image; empty where the images name their bands
-    survey:str = None    # The survey, if it is one that we know
-    labels:tuple = ()    # What the numbers in the column of labels mean
-    size:str = ''        # About
-    n:int = None         # Rows, where the caller does not say; None is all
 
 # %% ../../nbs/17_data.fetch.ipynb #8361d2ee
 _zenodo = 'https://zenodo.org/records/{}/files/{}'
@@ -66,6 +51,21 @@ sources = {
     'pasquet-sdss': FileSource(
         '659,857 SDSS galaxies in u,g,r,i,z of 64 x 64 pixels, with redshifts (no published checksum)', 'sdss.npz',
         ('girder+https://deepdip.iap.fr/api/v1/item/60ef1e05be2b8ebb048d951d',), size='<= 54 GB')}
+
+# %% ../../nbs/17_data.fetch.ipynb #d88def93
+@dataclass(frozen=True)
+class HubSource:
+    "A data set that is a table of the Hugging Face hub"
+    what:str             # What it holds
+    repo:str             # Its name on the hub, or a local folder of the same structure
+    config:str = None    # Which of its tables
+    splits:tuple = ('train',)
+    image:str = 'image'  # The column of images
+    rgb:tuple = ()       # The bands of a colour image; empty where the images name their bands
+    survey:str = None    # The survey, if it is one that we know
+    labels:tuple = ()    # What the numbers in the column of labels mean
+    size:str = ''        # About
+    n:int = None         # Rows, where the caller does not say; None is all
 
 # %% ../../nbs/17_data.fetch.ipynb #0f34e218
 _mmu = 'MultimodalUniverse/'
@@ -106,16 +106,16 @@ def _first(o, *names): return next((o[k] for k in names if o.get(k) is not None)
 def _plane(o):
     "Pixels and inverse variance (None where it is not given) of one band"
     x = _first(o, 'flux', 'array')
-    w = _first(o, 'ivar')
-    good = _first(o, 'mask', 'bit_mask')
     if x is None: raise DataError(f'A band of its image has no flux, but {", ".join(o)}')
     x = np.array(x, np.float32)
-    if w is not None:
-        w = np.array(w, np.float32)
-        good = w > 0
+    ivar = _first(o, 'ivar')
+    good = _first(o, 'mask', 'bit_mask')
+    if ivar is not None:
+        ivar = np.array(ivar, np.float32)
+        good = ivar > 0
     if good is not None: x[~np.asarray(good, bool)] = np.nan
-    if w is not None: w[~np.isfinite(x)] = 0
-    return x,w
+    if ivar is not None: ivar[~np.isfinite(x)] = 0
+    return x,ivar
 
 # %% ../../nbs/17_data.fetch.ipynb #7f5faa57
 def _multiband(image, bands, what):
@@ -157,8 +157,9 @@ def _plain(v):
     if isinstance(v, dict): return
     try: x = np.asarray(v)
     except ValueError: return   # lists of several lengths
-    if x.ndim == 0 and x.dtype.kind == 'S': return _plain(x.item())
-    if x.ndim == 0 and x.dtype.kind in 'biufU' or x.ndim == 1 and len(x) and x.dtype.kind in 'biuf': return x.tolist()
+    kind = x.dtype.kind
+    if x.ndim == 0 and kind == 'S': return _plain(x.item())
+    if x.ndim == 0 and kind in 'biufU' or x.ndim == 1 and len(x) and kind in 'biuf': return x.tolist()
 
 # %% ../../nbs/17_data.fetch.ipynb #8822e986
 def _cells(row, image):
@@ -167,30 +168,33 @@ def _cells(row, image):
     cells = {k: _plain(v) for k,v in row.items()}
     return {k: v for k,v in cells.items() if v is not None},[k for k,v in cells.items() if v is None]
 
-# %% ../../nbs/17_data.fetch.ipynb #73605617
-def _column(values):
-    "A column of cells, where None is a missing one; or None if they are of several kinds"
-    def gone(v): return v is None or isinstance(v, float) and math.isnan(v)
-    # `datasets` gives a missing integer as NaN
-    if all(gone(v) or isinstance(v, int) for v in values) and not all(map(gone, values)):
-        values = [None if gone(v) else v for v in values]
-    there = [v for v in values if v is not None]
-    if any(isinstance(v, str) for v in there):
-        return Column(['' if v is None else str(v) for v in values]) if not any(isinstance(v, list)
-                                                                                for v in there) else None
-    shapes = {np.shape(v) for v in there}
-    if len(shapes) > 1: return
-    x = np.array(there)
-    if x.dtype.kind not in 'biuf': return   # integers beyond 64 bits
-    known = np.array([v is not None for v in values])
-    out = np.full((len(values),*shapes.pop()), np.nan if x.dtype.kind == 'f' else 0, x.dtype)
+# %% ../../nbs/17_data.fetch.ipynb #f0446fbb
+def _unknown(v): return v is None or isinstance(v, float) and math.isnan(v)
+
+def _spread(x, known):
+    "Values at the rows where they are known; a missing float is NaN, a missing integer masked"
+    out = np.full((len(known),*x.shape[1:]), np.nan if x.dtype.kind == 'f' else 0, x.dtype)
     out[known] = x
     if known.all() or x.dtype.kind == 'f': return Column(out)
     return MaskedColumn(out, mask=np.broadcast_to(~known.reshape(-1, *[1]*(out.ndim-1)), out.shape))
 
+# %% ../../nbs/17_data.fetch.ipynb #73605617
+def _column(values):
+    "A column of cells, where None is a missing one; or None if they are of several kinds"
+    if all(_unknown(v) or isinstance(v, int) for v in values) and not all(map(_unknown, values)):
+        values = [None if _unknown(v) else v for v in values]
+    there = [v for v in values if v is not None]
+    if any(isinstance(v, str) for v in there):
+        if any(isinstance(v, list) for v in there): return
+        return Column(['' if v is None else str(v) for v in values])
+    if len({np.shape(v) for v in there}) > 1: return
+    x = np.array(there)
+    if x.dtype.kind not in 'biuf': return   # integers beyond 64 bits
+    return _spread(x, np.array([v is not None for v in values]))
+
 # %% ../../nbs/17_data.fetch.ipynb #cafd283c
 def _catalog(rows, labels, left=()):
-    "Rows as a table; a missing float is NaN, a missing integer masked, a missing text empty"
+    "Rows as a table; what no column can hold is named"
     table = Table()
     left = set(left)
     for k in dict.fromkeys(k for r in rows for k in r):
@@ -210,12 +214,11 @@ class _Blocks:
     "Blocks of rows on disk; with other parameters than before, it begins anew"
     def __init__(self, path, about):
         self.dir = path.with_name(f'.{path.name}.parts')
-        note = path.with_name(f'.{path.name}.parts')/'about.json'
-        try: same = json.dumps(read_json(note)) == json.dumps(about)
+        try: same = json.dumps(read_json(self.dir/'about.json')) == json.dumps(about)
         except AstroMaskError: same = False
-        if not same: self.clear()
-        with storage_errors(self.dir): self.dir.mkdir(parents=True, exist_ok=True)
-        if not same: write_json(note, about)
+        if not same:
+            self.clear()
+            write_json(self.dir/'about.json', about)
 
     def clear(self): shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -223,8 +226,9 @@ class _Blocks:
     def files(self): return sorted(self.dir.glob('*.npz'))
 
     def add(self, arrays, note):
-        with whole_file(self.dir/f'{len(self.files):06d}.npz') as new, open(new, 'wb') as f:
-            np.savez(f, note=json.dumps(note), **arrays)
+        content = io.BytesIO()
+        np.savez(content, note=json.dumps(note), **arrays)
+        write_atomic(self.dir/f'{len(self.files):06d}.npz', content.getvalue())
 
     def read(self, name, files=None):
         "One array (or the notes) of each block"
@@ -256,11 +260,18 @@ def _hub(repo):
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:300]
         lasting = isinstance(e, (ValueError,TypeError,LookupError,FileNotFoundError))
         if lasting: raise FetchError(f'{repo} cannot be read ({why}): see its page on huggingface.co') from e
-        raise Unfinished(f'{repo} has not come yet ({why}): the same command goes on after the last block of rows') from e
+        raise Unfinished(f'{repo} has not come yet ({why}): '
+                         'the same command goes on after the last block of rows') from e
+
+# %% ../../nbs/17_data.fetch.ipynb #5e9b7f45
+def _one_size(s, images):
+    shapes = {x.shape for x,_ in images}
+    if len(shapes) > 1:
+        raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
 
 # %% ../../nbs/17_data.fetch.ipynb #0460155a
 def _read_block(s, block, bands, first):
-    "Arrays and catalogue rows of a block"
+    "Arrays and catalogue rows of a block, and the names of what a catalogue cannot hold"
     images = []
     rows = []
     left = set()
@@ -270,11 +281,9 @@ def _read_block(s, block, bands, first):
         cells,cannot = _cells(row, s.image)
         rows.append(cells | (dict(split=split) if len(s.splits) > 1 else {}))
         left |= set(cannot)
-    shapes = {x.shape for x,_ in images}
-    if len(shapes) > 1:
-        raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
+    _one_size(s, images)
     arrays = dict(images=np.stack([x for x,_ in images]))
-    if all(w is not None for _,w in images): arrays['ivar'] = np.stack([w for _,w in images])
+    if all(ivar is not None for _,ivar in images): arrays['ivar'] = np.stack([ivar for _,ivar in images])
     return arrays,rows,sorted(left)
 
 # %% ../../nbs/17_data.fetch.ipynb #4cebb6a7
@@ -292,6 +301,28 @@ def _stream(s, blocks, n, wanted, size):
         count += len(block)
         blocks.add(arrays, dict(split=split, position=position(), bands=bands, count=count, rows=cells, left=left))
         log.info(f'{s.repo}: {count} rows')
+
+# %% ../../nbs/17_data.fetch.ipynb #e15daa64
+def _assemble(s, blocks, path, about):
+    notes = list(blocks.read('note'))
+    catalog = _catalog([r for o in notes for r in o['rows']], s.labels, [k for o in notes for k in o.get('left', [])])
+    with np.load(blocks.files[0]) as f:
+        eight = f['images'].dtype == np.uint8
+        ivar = 'ivar' in f
+    Cutouts.write(path, blocks.read('images'), bands=notes[-1]['bands'], catalog=catalog, survey=s.survey,
+                  provenance=about, ivar=blocks.read('ivar') if ivar else None,
+                  dtype='float16' if eight else 'float32', unit='8-bit colour image' if eight else '')
+
+# %% ../../nbs/17_data.fetch.ipynb #a8912d10
+def _is_done(path, about):
+    if not path.exists(): return False
+    import h5py
+    try:
+        with h5py.File(path, 'r') as f: was = json.loads(f.attrs['provenance'])
+    except (OSError,KeyError,ValueError,TypeError): was = None
+    if was == about: return True
+    raise InputError(f'{path} is there, but is not what was asked for ({was}): move it away, or '
+                     'give --out another folder')
 
 # %% ../../nbs/17_data.fetch.ipynb #5711a41c
 def fetch_hub(
@@ -313,29 +344,6 @@ def fetch_hub(
         _assemble(s, blocks, path, about)
         blocks.clear()
     return path
-
-# %% ../../nbs/17_data.fetch.ipynb #a8912d10
-def _is_done(path, about):
-    if not path.exists(): return False
-    import h5py
-    try:
-        with h5py.File(path, 'r') as f: was = json.loads(f.attrs['provenance'])
-    except (OSError,KeyError,ValueError,TypeError): was = None
-    if was == about: return True
-    raise InputError(f'{path} is there, but is not what was asked for ({was}): move it away, or '
-                     'give --out another folder')
-
-# %% ../../nbs/17_data.fetch.ipynb #e15daa64
-def _assemble(s, blocks, path, about):
-    notes = list(blocks.read('note'))
-    catalog = _catalog([r for o in notes for r in o['rows']], s.labels, [k for o in notes for k in o.get('left', [])])
-    with np.load(blocks.files[0]) as f:
-        eight = f['images'].dtype == np.uint8
-        ivar = 'ivar' in f
-    Cutouts.write(path, blocks.read('images'), bands=notes[-1]['bands'], catalog=catalog, survey=s.survey,
-                  provenance=about,
-                  ivar=blocks.read('ivar') if ivar else None, dtype='float16' if eight else 'float32',
-                  unit='8-bit colour image' if eight else '')
 
 # %% ../../nbs/17_data.fetch.ipynb #77a2e7f9
 def fetch(
