@@ -8,11 +8,11 @@ Docs: https://astromask.github.io/astromask/data.fits.html.md"""
 __all__ = ['PLANES', 'FILTER_CARDS', 'SCALE_CARDS', 'POSITION_CARDS', 'BAD_BITS', 'fits_damage', 'check_fits', 'open_fits',
            'card_values', 'impossible_wcs', 'plane_words', 'Plane', 'band_of', 'plane_shape', 'fits_planes',
            'check_weight_unit', 'image_planes', 'sky_frame', 'pixel_area', 'sky_positions', 'open_planes', 'open_plane',
-           'hdu_pixels', 'hdu_bits', 'plane_bits', 'MaskRule', 'mask_rule', 'bad_pixels', 'bad_bits',
+           'hdu_bits', 'hdu_pixels', 'plane_bits', 'MaskRule', 'mask_rule', 'bad_pixels', 'bad_bits',
            'inverse_variance', 'power_of_two', 'scaled_unit']
 
 # %% ../../nbs/07_data.fits.ipynb #b7a39eac
-import bz2, gzip, lzma, math, os, re, warnings
+import math, os, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,6 +25,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 from fastcore.basics import patch
 from ..core import AstroMaskError, DataError, InputError, log
+from .files import PACKERS, kind_by_bytes
 from ..files import check_file
 from ..surveys import band_wavelength
 from ..units import header_photometry, unit_zero_point
@@ -50,14 +51,11 @@ def fits_damage(
         raise DataError(f'{path} is damaged, truncated or not FITS ({why}): get the file again') from e
 
 # %% ../../nbs/07_data.fits.ipynb #3603dc04
-_packers = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ': lzma.open}
-
 def _stream(path):
     "A file as bytes, unpacked on the way where it is packed as a whole; and whether it is"
     f = open(path, 'rb')
-    head = f.read(6)
+    packer = PACKERS.get(kind_by_bytes(f.read(6)))
     f.seek(0)
-    packer = next((o for magic,o in _packers.items() if head.startswith(magic)), None)
     return (packer(f) if packer else f),packer is not None
 
 # %% ../../nbs/07_data.fits.ipynb #423f0981
@@ -110,6 +108,7 @@ def _check_hdu(cards, path, i, at, there):
 
 # %% ../../nbs/07_data.fits.ipynb #b6f4f7f1
 def _walk_headers(path, f, packed):
+    "Look at every header of a file"
     there = None if packed else os.path.getsize(path)
     i = 0
     while cards := _next_header(f, path):
@@ -120,11 +119,13 @@ def _walk_headers(path, f, packed):
     raise DataError(f'{path} is damaged, truncated or not FITS (it does not begin as FITS '
                     'files do): get the file again')
 
+# %% ../../nbs/07_data.fits.ipynb #020ebb92
 @lru_cache(1<<14)
 def _check_once(path, *stamp):
     f,packed = _stream(path)
     with f: _walk_headers(path, f, packed)
 
+# %% ../../nbs/07_data.fits.ipynb #d1ddb7c4
 def check_fits(
     path, # A file
 ):
@@ -230,7 +231,8 @@ def card(self:Plane,
 # %% ../../nbs/07_data.fits.ipynb #29f22dd8
 FILTER_CARDS = ('FILTER','BAND','FILTER1','FILTER2','FILTNAM1','FILTERS','FILTERNAME','FILTNAME','FILT_ID',
                 'FPA.FILTERID','FPA.FILTER','ESO INS FILT1 NAME')
-_filters = r'([A-Za-z]\w*) DECam\b.*', r'([a-zA-Z]{1,2})\.(?:MP\d+|\d{5}|CFHT\w*)', r'OCAM_([a-z])_SDSS.*', r'((?:HSC-)?[riRI])2'
+_filters = (r'([A-Za-z]\w*) DECam\b.*', r'([a-zA-Z]{1,2})\.(?:MP\d+|\d{5}|CFHT\w*)', r'OCAM_([a-z])_SDSS.*',
+            r'((?:HSC-)?[riRI])2')
 
 def _band_in(text):
     "A band as we write it: 'g' for 'g DECam SDSS c0001 4720.0 1520.0', 'r.MP9602', 'i.00000' or 'OCAM_g_SDSS'"
@@ -239,6 +241,7 @@ def _band_in(text):
     m = next(filter(None, (re.fullmatch(o, text) for o in _filters)), None)
     return m[1] if m else text
 
+# %% ../../nbs/07_data.fits.ipynb #81c9e6bd
 def band_of(
     plane, # A `Plane`
 )->str:    # '' where no card names a filter
@@ -281,6 +284,7 @@ def _told_kind(h):
     if not kind and h['BITPIX'] > 0 and any(k.startswith(('MP_','MBIT_')) for k in h): kind = 'mask'
     return kind,label
 
+# %% ../../nbs/07_data.fits.ipynb #6f4e48be
 def _inverse(plane):
     "Does a weight say that it is an inverse variance?"
     unit = re.sub(r'[\s()]', '', str(plane.header.get('BUNIT', '')))
@@ -299,6 +303,7 @@ def _with_sky(h, primary, shape):
         if _sky_cards.fullmatch(k): h[k] = v
     return h
 
+# %% ../../nbs/07_data.fits.ipynb #b5184fe1
 def _plane_of(hdu, i, primary, path):
     "An image HDU as a `Plane`, whose kind is '' where its header does not say"
     h = _with_sky(hdu.header, primary, plane_shape(hdu))
@@ -325,11 +330,12 @@ def _is_triple(a, b, c):
 _said_left = set()
 
 def _is_strange(plane, images):
-    "Is a plane beside images that are called so named neither as one of them nor as a band, and has no filter of its own?"
+    "Is a plane beside the images named neither as one of them nor as a band, and has no filter of its own?"
     chip = any(re.fullmatch(rf'{k}[_ ]?\d+', plane.label, re.I) for k in PLANES['image'])
     band = band_wavelength(plane.label) is not None or plane.band not in ('',*(p.band for p in images))
     return not plane.kind and bool(plane.label) and not chip and not band
 
+# %% ../../nbs/07_data.fits.ipynb #3924e580
 def _leave_unknown(planes):
     "Leave out the planes of which nobody knows what they are, where others are said to be the images"
     images = [p for p in planes if p.kind == 'image']
@@ -427,25 +433,22 @@ def sky_frame(
     if kind != 'ELON': return wcs_to_celestial_frame(wcs)
     return BarycentricMeanEcliptic(equinox=Time(year if np.isfinite(year) else 2000., format='jyear'))
 
-# %% ../../nbs/07_data.fits.ipynb #506e9735
-def _wcs_of(plane):
-    h = plane.header
-    if not any(k in h for k in ('CPDIS1','CPDIS2','D2IMDIS1','D2IMDIS2')): return WCS(h, naxis=2)
-    with open_fits(plane.path) as hdus: return WCS(h, hdus, naxis=2)      # its distortion is in other HDUs
+# %% ../../nbs/07_data.fits.ipynb #de007fb7
+def _lon_lat(wcs, x, y):
+    "Degrees in the WCS's own frame, whichever it has first"
+    world = wcs.all_pix2world(np.atleast_1d(x), np.atleast_1d(y), 0)
+    return world[::-1] if wcs.wcs.lat < wcs.wcs.lng else world
 
+# %% ../../nbs/07_data.fits.ipynb #713e152c
 @patch
-def find_sky(self:Plane)->Plane: # Itself
-    "Read the WCS; refuse a plane without one"
+def to_sky(self:Plane,
+    x, # Columns, from 0
+    y, # Rows, from 0
+)->SkyCoord: # ICRS
+    "Where on the sky a pixel is"
     with fits_damage(self.path):
-        wrong = impossible_wcs(self.header)
-        if wrong: raise DataError(f'{self.where} has an impossible {wrong}: get the file again')
-        self.wcs = _wcs_of(self)
-        if not self.wcs.has_celestial:
-            raise DataError(f'{self.where} has no WCS that gives right ascension and declination: name another HDU, '
-                            'or solve its astrometry')
-        self.frame = sky_frame(self.wcs)
-        self._check_sky()
-    return self
+        lon,lat = _lon_lat(self.wcs, x, y)
+        return SkyCoord(lon*u.deg, lat*u.deg, frame=self.frame).icrs
 
 # %% ../../nbs/07_data.fits.ipynb #168d683b
 @patch
@@ -458,22 +461,6 @@ def to_pixel(self:Plane,
         coords = SkyCoord(np.atleast_1d(ra), np.atleast_1d(dec), unit='deg').transform_to(self.frame).spherical
         at = [coords.lat.deg,coords.lon.deg] if self.wcs.wcs.lat < self.wcs.wcs.lng else [coords.lon.deg,coords.lat.deg]
         return self.wcs.all_world2pix(*at, 0, quiet=True)
-
-# %% ../../nbs/07_data.fits.ipynb #de007fb7
-def _lon_lat(wcs, x, y):
-    "Degrees in the WCS's own frame, whichever it has first"
-    world = wcs.all_pix2world(np.atleast_1d(x), np.atleast_1d(y), 0)
-    return world[::-1] if wcs.wcs.lat < wcs.wcs.lng else world
-
-@patch
-def to_sky(self:Plane,
-    x, # Columns, from 0
-    y, # Rows, from 0
-)->SkyCoord: # ICRS
-    "Where on the sky a pixel is"
-    with fits_damage(self.path):
-        lon,lat = _lon_lat(self.wcs, x, y)
-        return SkyCoord(lon*u.deg, lat*u.deg, frame=self.frame).icrs
 
 # %% ../../nbs/07_data.fits.ipynb #698c9d55
 @patch
@@ -500,13 +487,49 @@ def centre(self:Plane)->tuple: # (3,) unit vector, and the angle to the farthest
     p = self.to_sky([(columns-1)/2,-.5,-.5,columns-.5,columns-.5], [(rows-1)/2,-.5,rows-.5,-.5,rows-.5])
     return p[0].cartesian.xyz.value,float(p[0].separation(p[1:]).rad.max())
 
+# %% ../../nbs/07_data.fits.ipynb #506e9735
+def _wcs_of(plane):
+    "The WCS of a plane, with what distorts it"
+    h = plane.header
+    if not any(k in h for k in ('CPDIS1','CPDIS2','D2IMDIS1','D2IMDIS2')): return WCS(h, naxis=2)
+    with open_fits(plane.path) as hdus: return WCS(h, hdus, naxis=2)      # its distortion is in other HDUs
+
 # %% ../../nbs/07_data.fits.ipynb #e7b1eebf
 @patch
 def _check_sky(self:Plane):
+    "Refuse a WCS that gives no sensible position or size"
     vector,radius = self.centre()
     if not np.isfinite([*vector,radius,self.scale()]).all() or radius > 1 or not self.scale() > 0:
         raise DataError(f'The WCS of {self.where} gives no sensible position on the sky: get the file again, '
                         'or solve its astrometry')
+
+# %% ../../nbs/07_data.fits.ipynb #c2e32509
+@patch
+def find_sky(self:Plane)->Plane: # Itself
+    "Read the WCS; refuse a plane without one"
+    with fits_damage(self.path):
+        wrong = impossible_wcs(self.header)
+        if wrong: raise DataError(f'{self.where} has an impossible {wrong}: get the file again')
+        self.wcs = _wcs_of(self)
+        if not self.wcs.has_celestial:
+            raise DataError(f'{self.where} has no WCS that gives right ascension and declination: name another HDU, '
+                            'or solve its astrometry')
+        self.frame = sky_frame(self.wcs)
+        self._check_sky()
+    return self
+
+# %% ../../nbs/07_data.fits.ipynb #6eaca67a
+def _sane_scale(x): return float(x) if 1e-4 < x < 1e4 else None
+
+def _scale_by_wcs(h):
+    "Arcsec of a pixel's side by the cards of a WCS; None where they are no numbers"
+    at = [(i,j) for i in (1,2) for j in (1,2)]
+    try:
+        unit = [u.Unit(str(h.get(f'CUNIT{i}') or 'deg').lower()).to(u.arcsec) for i in (1,2)]
+        if any(f'CD{i}_{j}' in h for i,j in at): m = [float(h.get(f'CD{i}_{j}', 0)) for i,j in at]
+        else: m = [float(h.get(f'PC{i}_{j}', i == j))*float(h.get(f'CDELT{i}', 1)) for i,j in at]
+    except (ValueError,TypeError): return None
+    return _sane_scale(math.sqrt(abs((m[0]*m[3] - m[1]*m[2])*unit[0]*unit[1])))
 
 # %% ../../nbs/07_data.fits.ipynb #83b4b94f
 SCALE_CARDS = ('PIXSCALE','PIXSCAL','PIXSCAL1','PIXELSCAL','PIXSCALE1','SECPIX','SECPIX1','PSCALE','PIXEL_SCALE',
@@ -515,19 +538,9 @@ SCALE_CARDS = ('PIXSCALE','PIXSCAL','PIXSCAL1','PIXELSCAL','PIXSCALE1','SECPIX',
 @patch
 def pixel_scale(self:Plane): # Arcsec; None if nobody tells
     "How wide a pixel is"
-    h = self.header
-    if not _is_sky(h):
-        x = self.card(*SCALE_CARDS)
-        x = abs(x) if isinstance(x, (int,float)) and not isinstance(x, bool) else 0
-        return float(x) if 1e-4 < x < 1e4 else None
-    try:
-        unit = [u.Unit(str(h.get(f'CUNIT{i}') or 'deg').lower()).to(u.arcsec) for i in (1,2)]
-        at = [(i,j) for i in (1,2) for j in (1,2)]
-        if any(f'CD{i}_{j}' in h for i,j in at): m = [float(h.get(f'CD{i}_{j}', 0)) for i,j in at]
-        else: m = [float(h.get(f'PC{i}_{j}', i == j))*float(h.get(f'CDELT{i}', 1)) for i,j in at]
-    except (ValueError,TypeError): return None
-    x = math.sqrt(abs((m[0]*m[3] - m[1]*m[2])*unit[0]*unit[1]))
-    return x if 1e-4 < x < 1e4 else None
+    if _is_sky(self.header): return _scale_by_wcs(self.header)
+    x = self.card(*SCALE_CARDS)
+    return _sane_scale(abs(x)) if isinstance(x, (int,float)) and not isinstance(x, bool) else None
 
 # %% ../../nbs/07_data.fits.ipynb #b38cc465
 def _area_by_wcs(plane):
@@ -545,6 +558,7 @@ def _area_by_wcs(plane):
                     'by its WCS, which is taken')
     return wcs
 
+# %% ../../nbs/07_data.fits.ipynb #8ed390a3
 @patch
 def photometry(self:Plane): # `Photometry`
     "What the pixels are"
@@ -564,6 +578,7 @@ def _angle(x, hours):
     try: return Angle(str(x).strip(), unit=u.hourangle if hours else u.deg).deg
     except Exception: return np.nan      # text of any kind
 
+# %% ../../nbs/07_data.fits.ipynb #83dcefe9
 def _in_hours(plane, name):
     "Is a card a number of hours, as its comment says?"
     h = plane.header if name in plane.header else plane.primary
@@ -571,6 +586,7 @@ def _in_hours(plane, name):
     words = h.comments[name] if number else ''
     return bool(re.search(r'\bh(ou)?rs?\b|\[h\]|hour ?angle', words, re.I)) and not re.search(r'\bdeg', words, re.I)
 
+# %% ../../nbs/07_data.fits.ipynb #12ac053d
 def _card_position(plane):
     for a,b in POSITION_CARDS:
         ra = _angle(plane.card(a), True)
@@ -595,6 +611,7 @@ def _wcs_position(plane):
         frame = sky_frame(w)
     return lon,lat,None if isinstance(frame, ICRS) else frame
 
+# %% ../../nbs/07_data.fits.ipynb #6ee06a31
 def _middle(plane):
     "As `_wcs_position`, else by the cards; NaN where nobody tells"
     for way in (_wcs_position,_card_position):
@@ -603,6 +620,7 @@ def _middle(plane):
         if found is not None: return found
     return np.nan,np.nan,None
 
+# %% ../../nbs/07_data.fits.ipynb #10dc71d3
 def sky_positions(
     planes, # `Plane`s
 )->tuple:   # Right ascensions and declinations of their middles, float64 degrees ICRS, NaN where nobody tells
@@ -629,6 +647,7 @@ def _look(path, *stamp):
             p.header,p.primary = p.header.copy(),p.primary.copy()  # not bound to the open file
         return planes,image_planes(planes, path),f'it has {"; ".join(names)}'
 
+# %% ../../nbs/07_data.fits.ipynb #f1b4dc4e
 def _looked(path):
     check_fits(path)
     s = os.stat(path)
@@ -660,35 +679,14 @@ def open_plane(
         raise DataError(f'HDU {found[0].hdu} of {path} is not a two-dimensional image: {there}')
     return replace(found[0]).find_sky() if sky else replace(found[0])
 
-# %% ../../nbs/07_data.fits.ipynb #84ba2bb9
-def _from_asinh(x, h):
-    "Fluxes of Pan-STARRS stacks, which are stored as asinh magnitudes (cards BSOFTEN and BOFFSET)"
-    soft = h['BSOFTEN']
-    offset = h.get('BOFFSET', 0)
-    if not all(type(o) in (int,float) for o in (soft,offset)):
-        raise DataError(f'The cards BSOFTEN = {soft!r} and BOFFSET = {offset!r} are no numbers: the '
-                        'pixels cannot be decoded')
-    return offset + soft*2*np.sinh(np.asarray(x, np.float64)*np.log(10)/2.5)
+# %% ../../nbs/07_data.fits.ipynb #698f42a9
+def _scale_of(hdu):
+    "By how much the numbers of an HDU are scaled: BSCALE and BZERO"
+    return hdu.header.get('BSCALE', 1),hdu.header.get('BZERO', 0)
 
-def hdu_pixels(
-    hdu,         # An image HDU of a file that was opened with `do_not_scale_image_data`
-    whole=False, # Keep whole numbers that have no scale and no BLANK as they are?
-):               # Its shape without leading ones; a float type, big-endian where it is so in the file
-    "The values of an HDU; missing ones are NaN"
-    x = hdu.data.reshape(plane_shape(hdu))
-    h = hdu.header
-    scale = h.get('BSCALE', 1)
-    zero = h.get('BZERO', 0)
-    blank = h.get('BLANK')
-    if x.dtype.kind == 'f' and 'BSOFTEN' in h: return _from_asinh(x*np.float64(scale) + zero, h)
-    if x.dtype.kind == 'f': return x if (scale,zero) == (1,0) else x*np.float64(scale) + zero
-    if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)):
-        return hdu_bits(hdu, '', exact=True)
-    y = x.astype(np.float32 if x.dtype.itemsize < 4 and (scale,zero) == (1,0) else np.float64)*scale + zero
-    if blank is not None: y[x == blank] = np.nan
-    if 'BSOFTEN' in h: return _from_asinh(y, h)
-    small = x.dtype.itemsize < 4 and all(1e-30 < abs(o) < 1e30 for o in (scale,zero or 1))
-    return y.astype(np.float32) if small else y
+def _is_unsigned(x, scale, zero):
+    "Are these unsigned integers, as FITS keeps them?"
+    return x.dtype.kind == 'i' and scale == 1 and zero == 1 << (8*x.dtype.itemsize-1)
 
 # %% ../../nbs/07_data.fits.ipynb #e449cdc3
 def hdu_bits(
@@ -698,10 +696,8 @@ def hdu_bits(
 ):               # Its shape without leading ones; an integer type
     "The values of an HDU as bit patterns; whole numbers that were stored as floats are taken, NaN as all bits"
     x = hdu.data.reshape(plane_shape(hdu))
-    h = hdu.header
-    zero = h.get('BZERO', 0)
-    scale = h.get('BSCALE', 1)
-    if x.dtype.kind == 'i' and zero == 1 << (8*x.dtype.itemsize-1) and scale == 1:     # unsigned integers in FITS
+    scale,zero = _scale_of(hdu)
+    if _is_unsigned(x, scale, zero):
         unsigned = np.dtype(x.dtype.str.replace('i','u'))
         if exact or x.dtype.itemsize == 8: return x.view(unsigned) ^ unsigned.type(int(zero))
         return x.astype(np.int64) + int(zero)
@@ -712,6 +708,37 @@ def hdu_bits(
         raise DataError(f'{where} cannot be a mask, since it does not hold whole numbers (but {x.dtype}): '
                         'name another HDU')
     return np.where(known, y, -1).astype(np.int64)
+
+# %% ../../nbs/07_data.fits.ipynb #84ba2bb9
+def _from_asinh(x, h):
+    "Fluxes of Pan-STARRS stacks, which are stored as asinh magnitudes (cards BSOFTEN and BOFFSET)"
+    soft = h['BSOFTEN']
+    offset = h.get('BOFFSET', 0)
+    if not all(type(o) in (int,float) for o in (soft,offset)):
+        raise DataError(f'The cards BSOFTEN = {soft!r} and BOFFSET = {offset!r} are no numbers: the '
+                        'pixels cannot be decoded')
+    return offset + soft*2*np.sinh(np.asarray(x, np.float64)*np.log(10)/2.5)
+
+# %% ../../nbs/07_data.fits.ipynb #ccbe1c7e
+def hdu_pixels(
+    hdu,         # An image HDU of a file that was opened with `do_not_scale_image_data`
+    whole=False, # Keep whole numbers that have no scale and no BLANK as they are?
+):               # Its shape without leading ones; a float type, big-endian where it is so in the file
+    "The values of an HDU; missing ones are NaN"
+    x = hdu.data.reshape(plane_shape(hdu))
+    h = hdu.header
+    scale,zero = _scale_of(hdu)
+    blank = h.get('BLANK')
+    if x.dtype.kind == 'f':
+        y = x if (scale,zero) == (1,0) else x*np.float64(scale) + zero
+        return _from_asinh(y, h) if 'BSOFTEN' in h else y
+    if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)):
+        return hdu_bits(hdu, '', exact=True)
+    y = x.astype(np.float32 if x.dtype.itemsize < 4 and (scale,zero) == (1,0) else np.float64)*scale + zero
+    if blank is not None: y[x == blank] = np.nan
+    if 'BSOFTEN' in h: return _from_asinh(y, h)
+    small = x.dtype.itemsize < 4 and all(1e-30 < abs(o) < 1e30 for o in (scale,zero or 1))
+    return y.astype(np.float32) if small else y
 
 # %% ../../nbs/07_data.fits.ipynb #fd7ffee5
 @contextmanager
@@ -784,7 +811,9 @@ class MaskRule:
     how:str=''    # Who said so, in words
     sure:bool=True # False: nobody told, and the mask is taken as any mask
 
+# %% ../../nbs/07_data.fits.ipynb #8f456821
 def _hides(name, band):
+    "Does a bit of this name hide a pixel of an image in this band?"
     name = re.sub(r'[^A-Z0-9]', '_', name.upper())
     return name in BAD_BITS['hides'] or name.startswith('ALLMASK_') and (not band or name == f'ALLMASK_{band.upper()}')
 
@@ -797,6 +826,14 @@ def _instrument(plane):
     found = next((k for k in ('JWST','EUCLID','HST','GEMINI') if k in said), None)
     return 'WFC3_IR' if found == 'HST' and 'WFC3' in said and plane.card('DETECTOR') == 'IR' else found
 
+# %% ../../nbs/07_data.fits.ipynb #d800dbd6
+def _named_rule(named, band):
+    "Which pixels a mask hides by the names of its bits"
+    taken = {k: b for k,b in named.items() if _hides(k, band)}
+    others = ', '.join(k for k in named if k not in taken) or 'none'
+    return MaskRule(sum(1 << b for b in {*taken.values()}),
+                    f'the bits {", ".join(taken) or "of none"} hide a pixel; {others} do not')
+
 # %% ../../nbs/07_data.fits.ipynb #fd793cd9
 def mask_rule(
     plane,   # The mask's `Plane`
@@ -806,14 +843,10 @@ def mask_rule(
     named = plane_bits(plane.header)
     table = _instrument(plane)
     if not named and table == 'LEGACY': named = BAD_BITS['LEGACY']
-    if named:
-        taken = {k: b for k,b in named.items() if _hides(k, band)}
-        others = ', '.join(k for k in named if k not in taken) or 'none'
-        return MaskRule(sum(1 << b for b in {*taken.values()}),
-                        f'the bits {", ".join(taken) or "of none"} hide a pixel; {others} do not')
+    if named: return _named_rule(named, band)
     if table == 'DECAM':
-        v = [int(o) for o in re.findall(r'\d+', str(plane.card('PLVER')))[:2]]
-        codes = v >= [3,5]
+        version = [int(o) for o in re.findall(r'\d+', str(plane.card('PLVER')))[:2]]
+        codes = version >= [3,5]
         return MaskRule(None if codes else BAD_BITS['DECAM'], f"DECam's {'codes' if codes else 'bits'} hide a pixel")
     if table: return MaskRule(BAD_BITS[table], f'the bits {BAD_BITS[table]:#x} hide a pixel, as {table} defines them')
     return MaskRule(None, 'its bits have no names, so that whatever is not zero hides a pixel', False)
@@ -880,6 +913,7 @@ def power_of_two(
     fits_in = 1e-15 < middle < 1e15 and x.max() < 1e34 and (not len(w) or 1e-34 < np.median(w) < 1e34)
     return 0 if fits_in else -round(math.log2(middle))
 
+# %% ../../nbs/07_data.fits.ipynb #a85982e2
 def scaled_unit(
     unit, # As the file writes it
     k,    # Of `power_of_two`

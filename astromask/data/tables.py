@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.tables.html.md"""
 __all__ = ['typed', 'read_table', 'read_catalog']
 
 # %% ../../nbs/07_data.tables.ipynb #b41214f6
-import bz2, csv, gzip, io, lzma, os, re
+import csv, io, os, re
 from collections import Counter
 from contextlib import contextmanager
 import h5py, numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
@@ -17,9 +17,9 @@ from h5py import h5l
 from pyarrow import csv as arrow_csv
 from ..core import DataError, InputError, log
 from .columns import MISSING_WORDS, NAMES, find_column, first_columns, plain_column, plain_name
-from .files import WAYS_OUT, damage, file_format
-from ..files import check_file
+from .files import PACKERS, WAYS_OUT, damage, file_format
 from .fits import open_fits
+from ..files import check_file
 
 # %% ../../nbs/07_data.tables.ipynb #a020e349
 _gone = pa.array([o for o in MISSING_WORDS])
@@ -78,16 +78,15 @@ def typed(
     return pc.equal(low, 'true') if pc.all(pc.is_in(low, pa.array(['true','false',None]))).as_py() else x
 
 # %% ../../nbs/07_data.tables.ipynb #b240f105
-_packed = {'gzip': gzip.open, 'bzip2': bz2.open, 'xz': lzma.open}
 _ratio = 300         # No table is packed better
 
 def _content(path, kind):
     "All bytes of a file, unpacked"
     with damage(path, 'read'):
-        if kind not in _packed:
+        if kind not in PACKERS:
             with open(path, 'rb') as f: return f.read()
         most = max(1<<26, _ratio*os.path.getsize(path))
-        with _packed[kind](path, 'rb') as f: raw = f.read(most)
+        with PACKERS[kind](path, 'rb') as f: raw = f.read(most)
     if len(raw) == most: raise DataError(f'{path} unpacks to more than {_ratio} times its size, as no table does')
     return raw
 
@@ -534,7 +533,7 @@ def _columns_of(path):
     kind = 'text' if head[:2] in (b'\xff\xfe',b'\xfe\xff') else file_format(path)
     if kind in ('FITS','Parquet','HDF5'):
         return {'FITS':_fits_table,'Parquet':_parquet_table,'HDF5':_hdf5_table}[kind](path)
-    if kind not in (*_packed,'VOTable','XML','text',''):
+    if kind not in (*PACKERS,'VOTable','XML','text',''):
         raise DataError(f'{path} is a file of kind {kind}, and no table that is read ({_way_out(path, kind)}): give '
                         'FITS, Parquet, VOTable, HDF5 or CSV')
     raw = _content(path, kind)
