@@ -6,9 +6,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 from astromask.core import InputError
 from astromask.discover.search import SimilarityIndex
 from astromask.evaluate.metrics import classification_metrics, redshift_metrics
-from astromask.evaluate.probe import (choose_classes, class_folds, class_probe, compare, fold_metrics, out_of_fold,
+from astromask.evaluate.probe import (choose_classes, class_folds, class_probe, compare, fold_metrics, forest_answers, knn_predict, nearest,
                                       paired_difference, redshift_folds, redshift_probe, usable_rows)
-from astromask.models.baselines import catalog_features, forest_classes, pixel_features
+from astromask.models.baselines import catalog_features, pixel_features
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -122,14 +122,13 @@ def test_paired_difference_is_the_formula():
     assert np.isnan(paired_difference([1.], [0.], 80, 20)[1])
 
 
-def test_compare_and_out_of_fold():
+def test_compare():
     y = np.arange(60) % 3
     folds = class_folds(y)
     right,wrong = [y[test] for _,test in folds], [(y[test]+1) % 3 for _,test in folds]
     scores = {k: fold_metrics(p, y, folds, classification_metrics) for k,p in dict(random=wrong, pretrained=right).items()}
     table = compare(scores, 'accuracy', folds)
     assert list(table['score']) == [0, 1] and table['difference'][1] == 1 and np.isnan(table['difference'][0])
-    assert (out_of_fold(right, folds, 60) == y).all()
     with pytest.raises(InputError, match='pretrained'): compare(scores, 'accuracy', folds, against='chance')
 
 
@@ -162,7 +161,28 @@ def test_the_forest_takes_empty_columns():
     y = np.arange(100) % 2
     x = np.stack([y + 0.1*rng.normal(size=100), np.full(100, np.nan)], 1)
     folds = class_folds(y)
-    assert np.mean(fold_metrics(forest_classes(x, y, folds, trees=10), y, folds, classification_metrics)['accuracy']) > 0.95
+    found = [forest_answers(x, y, train, [test], 2, leaves=(3,), trees=10)[0][0].argmax(1) for train,test in folds]
+    assert np.mean(fold_metrics(found, y, folds, classification_metrics)['accuracy']) > 0.95
+
+
+@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('kind', ['cloud','collapsing','repeated'])
+def test_neighbours_are_those_of_a_plain_computation(seed, kind):
+    "The nearest by sorted cosines, as OnlineProbe had them; objects that are there twice are as near as each other"
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(300, 32)).astype(np.float32)
+    if kind == 'collapsing': x = (50 + 1e-3*x).astype(np.float32)
+    if kind == 'repeated': x[200:] = x[:100]
+    y,train,test = rng.integers(0, 4, 300),np.arange(150),np.arange(150, 300)
+    unit = x - x[train].mean(0)
+    unit = unit/np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit[test] @ unit[train].T
+    plain = np.argsort(-cosines, axis=1, kind='stable')[:,:10]
+    near = nearest(x, train, [test], 10)[0]
+    assert np.allclose(np.take_along_axis(cosines, near, 1), np.take_along_axis(cosines, plain, 1), atol=1e-6)
+    classes,counts = np.unique(y[train], return_counts=True)
+    votes = ((y[train][plain][...,None] == classes).sum(1)/counts**.5).argmax(1)
+    assert (knn_predict(x, y, train, test) == classes[votes]).all()
 
 
 def test_search_equals_a_plain_computation():
