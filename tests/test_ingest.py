@@ -11,7 +11,8 @@ from astromask.core import AstroMaskError, DataError, InputError
 from astromask.data import ingest as room
 from astromask.data.cutouts import Cutouts, _write_column
 from astromask.data.ingest import ingest, read_catalog
-from astromask.data.tiles import open_plane
+from astromask.data.cutting import Cut
+from astromask.data.tiles import TileLayout, open_plane
 from astromask.units import unit_zero_point
 
 real = Path(__file__).parents[1].parent/'shared'/'data'/'fits'
@@ -182,12 +183,12 @@ def test_best_tile_of_several(tmp_path):
     fits.writeto(tmp_path/'b.fits', image[30:], header((60,110), dec=2+15*0.2/3600))
     t = positions(h, [50.,50.,50.], [45.,20.,70.])
     tiles = [room.Tile(k, dict(g=str(tmp_path/f'{k}.fits'))) for k in 'ab']
-    recipe = room.Recipe(('g',), 16, room.TileLayout('tiles'))
-    jobs = room.plan_catalog([(o,open_plane(o.files['g'])) for o in tiles], np.asarray(t['ra']), np.asarray(t['dec']))
+    how = Cut(('g',), 16, TileLayout('tiles'))
+    jobs = room.plan_catalog([(o,open_plane(o.files['g'])) for o in tiles], t).jobs
     (tmp_path/'parts').mkdir()
-    for j in jobs: room.cut_job(j, recipe, tmp_path/'parts')
+    for j in jobs: room.cut_job(j, how, tmp_path/'parts')
     # the first has NaN rows in a, the second is only on a, the third is farther from an edge of b (19.5 pixels) than of a (19.5): the first tile
-    chosen = [jobs[j].tile.name for j in room.choose(jobs, recipe, tmp_path/'parts')['job']]
+    chosen = [jobs[j].tile.name for j in room.choose(jobs, how, tmp_path/'parts')['job']]
     assert chosen[:2] == ['b','a']
 
 def test_offset_bands_are_brought_together(tmp_path, caplog):
@@ -580,13 +581,13 @@ def test_any_header_gives_our_error_or_a_cutout(tmp_path, cards, flips, eighths)
         raw[at:at+80] = f'{key:8}= {value:>20}'.ljust(80)[:80].encode('ascii', 'replace')
     for at,byte in flips: raw[at] = byte
     path.write_bytes(raw[:len(raw)*eighths//8])
-    tile,recipe = room.Tile('t', dict(g=str(path))),room.Recipe(('g',), 8, room.TileLayout('tiles', variance_hdu=0))
+    tile,how = room.Tile('t', dict(g=str(path))),Cut(('g',), 8, TileLayout('tiles', variance_hdu=0))
     try:
         plane = open_plane(path)
         plane.to_pixel([150.], [2.])
-        if max(plane.shape) < 100: jobs,_ = room.plan_grid([(tile,plane)], 8)
-        out = np.zeros(1, recipe.dtype())
-        room.OpenTile(tile, recipe, dict(g=0.01)).cut(out[0], 150., 2., 5., 6.)
+        if max(plane.shape) < 100: room.plan_grid([(tile,plane)], 8)
+        out = np.zeros(1, how.dtype())
+        room.OpenTile(tile, how, dict(g=0.01)).cut(out[0], 150., 2., 5., 6.)
         assert out['image'].shape == (1,1,8,8) and (np.isfinite(out['image']) == (out['ivar'] > 0)).all()
         open_plane(path, sky=False).bits()
     except AstroMaskError as e: assert str(path) in str(e)
