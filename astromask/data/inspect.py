@@ -19,12 +19,6 @@ from .duplicates import pixel_twins, sky_twins
 from .labels import find_classes, find_redshifts, read_magnitudes
 from ..plots import for_the_eye, show_cutouts
 
-# %% ../../nbs/19_data.inspect.ipynb #f5fbc2c5
-def _is_picture(x):
-    "Whole numbers from 0 to 255, as in pictures made for the eye: what is black or white there says nothing about a detector"
-    ok = np.isfinite(x)
-    return bool(ok.any()) and bool(((x[ok] >= 0) & (x[ok] <= 255) & (x[ok] % 1 == 0)).all())
-
 # %% ../../nbs/19_data.inspect.ipynb #c4202680
 def _flat_tops(flat, high, full):
     "Images whose highest value is cut off: `full` is the largest number of the type, None for floats"
@@ -92,9 +86,8 @@ def _in_bands(found, n):
     return f'up to {max(found.values())} of {n} cutouts','bands '+', '.join(f'{b} ({k})' for b,k in found.items())
 
 # %% ../../nbs/19_data.inspect.ipynb #16f6b263
-def _wrong_pixels(r, blank, floats):
-    n = r['sampled']
-    bands = r['bands']
+def _wrong_pixels(bands, n, blank, zeros=True):
+    "Sentences about the pixels of n cutouts, of which some are `blank`; do exact zeros mean anything?"
     if blank: yield f'{blank} of {n} cutouts are NaN in all bands'
     if_missing = 'if that means missing, write NaN'
     for kind,text in dict(blank='{} are NaN in {}', constant='{} are constant in {}',
@@ -102,7 +95,7 @@ def _wrong_pixels(r, blank, floats):
                           codes='{} hold -99, -999 or -9999 in {}: '+if_missing,
                           zeros='{} are exactly 0 in over a tenth of {}: '+if_missing).items():
         found = {b: s[kind]-blank*(kind == 'blank') for b,s in bands.items()}
-        if any(found.values()) and (floats or kind != 'zeros'): yield text.format(*_in_bands(found, n))
+        if any(found.values()) and (zeros or kind != 'zeros'): yield text.format(*_in_bands(found, n))
     for b,s in bands.items():
         if s['missing'] > .5: yield f'{s["missing"]:.0%} of the pixels of band {b} are missing'
 
@@ -110,41 +103,47 @@ def _wrong_pixels(r, blank, floats):
 def _pairs(n): return f'{n} pair{"s" if n > 1 else ""} of cutouts'
 
 def _wrong_twins(w, n):
+    "Sentences about pairs among n cutouts"
     among = '' if w['searched'] == n else f' (among {w["searched"]} that were compared)'
     if w['equal']: yield f'{_pairs(w["equal"])} have the same pixels{among}: split_rows keeps them on one side'
     if w['near']:
-        yield f'{_pairs(w["near"])} are copies but for shift, turn, brightness or noise{among}: split_rows keeps them on one side'
+        yield (f'{_pairs(w["near"])} are copies but for shift, turn, brightness or noise{among}: '
+               'split_rows keeps them on one side')
     if w['sky']: yield f'{_pairs(w["sky"])} are within 1 arcsec on the sky: split_rows keeps them on one side'
     if w['labels_differ']: yield f'{_pairs(w["labels_differ"])} that are the same object have different labels'
 
 # %% ../../nbs/19_data.inspect.ipynb #ad5dc306
 def _wrong_catalogue(t, r):
+    "Sentences about ids and classes"
     twice = len(t) - len(np.unique(t['id']))
     if twice: yield f'{twice} rows have the id of an earlier row'
     few = [f'{k} ({n})' for k,n in r['classes'].items() if n < 10]
     if few: yield f'classes with fewer than 10 objects: {", ".join(few[:8])}{" and more" if len(few) > 8 else ""}'
 
 # %% ../../nbs/19_data.inspect.ipynb #7ef57639
-def _or_unknown(v, text, otherwise='unknown'): return otherwise if v is None else text.format(v)
-
 class Report(dict):
     "What `inspect_cutouts` found: a dict that prints as a page"
     def __str__(self):
-        r = self
-        c,h,w = self['shape']
-        more = len(self['files'])-1
-        page = [r['files'][0] + (f' and {more} more' if more else ''),
-                f'layout    {r["layout"]}',
-                f'cutouts   {r["n"]} of {h} x {w} pixels in {c} band(s), {r["dtype"]}, {r["nbytes"]/2**20:.1f} MiB',
-                f'unit      {r["unit"] or "unknown"}',
-                f'zero      {_or_unknown(r["zero_point"], "{:g} mag AB is one unit")}',
-                f'pixels    {_or_unknown(r["pixel_scale"], "of {:g} arcsec", "of unknown size")}; row 0 is at the '
-                f'{"top" if r["origin"] == "upper" else "bottom"}',
-                f'survey    {r["survey"] or "unknown"}',
-                f'ivar      {"inverse variance of every pixel" if r["ivar"] else "none, or not in every file"}', '',
-                *self._bands(), '', *self._columns(), *self._objects()]
-        return '\n'.join([*page, '', *(['what is wrong', *(f'- {o}' for o in r['wrong'])] if r['wrong']
-                                       else ['nothing looks wrong'])])
+        wrong = ['what is wrong', *(f'- {o}' for o in self['wrong'])] if self['wrong'] else ['nothing looks wrong']
+        return '\n'.join([*self._set(), '', *self._bands(), '', *self._columns(), *self._objects(), '', *wrong])
+
+# %% ../../nbs/19_data.inspect.ipynb #cff8bfff
+def _or_unknown(v, text, otherwise='unknown'): return otherwise if v is None else text.format(v)
+
+@patch
+def _set(self:Report):
+    r = self
+    c,h,w = r['shape']
+    more = len(r['files'])-1
+    yield r['files'][0] + (f' and {more} more' if more else '')
+    yield f'layout    {r["layout"]}'
+    yield f'cutouts   {r["n"]} of {h} x {w} pixels in {c} band(s), {r["dtype"]}, {r["nbytes"]/2**20:.1f} MiB'
+    yield f'unit      {r["unit"] or "unknown"}'
+    yield f'zero      {_or_unknown(r["zero_point"], "{:g} mag AB is one unit")}'
+    yield (f'pixels    {_or_unknown(r["pixel_scale"], "of {:g} arcsec", "of unknown size")}; row 0 is at the '
+           f'{"top" if r["origin"] == "upper" else "bottom"}')
+    yield f'survey    {r["survey"] or "unknown"}'
+    yield f'ivar      {"inverse variance of every pixel" if r["ivar"] else "none, or not in every file"}'
 
 # %% ../../nbs/19_data.inspect.ipynb #51ca2d0d
 @patch
@@ -211,13 +210,32 @@ def _about_objects(t):
                  magnitudes=dict(bright.meta['bands']), sky=_extent(t))
     return kind.values,facts,[*kind.remarks, *far.remarks, *said]
 
+# %% ../../nbs/19_data.inspect.ipynb #8f4b8144
+def _about_set(c):
+    "What a set of cutouts says of itself"
+    return dict(files=list(c.files), layout=c.parts[0].layout.name, n=len(c), shape=c.shape, dtype=str(c.dtype),
+                nbytes=c.nbytes, unit=c.unit, zero_point=c.zero_point, pixel_scale=c.pixel_scale, origin=c.origin,
+                survey=c.survey, ivar=c.has_ivar)
+
+# %% ../../nbs/19_data.inspect.ipynb #a33262cb
+def _about_pixels(c, rows):
+    "What the bands of some cutouts look like, the odd ones by what is odd about them, and sentences"
+    x = c[rows]
+    picture = for_the_eye(x)
+    full = None if picture or c.dtype.kind == 'f' else np.iinfo(c.dtype).max
+    stats = {b: _band_statistics(x[:,i], rows, full) for i,b in enumerate(c.bands)}
+    bands = {b: s for b,(s,_) in stats.items()}
+    odd = {f'{k} in {b}': o for b,(_,s) in stats.items() for k,o in s.items() if len(o)}
+    blank = int((~np.isfinite(x).any((1,2,3))).sum())
+    return bands,odd,[*_wrong_pixels(bands, len(x), blank, zeros=c.dtype.kind == 'f' and not picture)]
+
 # %% ../../nbs/19_data.inspect.ipynb #b381e848
 def inspect_cutouts(
     source,      # Path, glob, list of them, or `Cutouts`
     bands=None,  # As in `Cutouts.open`
     survey=None, # As in `Cutouts.open`
     n:int=1000,  # Rows to look at
-    twins_up_to:int=25_000, # Compare all cutouts of a set up to this size with one another; of a larger one those that are looked at
+    twins_up_to:int=25_000, # Compare all cutouts of a set up to this size; of a larger one those that are looked at
     unit='',         # As in `Cutouts.open`
     zero_point=None, # As in `Cutouts.open`
 )->Report:       # A dict; print it
@@ -227,25 +245,16 @@ def inspect_cutouts(
         c = _open(source, bands, survey, unit=unit, zero_point=zero_point)
         t = c.catalog
     rows = sample_rows(c, n)
-    x = c[rows]
-    picture = for_the_eye(x)
-    full = None if picture or c.dtype.kind == 'f' else np.iinfo(c.dtype).max
+    bands,odd,wrong = _about_pixels(c, rows)
     labels,objects,remarks = _about_objects(t)
-    stats = {b: _band_statistics(x[:,i], rows, full) for i,b in enumerate(c.bands)}
     twins,copies = _twins(c, np.arange(len(c)) if len(c) <= twins_up_to else rows, labels)
-    r = Report(files=list(c.files), layout=c.parts[0].layout.name, n=len(c), shape=c.shape, dtype=str(c.dtype),
-               nbytes=c.nbytes, unit=c.unit, zero_point=c.zero_point, pixel_scale=c.pixel_scale, origin=c.origin,
-               survey=c.survey, ivar=c.has_ivar, sampled=len(x),
-               bands={b: s for b,(s,_) in stats.items()}, **objects, twins=twins,
-               left_out=sorted({k for p in c.parts for k in p.left_out}),
-               odd={f'{k} in {b}': o[:100].tolist() for b,(_,s) in stats.items() for k,o in s.items() if len(o)}
-                   | ({'a copy': copies[:100].tolist()} if len(copies) else {}))
-    blank = int((~np.isfinite(x).any((1,2,3))).sum())
-    r['wrong'] = [*_wrong_pixels(r, blank, c.dtype.kind == 'f' and not picture), *_wrong_twins(twins, len(c)),
-                  *_wrong_catalogue(t, r), *said, *remarks]
-    if not all(p.told for p in c.parts):
-        r['wrong'].insert(0, 'the file does not tell its bands: name them in stored order')
-    if r['left_out']: r['wrong'].append(f'neither pixels nor columns, so not read: {", ".join(r["left_out"])}')
+    if len(copies): odd['a copy'] = copies
+    left_out = sorted({k for p in c.parts for k in p.left_out})
+    r = Report(**_about_set(c), sampled=len(rows), bands=bands, **objects, twins=twins, left_out=left_out,
+               odd={k: o[:100].tolist() for k,o in odd.items()})
+    untold = [] if all(p.told for p in c.parts) else ['the file does not tell its bands: name them in stored order']
+    unread = [f'neither pixels nor columns, so not read: {", ".join(left_out)}'] if left_out else []
+    r['wrong'] = [*untold, *wrong, *_wrong_twins(twins, len(c)), *_wrong_catalogue(t, r), *said, *remarks, *unread]
     return r
 
 # %% ../../nbs/19_data.inspect.ipynb #8641b32b
