@@ -9,7 +9,8 @@ from astromask.data.loaders import cutout_dls
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
-from astromask.models.networks import CNN, Inception
+from astromask.models.astromae import Inception
+from astromask.models.networks import CNN
 from astromask.models.publish import to_timm
 from astromask.models.weights import load_model, save_model
 from astromask.evaluate.pdfs import Calibration

@@ -11,7 +11,8 @@ from astromask.data.seen import Seen, place_marks
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
-from astromask.models.networks import CNN, Apertures, Inception
+from astromask.models.astromae import Inception
+from astromask.models.networks import CNN, Apertures
 from astromask.models.simmim import SimMIM
 from astromask.models.weights import (load_mae_checkpoint, load_model, load_simmim_checkpoint, load_timm_vit, model_hash, read_checkpoint,
                                       save_model, untrained, with_bands)

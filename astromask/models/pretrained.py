@@ -17,7 +17,7 @@ from ..core import DataError, InputError
 from ..files import read_json, file_digest, digest
 from ..data.layouts import band_names
 from ..data.loaders import size2d
-from .encoder import sincos_positions
+from .positions import sincos_positions
 from .mae import MAE
 from .simmim import SimMIM
 

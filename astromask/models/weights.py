@@ -21,6 +21,7 @@ from ..files import read_json, write_atomic, write_json, check_file
 from ..data.layouts import band_names
 from ..data.scaling import scaling_from_config
 from ..data.seen import seen_from_tensors
+import astromask.models.astromae    # adds its encoder and its head to the tables
 from .heads import ENCODERS, Predictor, encoder_only
 from .mae import MAE
 from .pretrained import load_mae_checkpoint, load_simmim_checkpoint, load_timm_vit, read_checkpoint

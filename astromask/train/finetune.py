@@ -27,6 +27,7 @@ from ..data.scaling import fit_scaling
 from ..embed import as_known, evaluating
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..models.answers import Classes
+from ..models.blocks import DropPath, leave_out
 from ..models.encoder import BandEncoder
 from ..models.heads import catalog_magnitudes
 from ..plots import history_figure
@@ -334,10 +335,7 @@ def kept_bytes(
     turned=True,# In all orientations?
 )->int:
     "Room that `Kept` takes, about"
-    e = p.encoder
-    one = p.width*(1 if p.kind != 'attentive' else e.n_patches) + (len(e.bands)*e.img_size[0]*e.img_size[1]
-                                                                   if p.kind == 'astromae' else 0)
-    return 4*one*n*(8 if turned else 1)
+    return 4*p.how.numbers(p)*n*(8 if turned else 1)
 
 # %% ../../nbs/43_train.finetune.ipynb #dfd3bcd0
 class Kept:
@@ -462,7 +460,8 @@ class FinetuneLearner(PretrainLearner):
 
     def forward(self, x, mags, coords, paths, y, w, features=None, seen=None):
         "The head's numbers and their loss"
-        out = super().forward(x if features is None else features, mags, None, coords, paths, seen).float()
+        leave_out(self.model, paths)
+        out = super().forward(x if features is None else features, mags, None, coords, seen).float()
         return Judged(self.model.answer.loss(out, y, w), out, target_weight(y, w)*out.shape[1])
 
     def progress(self):
@@ -522,6 +521,7 @@ def _fit(self:FinetuneLearner, n_epoch):
     if self.model.encoder is None or self.pretext.kept is not None: self.read_rows_only()
     try: PretrainLearner._fit(self, n_epoch)
     finally:
+        leave_out(self.model)
         for dl in (self.dls.train, self.dls.valid): dl.dataset = self.pixels
 
 # %% ../../nbs/43_train.finetune.ipynb #eba200e5
@@ -735,7 +735,7 @@ def check_options(
     elif p.answer.smoothing: o['smoothing'] = 0.                           # the answer's own comes first
     if (o['mixup'] or o['cutmix']) and not isinstance(p.answer, Classes):
         raise InputError('mixup and cutmix are for classes: set both to 0')
-    droppable = hasattr(p.encoder, 'blocks') and getattr(p.encoder, 'encoder', 'vit') == 'vit'
+    droppable = any(isinstance(o, DropPath) for o in p.modules())
     if o['drop_path'] and 'drop_path' in named and not droppable:
         raise InputError(f"drop_path is {o['drop_path']}, but this encoder has no blocks that could be "
                          "dropped at random: leave it out")
