@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from astromask.core import AstroMaskError, DataError, InputError
 from astromask.data import ingest as room
-from astromask.data.cutouts import Cutouts, _write_column
+from astromask.data.cutouts import Cutouts
+from astromask.data.writing import write_column
 from astromask.data.ingest import ingest, read_catalog
 from astromask.data.cutting import Cut
 from astromask.data.tiles import TileLayout, open_plane
@@ -640,7 +641,7 @@ def test_any_columns_give_our_error_or_what_a_file_can_hold(t):
     try: t = read_catalog(t)
     except AstroMaskError: return
     with h5py.File.in_memory() as f:
-        for name,column in t.items(): _write_column(f, name, column)
+        for name,column in t.items(): write_column(f, name, column)
         assert {'id','ra','dec'} <= set(f) and len(f) == len(t.columns)
 
 def test_an_empty_first_tile_does_not_decide_the_scale(tmp_path):

@@ -18,9 +18,10 @@ from functools import cached_property
 from fastcore.basics import patch
 from h5py import h5a, h5d, h5g, h5l, h5o, h5z
 from ..core import DataError, log
+from .cutoutfile import CutoutFile, check_measures, stamp
 from .files import damage
+from .layouts import Layout, band_names, json_of, text_of, texts_of
 from ..files import check_file
-from .layouts import CutoutFile, Layout, band_names, check_measures, json_of, stamp, text_of, texts_of
 
 # %% ../../nbs/08_data.hdf5.ipynb #f0358aa8
 def _opened(path, cache=0):
@@ -105,19 +106,24 @@ def _groups(f, path, most=1000):
             queue.append((f'{at}{name}/', o))
     return found
 
+# %% ../../nbs/08_data.hdf5.ipynb #5929d34f
+def _with_images(f, path, layouts):
+    "Name -> (datasets, attributes) of the groups below the root, and which of them a layout recognises"
+    root = _Attributes(f.attrs)
+    groups = {k: (_datasets(g, path),ChainMap(_Attributes(g.attrs), root)) for k,g in _groups(f, path).items()}
+    return groups,[k for k,o in groups.items() if any(l.recognises(*o) for l in layouts)]
+
 # %% ../../nbs/08_data.hdf5.ipynb #e1b2475a
 def _imaged(f, path, layouts):
     "The group with images ('' for the root, or a name that ends in '/'), its datasets, and what it says"
     found = _datasets(f, path)
     attrs = _Attributes(f.attrs)
-    def has_images(found, attrs): return any(l.recognises(found, attrs) for l in layouts)
-    if has_images(found, attrs): return '',found,attrs
-    groups = {k: (_datasets(g, path),ChainMap(_Attributes(g.attrs), attrs)) for k,g in _groups(f, path).items()}
-    with_images = [k for k,o in groups.items() if has_images(*o)]
-    if len(with_images) > 1:
-        raise DataError(f'{path} has images in several groups ({", ".join(o.rstrip("/") for o in with_images[:8])}): '
+    if any(l.recognises(found, attrs) for l in layouts): return '',found,attrs
+    groups,those = _with_images(f, path, layouts)
+    if len(those) > 1:
+        raise DataError(f'{path} has images in several groups ({", ".join(o.rstrip("/") for o in those[:8])}): '
                         'copy the one that is meant into a file of its own (h5copy)')
-    if with_images: return with_images[0],*groups[with_images[0]]
+    if those: return those[0],*groups[those[0]]
     inside = {f'{name}{k}': d for name,(some,_) in groups.items() for k,d in some.items()}
     return '',found | inside,attrs     # of no layout; the message says what there is
 
@@ -126,9 +132,11 @@ FILTERS = {32000:'LZF', 32001:'Blosc', 32004:'LZ4', 32008:'bitshuffle', 32013:'Z
            32026:'Blosc2', 307:'bzip2'}    # By their registered numbers
 
 def _filters(d):
+    "The numbers of a dataset's filters"
     plist = d.get_create_plist()
     return [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
 
+# %% ../../nbs/08_data.hdf5.ipynb #1acfacf8
 def _with_plugin(code):
     "Is a filter there, perhaps once hdf5plugin is imported?"
     if h5z.filter_avail(code): return True
@@ -136,6 +144,7 @@ def _with_plugin(code):
     except ImportError: return False
     return h5z.filter_avail(code)
 
+# %% ../../nbs/08_data.hdf5.ipynb #ed02f65c
 def _check_filters(d, name, path):
     "Refuse a dataset (low-level) that cannot be unpacked here; the numbers of its filters"
     codes = _filters(d)
@@ -163,92 +172,12 @@ def take_rows(
         else: out[to] = d[run]
     return out
 
-# %% ../../nbs/08_data.hdf5.ipynb #2d3527b1
-class H5File(CutoutFile):
-    "An HDF5 file of cutouts"
-    layouts = []         # Asked in this order; see `add_layout`
-    group = None         # Not looked for yet
-    cache = 0
-    unseen = False
-    _n = None
-    filters = frozenset()    # Numbers of those that hdf5plugin brings; a process that gets this by pickle needs them
-    @property
-    def n(self):
-        self.see()
-        return self._n
-    @n.setter
-    def n(self, n): self._n = n
-
-    @contextmanager
-    def _reading(self, what):
-        self.see()
-        with super()._reading(what) as f: yield f
-
-    def _read(self, rows, ivar):
-        self.see()
-        if ivar: self.check_ivar()
-        return super()._read(rows, ivar)
-
-    @contextmanager
-    def _open(self):
-        for code in self.filters: _with_plugin(code)
-        with _opened(self.path, self.cache) as f: yield f
-
-    def _list(self, f):
-        if self.group is None:
-            self.group,found,attrs = _imaged(f, self.path, self.layouts)
-            return found,attrs
-        attrs = _Attributes(f.attrs)
-        if not self.group: return _datasets(f, self.path),attrs
-        g = f[self.group]
-        return _datasets(g, self.path),ChainMap(_Attributes(g.attrs), attrs)
-
-    def _describe(self, f, bands, survey):
-        super()._describe(f, bands, survey)
-        d = f[self.images]
-        self.chunk = d.chunks[0] if d.chunks else 1
-        if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
-        if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
-
-# %% ../../nbs/08_data.hdf5.ipynb #a59e95d1
-@patch
-def _needs(self:H5File, d, name):
-    "Refuse a dataset that cannot be unpacked here; the filters of others are noted"
-    self.filters = self.filters | {code for code in _check_filters(d.id, name, self.path) if code > 32}
-
-# %% ../../nbs/08_data.hdf5.ipynb #c81ef223
-@patch
-def _find_measure(self:H5File, l, found, attrs, survey):
-    for k in (l.images, *self.bad): self._needs(found[k], k)
-    super(H5File, self)._find_measure(l, found, attrs, survey)
-
-# %% ../../nbs/08_data.hdf5.ipynb #acffa3ff
-@patch
-def _is_column(self:H5File, d):
-    if h5py.check_string_dtype(d.dtype) is None and d.dtype.kind not in 'biuf': return False
-    try: self._needs(d, d.name)
-    except DataError as e:
-        log.warning(f'{e}; the column is left out')
-        return False
-    return True
-
-# %% ../../nbs/08_data.hdf5.ipynb #af5b216f
-@patch
-def _enum_names(self:H5File, d):
-    named = {int(v): k for k,v in (h5py.check_enum_dtype(d.dtype) or {}).items()}
-    return [named[i] for i in range(len(named))] if named and {*named} == {*range(len(named))} else None
-
-# %% ../../nbs/08_data.hdf5.ipynb #22aa636e
-@patch
-def _values(self:H5File, d):
-    if h5py.check_string_dtype(d.dtype) is None: return d[:]
-    return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
-
 # %% ../../nbs/08_data.hdf5.ipynb #5fd792a1
 def _written(d, row):
     "Does this row of pixels exist in the file?"
-    if d.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
-    if d.chunks is None: return d.id.get_create_plist().get_layout() == h5d.COMPACT or d.id.get_offset() is not None
+    plist = d.id.get_create_plist()
+    if plist.fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
+    if d.chunks is None: return plist.get_layout() == h5d.COMPACT or d.id.get_offset() is not None
     try:
         # goes straight to it; other questions search the whole index
         d.id.read_direct_chunk((row//d.chunks[0]*d.chunks[0],0,0,0))
@@ -265,17 +194,112 @@ def _unwritten(d, x, rows):
     there = {c: _written(d, c*k) for c in {int(rows[i])//k for i in blank}}
     return [i for i in blank if not there[int(rows[i])//k]]
 
+# %% ../../nbs/08_data.hdf5.ipynb #2d3527b1
+class H5File(CutoutFile):
+    "An HDF5 file of cutouts"
+    layouts = []         # Asked in this order; see `add_layout`
+    group = None         # Not looked for yet
+    cache = 0
+    unseen = False       # Taken to be like another, and not looked at yet? See `like`
+    _n = None
+    filters = frozenset()    # Numbers of those that hdf5plugin brings
+    @property
+    def n(self):
+        self.see()
+        return self._n
+    @n.setter
+    def n(self, n): self._n = n
+
+    @contextmanager
+    def _open(self):
+        for code in self.filters: _with_plugin(code)
+        with _opened(self.path, self.cache) as f: yield f
+
+# %% ../../nbs/08_data.hdf5.ipynb #f0bc45f8
+@patch
+@contextmanager
+def _reading(self:H5File, what):
+    self.see()
+    with super(H5File, self)._reading(what) as f: yield f
+
+# %% ../../nbs/08_data.hdf5.ipynb #494d5af8
+@patch
+def _read(self:H5File, rows, ivar):
+    self.see()
+    if ivar: self.check_ivar()
+    return super(H5File, self)._read(rows, ivar)
+
+# %% ../../nbs/08_data.hdf5.ipynb #5caa694c
+@patch
+def _list(self:H5File, f):
+    "The datasets of the group with images, and what it says"
+    if self.group is None:
+        self.group,found,attrs = _imaged(f, self.path, self.layouts)
+        return found,attrs
+    attrs = _Attributes(f.attrs)
+    if not self.group: return _datasets(f, self.path),attrs
+    g = f[self.group]
+    return _datasets(g, self.path),ChainMap(_Attributes(g.attrs), attrs)
+
+# %% ../../nbs/08_data.hdf5.ipynb #cd06aee2
+@patch
+def _describe(self:H5File, f, bands, survey):
+    "What is in the open file, and how it is cut into chunks"
+    super(H5File, self)._describe(f, bands, survey)
+    d = f[self.images]
+    self.chunk = d.chunks[0] if d.chunks else 1
+    if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
+    if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
+
+# %% ../../nbs/08_data.hdf5.ipynb #a59e95d1
+@patch
+def _needs(self:H5File, d, name):
+    "Refuse a dataset that cannot be unpacked here; the filters of others are noted"
+    self.filters = self.filters | {code for code in _check_filters(d.id, name, self.path) if code > 32}
+
+# %% ../../nbs/08_data.hdf5.ipynb #c81ef223
+@patch
+def _find_measure(self:H5File, l, found, attrs, survey):
+    for k in (l.images, *self.bad): self._needs(found[k], k)
+    super(H5File, self)._find_measure(l, found, attrs, survey)
+
 # %% ../../nbs/08_data.hdf5.ipynb #507910b4
 @patch
 def _take(self:H5File, d, rows):
+    "Rows of a dataset; those of images that were never written as NaN"
     x = take_rows(d, rows)
     gone = _unwritten(d, x, rows) if d.ndim == 4 and d.name == f'/{self.images}' else ()
-    if len(gone):
-        if self.dtype.kind != 'f':
-            raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
-        x = x.astype(self.dtype, copy=False)
-        x[gone] = np.nan
+    if not len(gone): return x
+    if self.dtype.kind != 'f':
+        raise DataError(f'{self.path}: row {rows[gone[0]]} was never written: get the file again')
+    x = x.astype(self.dtype, copy=False)
+    x[gone] = np.nan
     return x
+
+# %% ../../nbs/08_data.hdf5.ipynb #acffa3ff
+@patch
+def _is_column(self:H5File, d):
+    "Is a dataset a column that can be read here?"
+    if h5py.check_string_dtype(d.dtype) is None and d.dtype.kind not in 'biuf': return False
+    try: self._needs(d, d.name)
+    except DataError as e:
+        log.warning(f'{e}; the column is left out')
+        return False
+    return True
+
+# %% ../../nbs/08_data.hdf5.ipynb #af5b216f
+@patch
+def _enum_names(self:H5File, d):
+    "Names that an HDF5 enumeration gives to whole numbers, None where it does not name all from 0 on"
+    named = {int(v): k for k,v in (h5py.check_enum_dtype(d.dtype) or {}).items()}
+    return [named[i] for i in range(len(named))] if named and {*named} == {*range(len(named))} else None
+
+# %% ../../nbs/08_data.hdf5.ipynb #22aa636e
+@patch
+def _values(self:H5File, d):
+    "All of a dataset; text as text"
+    if h5py.check_string_dtype(d.dtype) is None: return d[:]
+    return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
 
 # %% ../../nbs/08_data.hdf5.ipynb #5a40be17
 def _tables_elsewhere(f, path, group, n):
@@ -285,35 +309,15 @@ def _tables_elsewhere(f, path, group, n):
     return [name for name,at,d in found if isinstance(d, h5py.Dataset) and d.shape and d.shape[0] == n and d.ndim < 3
             and (at != group or d.dtype.kind == 'V')]
 
+# %% ../../nbs/08_data.hdf5.ipynb #ff8d381d
 @patch
 def _table(self:H5File):
+    "The columns beside the images; what else has a row for each of them is named in a warning"
     with self._reading('read for its catalogue') as f: unread = _tables_elsewhere(f, self.path, self.group, self.n)
     if unread:
-        log.warning(f'{self.path}: {", ".join(f"`{k}`" for k in unread[:8])} have a row for each image, but are not read: '
-                    'columns are datasets beside the images, one each')
+        log.warning(f'{self.path}: {", ".join(f"`{k}`" for k in unread[:8])} have a row for each image, but are not '
+                    'read: columns are datasets beside the images, one each')
     return super(H5File, self)._table()
-
-# %% ../../nbs/08_data.hdf5.ipynb #1360c232
-def _signature(path, group, pixels):
-    "What two files that are read alike agree in, the number of rows, and where these come from"
-    with _opened(path) as f:
-        root = h5g.open(f.id, b'/')
-        like = []
-        if group:
-            name = group.rstrip('/').encode()
-            try: _check_link(root, name, path)
-            except KeyError: return None,0,None
-            root = h5g.open(root, name)
-        if any(k.encode() not in root for k in pixels): return None,0,None
-        for k in pixels:
-            _check_link(root, k.encode(), path)
-            d = h5d.open(root, k.encode())
-            _check_own(d, k, path)
-            like.append((d.shape[1:], d.dtype, _filters(d)))
-            if d.shape[0] != (n := d.shape[0] if k == pixels[0] else n):
-                raise DataError(f'{path}: `{k}` has {d.shape[0]} rows, not {n}')
-        like += [_said_by(o) for o in (root,h5d.open(root, pixels[0].encode()))]
-        return (tuple(root),like),n,json_of(next(iter(_texts(root, b'provenance') or ()), None))
 
 # %% ../../nbs/08_data.hdf5.ipynb #28ffb5e9
 def _texts(o, name):
@@ -323,12 +327,40 @@ def _texts(o, name):
     a.read(out := np.empty(a.shape, a.dtype))
     return texts_of(out)
 
+# %% ../../nbs/08_data.hdf5.ipynb #ec231c99
+_telling = b'provenance',b'CLASS',b'DIMENSION_LIST',b'REFERENCE_LIST'    # Of HDF5's own, and where it comes from
+
 def _said_by(o):
     "What the attributes of a group or dataset say, but where it comes from"
     names = (h5a.open(o, index=i).name for i in range(h5a.get_num_attrs(o)))
     return sorted((k,_texts(o, k)) for k in names if k not in _telling)
 
-_telling = b'provenance',b'CLASS',b'DIMENSION_LIST',b'REFERENCE_LIST'    # Of HDF5's own, and where it comes from
+# %% ../../nbs/08_data.hdf5.ipynb #bfc79ce2
+def _group_of(f, group, path):
+    "A group, by the name that another file has it under; None where there is none"
+    root = h5g.open(f.id, b'/')
+    if not group: return root
+    name = group.rstrip('/').encode()
+    try: _check_link(root, name, path)
+    except KeyError: return None
+    return h5g.open(root, name)
+
+# %% ../../nbs/08_data.hdf5.ipynb #1360c232
+def _signature(path, group, pixels):
+    "What two files that are read alike agree in, the number of rows, and where these come from"
+    with _opened(path) as f:
+        root = _group_of(f, group, path)
+        if root is None or any(k.encode() not in root for k in pixels): return None,0,None
+        like = []
+        for k in pixels:
+            _check_link(root, k.encode(), path)
+            d = h5d.open(root, k.encode())
+            _check_own(d, k, path)
+            like.append((d.shape[1:], d.dtype, _filters(d)))
+            if d.shape[0] != (n := d.shape[0] if k == pixels[0] else n):
+                raise DataError(f'{path}: `{k}` has {d.shape[0]} rows, not {n}')
+        like += [_said_by(o) for o in (root,h5d.open(root, pixels[0].encode()))]
+        return (tuple(root),like),n,json_of(next(iter(_texts(root, b'provenance') or ()), None))
 
 # %% ../../nbs/08_data.hdf5.ipynb #dbee2ffb
 @patch
@@ -357,9 +389,12 @@ def matches(self:H5File)->bool: # False for a file that must be described anew
     if not self.unseen: return True
     check_file(self.path)
     now = stamp(self.path)
-    found = self._signed()
-    if found[0] != self._like or found[1] == 0: return False
-    self._n,self.provenance,self.stamp,self.unseen = *found[1:],now,False
+    like,n,provenance = self._signed()
+    if like != self._like or n == 0: return False
+    self._n = n
+    self.provenance = provenance
+    self.stamp = now
+    self.unseen = False
     return True
 
 # %% ../../nbs/08_data.hdf5.ipynb #46b7a288

@@ -20,10 +20,11 @@ from numpy.lib import format as npy
 from PIL import Image
 from ..core import DataError, log, progress
 from .columns import texts
+from .cutoutfile import CutoutFile
 from .files import ENDINGS, damage, file_labels, kind_by_name, natural_key
 from ..files import check_file
 from .formats import KINDS
-from .layouts import CutoutFile, Layout, channels_last
+from .layouts import Layout, channels_last
 from .tables import read_table
 
 # %% ../../nbs/09_data.pictures.ipynb #9e1798ca

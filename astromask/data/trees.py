@@ -16,14 +16,15 @@ import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
 from ..core import DataError, log
+from .cutoutfile import CutoutFile, stamp
 from .files import damage, file_labels, natural_key
-from ..files import check_file
 from .fits import inverse_variance, plane_words
 from .formats import KINDS
 from .hdf5 import H5File
-from .layouts import CutoutFile, Layout, stamp
+from .layouts import Layout
 from .pictures import RowArray
 from .tables import read_table
+from ..files import check_file
 from ..units import header_photometry
 
 # %% ../../nbs/09_data.trees.ipynb #86e97dc7
@@ -45,9 +46,7 @@ def _check_codecs(path, most=100_000):
         if seen > most: raise DataError(f'{path} holds more than {most} arrays and groups, which is no set of cutouts')
 
 # %% ../../nbs/09_data.trees.ipynb #95969055
-def _zarr_arrays(group):
-    "name -> array, for all in a group"
-    return {k: o for k,o in group.arrays() if o.shape}
+def _zarr_arrays(group): return {k: o for k,o in group.arrays() if o.shape}      # name -> array
 
 def _zarr_group(path, layouts):
     "The open group with images"
@@ -77,7 +76,9 @@ class ZarrSet(CutoutFile):
         self._begin([str(path).rstrip('/')], strict, given)
         self.stamp = self._stamp()
         _check_codecs(self.path)
-        with self._reading('opened') as f: self._describe(f, bands, survey)
+        with self._reading('opened') as f:
+            self._describe(f, bands, survey)
+            self.chunk = f[self.images].chunks[0]
 
     def _stamp(self):
         return [stamp(p) for p in (os.path.join(self.path, o) for o in (*_meta,'.zattrs','.zmetadata'))
@@ -90,17 +91,19 @@ class ZarrSet(CutoutFile):
             yield arrays
     def _list(self, f): return f,self._attrs
     def _is_column(self, d): return d.dtype.kind in 'biufSUOT'
-    def _values(self, d):
-        x = np.asarray(d[:])
-        return np.array([o.decode(errors='replace') if isinstance(o, bytes) else str(o)
-                         for o in x.ravel()]).reshape(x.shape) if x.dtype.kind in 'OT' else x
-    def _describe(self, f, bands, survey):
-        super()._describe(f, bands, survey)
-        self.chunk = f[self.images].chunks[0]
+
+# %% ../../nbs/09_data.trees.ipynb #b698f4b9
+@patch
+def _values(self:ZarrSet, d):
+    "All of an array; text as text"
+    x = np.asarray(d[:])
+    if x.dtype.kind not in 'OT': return x
+    return np.array([o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in x.ravel()]).reshape(x.shape)
 
 # %% ../../nbs/09_data.trees.ipynb #eb754fa1
 @patch
 def _take(self:ZarrSet, d, rows):
+    "Rows of an array; images that are zero throughout as NaN"
     x = np.asarray(d.oindex[np.asarray(rows)])
     x = x.astype(x.dtype.newbyteorder('='), copy=False)
     if x.ndim != 4 or x.dtype.kind != 'f' or d.path and d.path.split('/')[-1] != self.images: return x
@@ -114,13 +117,18 @@ def _take(self:ZarrSet, d, rows):
 # %% ../../nbs/09_data.trees.ipynb #059ebebc
 def _inside(o): return list(o.values()) if isinstance(o, Mapping) else o if isinstance(o, list) else []
 
+def _points_away(o):
+    "Does a node name another tree, or an array in another file?"
+    array = 'datatype' in o or 'shape' in o if isinstance(o, Mapping) else False
+    return isinstance(o, Mapping) and ('$ref' in o or isinstance(o.get('source'), str) and array)
+
+# %% ../../nbs/09_data.trees.ipynb #7c94ada7
 def _check_tree(raw, path):
     "Refuse a tree that points elsewhere, or that names its own parts until it has no end; each node is looked at once"
     sizes = {}
     def size(o):
         if id(o) in sizes: return sizes[id(o)]
-        if isinstance(o, Mapping) and ('$ref' in o or isinstance(o.get('source'), str)
-                                       and ('datatype' in o or 'shape' in o)):
+        if _points_away(o):
             raise DataError(f'{path} points at other files, which is not followed: write it '
                             'again with its arrays inside')
         sizes[id(o)] = np.inf                        # until it is known, for a tree that contains itself
@@ -130,6 +138,7 @@ def _check_tree(raw, path):
         raise DataError(f'{path} repeats its own parts so often that its tree would not fit into '
                         'memory: that is no real file')
 
+# %% ../../nbs/09_data.trees.ipynb #c5966e6c
 @contextmanager
 def open_asdf(
     path, # The file
@@ -153,6 +162,7 @@ def _value(o):
     if isinstance(o, Mapping) and 'value' in o: return _value(o['value'])[0],str(o.get('unit', ''))
     return (o if hasattr(o, 'dtype') and hasattr(o, 'shape') else None),''
 
+# %% ../../nbs/09_data.trees.ipynb #a3981724
 def tree_arrays(
     tree, # Of an ASDF file
 )->tuple: # name -> (array, unit), and the mapping that holds them
@@ -179,17 +189,66 @@ def _meta_of(node, *ways):
         o = o['value'] if isinstance(o, Mapping) and 'value' in o else o
         if isinstance(o, (str,int,float)) and not isinstance(o, bool): return o
 
+# %% ../../nbs/09_data.trees.ipynb #54a453c9
+def _roman_unit(node, conversion):
+    "The unit of the pixels, by what the tree says or else by what kind of product it is"
+    told = str(_meta_of(node, 'meta.unit','unit','meta.bunit_data') or '')
+    if told: return told
+    return 'MJy/sr' if 'mosaic' in str(getattr(node, '_tag', '')) else 'DN/s' if conversion else ''
+
+# %% ../../nbs/09_data.trees.ipynb #f98a25aa
 def _roman_photometry(node, unit):
     "Photometry, and arcsec per pixel"
     area = _meta_of(node, 'meta.photometry.pixel_area','meta.photometry.pixelarea_steradians')
     conversion = _meta_of(node, 'meta.photometry.conversion_megajanskys')
-    tag = str(getattr(node, '_tag', ''))
-    unit = unit or str(_meta_of(node, 'meta.unit','unit','meta.bunit_data') or '') or ('MJy/sr' if 'mosaic' in tag
-        else 'DN/s' if conversion else '')
-    cards = {k: v for k,v in dict(BUNIT=unit, PHOTMJSR=conversion, PIXAR_SR=area,
-                                  ZEROPOINT=_meta_of(node, 'zero_point','meta.zero_point')).items() if v is not None}
+    zero = _meta_of(node, 'zero_point','meta.zero_point')
+    cards = dict(BUNIT=unit or _roman_unit(node, conversion), PHOTMJSR=conversion, PIXAR_SR=area, ZEROPOINT=zero)
     scale = _meta_of(node, 'pixel_scale','meta.pixel_scale')
-    return header_photometry(cards),float(np.sqrt(area)*206264.80625) if area else scale
+    return (header_photometry({k: v for k,v in cards.items() if v is not None}),
+            float(np.sqrt(area)*206264.80625) if area else scale)
+
+# %% ../../nbs/09_data.trees.ipynb #f8437343
+def _band(node):
+    "The filter of an image, '' if it does not tell"
+    return str(_meta_of(node, 'meta.instrument.optical_element','meta.basic.optical_element','band','filter',
+                        'meta.filter') or '')
+
+# %% ../../nbs/09_data.trees.ipynb #7872803c
+def _cube(x):
+    "(C,H,W), also of (H,W), in native byte order"
+    x = x.astype(x.dtype.newbyteorder('='), copy=False)
+    return x[None] if x.ndim == 2 else x
+
+# %% ../../nbs/09_data.trees.ipynb #4b5c25a4
+def _hidden(x, planes):
+    "Pixels that the quality bits hide (Roman: the first bit is 'do not use') as NaN"
+    if 'mask' not in planes: return x
+    bits = np.array(planes['mask'][1])
+    bad = bits if bits.dtype == bool else bits & 1 if planes['mask'][0].lower() == 'dq' else bits != 0
+    return np.where(np.broadcast_to(_cube(bad).astype(bool), x.shape), np.float32(np.nan),
+                    x.astype(np.result_type(x, np.float32), copy=False))
+
+# %% ../../nbs/09_data.trees.ipynb #e47303df
+def _weights(x, planes):
+    "Inverse variances (C,H,W), None where nothing tells them"
+    kind = next((k for k in ('ivar','variance','error') if k in planes), None)
+    return None if kind is None else inverse_variance(np.broadcast_to(_cube(np.array(planes[kind][1])), x.shape),
+                                                      kind).astype(np.float32)
+
+# %% ../../nbs/09_data.trees.ipynb #28185f13
+def _image_of(found, path):
+    "Kind -> (name, array, unit) of the planes of an object; refuse what is no cutout of one"
+    planes = {}
+    for k,(a,unit) in found.items(): planes.setdefault(plane_words(k)[0] or 'image', (k,a,unit))
+    if 'image' not in planes:
+        raise DataError(f'{path} is an ASDF file that holds no image: '
+                        f'{", ".join(f"{k} {tuple(a.shape)}" for k,(a,_) in list(found.items())[:8]) or "no arrays"}')
+    name,a,_ = planes['image']
+    if len(a.shape) == 4 or np.prod(a.shape[-2:]) > 1<<22:
+        raise DataError(f'{path} holds `{name}` {tuple(a.shape)}, which is no cutout of one object (ASDF is read '
+                        'one object a file): cut from it first (astrocut), or write an array of '
+                        'cutouts to HDF5 (Cutouts.write)')
+    return planes
 
 # %% ../../nbs/09_data.trees.ipynb #b650743d
 def asdf_object(
@@ -198,49 +257,23 @@ def asdf_object(
     "The image of one object in an ASDF file"
     with open_asdf(path) as tree:
         found,node = tree_arrays(tree)
-        planes = {}
-        for k,(a,unit) in found.items(): planes.setdefault(plane_words(k)[0] or 'image', (k,a,unit))
-        if 'image' not in planes:
-            raise DataError(f'{path} is an ASDF file that holds no image: '
-                            f'{", ".join(f"{k} {tuple(a.shape)}" for k,(a,_) in list(found.items())[:8]) or "no arrays"}')
-        name,a,unit = planes['image']
-        if len(a.shape) == 4 or np.prod(a.shape[-2:]) > 1<<22:
-            raise DataError(f'{path} holds `{name}` {tuple(a.shape)}, which is no cutout of one object (ASDF is read '
-                            'one object a file): cut from it first (astrocut), or write an array of '
-                            'cutouts to HDF5 (Cutouts.write)')
-        x = _three(np.array(a))
-        photometry,scale = _roman_photometry(node, unit)
-        band = _band(node)
+        planes = _image_of(found, path)
+        x = _cube(np.array(planes['image'][1]))
+        photometry,scale = _roman_photometry(node, planes['image'][2])
         names = node.get('bands')
+        band = _band(node)
+        if isinstance(names, (list,tuple)): bands = tuple(map(str, names))
+        else: bands = (band,) if band and len(x) == 1 else None
         facts = {k: v for k in ('id','ra','dec','redshift') if (v := _meta_of(node, k, f'meta.{k}')) is not None}
-        return dict(image=_hidden(x, planes), ivar=_weights(x, planes),
-                    bands=tuple(map(str, names)) if isinstance(names, (list,tuple)) else (band,)
-                    if band and len(x) == 1 else None,
-                    photometry=photometry, scale=scale, facts=facts, path=str(path))
+        return dict(image=_hidden(x, planes), ivar=_weights(x, planes), bands=bands, photometry=photometry, scale=scale,
+                    facts=facts, path=str(path))
 
-# %% ../../nbs/09_data.trees.ipynb #7872803c
-def _three(x):
-    x = x.astype(x.dtype.newbyteorder('='), copy=False)
-    return x[None] if x.ndim == 2 else x
-
-def _hidden(x, planes):
-    "Pixels that the quality bits hide (Roman: the first bit is 'do not use') as NaN"
-    if 'mask' not in planes: return x
-    bits = np.array(planes['mask'][1])
-    bad = bits if bits.dtype == bool else bits & 1 if planes['mask'][0].lower() == 'dq' else bits != 0
-    return np.where(np.broadcast_to(_three(bad).astype(bool), x.shape), np.float32(np.nan),
-                    x.astype(np.result_type(x, np.float32), copy=False))
-
-def _weights(x, planes):
-    kind = next((k for k in ('ivar','variance','error') if k in planes), None)
-    return None if kind is None else inverse_variance(np.broadcast_to(_three(np.array(planes[kind][1])), x.shape),
-                                                      kind).astype(np.float32)
+# %% ../../nbs/09_data.trees.ipynb #741d60d5
+def _without_band(label, band):
+    "A file's name without the band's"
+    return re.sub(rf'(^|[\W_]){re.escape(band)}(?=$|[\W_])', '', label, flags=re.I).strip('_-. ')
 
 # %% ../../nbs/09_data.trees.ipynb #9f512aa9
-def _band(node):
-    return str(_meta_of(node, 'meta.instrument.optical_element','meta.basic.optical_element','band','filter',
-                        'meta.filter') or '')
-
 def by_object(
     paths, # ASDF files
 )->dict:   # object -> its files, one for each band
@@ -251,8 +284,7 @@ def by_object(
         with open_asdf(p) as tree: bands.append(_band(tree_arrays(tree)[1]))
     if len({*bands}) < 2: return dict(zip(labels, ([p] for p in paths)))
     groups = {}
-    for p,b,k in zip(paths, bands, labels):
-        groups.setdefault(re.sub(rf'(^|[\W_]){re.escape(b)}(?=$|[\W_])', '', k, flags=re.I).strip('_-. '), {})[b] = p
+    for p,b,k in zip(paths, bands, labels): groups.setdefault(_without_band(k, b), {})[b] = p
     if len({frozenset(o) for o in groups.values()}) == 1 and sum(map(len, groups.values())) == len(paths):
         return {k: [o[b] for b in sorted(o, key=natural_key)] for k,o in groups.items()}
     raise DataError(f'{paths[0]} is in {bands[0]}, and others are in {", ".join(sorted({*bands} - {bands[0]})[:5])}, '
@@ -265,6 +297,7 @@ class AsdfLayout(Layout):
     what = 'an ASDF file for each object: `data` (H,W) or (C,H,W), with `err` and `dq`'
     images = 'image'
 
+# %% ../../nbs/09_data.trees.ipynb #5c1da907
 class AsdfSet(CutoutFile):
     "ASDF files, one object each, or one for each band of an object as their names tell, as one set"
     layouts = [AsdfLayout()]
@@ -283,24 +316,33 @@ class AsdfSet(CutoutFile):
         self.first = self._object(0)
         self._describe(self._arrays(), bands, survey)
     def __getstate__(self): return self.__dict__ | dict(kept=(None,None))
+    @contextmanager
+    def _reading(self, what): yield self._arrays()
+    def _row_ids(self, labels): return np.array(list(self.groups))
+
+# %% ../../nbs/09_data.trees.ipynb #488554c7
+def _joined(parts):
+    "An object of its bands, each of which has a file"
+    first = parts[0]
+    known = all(o['bands'] for o in parts)
+    weighed = all(o['ivar'] is not None for o in parts)
+    return first | dict(image=np.concatenate([o['image'] for o in parts]),
+                        bands=sum((o['bands'] for o in parts), ()) if known else None,
+                        ivar=np.concatenate([o['ivar'] for o in parts]) if weighed else None,
+                        zeros=[o['photometry'].zero_point for o in parts for _ in o['image']],
+                        units=[o['photometry'].unit for o in parts for _ in o['image']])
 
 # %% ../../nbs/09_data.trees.ipynb #e699b77c
 @patch
 def _object(self:AsdfSet, i):
     "The i-th object with all its bands"
-    name = list(self.groups)[i]
-    parts = [asdf_object(p) for p in self.groups[name]]
+    parts = [asdf_object(p) for p in list(self.groups.values())[i]]
+    first = parts[0]
     for o in parts[1:]:
-        if o['image'].shape[1:] != parts[0]['image'].shape[1:]:
-            raise DataError(f'{o["path"]} has {o["image"].shape[1:]} pixels, but {parts[0]["path"]}, the same object, '
-                            f'{parts[0]["image"].shape[1:]}')
-    known = all(o['bands'] for o in parts)
-    return parts[0] | dict(image=np.concatenate([o['image'] for o in parts]),
-                           bands=sum((o['bands'] for o in parts), ()) if known else None,
-                           ivar=None if any(o['ivar'] is None for o in parts)
-                           else np.concatenate([o['ivar'] for o in parts]), facts=parts[0]['facts'],
-                           zeros=[o['photometry'].zero_point for o in parts for _ in o['image']],
-                           units=[o['photometry'].unit for o in parts for _ in o['image']])
+        if o['image'].shape[1:] == first['image'].shape[1:]: continue
+        raise DataError(f'{o["path"]} has {o["image"].shape[1:]} pixels, but {first["path"]}, the same object, '
+                        f'{first["image"].shape[1:]}')
+    return _joined(parts)
 
 # %% ../../nbs/09_data.trees.ipynb #5f2ec41e
 @patch
@@ -309,41 +351,39 @@ def _rows(self:AsdfSet, rows):
     key = tuple(np.asarray(rows).tolist())
     if self.kept[0] == key: return self.kept[1]
     objects = [self._object(i) for i in key]
+    first = self.first
     for o in objects:
-        for what,a,b in (('shape',o['image'].shape,self.first['image'].shape), ('bands',o['bands'],self.first['bands']),
-                         ('zero point',o['zeros'],self.first['zeros'])):
-            if a != b: raise DataError(f'{o["path"]} has {what} {a}, but {self.first["path"]} has {b}: open them apart')
-    out = dict(image=np.stack([o['image'] for o in objects]).astype(self.first['image'].dtype, copy=False))
-    if self.first['ivar'] is not None:
+        for what,a,b in (('shape',o['image'].shape,first['image'].shape), ('bands',o['bands'],first['bands']),
+                         ('zero point',o['zeros'],first['zeros'])):
+            if a != b: raise DataError(f'{o["path"]} has {what} {a}, but {first["path"]} has {b}: open them apart')
+    out = dict(image=np.stack([o['image'] for o in objects]).astype(first['image'].dtype, copy=False))
+    if first['ivar'] is not None:
         out['ivar'] = np.stack([np.zeros(o['image'].shape, 'f4') if o['ivar'] is None else o['ivar'] for o in objects])
     self.kept = key,out
     return out
 
+# %% ../../nbs/09_data.trees.ipynb #c62aac4b
 @patch
 def _arrays(self:AsdfSet):
+    "The set as arrays whose rows are read when they are asked for"
     kinds = {k: self.first[k] for k in ('image','ivar') if self.first[k] is not None}
     return {k: RowArray(lambda rows, k=k: self._rows(rows)[k], (len(self.groups),*v.shape), v.dtype)
             for k,v in kinds.items()}
 
 # %% ../../nbs/09_data.trees.ipynb #83f40e47
 @patch
-@contextmanager
-def _reading(self:AsdfSet, what): yield self._arrays()
-
-@patch
 def _list(self:AsdfSet, f):
+    "The arrays, and what the first object says of them"
     told = dict(pixel_scale=self.first['scale'], unit=self.first['units'],
                 zero_point=None if None in self.first['zeros'] else self.first['zeros'])
     return f,told | ({'bands': self.first['bands']} if self.first['bands'] else {})
 
-@patch
-def _row_ids(self:AsdfSet, labels): return np.array(list(self.groups))
-
+# %% ../../nbs/09_data.trees.ipynb #29f83580
 @patch
 def _table(self:AsdfSet):
+    "What the trees say of the objects"
     facts = [asdf_object(paths[0])['facts'] for paths in self.groups.values()]
     names = dict.fromkeys(k for o in facts for k in o)
     return read_table(Table({k: [o.get(k) for o in facts] for k in names})) if names else Table()
 
-# %% ../../nbs/09_data.trees.ipynb #ed9e8925
 KINDS |= {'ASDF': AsdfSet, 'Zarr': ZarrSet}

@@ -22,8 +22,11 @@ from ..core import DataError, InputError, log, progress as show_progress, versio
 from ..files import read_json, write_json, clear_left, digest, whole_file
 from ..data.cutouts import class_labels, cutout_paths, redshifts
 from ..data.duplicates import hash_ids
-from ..data.formats import FitsSet, file_kind, fits_alike, open_files
-from ..data.layouts import band_names, check_measures, file_labels, parts_like
+from ..data.files import file_labels
+from ..data.fitsets import FitsSet, fits_alike
+from ..data.formats import file_kind, open_files
+from ..data.cutoutfile import check_measures, parts_like
+from ..data.layouts import band_names
 from ..data.loaders import fit_size
 from ..data.tables import read_catalog
 from ..embed import evaluating, knows_units
