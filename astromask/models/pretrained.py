@@ -26,13 +26,14 @@ class _Settings(dict):
     "Stands in for argparse's Namespace: its content"
     def __setstate__(self, state): self.update(state)
 
-def _dict(*ignored):
-    "Stands in for defaultdict: its content"
-    return {}
+def _dict(*ignored): return {}  # stands in for defaultdict
 
+# %% ../../nbs/25_models.pretrained.ipynb #b43e6533
 class _DType:
     "Stands in for numpy.dtype"
-    def __init__(self, code, *ignored): self.code,self.order = code,'='
+    def __init__(self, code, *ignored):
+        self.code = code
+        self.order = '='
     def __setstate__(self, state): self.order = state[1]
 
 # %% ../../nbs/25_models.pretrained.ipynb #41f7be04
@@ -41,19 +42,20 @@ def _number(dtype, data):
     if not re.fullmatch('[biuf][1248]', dtype.code): raise ValueError(f'{dtype.code} is no type of number')
     return np.frombuffer(data, dtype.order.replace('|','=') + dtype.code)[0].item()
 
-_stand_ins = [(_Settings,'argparse.Namespace'), (OrderedDict,'yacs.config.CfgNode'), (_dict,'collections.defaultdict'),
-              (list,'builtins.list'),
-              (_DType,'numpy.dtype'), (_number,'numpy.core.multiarray.scalar'),
-              (_number,'numpy._core.multiarray.scalar')]
+# %% ../../nbs/25_models.pretrained.ipynb #2a82b75b
+_stand_ins = [
+    (_Settings,'argparse.Namespace'), (OrderedDict,'yacs.config.CfgNode'), (_dict,'collections.defaultdict'),
+    (list,'builtins.list'), (_DType,'numpy.dtype'), (_number,'numpy.core.multiarray.scalar'),
+    (_number,'numpy._core.multiarray.scalar')]
 
 # %% ../../nbs/25_models.pretrained.ipynb #1ca83d7b
 def _refused(file, why):
     "What to say about a pickle that was not read"
-    named = 'TorchScript' if 'TorchScript' in why else re.search(r'GLOBAL ([\w.]+)', why)
+    named = 'TorchScript' if 'TorchScript' in why else (re.findall(r'GLOBAL ([\w.]+)', why) or [''])[0]
     if not named: return f'{file} is damaged, or it is no checkpoint that torch.save or safetensors wrote'
-    return (f'{file} names {named if isinstance(named, str) else named[1]}, which is code and not data, so it is not '
-            'opened; if it holds a whole '
-            f"model, its owner can export the weights, where that code is at home, with torch.save({{'model': m.state_dict()}}, 'weights.pth')")
+    return (f'{file} names {named}, which is code and not data, so it is not opened; if it holds a whole model, its '
+            "owner can export the weights, where that code is at home, with "
+            "torch.save({'model': m.state_dict()}, 'weights.pth')")
 
 # %% ../../nbs/25_models.pretrained.ipynb #3167ea2b
 def _read_pickle(file):
@@ -71,13 +73,6 @@ def _read_safetensors(file):
     except Exception as e:
         raise DataError(f'{file} is damaged or no safetensors file ({str(e).splitlines()[0]})') from None
 
-# %% ../../nbs/25_models.pretrained.ipynb #5e732932
-class Checkpoint(NamedTuple):
-    "What a foreign file holds"
-    tensors: dict # Name to tensor
-    args: dict    # Settings of the script that wrote it, where there are some
-    file: Path    # The file itself
-
 # %% ../../nbs/25_models.pretrained.ipynb #10237f07
 def _weights_file(path):
     "The file with the weights at a path"
@@ -88,21 +83,35 @@ def _weights_file(path):
         if (path/name).is_file(): return path/name
     raise InputError(f'{path} is a directory with neither model.safetensors nor pytorch_model.bin in it')
 
+# %% ../../nbs/25_models.pretrained.ipynb #445a39de
+def _candidates(content):
+    "What may be the state dict, the likeliest first"
+    if not isinstance(content, dict): return
+    for found in (*(content.get(k) for k in ('model','state_dict','model_state_dict')), content):
+        if isinstance(found, dict): yield {k: v for k,v in found.items() if torch.is_tensor(v) and isinstance(k, str)}
+
 # %% ../../nbs/25_models.pretrained.ipynb #e1d7f767
 def _find_tensors(content, file):
     "The state dict in what was read"
-    if isinstance(content, dict):
-        for found in (*(content.get(k) for k in ('model','state_dict','model_state_dict')), content):
-            tensors = {k: v for k,v in found.items() if torch.is_tensor(v) and isinstance(k, str)} if isinstance(found,
-                dict) else {}
-            if tensors: break
-    if not isinstance(content, dict) or not tensors: raise DataError(f'{file} holds no state dict: no tensors by name')
-    for prefix in ('module.','_orig_mod.'):                                 # of DataParallel, of torch.compile
+    tensors = next(filter(None, _candidates(content)), None)
+    if not tensors: raise DataError(f'{file} holds no state dict: no tensors by name')
+    for prefix in ('module.','_orig_mod.'):
         if all(k.startswith(prefix) for k in tensors): tensors = {k[len(prefix):]: v for k,v in tensors.items()}
-    for k,v in tensors.items():
-        if v.layout != torch.strided or v.device.type != 'cpu' or v.numel()*v.element_size() > file.stat().st_size:
-            raise DataError(f'{file} is damaged: its tensor {k} is not what such a file can hold')
     return tensors
+
+# %% ../../nbs/25_models.pretrained.ipynb #5b24f382
+def _check_tensors(tensors, file):
+    most = file.stat().st_size
+    for k,v in tensors.items():
+        if v.layout != torch.strided or v.device.type != 'cpu' or v.numel()*v.element_size() > most:
+            raise DataError(f'{file} is damaged: its tensor {k} is not what such a file can hold')
+
+# %% ../../nbs/25_models.pretrained.ipynb #5e732932
+class Checkpoint(NamedTuple):
+    "What a foreign file holds"
+    tensors: dict # Name to tensor
+    args: dict    # Settings of the script that wrote it, where there are some
+    file: Path    # The file itself
 
 # %% ../../nbs/25_models.pretrained.ipynb #63376122
 def read_checkpoint(
@@ -112,20 +121,24 @@ def read_checkpoint(
     file = _weights_file(path)
     with open(file, 'rb') as f: head = f.read(9)
     content = (_read_safetensors if file.suffix == '.safetensors' or head[8:] == b'{' else _read_pickle)(file)
+    tensors = _find_tensors(content, file)
+    _check_tensors(tensors, file)
     args = content.get('args') if isinstance(content, dict) else None
-    return Checkpoint(_find_tensors(content, file), args if isinstance(args, dict) else {}, file)
+    return Checkpoint(tensors, args if isinstance(args, dict) else {}, file)
 
 # %% ../../nbs/25_models.pretrained.ipynb #d7f29cbf
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 _DECODER_HEADS = {512: 16}
 
 def _heads(given, known, width, name, file):
+    "How many attention heads share this width"
     heads = given or known.get(width)
     if heads: return heads
     raise InputError(f'{file} does not say how many attention heads share its {width} channels: give {name}')
 
 # %% ../../nbs/25_models.pretrained.ipynb #987e113d
 def _bands(bands, C, file):
+    "Names of C bands"
     if bands is None and C == 3: return ('R','G','B')
     if bands is None:
         raise InputError(f'{file} has weights for {C} bands without their names: give bands, in their order')
@@ -135,26 +148,32 @@ def _bands(bands, C, file):
 
 # %% ../../nbs/25_models.pretrained.ipynb #e8963476
 def _depth(t, stem):
-    return 1 + max((int(k[len(stem):].split('.')[0]) for k in t if re.match(re.escape(stem)+r'\d+\.', k)), default=-1)
+    "Blocks under a name: one more than the highest number"
+    numbers = [int(k[len(stem):].split('.')[0]) for k in t if re.match(re.escape(stem)+r'\d+\.', k)]
+    return 1 + max(numbers, default=-1)
 
+# %% ../../nbs/25_models.pretrained.ipynb #2f206a81
 def _ratio(t, key, width):
     "Width of an MLP in units of the token's, such that int(width*ratio) is exactly its width"
     n = len(t[key]) if key in t else 4*width
     return n/width if int(width*(n/width)) == n else (n+.5)/width
 
-# %% ../../nbs/25_models.pretrained.ipynb #7d495d50
+# %% ../../nbs/25_models.pretrained.ipynb #872ba7e2
 def _same_positions(rows, grid, n):
     "Are these (n+L,D) the fixed positions of a grid, after n zeros?"
-    return rows.shape[1] % 4 == 0 and bool(((rows[n:]-sincos_positions(rows.shape[1], grid)[0,1:]).abs().max() < 1e-4)
-                                           & (rows[:n].abs().amax() < 1e-4))
+    if rows.shape[1] % 4: return False
+    fixed = sincos_positions(rows.shape[1], grid)[0,1:]
+    return bool(((rows[n:]-fixed).abs().max() < 1e-4) & (rows[:n].abs().amax() < 1e-4))
 
+def _grid(img_size, p): return tuple(s//p for s in size2d(img_size)) if img_size is not None else (0,0)
+
+# %% ../../nbs/25_models.pretrained.ipynb #7d495d50
 def _positions(t, key, p, n, img_size, file):
     "The grid of patches, and whether positions are sincos or learned; fixed ones leave t"
     rows = t.pop(key, torch.zeros(1,0,0))[0].float()
     L = len(rows)-n
     if L < 1: raise DataError(f'{file} has no {key} for the patches of an image')
-    given = tuple(s//p for s in size2d(img_size)) if img_size is not None else (0,0)
-    grids = [g for g in (given,(math.isqrt(L),)*2) if g[0]*g[1] == L]
+    grids = [g for g in (_grid(img_size, p),(math.isqrt(L),)*2) if g[0]*g[1] == L]
     if not grids:
         raise InputError(f'{file} has positions for {L} patches, which make no square: give an img_size (H,W) of '
                          f'{L} patches of {p} pixels')
@@ -183,11 +202,11 @@ def _vit(t, file, img_size, patch_size, bands, num_heads):
     D,C,p = _patches(t, patch_size, file)
     sky = 'sky_embed.first.weight' in t
     grid,positions = _positions(t, 'pos_embed', p, 1+sky, img_size, file)
-    return dict(img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file), embed_dim=D,
-                depth=_depth(t, 'blocks.'),
-                num_heads=_heads(num_heads, _HEADS, D, 'num_heads', file),
-                mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D),
-                positions=positions, sky_token=sky, norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
+    return dict(
+        img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file), embed_dim=D,
+        depth=_depth(t, 'blocks.'), num_heads=_heads(num_heads, _HEADS, D, 'num_heads', file),
+        mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D), positions=positions, sky_token=sky,
+        norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
 # %% ../../nbs/25_models.pretrained.ipynb #495dbb2e
 def _leave_out(t, prefixes, file):
@@ -196,18 +215,23 @@ def _leave_out(t, prefixes, file):
     for k in out: del t[k]
     if out: warnings.warn(f'{file}: the head of a finished task is left out ({", ".join(out)})', stacklevel=4)
 
-# %% ../../nbs/25_models.pretrained.ipynb #e101e7e7
-def _take_weights(m, t, file, fresh=()):
-    "Load a state dict exactly, but for the names that `fresh` begins"
-    own = m.state_dict()
+# %% ../../nbs/25_models.pretrained.ipynb #a170c13c
+def _check_fit(t, own, fresh, file):
+    "Name tensors that are missing, unknown, or of another shape"
     missing = [k for k in own if k not in t and not k.startswith(('fill','sky_embed.unknown',*fresh))]
     unknown = [k for k in t if k not in own]
     misfits = [f'{k} {tuple(t[k].shape)} instead of {tuple(own[k].shape)}' for k in t
                if k in own and t[k].shape != own[k].shape]
     for what,names in (('lacks',missing),('has, beyond what this layout has,',unknown),
                        ('has shapes that do not fit each other:',misfits)):
-        if names:
-            raise DataError(f'{file} {what} {", ".join(names[:3])}{f" and {len(names)-3} more" if len(names) > 3 else ""}')
+        more = f' and {len(names)-3} more' if len(names) > 3 else ''
+        if names: raise DataError(f'{file} {what} {", ".join(names[:3])}{more}')
+
+# %% ../../nbs/25_models.pretrained.ipynb #e101e7e7
+def _take_weights(m, t, file, fresh=()):
+    "Load a state dict exactly, but for the names that `fresh` begins"
+    own = m.state_dict()
+    _check_fit(t, own, fresh, file)
     m.load_state_dict(own | t)
 
 # %% ../../nbs/25_models.pretrained.ipynb #f0e867aa
@@ -217,20 +241,24 @@ def _finish(m, name, sha256, layout, licence, img_size):
     return (m if img_size is None or m.img_size == size2d(img_size) else m.resized(img_size)).eval()
 
 # %% ../../nbs/25_models.pretrained.ipynb #bd9de07e
-_HF_NAMES = [(r'^vit\.',''), (r'^decoder\.(decoder_encoder\.layer|decoder_layers)\.','decoder_blocks.'),
-             (r'^decoder\.',''),
-             (r'^(encoder\.layer|layers)\.','blocks.'),
-             (r'^embeddings\.patch_embeddings\.projection\.','patch_embed.proj.'),
-             (r'^embeddings\.position_embeddings$','pos_embed'), (r'^embeddings\.cls_token$','cls_token'),
-             (r'^layernorm\.','norm.'),
-             (r'\.attention\.attention\.(query|key|value)\.',lambda k: f'.attn.{k[1][0]}.'),
-             (r'\.attention\.([qkv])_proj\.',r'.attn.\1.'),
-             (r'\.attention\.(output\.dense|o_proj)\.','.attn.proj.'), (r'\.intermediate\.dense\.','.mlp.fc1.'),
-             (r'\.output\.dense\.','.mlp.fc2.'),
-             (r'\.layernorm_before\.','.norm1.'), (r'\.layernorm_after\.','.norm2.')]
-_SKY_NAMES = [(r'^patch_mask_values$','fill'), (r'^ra_dec_embed\.neural_network\.layers\.0\.','sky_embed.first.'),
-              (r'^ra_dec_embed\.neural_network\.last_layer\.','sky_embed.last.'), (r'^decoder\.0\.','head.')]
+_HF_NAMES = [
+    (r'^vit\.',''), (r'^decoder\.(decoder_encoder\.layer|decoder_layers)\.','decoder_blocks.'), (r'^decoder\.',''),
+    (r'^(encoder\.layer|layers)\.','blocks.'),
+    (r'^embeddings\.patch_embeddings\.projection\.','patch_embed.proj.'),
+    (r'^embeddings\.position_embeddings$','pos_embed'), (r'^embeddings\.cls_token$','cls_token'),
+    (r'^layernorm\.','norm.'),
+    (r'\.attention\.attention\.(query|key|value)\.',lambda k: f'.attn.{k[1][0]}.'),
+    (r'\.attention\.([qkv])_proj\.',r'.attn.\1.'),
+    (r'\.attention\.(output\.dense|o_proj)\.','.attn.proj.'),
+    (r'\.intermediate\.dense\.','.mlp.fc1.'), (r'\.output\.dense\.','.mlp.fc2.'),
+    (r'\.layernorm_before\.','.norm1.'), (r'\.layernorm_after\.','.norm2.')]
 
+# %% ../../nbs/25_models.pretrained.ipynb #0e6d8513
+_SKY_NAMES = [
+    (r'^patch_mask_values$','fill'), (r'^ra_dec_embed\.neural_network\.layers\.0\.','sky_embed.first.'),
+    (r'^ra_dec_embed\.neural_network\.last_layer\.','sky_embed.last.'), (r'^decoder\.0\.','head.')]
+
+# %% ../../nbs/25_models.pretrained.ipynb #22781383
 def _rename(t, names):
     "Tensors under other names"
     def new(k):
@@ -257,8 +285,7 @@ def _hf_facts(file):
     if c.get('hidden_act', 'gelu') != 'gelu':
         raise DataError(f'{beside}: hidden_act {c["hidden_act"]!r} is not what MAE has (gelu)')
     names = dict(num_heads='num_attention_heads', decoder_num_heads='decoder_num_attention_heads',
-                 norm_eps='layer_norm_eps',
-                 norm_pix_loss='norm_pix_loss', mask_ratio='mask_ratio')
+                 norm_eps='layer_norm_eps', norm_pix_loss='norm_pix_loss', mask_ratio='mask_ratio')
     return dict(norm_eps=1e-12) | {k: c[v] for k,v in names.items() if v in c}
 
 # %% ../../nbs/25_models.pretrained.ipynb #f785d8ad
@@ -273,21 +300,32 @@ def _mae_layout(ckpt):
     if 'patch_mask_values' in t: return 'sky_embeddings', _rename(t, _SKY_NAMES), {}
     return 'facebookresearch/mae', dict(t), {k: ckpt.args[k] for k in ('norm_pix_loss','mask_ratio') if k in ckpt.args}
 
+# %% ../../nbs/25_models.pretrained.ipynb #e6bfbe2a
+def _fresh_decoder(t, heads, file):
+    for k in [k for k in t if k.startswith('decoder_') or k == 'mask_token']: del t[k]
+    warnings.warn(f'{file} holds an encoder alone: the decoder is fresh, 512 wide, with 8 blocks', stacklevel=4)
+    return dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=heads or 16)
+
 # %% ../../nbs/25_models.pretrained.ipynb #859273bd
 def _decoder(t, file, heads, encoder, layout):
     "The arguments of `MAE` for its decoder"
-    if 'decoder_embed.weight' not in t:
-        for k in [k for k in t if k.startswith('decoder_') or k == 'mask_token']: del t[k]
-        warnings.warn(f'{file} holds an encoder alone: the decoder is fresh, 512 wide, with 8 blocks', stacklevel=3)
-        return dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=heads or 16)
+    if 'decoder_embed.weight' not in t: return _fresh_decoder(t, heads, file)
     D = len(t['decoder_embed.weight'])
     depth = _depth(t, 'decoder_blocks.')
-    _,positions = _positions(t, 'decoder_pos_embed', encoder['patch_size'], 1+encoder['sky_token'], encoder['img_size'],
-                             file)
+    n = 1+encoder['sky_token']
+    _,positions = _positions(t, 'decoder_pos_embed', encoder['patch_size'], n, encoder['img_size'], file)
     known = {512: 1} if layout == 'sky_embeddings' and depth == 1 else _DECODER_HEADS      # their model_type maesimple
     return dict(decoder_embed_dim=D, decoder_depth=depth,
                 decoder_num_heads=_heads(heads, known, D, 'decoder_num_heads', file),
                 decoder_mlp_ratio=_ratio(t, 'decoder_blocks.0.mlp.fc1.weight', D), decoder_positions=positions)
+
+# %% ../../nbs/25_models.pretrained.ipynb #3a2e135e
+def _mae_facts(found, layout, given):
+    "Arguments of `MAE` that are no shapes: what was given, else what the file says, else the paper's"
+    usual = dict(num_heads=None, decoder_num_heads=None, norm_pix_loss=True)
+    facts = usual | found | {k: v for k,v in given.items() if v is not None}
+    if layout == 'sky_embeddings' and facts['norm_pix_loss']: facts['norm_pix_loss'] = 'population'
+    return facts
 
 # %% ../../nbs/25_models.pretrained.ipynb #f895d63f
 def load_mae_checkpoint(
@@ -302,36 +340,33 @@ def load_mae_checkpoint(
 )->MAE:                     # In evaluation mode, without scaling
     "A checkpoint of facebookresearch/mae, Hugging Face's ViTMAE or sky_embeddings' MAE, exactly"
     ckpt = read_checkpoint(path)
-    layout,t,facts = _mae_layout(ckpt)
+    layout,t,found = _mae_layout(ckpt)
     _leave_out(t, ('head.','classifier.','pooler.'), ckpt.file)
     given = dict(num_heads=num_heads, decoder_num_heads=decoder_num_heads, norm_pix_loss=norm_pix_loss)
-    facts = dict(num_heads=None, decoder_num_heads=None,
-                 norm_pix_loss=True) | facts | {k: v for k,v in given.items() if v is not None}
-    if layout == 'sky_embeddings' and facts['norm_pix_loss']: facts['norm_pix_loss'] = 'population'
+    facts = _mae_facts(found, layout, given)
     encoder = _vit(t, ckpt.file, img_size, patch_size, bands, facts.pop('num_heads'))
     decoder = _decoder(t, ckpt.file, facts.pop('decoder_num_heads'), encoder, layout)
     m = MAE(**encoder, **decoder, **facts)
     _take_weights(m, t, ckpt.file, () if 'decoder_embed.weight' in t else ('decoder_','mask_token'))
     return _finish(m, ckpt.file.name, file_digest(ckpt.file), layout, licence, img_size)
 
-# %% ../../nbs/25_models.pretrained.ipynb #d44cff03
+# %% ../../nbs/25_models.pretrained.ipynb #6d0a66e8
+# timm's downsampling is at the beginning of the next stage
 _SIMMIM_NAMES = [(r'^encoder\.',''), (r'^decoder\.0\.','head.'),
-                 # timm's: at the beginning of the next
                  (r'^layers\.(\d+)\.downsample\.', lambda k: f'layers.{int(k[1])+1}.downsample.')]
 
+# %% ../../nbs/25_models.pretrained.ipynb #d44cff03
 def _sky_simmim(t, file):
     "sky_embeddings' SimMIM under our names"
     if any(k.startswith('attn_pool.') for k in t):
-        raise DataError(f'{file} is the variant of sky_embeddings with attention pooling, which '
-                        'has no counterpart here: '
-                        f'it makes a whole image from one vector')
+        raise DataError(f'{file} is the variant of sky_embeddings with attention pooling, which has no counterpart '
+                        'here: it makes a whole image from one vector')
     t = {k: v for k,v in _rename(t, _SKY_NAMES).items() if k != 'mask_token'}
     rows = len(t.get('head.weight', ()))
     C,p,_ = t['fill'].shape
     if rows not in (0,C*p*p):
         raise DataError(f'{file} has a head for patches of {math.isqrt(rows//C)} pixels, but its patches have {p}: '
-                        'such a model never worked; '
-                        f'without its decoder.0.* tensors the encoder can be loaded')
+                        'such a model never worked; without its decoder.0.* tensors the encoder can be loaded')
     return t
 
 # %% ../../nbs/25_models.pretrained.ipynb #92595fdf
@@ -346,24 +381,25 @@ def _simmim_layout(ckpt):
     t = {k: v for k,v in t.items() if not k.endswith('relative_position_index')}
     return 'microsoft/SimMIM', _rename(t, _SIMMIM_NAMES), dict(mask_in='tokens', mask_ratio=0.6)
 
+# %% ../../nbs/25_models.pretrained.ipynb #e411ab05
+def _beit_grid(n, p, img_size, file):
+    "The grid of patches whose relative positions have n rows"
+    side = (math.isqrt(max(n, 0))+1)//2
+    for h,w in (_grid(img_size, p),(side,side)):
+        if h and (2*h-1)*(2*w-1) == n: return h,w
+    raise InputError(f'{file} has relative positions of an image that is no square: give its img_size (H,W)')
+
 # %% ../../nbs/25_models.pretrained.ipynb #113598cf
 def _beit(t, file, img_size, patch_size, bands):
     "The arguments of `SimMIM` that the tensors of its ViT tell"
     D,C,p = _patches(t, patch_size, file)
-    shared = 'rel_pos_bias.relative_position_bias_table' in t
-    table = t.get('rel_pos_bias.relative_position_bias_table' if shared
-                  else 'blocks.0.attn.relative_position_bias_table')
+    of_all = 'rel_pos_bias.relative_position_bias_table'
+    table = t.get(of_all, t.get('blocks.0.attn.relative_position_bias_table'))
     if table is None: raise DataError(f'{file} has no relative_position_bias_table: it is no ViT of SimMIM')
-    n = len(table)-3
-    side = (math.isqrt(max(len(table)-3, 0))+1)//2
-    given = tuple(s//p for s in size2d(img_size)) if img_size is not None else (0,0)
-    grids = [g for g in (given,(side,side)) if (2*g[0]-1)*(2*g[1]-1) == n and g[0]]
-    if not grids:
-        raise InputError(f'{file} has relative positions of an image that is no square: give its img_size (H,W)')
-    return dict(encoder='beit', img_size=tuple(p*g for g in grids[0]), patch_size=p, bands=_bands(bands, C, file),
-                embed_dim=D,
-                depth=_depth(t, 'blocks.'), num_heads=table.shape[1], mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D),
-                shared_bias=shared,
+    grid = _beit_grid(len(table)-3, p, img_size, file)
+    return dict(encoder='beit', img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file),
+                embed_dim=D, depth=_depth(t, 'blocks.'), num_heads=table.shape[1],
+                mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D), shared_bias=of_all in t,
                 norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
 # %% ../../nbs/25_models.pretrained.ipynb #653076ec
@@ -379,9 +415,18 @@ def _swin(t, file, img_size, patch_size, bands):
     if shifted is None and img_size is None: raise InputError(f'{file} does not say its image size: give img_size')
     size = img_size if shifted is None else p*math.isqrt(shifted.shape[0]*shifted.shape[1])
     return dict(encoder='swin_base_patch4_window7_224', img_size=size, patch_size=p, bands=_bands(bands, C, file),
-                embed_dim=D, depth=depth,
-                num_heads=[o.shape[1] for o in tables], mlp_ratio=_ratio(t, 'layers.0.blocks.0.mlp.fc1.weight', D),
+                embed_dim=D, depth=depth, num_heads=[o.shape[1] for o in tables],
+                mlp_ratio=_ratio(t, 'layers.0.blocks.0.mlp.fc1.weight', D),
                 window_size=(math.isqrt(len(tables[0]))+1)//2)
+
+# %% ../../nbs/25_models.pretrained.ipynb #cd074d2d
+def _simmim_sizes(t, ckpt, layout, img_size, patch_size, bands, num_heads):
+    "The arguments of `SimMIM` that tensors tell"
+    if layout == 'sky_embeddings': return _vit(t, ckpt.file, img_size, patch_size, bands, num_heads)
+    trunk = _swin if 'layers.0.blocks.0.norm1.weight' in t else _beit
+    sizes = trunk(t, ckpt.file, img_size, patch_size, bands)
+    both = size2d(sizes['img_size']) + size2d(img_size or sizes['img_size'])
+    return sizes if any(s % 32 for s in both) else sizes | dict(mask_unit=32)
 
 # %% ../../nbs/25_models.pretrained.ipynb #17232bfe
 def load_simmim_checkpoint(
@@ -395,29 +440,24 @@ def load_simmim_checkpoint(
 )->SimMIM:           # In evaluation mode, without scaling
     "A checkpoint of microsoft/SimMIM or of sky_embeddings' SimMIM, exactly"
     ckpt = read_checkpoint(path)
-    file = ckpt.file
     layout,t,masks = _simmim_layout(ckpt)
-    if t.get('head.weight', torch.zeros(1,1)).ndim == 2: _leave_out(t, ('head.',), file)
-    if layout == 'sky_embeddings': sizes = _vit(t, file, img_size, patch_size, bands, num_heads)
-    else: sizes = (_swin if 'layers.0.blocks.0.norm1.weight' in t else _beit)(t, file, img_size, patch_size, bands)
-    all_sizes = size2d(sizes['img_size']) + size2d(img_size or sizes['img_size'])
-    if layout == 'microsoft/SimMIM' and not any(s % 32 for s in all_sizes):
-        masks['mask_unit'] = 32  # the paper's
+    if t.get('head.weight', torch.zeros(1,1)).ndim == 2: _leave_out(t, ('head.',), ckpt.file)
+    sizes = _simmim_sizes(t, ckpt, layout, img_size, patch_size, bands, num_heads)
     fresh = () if 'head.weight' in t else ('head.','mask_token')
-    if fresh: warnings.warn(f'{file} holds an encoder alone: the head that predicts pixels is fresh', stacklevel=2)
+    if fresh: warnings.warn(f'{ckpt.file} holds an encoder alone: the head that predicts pixels is fresh', stacklevel=2)
     if layout == 'sky_embeddings' and changes.get('norm_pix_loss'): changes['norm_pix_loss'] = 'population'
     m = SimMIM(**sizes | masks | changes)
-    _take_weights(m, t, file, fresh)
-    return _finish(m, file.name, file_digest(file), layout, licence, img_size)
+    _take_weights(m, t, ckpt.file, fresh)
+    return _finish(m, ckpt.file.name, file_digest(ckpt.file), layout, licence, img_size)
 
 # %% ../../nbs/25_models.pretrained.ipynb #750e01bd
 def _timm_facts(source):
     "Heads, epsilon, size, and whether this ViT is one that `MAE` can be"
     block = source.blocks[0] if hasattr(source, 'blocks') and len(source.blocks) else None
-    if not isinstance(getattr(source, 'norm', None),
-                      torch.nn.Module) or not isinstance(getattr(getattr(block, 'mlp', None), 'act', None),
-                                                         torch.nn.GELU) \
-            or getattr(source, 'num_prefix_tokens', 0) != 1 or getattr(source, 'no_embed_class', False):
+    normed = isinstance(getattr(source, 'norm', None), torch.nn.Module)
+    gelu = isinstance(getattr(getattr(block, 'mlp', None), 'act', None), torch.nn.GELU)
+    class_token = getattr(source, 'num_prefix_tokens', 0) == 1 and not getattr(source, 'no_embed_class', False)
+    if not (normed and gelu and class_token):
         raise InputError(f'{type(source).__name__} is no plain ViT with a class token, its position, and GELU: it has '
                          'no exact counterpart here')
     return dict(num_heads=block.attn.num_heads, norm_eps=block.norm1.eps, img_size=source.patch_embed.img_size)
