@@ -9,7 +9,7 @@ from astropy.table import Column, MaskedColumn, Table
 from astropy.time import Time
 from astromask.core import DataError, InputError
 from astromask.data.columns import (MISSING_WORDS, NAMES, clean_column, counts_from_one, degrees, find_column, first_columns, is_missing, numbers, plain_column,
-                                    rounded_ids, sky_positions, texts)
+                                    rounded_ids, find_positions, texts)
 
 nan = np.nan
 def same(a, b): np.testing.assert_array_equal(np.ma.filled(np.ma.asarray(a), nan) if np.asarray(a).dtype.kind == 'f' else a, b)
@@ -131,10 +131,10 @@ def test_ids_that_lost_digits():
 
 def test_names_of_ra_and_dec_belong_together():
     assert not {'ra','dec'} & {o for o in NAMES['ra'] if 'dec' in o} and len(NAMES['ra']) <= len(NAMES['dec'])
-    for a,d in zip(NAMES['ra'], NAMES['dec']): assert sky_positions({a: [1.], d: [2.]})[:2] == (a,d), (a,d)
-    for a,d in (('Right Ascension','Declination'), ('RA (J2000)','Dec (J2000)'), ('#ra','dec-deg')): assert sky_positions({a: [1.], d: [2.]})[:2] == (a,d), (a,d)
+    for a,d in zip(NAMES['ra'], NAMES['dec']): assert find_positions({a: [1.], d: [2.]})[:2] == (a,d), (a,d)
+    for a,d in (('Right Ascension','Declination'), ('RA (J2000)','Dec (J2000)'), ('#ra','dec-deg')): assert find_positions({a: [1.], d: [2.]})[:2] == (a,d), (a,d)
     t = dict(ra=[nan,nan], dec=[1.,2.], RAJ2000=[3.,4.], DEJ2000=[5.,6.])
-    assert sky_positions(t)[:2] == ('RAJ2000','DEJ2000')
+    assert find_positions(t)[:2] == ('RAJ2000','DEJ2000')
 
 # Angles
 
@@ -157,7 +157,7 @@ def test_one_angle(text, axis, unit, want): np.testing.assert_allclose(degrees(C
 def test_units_of_angles(unit, want): np.testing.assert_allclose(degrees(Column([2.], unit=unit or None), 'x'), want, rtol=1e-12)
 
 @pytest.mark.parametrize('name,want', [('RA (hours)',30), ('ra[deg]',2), ('ra_rad',np.degrees(2)), ('ra_hours',30), ('RA',2)])
-def test_units_in_names(name, want): np.testing.assert_allclose(sky_positions(Table({name: [2.], 'dec': [1.]}))[2], want, rtol=1e-12)
+def test_units_in_names(name, want): np.testing.assert_allclose(find_positions(Table({name: [2.], 'dec': [1.]}))[2], want, rtol=1e-12)
 
 @pytest.mark.parametrize('text', ['12:72:00','12:00:61','north','1:2:3:4','12-30-00'])
 def test_no_angle_is_refused_with_its_row(text):
@@ -171,22 +171,22 @@ def test_angles_that_are_none():
 
 def test_sentinels_of_positions(caplog):
     with caplog.at_level('WARNING', 'astromask'):
-        _,_,x,y = sky_positions(dict(ra=[10,-99,-999,0,0,1e20,9999], dec=[1,-99,-999.,0,0,5,5]))
+        _,_,x,y = find_positions(dict(ra=[10,-99,-999,0,0,1e20,9999], dec=[1,-99,-999.,0,0,5,5]))
     same(x, [10]+[nan]*6)
     same(y, [1]+[nan]*6)
     assert len(caplog.messages) == 1 and '6 of 7 positions' in caplog.text
-    same(sky_positions(dict(ra=[0.,1], dec=[0.,1]))[2], [0,1])                      # one object may be there
-    same(sky_positions(dict(ra=[-99.,-98], dec=[1.,1]))[2], [-99,-98])              # right ascensions from -180 to 180
-    same(sky_positions(dict(ra=[-99.,98], dec=[1.,1]))[2], [nan,98])
+    same(find_positions(dict(ra=[0.,1], dec=[0.,1]))[2], [0,1])                      # one object may be there
+    same(find_positions(dict(ra=[-99.,-98], dec=[1.,1]))[2], [-99,-98])              # right ascensions from -180 to 180
+    same(find_positions(dict(ra=[-99.,98], dec=[1.,1]))[2], [nan,98])
 
 def test_impossible_positions():
     for t,why in ((dict(ra=[1.,2], dec=[1.,91]), 'Row 1 of t has dec = 91'), (dict(ra=[361.], dec=[1.]), 'Row 0 of t has ra = 361')):
-        with pytest.raises(DataError, match=why): sky_positions(t, where='t')
-    same(sky_positions(dict(ra=[1.,2], dec=[1.,91]), strict=False)[3], [1,nan])
-    same(sky_positions(dict(ra=['x','y'], dec=[1.,1]), strict=False)[2], [nan,nan])
+        with pytest.raises(DataError, match=why): find_positions(t, where='t')
+    same(find_positions(dict(ra=[1.,2], dec=[1.,91]), strict=False)[3], [1,nan])
+    same(find_positions(dict(ra=['x','y'], dec=[1.,1]), strict=False)[2], [nan,nan])
 
 def test_radians_without_a_unit_are_told(caplog):
-    with caplog.at_level('WARNING', 'astromask'): sky_positions(Table(dict(coord_ra=[1.,2,3], coord_dec=[.1,.2,.3])))
+    with caplog.at_level('WARNING', 'astromask'): find_positions(Table(dict(coord_ra=[1.,2,3], coord_dec=[.1,.2,.3])))
     assert 'radians' in caplog.text
 
 def test_first_columns():

@@ -52,7 +52,7 @@ def match_sky(
     return match,separation
 
 # %% ../../nbs/18_data.catalogs.ipynb #6c82d1e5
-def _check_alike(mine, theirs, name):
+def _check_columns_alike(mine, theirs, name):
     "Refuse to fill a column from one of another kind or unit"
     if (mine.dtype.kind in 'US') != (theirs.dtype.kind in 'US'):
         raise InputError(f'The column {name!r} is {mine.dtype} here and {theirs.dtype} in the other '
@@ -61,7 +61,7 @@ def _check_alike(mine, theirs, name):
         raise InputError(f'The column {name!r} is in {mine.unit} here and in {theirs.unit} there: convert one of them')
 
 # %% ../../nbs/18_data.catalogs.ipynb #d69c18ad
-def _filled(t, other, name, match):
+def _filled_column(t, other, name, match):
     "A column with the other catalogue's values where there is a match and nothing else is known; how many these are"
     theirs = other[name]
     at = np.maximum(match, 0)
@@ -71,7 +71,7 @@ def _filled(t, other, name, match):
     unit = theirs.unit
     if name in t.colnames:
         mine = np.asarray(np.ma.getdata(t[name]))
-        _check_alike(t[name], theirs, name)
+        _check_columns_alike(t[name], theirs, name)
         unit = t[name].unit or unit
         kind = np.result_type(mine, value)
         value = np.where(use, value.astype(kind), mine.astype(kind))
@@ -119,7 +119,7 @@ def cross_match(
     match,separation = match_sky(t, other, within, once) if not on else (_same_ids(t, other, on),None)
     out = Table(t, copy=True)
     filled = {}
-    for k in columns: out[k],filled[k] = _filled(t, other, k, match)
+    for k in columns: out[k],filled[k] = _filled_column(t, other, k, match)
     out.meta['cross_match'] = dict(objects=len(t), matched=int((match >= 0).sum()), filled=filled)
     return out if on else _with_separation(out, match, separation, within)
 

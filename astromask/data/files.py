@@ -99,7 +99,7 @@ def _in_folder(folder, seen):
     return [p for o in parts or at if o.folder and not _is_margin(o.path) for p in _in_folder(o.path, seen)]
 
 # %% ../../nbs/07_data.files.ipynb #c74692c6
-def _one_kind(found, folder):
+def _of_one_kind(found, folder):
     "Those of the one kind of files that is meant"
     kinds = Counter(o.kind for o in found)
     wanted = [k for k in kinds if k in _first] or [k for k in kinds if k != 'Parquet' or 'pictures' not in kinds]
@@ -134,7 +134,7 @@ def is_zarr(
 def _of_folder(folder):
     "The files that a folder stands for"
     if is_zarr(folder): return [folder]
-    found = _one_kind(_in_folder(folder, set()), folder)
+    found = _of_one_kind(_in_folder(folder, set()), folder)
     if not found:
         there = Counter(Path(o.path).suffix for o in _entries(folder) if not o.folder and not _name(o).startswith('.'))
         there = ', '.join(f'{n} {k or "without ending"}'
@@ -153,7 +153,7 @@ def _meanings(part):
     return [part, part.replace('[', '[[]')]
 
 # %% ../../nbs/07_data.files.ipynb #cbb0a437
-def _matching(folder, part):
+def _matching_entries(folder, part):
     "What a part of a pattern means in a folder"
     here = os.path.join(folder, part)
     if os.path.lexists(here): return [Found(here, os.path.islink(here), os.path.isdir(here), kind_by_name(part))]
@@ -165,19 +165,19 @@ def _matching(folder, part):
     return []
 
 # %% ../../nbs/07_data.files.ipynb #58e5843a
-def _below(folder, seen):
+def _folders_below(folder, seen):
     "A folder and all folders below it, each once"
     if not _is_new(folder, seen): return
     yield folder
     for o in _entries(folder):
-        if o.folder and not _name(o).startswith('.'): yield from _below(o.path, seen)
+        if o.folder and not _name(o).startswith('.'): yield from _folders_below(o.path, seen)
 
 # %% ../../nbs/07_data.files.ipynb #7822aa32
 def _expanded(folder, parts):
     "What a pattern means in a folder, part by part"
     first,*rest = parts
-    if first == '**': return [p for o in _below(folder, set()) for p in _expanded(o, rest or ['*'])]
-    found = _matching(folder, first)
+    if first == '**': return [p for o in _folders_below(folder, set()) for p in _expanded(o, rest or ['*'])]
+    found = _matching_entries(folder, first)
     return [p._replace(link=p.link or o.link) for o in found for p in _expanded(o.path, rest)] if rest else found
 
 # %% ../../nbs/07_data.files.ipynb #e4ac9c9e
@@ -203,12 +203,12 @@ def cutout_paths(
     if os.path.lexists(source) or not source or '\0' in source: return [source]
     found = _of_pattern(source)
     if found: return found
-    if ',' in source: return _listed(source.split(','))
+    if ',' in source: return _of_list(source.split(','))
     if re.search(r'[*?[]', source): raise DataError(f'No file matches {source}')
     return [source]
 
 # %% ../../nbs/07_data.files.ipynb #7484e8c5
-def _listed(words):
+def _of_list(words):
     "The files of a list with commas"
     found = []
     at = 0

@@ -51,7 +51,7 @@ def fits_damage(
         raise DataError(f'{path} is damaged, truncated or not FITS ({why}): get the file again') from e
 
 # %% ../../nbs/07_data.fits.ipynb #3603dc04
-def _stream(path):
+def _unpacked(path):
     "A file as bytes, unpacked on the way where it is packed as a whole; and whether it is"
     f = open(path, 'rb')
     packer = PACKERS.get(kind_by_bytes(f.read(6)))
@@ -122,7 +122,7 @@ def _walk_headers(path, f, packed):
 # %% ../../nbs/07_data.fits.ipynb #020ebb92
 @lru_cache(1<<14)
 def _check_once(path, *stamp):
-    f,packed = _stream(path)
+    f,packed = _unpacked(path)
     with f: _walk_headers(path, f, packed)
 
 # %% ../../nbs/07_data.fits.ipynb #d1ddb7c4
@@ -285,7 +285,7 @@ def _told_kind(h):
     return kind,label
 
 # %% ../../nbs/07_data.fits.ipynb #6f4e48be
-def _inverse(plane):
+def _is_inverse(plane):
     "Does a weight say that it is an inverse variance?"
     unit = re.sub(r'[\s()]', '', str(plane.header.get('BUNIT', '')))
     how = str(plane.card('WHTTYPE','WHT_TYPE','WTTYPE') or '').upper() in ('IVM','IVAR','INVVAR','ERR',
@@ -294,7 +294,7 @@ def _inverse(plane):
     return bool(how or des or re.search(r'(\*\*|\^)-2|^1/.*(\*\*|\^)2|^1/.*2$|^[A-Za-z]+-2$', unit))
 
 # %% ../../nbs/07_data.fits.ipynb #c752f71b
-def _with_sky(h, primary, shape):
+def _inherit_sky(h, primary, shape):
     "A header with the WCS of the first HDU where it has none of its own"
     if 'CTYPE1' in h or h is primary or h.get('INHERIT') is False or not _is_sky(primary): return h
     if primary.get('NAXIS', 0) and (primary.get('NAXIS2'),primary.get('NAXIS1')) != shape[-2:]: return h
@@ -304,9 +304,9 @@ def _with_sky(h, primary, shape):
     return h
 
 # %% ../../nbs/07_data.fits.ipynb #b5184fe1
-def _plane_of(hdu, i, primary, path):
+def _as_plane(hdu, i, primary, path):
     "An image HDU as a `Plane`, whose kind is '' where its header does not say"
-    h = _with_sky(hdu.header, primary, plane_shape(hdu))
+    h = _inherit_sky(hdu.header, primary, plane_shape(hdu))
     version = hdu.header.get('EXTVER', 1)
     kind,label = _told_kind(h)
     if isinstance(version, str):
@@ -317,7 +317,7 @@ def _plane_of(hdu, i, primary, path):
               name=str(h.get('EXTNAME', '')).strip(),
               version=version if isinstance(version, int) else 1)
     p.band = band_of(p)
-    if kind == 'weight' and _inverse(p): p.kind = 'ivar'
+    if kind == 'weight' and _is_inverse(p): p.kind = 'ivar'
     return p
 
 # %% ../../nbs/07_data.fits.ipynb #f1b42431
@@ -353,7 +353,7 @@ def fits_planes(
     path, # Its file, for messages
 )->list:  # A `Plane` for each image in it
     "The planes of a file, told apart; no pixel is read"
-    out = [_plane_of(o, i, hdus[0].header, path) for i,o in enumerate(hdus) if plane_shape(o) is not None]
+    out = [_as_plane(o, i, hdus[0].header, path) for i,o in enumerate(hdus) if plane_shape(o) is not None]
     for some in zip(out, out[1:], out[2:]):
         if _is_triple(*some): some[2].kind = 'variance'
     _leave_unknown(out)
@@ -365,7 +365,7 @@ _weights = 'ivar','variance','error','weight'
 
 def _key(p): return (p.label or p.band).lower(),p.version
 
-def _belonging(images, others):
+def _partners(images, others):
     "For each image the plane among the others that belongs to it, or None; None if that cannot be told"
     mine = [_key(p) for p in images]
     theirs = [_key(p) for p in others]
@@ -397,7 +397,7 @@ def check_weight_unit(
 # %% ../../nbs/07_data.fits.ipynb #056fc8c1
 def _attach(what, images, others, path):
     "Give images their mask or weight"
-    found = _belonging(images, others)
+    found = _partners(images, others)
     if found is None:
         raise DataError(f'{path} has {len(others)} planes of kind {others[0].kind} for {len(images)} images, and it '
                         'cannot be told which belongs to which: name them alike (EXTNAME or EXTVER)')
@@ -742,19 +742,19 @@ def hdu_pixels(
 
 # %% ../../nbs/07_data.fits.ipynb #fd7ffee5
 @contextmanager
-def _opened(plane, **how):
+def _open_hdu(plane, **how):
     with open_fits(plane.path, **how) as hdus: yield hdus[plane.hdu]
 
 @patch
 def pixels(self:Plane)->np.ndarray: # (rows, columns), a float type
     "The plane's values; missing ones are NaN"
-    with _opened(self, do_not_scale_image_data=True, ignore_blank=True) as hdu: return hdu_pixels(hdu)
+    with _open_hdu(self, do_not_scale_image_data=True, ignore_blank=True) as hdu: return hdu_pixels(hdu)
 
 # %% ../../nbs/07_data.fits.ipynb #de0aa85f
 @patch
 def bits(self:Plane)->np.ndarray: # (rows, columns), an integer type
     "The plane's values as bit patterns"
-    with _opened(self, do_not_scale_image_data=True, ignore_blank=True) as hdu: return hdu_bits(hdu, self.where)
+    with _open_hdu(self, do_not_scale_image_data=True, ignore_blank=True) as hdu: return hdu_bits(hdu, self.where)
 
 # %% ../../nbs/07_data.fits.ipynb #05aee858
 @patch
@@ -762,7 +762,7 @@ def check_sum(self:Plane)->bool: # False if the pixels are not those of the head
     "Compare the pixels with the header's `DATASUM`, if it has one; warn where they differ"
     told = str(self.header.get('DATASUM', '')).strip()
     if not told.isdecimal(): return True
-    with _opened(self) as hdu:
+    with _open_hdu(self) as hdu:
         if isinstance(hdu, fits.CompImageHDU): return True
         same = bool(hdu.verify_datasum())
     if not same:

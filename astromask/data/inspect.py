@@ -43,7 +43,7 @@ def _band_statistics(x, rows, full):
                 **{k: int(o.sum()) for k,o in odd.items()}), {k: rows[o] for k,o in odd.items()}
 
 # %% ../../nbs/19_data.inspect.ipynb #d31a9e55
-def _known(col):
+def _count_known(col):
     "How many values of a column say something"
     x = np.ma.filled(np.ma.asarray(col))
     seen = ~np.ma.getmaskarray(np.ma.asarray(col))
@@ -100,17 +100,17 @@ def _wrong_pixels(bands, n, blank, zeros=True):
         if s['missing'] > .5: yield f'{s["missing"]:.0%} of the pixels of band {b} are missing'
 
 # %% ../../nbs/19_data.inspect.ipynb #b106972b
-def _pairs(n): return f'{n} pair{"s" if n > 1 else ""} of cutouts'
+def _pairs_of(n): return f'{n} pair{"s" if n > 1 else ""} of cutouts'
 
 def _wrong_twins(w, n):
     "Sentences about pairs among n cutouts"
     among = '' if w['searched'] == n else f' (among {w["searched"]} that were compared)'
-    if w['equal']: yield f'{_pairs(w["equal"])} have the same pixels{among}: split_rows keeps them on one side'
+    if w['equal']: yield f'{_pairs_of(w["equal"])} have the same pixels{among}: split_rows keeps them on one side'
     if w['near']:
-        yield (f'{_pairs(w["near"])} are copies but for shift, turn, brightness or noise{among}: '
+        yield (f'{_pairs_of(w["near"])} are copies but for shift, turn, brightness or noise{among}: '
                'split_rows keeps them on one side')
-    if w['sky']: yield f'{_pairs(w["sky"])} are within 1 arcsec on the sky: split_rows keeps them on one side'
-    if w['labels_differ']: yield f'{_pairs(w["labels_differ"])} that are the same object have different labels'
+    if w['sky']: yield f'{_pairs_of(w["sky"])} are within 1 arcsec on the sky: split_rows keeps them on one side'
+    if w['labels_differ']: yield f'{_pairs_of(w["labels_differ"])} that are the same object have different labels'
 
 # %% ../../nbs/19_data.inspect.ipynb #ad5dc306
 def _wrong_catalogue(t, r):
@@ -202,7 +202,7 @@ def _about_objects(t):
     bright,said = read_magnitudes(t)
     z = far.values[np.isfinite(far.values)]
     low,middle,high = (np.percentile(z, (0,50,100)) if len(z) else [np.nan]*3)
-    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=_known(t[k])) for k in t.colnames},
+    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=_count_known(t[k])) for k in t.colnames},
                  class_column=kind.column,
                  classes={str(k): int((kind.values == i).sum()) for i,k in enumerate(kind.names)},
                  unlabelled=int((kind.values < 0).sum()),

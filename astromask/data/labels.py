@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Column, Table
 from ..core import InputError, log
-from .columns import NAMES, SENTINELS, is_missing, numbers, plain_name, rounded_ids, text_numbers, texts
+from .columns import (NAMES, SENTINELS, is_missing, numbers, one_a_row, plain_name, rounded_ids,
+                                    text_numbers, texts)
 from ..surveys import band_wavelength
 
 # %% ../../nbs/07_data.labels.ipynb #0afcbbbc
@@ -56,24 +57,19 @@ def say_once(
         _said.add(sentence)
 
 # %% ../../nbs/07_data.labels.ipynb #0ab83d44
-def _listed(values, most=4):
+def _counted(values, most=4):
     "The values that are there, the most frequent first, with their numbers"
     counts = Counter(np.asarray(values).tolist()).most_common()
     text = ', '.join(f'{v:g} ({n})' if isinstance(v, (int,float)) else f'{v!r} ({n})' for v,n in counts[:most])
     return text + (f' and {len(counts)-most} others' if len(counts) > most else '')
 
 def _put_aside(bad, n, name, why='count as unknown'):
-    return f'{len(bad)} of {n} values of `{name}` {why}: {_listed(bad)}'
-
-# %% ../../nbs/07_data.labels.ipynb #072e05a4
-def _single(col):
-    "(N,1) as (N,)"
-    return col[:,0] if col.ndim == 2 and col.shape[1] == 1 else col
+    return f'{len(bad)} of {n} values of `{name}` {why}: {_counted(bad)}'
 
 # %% ../../nbs/07_data.labels.ipynb #8141cb48
 def _numbers_of(col, name):
     "(N,) float64, NaN where missing, and what is to be said; or None and why there are none"
-    col = _single(col)
+    col = one_a_row(col)
     if col.ndim != 1:
         return None,f'the column `{name}` has {"x".join(map(str, col.shape[1:]))} values for each object, not one'
     if col.dtype.kind in 'biuf': return numbers(col),''
@@ -317,7 +313,7 @@ def _classes_of_places(col, name, names):
 # %% ../../nbs/07_data.labels.ipynb #553cfffe
 def _classes_in(catalog, name):
     "Labels, names, and what is to be said; or None and why not"
-    col = _single(catalog[name])
+    col = one_a_row(catalog[name])
     names = tuple(map(str, col.meta.get('names', ())))
     if col.ndim == 1 and col.dtype.kind in 'OSU': return _classes_of_text(col, name)
     if col.ndim == 1 and col.dtype.kind in 'biuf': return _classes_of_numbers(col, name, names)
@@ -486,7 +482,7 @@ def measured_columns(
     for k in catalog.colnames:
         words = _name_words(k)
         other = {'mag','flux'} & set(words) if not what else {'mag'} & set(words) if what == 'flux' else ()
-        if _single(catalog[k]).ndim != 1 or what and what not in words or other: continue
+        if one_a_row(catalog[k]).ndim != 1 or what and what not in words or other: continue
         rest = tuple(w for w in words if w != what)
         left = tuple(w for w in rest if w not in ERROR_WORDS and w != 'ivar')
         if left != rest: errors[left] = k,'ivar' in rest
@@ -560,7 +556,7 @@ def _clean_numbers(col, name, role):
     return np.where(bad, np.nan, v),_put_aside(v[bad], len(v), name, 'stand for nothing and count as unknown')
 
 # %% ../../nbs/07_data.labels.ipynb #9678aa60
-def _by_wavelength(bands):
+def _blue_first(bands):
     "Column to band, from blue to red where all are known"
     waves = {k: band_wavelength(b) for k,b in bands.items()}
     return bands if None in waves.values() else {k: bands[k] for k in sorted(bands, key=waves.get)}
@@ -598,7 +594,7 @@ def read_magnitudes(
         remarks += [text] if text else []
     for k,of in errors.items():
         if of in out: out[k] = np.where(np.isnan(out[of]), np.nan, out[k])
-    return Table(out, meta=dict(bands=_by_wavelength(bands), errors=errors)),tuple(remarks)
+    return Table(out, meta=dict(bands=_blue_first(bands), errors=errors)),tuple(remarks)
 
 # %% ../../nbs/07_data.labels.ipynb #451f45ce
 def magnitudes(

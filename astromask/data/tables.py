@@ -33,7 +33,7 @@ def _is_padded(x):
     some = x.filter(pc.or_(pc.starts_with(x, '0'), pc.or_(pc.starts_with(x, '-0'), pc.starts_with(x, '+0'))))
     return len(some) > 0 and _any(some, r'^[+-]?0[0-9]+$')
 
-def _cast(x, kind):
+def _try_cast(x, kind):
     try: return x.cast(kind)
     except pa.ArrowInvalid: return None
 
@@ -41,13 +41,13 @@ def _cast(x, kind):
 def _as_numbers(x, commas=False):
     "Arrow text as numbers, or None where one cell is none or would lose digits"
     for kind in (pa.int64(), pa.uint64(), pa.float64()):
-        y = _cast(x, kind)
+        y = _try_cast(x, kind)
         if y is None: continue
         lost = kind == pa.float64() and (pc.max(pc.abs(y)).as_py() or 0) >= 1e15 and _any(x, _digits)
         return None if lost or _is_padded(x) else y
     if _any(x, r'[0-9.][dD][+-]?[0-9]+$'):
-        return _cast(pc.replace_substring_regex(x, r'[dD]([+-]?[0-9]+)$', r'e\1'), pa.float64())
-    return _cast(pc.replace_substring(x, ',', '.'), pa.float64()) if commas else None
+        return _try_cast(pc.replace_substring_regex(x, r'[dD]([+-]?[0-9]+)$', r'e\1'), pa.float64())
+    return _try_cast(pc.replace_substring(x, ',', '.'), pa.float64()) if commas else None
 
 # %% ../../nbs/07_data.tables.ipynb #fa272e3b
 def _without_missing(x):
@@ -67,7 +67,7 @@ def typed(
     x = _without_missing(x)
     if x.null_count == len(x): return x.cast(pa.float64())
     if ids:
-        y = _cast(x, pa.int64()) if pc.all(pc.match_substring_regex(x, _plain)).as_py() else None
+        y = _try_cast(x, pa.int64()) if pc.all(pc.match_substring_regex(x, _plain)).as_py() else None
         return x if y is None else y
     first = x[pc.index(pc.is_valid(x), True).as_py()].as_py()
     if re.match(r'[+-]?[.,]?\d|[+-]?inf', first, re.I):
@@ -133,7 +133,7 @@ def _lines(raw, at=0, most=40):
     return lines,comments,len(raw) if begin is None else begin
 
 # %% ../../nbs/07_data.tables.ipynb #6281b849
-def _cells(line, divider):
+def _split_cells(line, divider):
     "The cells of a line"
     if divider == ' ': return next(csv.reader([' '.join(line.split())], delimiter=' '), [])
     return [o.strip() for o in next(csv.reader([line], delimiter=divider, skipinitialspace=True), [])]
@@ -141,7 +141,7 @@ def _cells(line, divider):
 # %% ../../nbs/07_data.tables.ipynb #503c4a83
 def _divider(lines):
     "Which letter divides the cells; '' for a single column"
-    counts = {d: [len(_cells(o, d)) for o in lines] for d in ',;\t| '}
+    counts = {d: [len(_split_cells(o, d)) for o in lines] for d in ',;\t| '}
     for spare in (0,1):        # of a line with one cell more, the last may be empty
         alike = {d: n for d,n in counts.items() if n[0] > 1 and all(0 <= o-n[0] <= spare for o in n)}
         if alike: return max(alike, key=lambda d: (d != ' ', alike[d][0]))
@@ -161,7 +161,7 @@ _usual = {o for some in NAMES.values() for o in some}
 
 def _names_in_comments(comments, divider, n):
     "The last comment with n words, usual names of columns before others; None if there is none"
-    told = [c for o in comments[::-1] for d in (divider, ' ') if d and len(c := _cells(o.lstrip('# \t'), d)) == n]
+    told = [c for o in comments[::-1] for d in (divider, ' ') if d and len(c := _split_cells(o.lstrip('# \t'), d)) == n]
     return next((c for c in told if {plain_name(o) for o in c} & _usual), told[0] if told else None)
 
 # %% ../../nbs/07_data.tables.ipynb #67047072
@@ -176,9 +176,9 @@ def _units_below(rows, used):
     return units,used
 
 # %% ../../nbs/07_data.tables.ipynb #36480fda
-def _header(lines, comments, divider, path):
+def _read_header(lines, comments, divider, path):
     "Names and units of the columns, and how many of the lines told them"
-    rows = [_cells(o, divider) if divider else [o.strip()] for o in lines[:4]]
+    rows = [_split_cells(o, divider) if divider else [o.strip()] for o in lines[:4]]
     if _is_header(rows[0], rows[1] if len(rows) > 1 else []): return rows[0],*_units_below(rows, 1)
     names = _names_in_comments(comments, divider, len(rows[0]))
     if names is None:
@@ -186,7 +186,7 @@ def _header(lines, comments, divider, path):
     return names,*_units_below(rows, 0)
 
 # %% ../../nbs/07_data.tables.ipynb #3ae0879b
-def _named(names, path):
+def _unique_names(names, path):
     "Each name once, none empty"
     out = {}
     twice = {}
@@ -207,7 +207,7 @@ def _named(names, path):
 def _spaced(body):
     "Lines divided by white space as lines divided by tabs"
     if b'"' in body:
-        return ''.join('\t'.join(f'"{o}"' for o in _cells(line, ' ')) + '\n' for line in body.decode().split('\n')
+        return ''.join('\t'.join(f'"{o}"' for o in _split_cells(line, ' ')) + '\n' for line in body.decode().split('\n')
                        if line.strip()).encode()
     body = re.sub(rb'(?m)^[ \t]+|[ \t\r]+$', b'', body)
     return re.sub(rb'[ \t]+', b'\t', body)
@@ -247,7 +247,7 @@ def _arrow_text(raw, at, divider, names, path):
 # %% ../../nbs/07_data.tables.ipynb #96a7a807
 def _spare_cell(lines, names, divider):
     "Does every line end with an empty cell more than there are names?"
-    cells = [_cells(o, divider) for o in lines] if divider else []
+    cells = [_split_cells(o, divider) for o in lines] if divider else []
     return bool(cells) and all(len(o) == len(names)+1 and not o[-1] for o in cells)
 
 # %% ../../nbs/07_data.tables.ipynb #ac157583
@@ -257,10 +257,10 @@ def _csv_table(raw, path):
     lines,comments,at = _lines(raw, said.end() if said else 0)
     if not lines: raise DataError(f'{path} has no rows')
     divider = said[1].decode() if said else _divider(lines)
-    names,units,used = _header(lines, comments, divider, path)
+    names,units,used = _read_header(lines, comments, divider, path)
     for _ in range(used): at = raw.find(b'\n', _lines(raw, at, 1)[2])+1 or len(raw)
     if _spare_cell(lines[used:], names, divider): names = [*names,'']
-    t = _arrow_text(raw, at, divider, _named(names, path), path)
+    t = _arrow_text(raw, at, divider, _unique_names(names, path), path)
     points = divider == ',' or any(re.search(r'\d\.\d', o) for o in lines[used:])
     columns = {k: typed(t.column(i), k, points) for i,k in enumerate(t.column_names)}
     units = dict(zip(t.column_names, units))
@@ -279,7 +279,7 @@ def _sextractor_table(raw, path):
     for m,end in zip(told, ends):
         for k in range(int(m[1]), min(end, n+1)): names[k-1] = m[2] if k == int(m[1]) else f'{m[2]}_{k-int(m[1])}'
         units[m[2]] = m[3]
-    t = _arrow_text(raw, at, ' ', _named(names, path), path)
+    t = _arrow_text(raw, at, ' ', _unique_names(names, path), path)
     return {k: (typed(t[k], k),units.get(k)) for k in t.column_names}
 
 # %% ../../nbs/07_data.tables.ipynb #1c8715e6
@@ -292,7 +292,7 @@ def _ipac_table(raw, path):
     rows = [o for o in lines if o.strip() and o[0] not in '\\|']
     if not rows: raise DataError(f'{path} has no rows')
     out = {}
-    for k,(name,a,b) in enumerate(zip(_named(names, path), bars, bars[1:])):
+    for k,(name,a,b) in enumerate(zip(_unique_names(names, path), bars, bars[1:])):
         cells = [o[a:b].strip() for o in rows]
         if nulls[k]: cells = ['' if o == nulls[k] else o for o in cells]
         is_text = types[k].lower() in ('c','char','date')
@@ -326,7 +326,7 @@ def _reading(path):
                         'give FITS, Parquet, VOTable, HDF5 or CSV') from e
 
 # %% ../../nbs/07_data.tables.ipynb #18bda2b3
-def _first(tables, names, path):
+def _one_table(tables, names, path):
     "The table that is meant, of several with their names"
     where = [any(plain_name(k) in NAMES['ra'] for k in names(t)) for t in tables.values()]
     k = list(tables)[where.index(True) if True in where else 0]
@@ -353,9 +353,9 @@ def _fits_table(path):
                  if hasattr(o, 'columns') and not hasattr(o, 'compressed_data') and len(o.data)}
         there = ', '.join(f'HDU {i} {type(o).__name__.removesuffix("HDU")}' for i,o in enumerate(hdus))
         if not found: raise DataError(f'{path} holds no table with rows: it has {there}')
-        i = _first(found, lambda i: hdus[i].columns.names, path)
+        i = _one_table(found, lambda i: hdus[i].columns.names, path)
         return {k: (_fits_column(hdus[i].data, j),o.unit)
-                for j,(k,o) in enumerate(zip(_named(hdus[i].columns.names, path), hdus[i].columns))}
+                for j,(k,o) in enumerate(zip(_unique_names(hdus[i].columns.names, path), hdus[i].columns))}
 
 # %% ../../nbs/07_data.tables.ipynb #f9eaf555
 def _one_chunk(x):
@@ -398,7 +398,7 @@ def _parquet_table(path, columns=None):
     with _reading(path), pq.ParquetFile(path) as f:
         t = f.read(columns)
         units = _arrow_units(t.schema)
-        return {k: (t.column(i),units.get(k)) for i,k in enumerate(_named(t.column_names, path))}
+        return {k: (t.column(i),units.get(k)) for i,k in enumerate(_unique_names(t.column_names, path))}
 
 # %% ../../nbs/07_data.tables.ipynb #f4073106
 def _check_claims(raw, path):
@@ -439,7 +439,7 @@ def _votable(raw, path):
             raise DataError(f'{path} holds no table with rows'
                             + (f'; it says {cut[2].decode(errors="replace").strip()!r}' if cut and cut[2].strip()
                                else ''))
-        t = _first(found, lambda o: [f.name for f in o.fields], path).to_table(use_names_over_ids=True)
+        t = _one_table(found, lambda o: [f.name for f in o.fields], path).to_table(use_names_over_ids=True)
     return {k: (t[k],None) for k in t.colnames}
 
 # %% ../../nbs/07_data.tables.ipynb #ee0891d3
@@ -513,7 +513,7 @@ def _hdf5_table(path):
             raise DataError(f'{path} holds no table: a group with one array for each column, or '
                             'an array of named values')
         found = dict(sorted(found.items(), key=lambda o: -len(o[1])))
-        columns = _first(found, lambda c: c, path)
+        columns = _one_table(found, lambda c: c, path)
         units = _h5_units(f, next(iter(columns.values()))[0].name)
         columns = {k: _h5_column(*v) for k,v in columns.items()}
         return {k: (x,unit or units.get(k)) for k,(x,unit) in columns.items()}
@@ -542,7 +542,7 @@ def _columns_of(path):
         return (_votable if raw[:4096].lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<' else _text_table)(raw, path)
 
 # %% ../../nbs/07_data.tables.ipynb #9e2ec372
-def _spread(columns):
+def _sky_in_two(columns):
     "Columns with their units, sky coordinates as two of them"
     out = {}
     for name,(col,unit) in columns.items():
@@ -557,7 +557,7 @@ def _cleaned_table(columns, path):
     "Columns with their units as a table; those that cannot be used are named"
     good = []
     odd = []
-    for name,(col,unit) in _spread(columns).items():
+    for name,(col,unit) in _sky_in_two(columns).items():
         if isinstance(col, (pa.Array,pa.ChunkedArray)): col = _arrow_column(col)
         new,why = plain_column(col, name, unit)
         if new is None: odd.append(f'{name} ({why})')
