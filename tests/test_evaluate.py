@@ -6,7 +6,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from astromask.core import InputError
 from astromask.discover.search import SimilarityIndex
 from astromask.evaluate.metrics import classification_metrics, redshift_metrics
-from astromask.evaluate.probe import (choose_classes, class_folds, class_probe, compare, fold_metrics, forest_answers, knn_predict, nearest,
+from astromask.data.labels import choose_classes
+from astromask.evaluate.probe import (class_folds, class_probe, compare, fold_metrics, forest_answers, knn_predict, nearest,
                                       paired_difference, redshift_folds, redshift_probe, usable_rows)
 from astromask.models.baselines import catalog_features, pixel_features
 

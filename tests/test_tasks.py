@@ -132,6 +132,12 @@ def test_training_starts_from_the_papers_checkpoints(survey, tmp_path, name):
     torch.testing.assert_close(w[:,[1,2,0]], m.patch_embed.proj.weight)
     pretrain_learner(cutout_dls(survey, 32, valid=0.2, device='cpu'), start, tmp_path/'run').fit(1)
 
+@pytest.mark.parametrize('mask_in', ['tokens','pixels'])
+def test_both_ways_to_hide_reconstruct(survey, mask_in):
+    "SimMIM that hides pixels has no mask token, and reconstructs all the same"
+    m = SimMIM(32, 8, survey.bands, embed_dim=32, depth=1, num_heads=4, mask_in=mask_in)
+    assert np.isfinite(reconstruction_errors(m, survey, progress=False)).sum() == 59      # one is empty
+
 @pytest.mark.parametrize('kind', [MAE,SimMIM])
 def test_an_encoder_with_a_head_reconstructs_nothing(survey, kind):
     m = kind.preset('tiny', bands=survey.bands, img_size=32)
