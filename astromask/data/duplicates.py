@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from fastcore.basics import patch
 from ..core import InputError, log, progress, uniform
 from .cutouts import Cutouts
 from .columns import degrees
@@ -53,7 +54,7 @@ def _area(n, size):
     return (w/w.sum(1, keepdims=True)).astype(np.float32)
 
 # %% ../../nbs/13_data.duplicates.ipynb #76081690
-def _cells(x, size):
+def _cell_means(x, size):
     "Means over cells of the central square, NaN where most of a cell is missing"
     side = min(x.shape[-2:])
     top,left = ((n-side)//2 for n in x.shape[-2:])
@@ -64,30 +65,35 @@ def _cells(x, size):
     share = a @ ok.astype(np.float32) @ a.T
     return np.where(share > .5, (a @ np.where(ok, x, 0) @ a.T)/np.maximum(share, .1), np.nan)
 
+# %% ../../nbs/13_data.duplicates.ipynb #10218272
+def _in_noise(t):
+    "Each band of (n,C,h,w) with its sky at 0 and its noise at 1; NaN where there is nothing to see"
+    some = t.reshape(*t.shape[:2], -1)[...,::3]        # every third cell will do for a median
+    median = np.nanmedian if np.isnan(some).any() else np.median
+    sky = median(some, -1)[...,None,None]
+    d = t-sky
+    scale = 1.4826*median(np.abs(some-sky[...,0]), -1)[...,None,None]
+    scale = np.where(scale > 1e-6*np.abs(sky), scale, np.nanmean(np.abs(d), (2,3), keepdims=True))
+    return d/np.where(scale > 1e-6*np.abs(sky), scale, np.nan)
+
 # %% ../../nbs/13_data.duplicates.ipynb #2922675f
 def thumbnails(
     x,       # (n,C,H,W), NaN where missing
     size=32, # Of the square thumbnails
 )->np.ndarray: # (n,size,size) float32; flat 0 where there is nothing to see
     "Small grey pictures that do not depend on the bands' brightness"
-    t = _cells(x, size)
-    some = t.reshape(*t.shape[:2], -1)[...,::3]        # every third cell will do for a median
-    median = np.nanmedian if np.isnan(some).any() else np.median
+    t = _cell_means(x, size)
     with np.errstate(all='ignore'), warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning)  # a band without a pixel has no median
-        sky = median(some, -1)[...,None,None]
-        d = t-sky
-        scale = 1.4826*median(np.abs(some-sky[...,0]), -1)[...,None,None]
-        scale = np.where(scale > 1e-6*np.abs(sky), scale, np.nanmean(np.abs(d), (2,3), keepdims=True))
-        d = d/np.where(scale > 1e-6*np.abs(sky), scale, np.nan)
-        g = np.copysign(np.log(np.abs(d)+np.sqrt(d*d+1)), d)      # arcsinh, three times as fast
+        warnings.simplefilter('ignore', RuntimeWarning)                # a band without a pixel has no median
+        d = _in_noise(t)
+        g = np.copysign(np.log(np.abs(d)+np.sqrt(d*d+1)), d)           # arcsinh, three times as fast
     ok = np.isfinite(g)
     return (np.where(ok, g, 0).sum(1)/np.maximum(ok.sum(1), 1)).astype(np.float32)
 
 # %% ../../nbs/13_data.duplicates.ipynb #266ce840
 @lru_cache
 def _orbits(top):
-    "Frequencies up to `top`: sets that turns and mirrors map onto themselves, and a projection that removes smooth curves"
+    "Sets of frequencies up to `top` that turns and mirrors map onto themselves, and a projection that removes curves"
     sets = [sorted({min(p, (-p[0],-p[1])) for p in ((a,b),(a,-b),(b,a),(b,-a))})
             for a in range(1, top+1) for b in range(a+1) if a*a+b*b <= top*top]
     f = np.log([np.hypot(*o[0]) for o in sets for _ in o])
@@ -96,6 +102,7 @@ def _orbits(top):
 
 # %% ../../nbs/13_data.duplicates.ipynb #8587ec94
 def _speckle(g):
+    "What is left of the amplitudes of an image when the smooth curve is taken away"
     n = g.shape[-1]
     w = np.hanning(n+2)[1:-1].astype(np.float32)
     w = w[:,None]*w
@@ -128,7 +135,7 @@ def fingerprints(
 
 # %% ../../nbs/13_data.duplicates.ipynb #8a3f9fa3
 def _neighbourhoods(z, all_up_to=50_000, each=16):
-    "Rows to be compared with one another: all in a small set, else those that have one of `each` nearest landmarks in common"
+    "Rows to compare with one another: all of a small set, else those with one of `each` nearest landmarks in common"
     rows = np.flatnonzero(z.any(1))
     if len(rows) <= all_up_to: return [rows]
     marks = z[rows[np.linspace(0, len(rows)-1, int(4*len(rows)**.5)).astype(np.int64)]].T
@@ -138,53 +145,75 @@ def _neighbourhoods(z, all_up_to=50_000, each=16):
     ends = np.cumsum(np.bincount(near, minlength=marks.shape[1]))
     return [rows[k] for k in np.split(np.argsort(near, kind='stable')//each, ends[:-1])]
 
-# %% ../../nbs/13_data.duplicates.ipynb #0dc85b86
-def _best(codes, values, n, each):
-    "Each candidate once, and of a row the `each` best"
-    codes,first = np.unique(np.concatenate(codes), return_index=True)
-    values = np.concatenate(values)[first]
-    row = codes//n
-    order = np.lexsort((-values, row))
-    rank = np.arange(len(row))-np.searchsorted(row, row)
-    keep = order[rank < each]
-    return [codes[keep]],[values[keep]],np.unique(row[rank >= each])
-
 # %% ../../nbs/13_data.duplicates.ipynb #7974e57b
+def _candidates_in(z, group, mine, others, least, each):
+    "Pairs of rows, one of `mine` and one of `others`, that are alike and of two groups; their cosines; rows with more"
+    cosine = z[mine] @ z[others].T
+    alike = cosine > least
+    full = mine[:0]
+    if np.count_nonzero(alike) > 8*each*len(mine):
+        cosine[group[mine][:,None] == group[others]] = -1
+        many = np.flatnonzero((cosine > least).sum(1) > each)
+        full = mine[many]
+        cosine[many[:,None],np.argpartition(cosine[many], -each, 1)[:,:-each]] = -1
+        alike = cosine > least
+    at = np.flatnonzero(alike)
+    a,b = np.divmod(at, len(others))
+    pairs = np.stack([mine[a],others[b]], 1)
+    apart = group[pairs[:,0]] != group[pairs[:,1]]
+    return pairs[apart],cosine.ravel()[at[apart]],full
+
+# %% ../../nbs/13_data.duplicates.ipynb #0dc85b86
+class _Candidates:
+    "The pairs that are found, of each of n rows the `each` most alike"
+    def __init__(self, n, each):
+        self.n = n
+        self.each = each
+        self.pairs = [np.zeros((0,2), np.int64)]
+        self.cosines = [np.zeros(0, np.float32)]
+        self.full = np.zeros(n, bool)             # Rows that have more
+
+    def add(self, pairs, cosines, full):
+        self.pairs.append(pairs)
+        self.cosines.append(cosines)
+        self.full[full] = True
+        if sum(map(len, self.cosines)) > 2*self.n*self.each: self.keep_best()
+
+# %% ../../nbs/13_data.duplicates.ipynb #672fd12f
+@patch
+def keep_best(self:_Candidates):
+    "Leave out what comes twice, and what is not among the best of its row"
+    pairs,first = np.unique(np.concatenate(self.pairs) @ [self.n,1], return_index=True)
+    cosines = np.concatenate(self.cosines)[first]
+    row = pairs//self.n
+    order = np.lexsort((-cosines, row))
+    rank = np.arange(len(row))-np.searchsorted(row, row)
+    self.full[row[rank >= self.each]] = True
+    keep = order[rank < self.each]
+    self.pairs = [np.stack(np.divmod(pairs[keep], self.n), 1)]
+    self.cosines = [cosines[keep]]
+
+# %% ../../nbs/13_data.duplicates.ipynb #5321da35
 def _alike(z, near, rows=None, group=None, least=.35, each=3, block=1024):
-    "Candidates (M,2), the best first, for `rows`: the `each` most alike in other groups with a cosine above `least`; the rows that have more"
-    n = len(z)
-    codes = [np.zeros(0, np.int64)]
-    values = [np.zeros(0, np.float32)]
-    full = np.zeros(len(z), bool)
-    group = np.arange(n) if group is None else group
-    wanted = np.full(n, rows is None)
+    "Candidates (M,2) for `rows` (None: all), the best first; and the rows that have more"
+    group = np.arange(len(z)) if group is None else group
+    wanted = np.full(len(z), rows is None)
     if rows is not None: wanted[rows] = True
+    best = _Candidates(len(z), each)
     for others in near:
-        for mine in np.array_split(o := others[wanted[others]], len(o)//block+1):
-            s = z[mine] @ z[others].T
-            hit = np.flatnonzero(s > least)
-            if len(hit) > 8*each*len(mine):            # a crowd: of each row only the best are kept
-                s[group[mine][:,None] == group[others]] = -1
-                many = np.flatnonzero((s > least).sum(1) > each)
-                full[mine[many]] = True
-                s[many[:,None],np.argpartition(s[many], -each, 1)[:,:-each]] = -1
-                hit = np.flatnonzero(s > least)
-            a,b = np.divmod(hit, len(others))
-            apart = group[mine[a]] != group[others[b]]
-            codes.append((mine[a]*n+others[b])[apart])
-            values.append(s.ravel()[hit[apart]])
-            if sum(map(len, values)) <= 2*n*each: continue
-            codes,values,more = _best(codes, values, n, each)
-            full[more] = True
-    codes,values,more = _best(codes, values, n, each)
-    full[more] = True
-    pairs = np.sort(np.stack(np.divmod(codes[0], n), 1), 1)[np.argsort(-values[0], kind='stable')]
-    return pairs[np.sort(np.unique(pairs[:,0]*n+pairs[:,1], return_index=True)[1])],np.flatnonzero(full)
+        ours = others[wanted[others]]
+        for mine in np.array_split(ours, len(ours)//block+1):
+            best.add(*_candidates_in(z, group, mine, others, least, each))
+    best.keep_best()
+    pairs = np.sort(best.pairs[0], 1)[np.argsort(-best.cosines[0], kind='stable')]
+    first = np.unique(pairs @ [len(z),1], return_index=True)[1]
+    return pairs[np.sort(first)],np.flatnonzero(best.full)
 
 # %% ../../nbs/13_data.duplicates.ipynb #451d184b
 def _blur(g, sigma): return gaussian_filter(g, (0,sigma,sigma), mode='nearest')
 
 def _texture(g):
+    "What is left of a thumbnail without smooth light, strength and symmetry"
     h = _blur(g, .7) - _blur(g, 1.5)
     turned = h[:,::-1,::-1]
     h = h*np.minimum(_blur((h-turned)**2, 1.5)/(_blur((h+turned)**2, 1.5)+1e-6), 1)
@@ -201,8 +230,8 @@ def _shifts(n, far=2., step=.5):
     d = np.arange(-far, far+step, step)
     rows = np.exp(2j*np.pi*np.outer(d, np.fft.fftfreq(n)))/n
     weight = np.where(np.isin(np.arange(n//2+1), (0, n/2)), 1, 2)/n
-    return rows.astype(np.complex64),(np.exp(2j*np.pi*np.outer(np.arange(n//2+1)/n, d))*weight[:,
-        None]).astype(np.complex64)
+    columns = np.exp(2j*np.pi*np.outer(np.arange(n//2+1)/n, d))*weight[:,None]
+    return rows.astype(np.complex64),columns.astype(np.complex64)
 
 # %% ../../nbs/13_data.duplicates.ipynb #4de43349
 def agreement(
@@ -222,13 +251,19 @@ def agreement(
 
 # %% ../../nbs/13_data.duplicates.ipynb #3a7a9b25
 def _together(pairs, n):
+    "Group numbers of n rows that pairs join"
     return connected_components(coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=(n,n)), directed=False)[1]
 
+# %% ../../nbs/13_data.duplicates.ipynb #9389a6b6
+def _with_first(group):
+    "Pairs of each row and the first one of its group"
+    return np.stack([np.arange(len(group)),np.unique(group, return_index=True)[1][group]], 1)
+
+# %% ../../nbs/13_data.duplicates.ipynb #e723e74b
 def _prove(thumbs, pairs, group, enough, block=512):
     "Which of the candidates are copies, and how well they agree; none that joins what is together"
     found = [np.zeros((0,2), np.int64)]
     score = [np.zeros(0)]
-    n = len(thumbs)
     while len(pairs):
         p = pairs[:block]
         pairs = pairs[block:]
@@ -236,39 +271,30 @@ def _prove(thumbs, pairs, group, enough, block=512):
         if not (s >= enough).any(): continue
         found.append(p[s >= enough])
         score.append(s[s >= enough])
-        group = _together(np.concatenate([found[-1],
-                                          np.stack([np.arange(n),np.unique(group, return_index=True)[1][group]], 1)]),
-                          n)
+        group = _together(np.concatenate([found[-1],_with_first(group)]), len(thumbs))
         pairs = pairs[group[pairs[:,0]] != group[pairs[:,1]]]
     return np.concatenate(found),np.concatenate(score),group
 
 # %% ../../nbs/13_data.duplicates.ipynb #bf44e22d
 def near_pairs(
     thumbs,        # (N,size,size) of `thumbnails`
-    least:float=.57, # Agreement that makes a pair, where thumbnails have 32 cells on a side; more is asked of smaller ones
+    least:float=.57, # Agreement that makes a pair of thumbnails with 32 cells on a side; smaller ones need more
     all_up_to=50_000, # All are compared with one another in sets up to this size
 )->tuple:          # (M,2) rows that join all copies, not all pairs of a larger group; and their (M,) agreement
     "Images that are copies of one another but for shifts, turns, brightness, noise and compression"
     z = fingerprints(thumbs)
-    n = len(thumbs)
     near = _neighbourhoods(z, all_up_to)
-    group = np.arange(n)
+    group = np.arange(len(z))
     rows = None
     found = []
-    score = []
     while rows is None or len(rows):
         pairs,full = _alike(z, near, rows, group)
-        p,s,now = _prove(thumbs, pairs, group, least+.025*(32-thumbs.shape[-1]))
-        found.append(p)
-        score.append(s)
-        joined = np.zeros(n, bool)
-        joined[np.isin(now, now[p[:,0]])] = True
-        rows = full[joined[full]]
-        group = now
-    found = np.concatenate(found)
-    score = np.concatenate(score)
-    order = np.lexsort(found.T[::-1])
-    return found[order],score[order]
+        p,s,group = _prove(thumbs, pairs, group, least+.025*(32-thumbs.shape[-1]))
+        found.append((p,s))
+        rows = full[np.isin(group[full], group[p[:,0]])]
+    pairs,score = map(np.concatenate, zip(*found))
+    order = np.lexsort(pairs.T[::-1])
+    return pairs[order],score[order]
 
 # %% ../../nbs/13_data.duplicates.ipynb #b782ffbe
 def _look(cutouts, rows, near, block=64):
@@ -283,6 +309,15 @@ def _look(cutouts, rows, near, block=64):
         if len(thumbs): thumbs[i:i+block] = thumbnails(x, size)
     return hashes,thumbs
 
+# %% ../../nbs/13_data.duplicates.ipynb #2a15383a
+def _equal_pairs(hashes):
+    "Pairs of the first row that has a hash and another one that has it; -1 is nobody's twin"
+    n = np.arange(len(hashes))
+    _,first,back = np.unique(hashes, return_index=True, return_inverse=True)
+    first = np.where(hashes == -1, n, first[back])
+    again = np.flatnonzero(first != n)
+    return np.stack([first[again],again], 1)
+
 # %% ../../nbs/13_data.duplicates.ipynb #c2d5ff81
 def pixel_twins(
     cutouts,           # `Cutouts`
@@ -292,18 +327,14 @@ def pixel_twins(
 )->Table:              # row, other, agreement (1 where the pixels are equal): a pair a line
     "Images that are in a set twice"
     rows = np.arange(len(cutouts)) if rows is None else np.asarray(rows)
-    n = len(rows)
     near = len(rows) <= near_up_to
     if not near:
-        log.info(f'{n} images: only equal pixels are looked for, as near copies are in sets up to {near_up_to}')
+        log.info(f'{len(rows)} images: only equal pixels are looked for, as near copies are in sets up to {near_up_to}')
     hashes,thumbs = _look(cutouts, rows, near)
-    _,first,back = np.unique(hashes, return_index=True, return_inverse=True)
-    first = np.where(hashes == -1, np.arange(n), first[back])
-    again = np.flatnonzero(first != np.arange(n))
-    pairs = np.stack([first[again],again], 1)
-    score = np.ones(len(again))
+    pairs = _equal_pairs(hashes)
+    score = np.ones(len(pairs))
     if len(thumbs):
-        thumbs[again] = 0
+        thumbs[pairs[:,1]] = 0
         more,s = near_pairs(thumbs, least)
         pairs = np.concatenate([pairs,more])
         score = np.concatenate([score,s])
@@ -364,6 +395,17 @@ def sky_twins(
     pairs = np.concatenate([same[same[:,0] < same[:,1]],np.sort(pairs, 1)])
     return known[pairs[np.lexsort(pairs.T[::-1])]]
 
+# %% ../../nbs/13_data.duplicates.ipynb #82981751
+def _edges(keys, n):
+    "Edges from rows 0 to n-1 to nodes from n on that stand for the values of keys, and the number of all nodes"
+    edges = [np.zeros((0,2), np.int64)]
+    for key in keys:
+        known = np.flatnonzero(key != -1)
+        values,place = np.unique(key[known], return_inverse=True)
+        edges.append(np.stack([known,place+n], 1))
+        n += len(values)
+    return np.concatenate(edges),n
+
 # %% ../../nbs/13_data.duplicates.ipynb #5b2fee06
 def group_rows(
     *keys,    # Each (N,) int64: rows with the same key belong together; -1 says nothing
@@ -371,19 +413,8 @@ def group_rows(
 )->np.ndarray: # (N,) group numbers
     "Rows that belong together by any of the keys or pairs"
     n = len(keys[0])
-    rows = [p[:,0] for p in pairs]
-    nodes = [p[:,1] for p in pairs]
-    total = n
-    for key in keys:
-        known = np.flatnonzero(key != -1)
-        values,place = np.unique(key[known], return_inverse=True)
-        rows.append(known)
-        nodes.append(place+total)
-        total += len(values)
-    rows = np.concatenate(rows)
-    nodes = np.concatenate(nodes)
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows,nodes)), shape=(total,total))
-    return connected_components(graph, directed=False)[1][:n]
+    edges,total = _edges(keys, n)
+    return _together(np.concatenate([*pairs,edges]), total)[:n]
 
 # %% ../../nbs/13_data.duplicates.ipynb #8835b03a
 def pixels_compared(
