@@ -43,7 +43,7 @@ def split_bands(
     text:str, # 'ugriz', a name such as f444w, or names with commas between them; empty means all
 )->tuple|None:
     "Bands as the command line writes them"
-    from astromask.data.layouts import band_names
+    from astromask.surveys import band_names
     return band_names(text) if text.strip() else None
 
 # %% ../nbs/71_cli.ipynb #15b5aa42

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/files.html.md"""
 
 # %% auto #0
 __all__ = ['storage_errors', 'sync_dir', 'put_in_place', 'whole_file', 'clear_left', 'is_alive', 'write_atomic', 'check_file',
-           'try_lock', 'locked', 'making', 'digest', 'file_digest', 'write_json', 'read_json']
+           'try_lock', 'locked', 'making', 'digest', 'file_digest', 'text_of', 'texts_of', 'write_json', 'read_json']
 
 # %% ../nbs/00_files.ipynb #7bb296da
 import errno, fcntl, hashlib, itertools, json, os, re, socket, stat, time
@@ -217,6 +217,16 @@ def file_digest(
 )->str:            # Hexadecimal digits
     "The digest of a file's bytes"
     with open(path, 'rb') as f: return hashlib.file_digest(f, kind).hexdigest()
+
+# %% ../nbs/00_files.ipynb #c9681010
+def text_of(x):
+    "Bytes or anything else as text"
+    return x.decode(errors='replace') if isinstance(x, bytes) else str(x)
+
+# %% ../nbs/00_files.ipynb #7fe19110
+def texts_of(x):
+    "One or many of them as a list of texts"
+    return [text_of(o) for o in np.ravel(np.asarray(x, dtype=object))]
 
 # %% ../nbs/00_files.ipynb #b99c01f2
 def _json(o):

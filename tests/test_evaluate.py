@@ -9,7 +9,8 @@ from astromask.evaluate.metrics import classification_metrics, redshift_metrics
 from astromask.data.labels import choose_classes
 from astromask.evaluate.probe import (class_folds, class_probe, compare, fold_metrics, forest_answers, knn_predict, nearest,
                                       paired_difference, redshift_folds, redshift_probe, usable_rows)
-from astromask.models.baselines import catalog_features, pixel_features
+from astromask.models.baselines import pixel_features
+from astromask.data.labels import catalog_features
 
 
 @pytest.mark.parametrize('seed', range(5))

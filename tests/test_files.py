@@ -4,7 +4,7 @@ from pathlib import Path
 import h5py, numpy as np, pytest
 from astromask.core import DataError
 from astromask.data.cutouts import Cutouts
-from astromask.data.layouts import band_names
+from astromask.surveys import band_names
 from astromask.data.files import SIGNATURES, cutout_paths, damage, file_format, file_labels, natural_key
 from astromask.files import check_file
 

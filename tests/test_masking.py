@@ -2,7 +2,7 @@
 import math
 from fractions import Fraction
 import numpy as np, pytest, torch
-from astromask.data.scaling import AsinhScaling
+from astromask.scaling import AsinhScaling
 from astromask.models.mae import MAE
 from astromask.models.masked import masked_loss, normalise_patches, patch_statistics
 from astromask.models.masking import mask_from_noise, n_visible, patchify, put, split_tokens, spread_units, take, units_from_noise, unpatchify

@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from astromask.core import InputError
 from hypothesis import given, settings, strategies as st
-from astromask.data.scaling import AsinhScaling
+from astromask.scaling import AsinhScaling
 from astromask.models.mae import MAE
 from astromask.models.masking import unpatchify
 from astromask.models.simmim import SimMIM

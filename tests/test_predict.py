@@ -9,13 +9,13 @@ from torch.utils.data import TensorDataset
 from astromask.cli import main
 from astromask.core import DataError, InputError
 from astromask.data.cutouts import Cutouts
-from astromask.data.scaling import AsinhScaling
+from astromask.scaling import AsinhScaling
 from astromask.embed import embed_cutouts
 from astromask.evaluate.metrics import classification_metrics, redshift_metrics
 from astromask.evaluate.pdfs import Calibration, central_interval, interval_coverage
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
-from astromask.data.seen import seen_of
+from astromask.seen import seen_of
 from astromask.models.mae import MAE
 from astromask.models.simmim import SimMIM
 from astromask.models.weights import load_model, save_model

@@ -6,14 +6,14 @@ from safetensors.torch import load_file
 from astropy.table import Table
 from astromask.core import AstroMaskError, DataError, InputError
 from astromask.files import read_json, write_json
-from astromask.data.scaling import AsinhScaling
+from astromask.scaling import AsinhScaling
 from astromask.data.cutouts import Cutouts
 from astromask.models.answers import Bins
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
 from astromask.models.networks import CNN
 from astromask.models.simmim import SimMIM
-from astromask.data.seen import Seen, place_marks
+from astromask.seen import Seen, place_marks
 from astromask.units import Measure
 from astromask.models.publish import HUB_FILES, from_hub, model_card, push_to_hub, to_onnx, to_timm
 from astromask.models.weights import load_model, save_model

@@ -3,7 +3,8 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from astromask.core import AstroMaskError, DataError, InputError
 from astromask.files import read_json, write_json
-from astromask.data.scaling import (AsinhScaling, LinearScaling, ObjectScaling, SCALINGS, fit_scaling, scaling_from_config, sky_and_noise)
+from astromask.data.scaling import SCALINGS, fit_scaling
+from astromask.scaling import AsinhScaling, LinearScaling, ObjectScaling, scaling_from_config, sky_and_noise
 from astromask.models.mae import MAE
 from astromask.models.publish import model_card, to_onnx
 from astromask.models.simmim import SimMIM

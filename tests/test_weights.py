@@ -6,8 +6,8 @@ from safetensors.torch import load_file, save_file
 from scipy.special import factorial, lpmv
 from torch.nn.functional import gelu, layer_norm, softmax
 from astromask.core import AstroMaskError, DataError, InputError
-from astromask.data.scaling import AsinhScaling
-from astromask.data.seen import Seen, place_marks
+from astromask.scaling import AsinhScaling
+from astromask.seen import Seen, place_marks
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE

@@ -12,7 +12,7 @@ __all__ = ['dihedral', 'dihedral_bits', 'turn', 'affine', 'blur', 'gain', 'noise
 import math, torch
 from torch.nn import functional as F
 from ..core import InputError, uniform
-from .scaling import sky_and_noise
+from ..scaling import sky_and_noise
 
 # %% ../../nbs/15_data.augment.ipynb #b6deb33a
 def dihedral(

@@ -18,10 +18,10 @@ from ..core import DataError, InputError, log
 from .columns import clean_column, first_columns
 from .files import damage, file_labels
 from .fits import BAD_BITS, MaskRule, bad_pixels, inverse_variance, plane_words, power_of_two, scaled_unit
-from .layouts import band_names, find_layout, json_of, number_of, origin_of, said, text_of, texts_of
-from ..files import check_file
+from .layouts import find_layout, json_of, number_of, origin_of, said
+from ..surveys import band_names, get_survey
+from ..files import text_of, texts_of, check_file
 from ..resample import resampled
-from ..surveys import get_survey
 from ..units import (ZERO_POINT_CARDS, Measure, conversion, flux_factor, header_photometry, scale_ratio,
                              unit_name, unit_zero_point)
 

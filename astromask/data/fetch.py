@@ -18,7 +18,7 @@ from ..core import AstroMaskError, DataError, InputError, Unfinished, log
 from .cutouts import Cutouts
 from .download import FetchError, download
 from .hdf5 import Galaxy10DECaLS
-from .layouts import band_names
+from ..surveys import band_names
 from ..files import making, read_json, storage_errors, write_atomic, write_json
 
 # %% ../../nbs/17_data.fetch.ipynb #bc05e476

@@ -22,12 +22,12 @@ from .files import damage, file_labels, natural_key
 from .fits import (Plane, bad_pixels, card_values, check_weight_unit, fits_planes, hdu_bits, hdu_pixels,
                                  image_planes, inverse_variance, mask_rule, open_fits, plane_words, power_of_two,
                                  scaled_unit, sky_positions)
-from .layouts import Layout, band_names
-from ..surveys import _surveys
+from .layouts import Layout
+from ..surveys import band_names, known_surveys
 from ..units import ZERO_POINT_CARDS, Measure, Photometry, flux_factor, unit_name
 
 # %% ../../nbs/09_data.fitsets.ipynb #98b281f2
-_spelled = {b.lower(): b for s in _surveys.values() for b in s.bands}
+_spelled = {b.lower(): b for s in known_surveys() for b in s.bands}
 _bandlike = re.compile(r"(?:[ugrizyYGRIZUJHKBV]|Ks|ks|[ugrizyjhk]'|W[1-4]|[FN]UV|VIS|NB\d+|IB\d+|F\d{3,4}[A-Z]{1,2}\d?|"
                        r"f\d{3,4}[a-z]{1,2}\d?|CH[1-4]|(?:HSC|SDSS|DECAM|PS1|NISP|CFHT)[-_ ]?\w\w?)")
 

@@ -20,8 +20,9 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5z
 from ..core import DataError, log
 from .cutoutfile import CutoutFile, check_measures, stamp
 from .files import damage
-from .layouts import Layout, band_names, json_of, text_of, texts_of
-from ..files import check_file
+from .layouts import Layout, json_of
+from ..surveys import band_names
+from ..files import text_of, texts_of, check_file
 
 # %% ../../nbs/08_data.hdf5.ipynb #f0358aa8
 def _opened(path, cache=0):

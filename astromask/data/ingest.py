@@ -25,12 +25,11 @@ from ..core import DataError, InputError, log, progress
 from .cutouts import Cutouts
 from .fits import power_of_two, scaled_unit
 from .columns import counts_from_one, find_column, numbers
-from .layouts import band_names
+from ..surveys import band_names, get_survey
 from .tables import read_catalog, read_table
 from .cutting import Cut, OpenTile, pixel_shift, rule_of
 from .tiles import Tile, files_beside, find_tiles, open_band
 from ..files import digest, locked, storage_errors, write_atomic
-from ..surveys import get_survey
 from ..units import Photometry, flux_factor, unit_name, unit_zero_point
 
 # %% ../../nbs/12_data.ingest.ipynb #623a608c

@@ -9,14 +9,14 @@ __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BA
            'column_named', 'Found', 'say_once', 'impossible_redshifts', 'redshift_columns', 'find_redshifts',
            'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'unknown_values',
            'choose_classes', 'galaxies', 'Measured', 'measured_columns', 'like_magnitudes', 'find_magnitudes',
-           'read_magnitudes', 'magnitudes', 'match_ids']
+           'read_magnitudes', 'magnitudes', 'catalog_magnitudes', 'catalog_features', 'match_ids']
 
 # %% ../../nbs/07_data.labels.ipynb #4fdb9bd0
 import re
 from collections import Counter
 from dataclasses import dataclass
 import numpy as np
-from astropy.table import Column, Table
+from astropy.table import Table
 from ..core import InputError, log
 from .columns import (NAMES, SENTINELS, is_missing, numbers, one_a_row, plain_name, rounded_ids,
                                     text_numbers, texts)
@@ -609,6 +609,41 @@ def magnitudes(
         say_once([f'magnitudes are {", ".join(t.meta["bands"])}; {", ".join(m.column for m in left)} are there, '
                   'too: name them to have them'], 'info')
     return t
+
+# %% ../../nbs/07_data.labels.ipynb #19b454b4
+def catalog_magnitudes(
+    catalog, # Table
+    names,   # Columns that are wanted
+):           # (N,M) float32, NaN where a column is missing, or a number is or means nothing
+    "What a catalogue measured, as a `Predictor` takes it"
+    t = magnitudes(catalog, [k for k in names if k in catalog.colnames])
+    columns = [t[k] if k in t.colnames else np.full(len(catalog), np.nan) for k in names]
+    return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((len(catalog), 0), np.float32)
+
+# %% ../../nbs/07_data.labels.ipynb #c2762cd7
+_MEASURED = re.compile(r'snr_(?!abs)\w+|(size|sigma|ellipticity)_measured')
+
+# %% ../../nbs/07_data.labels.ipynb #6e73097f
+def catalog_features(
+    catalog,    # Astropy Table with magnitudes of any name, and perhaps snr_g, size_measured
+    bands=None, # Names of the bands in the order of wavelength, for colours; None: the order of the columns
+    names=None, # Columns with magnitudes and their errors; None: those that `magnitudes` finds
+)->tuple:       # (N,F) float32, NaN where unknown; names of the F features. F is 0 without magnitudes
+    "Measured magnitudes, colours, errors and sizes of a catalogue"
+    m = magnitudes(catalog, names)
+    others = [n for n in catalog.colnames
+              if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
+    mags = {b: n for n,b in m.meta['bands'].items()}
+    mags = [] if bands is None else [mags[b] for b in bands if b in mags]
+    # bands of other names, in their own order
+    mags = mags or list(m.meta['bands']) or [n for n in m.colnames if n not in m.meta['errors']]
+    if not mags: return np.zeros((len(catalog), 0), np.float32), []
+    found = {n: m[n] if n in m.colnames else np.ma.filled(np.ma.asarray(catalog[n], dtype=np.float64), np.nan)
+             for n in sorted({*m.colnames, *others}, key=catalog.colnames.index)}
+    x = {n: np.asarray(v, np.float32) for n,v in found.items()}
+    x |= {f'{a}-{b}'.replace('mag_', ''): x[a]-x[b] for a,b in zip(mags, mags[1:])}
+    x = {n: np.where(np.isfinite(v), v, np.nan) for n,v in x.items()}
+    return np.stack(list(x.values()), 1), list(x)
 
 # %% ../../nbs/07_data.labels.ipynb #ff4a4287
 def _refuse_lost_digits(ids, other, where):

@@ -15,9 +15,9 @@ from pathlib import Path
 import h5py, numpy as np
 from astropy.table import Table
 from ..core import InputError
-from .layouts import ORIGINS, band_names, number_of, text_of
-from ..files import clear_left, whole_file
-from ..surveys import get_survey
+from .layouts import ORIGINS, number_of
+from ..surveys import band_names, get_survey
+from ..files import text_of, clear_left, whole_file
 
 # %% ../../nbs/09_data.writing.ipynb #ef1e13f5
 class _Sink(io.FileIO):

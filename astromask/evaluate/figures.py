@@ -14,11 +14,11 @@ from astropy.table import Table
 from ..core import InputError
 from .metrics import _scored, roc_auc, share_error
 from .pdfs import central_interval, check_pdfs, pit_uniformity, quantiles
-from ..plots import _axes, _tile, colour_image, image_origin, text_width, wrap_text
+from ..plots import axes_grid, colour_image, image_origin, show_tile, text_width, wrap_text
 
 # %% ../../nbs/34_evaluate.figures.ipynb #e11920bd
 def _panels(rows, cols, width, height, **kw):
-    fig,axs = _axes(rows, cols, 1., **kw)
+    fig,axs = axes_grid(rows, cols, 1., **kw)
     fig.set_size_inches(width, height)
     for ax in axs.flat: ax.tick_params(labelsize=7)
     return fig, axs
@@ -308,7 +308,7 @@ def pdf_page(
     limits = np.clip([ends.min(), ends.max()], *grid[[0,-1]]) if len(ends) and np.ptp(ends) else grid[[0,-1]]
     fig,axs = _panels(rows, 2*cols, 3.1*cols, 1.15*rows+.2, width_ratios=[1, 1.8]*cols)
     for i,(a,b) in enumerate(axs.reshape(-1, 2)):
-        _tile(a, None if rgb is None or i >= n else rgb[i],
+        show_tile(a, None if rgb is None or i >= n else rgb[i],
               origin='lower' if images is None else image_origin(images, origin))
         b.set_yticks([])
         if i >= n:

@@ -12,6 +12,7 @@ __all__ = ['SHARES', 'redshift_metrics', 'reliability', 'roc_auc', 'classificati
 import numpy as np
 from astropy.table import Table
 from ..core import InputError
+from ..plots import rounded
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #3073c20c
 def _pairs(z_true, z_pred):
@@ -99,13 +100,6 @@ def _scored(y_true, probability, names=None):
                          f'columns 0 to {p.shape[1]-1}')
     return y, p/p.sum(1, keepdims=True)
 
-# %% ../../nbs/31_evaluate.metrics.ipynb #d71653e6
-def _rounded(table):
-    "Show four digits of what is not whole"
-    for c in table.itercols():
-        if c.dtype.kind == 'f': c.info.format = '.4f'
-    return table
-
 # %% ../../nbs/31_evaluate.metrics.ipynb #ca04b60d
 def reliability(
     y_true,      # (N,) classes, -1 or '' where unknown
@@ -122,7 +116,7 @@ def reliability(
     n = np.bincount(where, minlength=bins)
     sums = [np.bincount(where, v, bins) for v in (top, right)]
     with np.errstate(invalid='ignore'): confidence,accuracy = (s/n for s in sums)
-    return _rounded(Table(dict(low=edges[:-1], high=edges[1:], confidence=confidence, accuracy=accuracy, n=n)))
+    return rounded(Table(dict(low=edges[:-1], high=edges[1:], confidence=confidence, accuracy=accuracy, n=n)))
 
 def _expected_calibration_error(table):
     full = table[table['n'] > 0]
@@ -224,7 +218,7 @@ def per_class(
     predicted = c.sum(0)
     with np.errstate(invalid='ignore'):
         columns = dict(precision=right/predicted, recall=right/support, f1=2*right/(support+predicted))
-    return _rounded(Table({'class': list(names)} | columns | dict(support=support, predicted=predicted),
+    return rounded(Table({'class': list(names)} | columns | dict(support=support, predicted=predicted),
                           dtype=[str] + [float]*3 + [int]*2))
 
 # %% ../../nbs/31_evaluate.metrics.ipynb #541f40b9
@@ -294,4 +288,4 @@ def binned(
             if k == 'n' or k.startswith('n_'): continue
             row[k+'_error'] = float(share_error(v, values['n'])) if share else errors.get(k, np.nan)
         rows.append(row)
-    return _rounded(Table(rows))
+    return rounded(Table(rows))

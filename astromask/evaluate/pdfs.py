@@ -15,7 +15,8 @@ import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
 from ..core import DataError, InputError
-from .metrics import _rounded, share_error
+from .metrics import share_error
+from ..plots import rounded
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #388c9597
 def check_pdfs(
@@ -96,7 +97,7 @@ def point_estimates(
     mean = (mass*(a+b)/2).sum(1)
     square = (mass*((a-mean[:,None])**2+(a-mean[:,None])*(b-mean[:,None])+(b-mean[:,None])**2)/3).sum(1)
     mode = np.where(np.isnan(mean), np.nan, grid[np.nan_to_num(pdf).argmax(1)])
-    return _rounded(Table(dict(median=_inverse(grid, F, .5), mean=mean, mode=mode, std=np.sqrt(square))))
+    return rounded(Table(dict(median=_inverse(grid, F, .5), mean=mean, mode=mode, std=np.sqrt(square))))
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #20d439a1
 def _place(grid, z):
@@ -228,7 +229,7 @@ def coverage(
     for name,v in (('central', middle[known]), ('hpd', dense[known])):
         columns[name] = np.array([(v <= a + 1e-12).mean() if n else np.nan for a in levels])
         columns[name+'_error'] = share_error(columns[name], n)
-    return _rounded(Table(columns | dict(n=[n]*len(levels))))
+    return rounded(Table(columns | dict(n=[n]*len(levels))))
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #d3d376fb
 def pdf_metrics(

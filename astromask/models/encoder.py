@@ -13,9 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from fastcore.basics import patch
-from ..core import InputError
-from ..data.layouts import band_names
-from ..data.loaders import size2d
+from ..core import InputError, size2d
+from ..surveys import band_names
 from .blocks import linear
 from .masking import patchify, take
 from .trunks import partial_trunk, registered

@@ -12,9 +12,8 @@ import timm, torch
 from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from ..core import InputError
-from ..data.layouts import band_names
-from ..data.loaders import size2d
+from ..core import InputError, size2d
+from ..surveys import band_names
 from .encoder import BandEncoder, check_views, orientations
 from ..units import Measure
 

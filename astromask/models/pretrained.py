@@ -13,10 +13,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 from safetensors.torch import load_file, save as tensor_bytes
-from ..core import DataError, InputError
+from ..core import DataError, InputError, size2d
 from ..files import read_json, file_digest, digest
-from ..data.layouts import band_names
-from ..data.loaders import size2d
+from ..surveys import band_names
 from .positions import sincos_positions
 from .mae import MAE
 from .simmim import SimMIM

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors.torch import save as tensor_bytes
 from ..core import AstroMaskError, InputError
 from ..files import read_json, storage_errors, write_atomic, write_json
-from ..data.layouts import band_names
+from ..surveys import band_names
 from .encoder import BandEncoder
 from .heads import Predictor
 from .weights import load_model, save_model

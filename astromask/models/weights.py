@@ -18,9 +18,9 @@ from safetensors.numpy import load as load_arrays, save as array_bytes
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from ..core import DataError, InputError, check_seed, log
 from ..files import read_json, write_atomic, write_json, check_file
-from ..data.layouts import band_names
-from ..data.scaling import scaling_from_config
-from ..data.seen import seen_from_tensors
+from ..surveys import band_names
+from ..scaling import scaling_from_config
+from ..seen import seen_from_tensors
 import astromask.models.astromae    # adds its encoder and its head to the tables
 from .heads import ENCODERS, Predictor, encoder_only
 from .mae import MAE

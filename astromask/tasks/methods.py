@@ -21,12 +21,13 @@ from ..embed import embed_cutouts
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.probe import (best_answers, class_folds, forest_answers, linear_answers, neighbour_answers, paired_difference,
                                       redshift_folds)
-from ..models.baselines import catalog_features, pixel_features
+from ..models.baselines import pixel_features
+from ..data.labels import catalog_features
 from ..models.answers import Classes, Point
 from ..models.heads import Predictor
 from ..models.networks import CNN
 from ..models.weights import model_hash, untrained, with_bands
-from ..plots import for_the_eye
+from ..plots import for_the_eye, rounded
 from ..train.finetune import finetune_learner, predict_cutouts
 
 # %% ../../nbs/50_tasks.methods.ipynb #7166080d
@@ -342,13 +343,7 @@ def score_table(
         spread = np.std(each, ddof=1) if len(each) > 1 else np.nan
         mean,error = mean_and_error(task, found, parts, metric)
         rows.append((name, metric, mean, spread, error))
-    return _four_digits(Table(rows=rows, names=('method','metric','score','spread','error')))
-
-# %% ../../nbs/50_tasks.methods.ipynb #be171423
-def _four_digits(t):
-    for k in t.colnames:
-        if t[k].dtype.kind == 'f': t[k].info.format = '.4f'
-    return t
+    return rounded(Table(rows=rows, names=('method','metric','score','spread','error')))
 
 # %% ../../nbs/50_tasks.methods.ipynb #e48ada11
 def metric_table(
@@ -362,7 +357,7 @@ def metric_table(
         each = [judge(task, r, p[2]) for r,p in zip(found, parts, strict=True)]
         rows.append(dict(method=name) | {k: float(np.mean([e[k] for e in each])) for k in each[0]
                                          if not k.startswith('n_') and k != 'n'})
-    return _four_digits(Table(rows=rows))
+    return rounded(Table(rows=rows))
 
 # %% ../../nbs/50_tasks.methods.ipynb #27f7cc78
 NEXT = {'pretrained probe': ['forest'], 'pretrained attentive': ['pretrained probe'],
@@ -394,7 +389,7 @@ def gain_table(
             gain,error = mean_and_error(task, found, parts, metric, results[other])
             better = sign*gain/error if error else np.nan
             rows.append((name, other, metric, gain, error, better, 2*t.sf(abs(better), freedom)))
-    return _four_digits(Table(rows=rows, names=('method','against','metric','difference','error','errors_better','p')))
+    return rounded(Table(rows=rows, names=('method','against','metric','difference','error','errors_better','p')))
 
 LOWER = {'nmad','mae','mse','precision','sigma_iqr','outlier_fraction','outlier_fraction_005','outlier_fraction_3sigma',
          'log_loss','brier','calibration_error'}

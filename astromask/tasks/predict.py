@@ -26,14 +26,15 @@ from ..data.files import file_labels
 from ..data.fitsets import FitsSet, fits_alike
 from ..data.formats import file_kind, open_files
 from ..data.cutoutfile import check_measures, parts_like
-from ..data.layouts import band_names
+from ..surveys import band_names
 from ..data.loaders import fit_size
 from ..data.tables import read_catalog
 from ..embed import evaluating, knows_units
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.pdfs import Calibration, central_interval, interval_coverage
 from ..models.encoder import check_views
-from ..models.heads import Predictor, catalog_magnitudes
+from ..models.heads import Predictor
+from ..data.labels import catalog_magnitudes
 from ..models.weights import model_hash
 from ..units import Measure
 

@@ -14,14 +14,14 @@ import numpy as np
 from astropy.table import Table
 from ..core import InputError
 from ..data.columns import numbers, plain_name
-from ..data.labels import (KNOWN_BANDS, Measured, class_labels, column_named, find_magnitudes, find_redshifts, galaxies,
-                                   magnitudes, measured_columns, redshifts, say_once)
+from ..data.labels import (KNOWN_BANDS, Measured, class_labels, column_named, find_magnitudes,
+                                   find_redshifts, galaxies, magnitudes, measured_columns, redshifts, say_once,
+                                   catalog_features)
 from ..data.loaders import cutout_dls
 from ..data.tables import read_catalog
 from ..evaluate.metrics import binned, redshift_metrics
 from ..evaluate.pdfs import interval_coverage, pdf_metrics
 from ..models.answers import Bins, Mixture, Point
-from ..models.baselines import catalog_features
 from ..models.heads import Predictor
 from ..train.finetune import finetune_learner
 from ..units import flux_factor, unit_zero_point

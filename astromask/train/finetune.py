@@ -29,7 +29,7 @@ from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..models.answers import Classes
 from ..models.blocks import DropPath, leave_out
 from ..models.encoder import BandEncoder
-from ..models.heads import catalog_magnitudes
+from ..data.labels import catalog_magnitudes
 from ..plots import history_figure
 from .callbacks import Figures, Pretext
 from .pretrain import PretrainLearner, as_augment, check_recipe, check_task, decay_groups, in_known_units, make_learner, sky_positions

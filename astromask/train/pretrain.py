@@ -19,14 +19,15 @@ from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import DataError, InputError, RunDir, Unfinished, log, rank, world
+from ..core import DataError, InputError, RunDir, Unfinished, log, rank, world, size2d
 from ..files import read_json, storage_errors, locked
 from ..data.augment import Augment
 from ..data.labels import class_labels, redshifts
-from ..data.layouts import band_names
-from ..data.loaders import multiplied, size2d
-from ..data.scaling import fit_scaling, scaling_from_config
-from ..data.seen import seen_of
+from ..surveys import band_names
+from ..data.loaders import multiplied
+from ..data.scaling import fit_scaling
+from ..scaling import scaling_from_config
+from ..seen import seen_of
 from ..data.splits import split_hash
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
