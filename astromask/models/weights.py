@@ -10,53 +10,79 @@ __all__ = ['MODELS', 'FORMAT', 'save_model', 'model_from_config', 'tensor_shapes
            'read_checkpoint']
 
 # %% ../../nbs/25_models.weights.ipynb #577b356c
-import copy, hashlib, json, math, numpy as np, os, re, torch, warnings
+import copy, json, math, numpy as np, os, re, torch, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays, save as array_bytes
 from safetensors.torch import load as load_tensors, save as tensor_bytes
 from ..core import DataError, InputError, check_seed, log
-from ..files import read_json, write_atomic, write_json, check_file
+from ..files import check_file, digest, read_json, write_atomic, write_json
 from ..surveys import band_names
 from ..scaling import scaling_from_config
 from ..seen import seen_from_tensors
 import astromask.models.astromae    # adds its encoder and its head to the tables
 from .heads import ENCODERS, Predictor, encoder_only
 from .mae import MAE
-from .pretrained import load_mae_checkpoint, load_simmim_checkpoint, load_timm_vit, read_checkpoint
+from .pretrained import (cpu_tensors, load_mae_checkpoint, load_simmim_checkpoint, load_timm_vit,
+                                         read_checkpoint)
 from ..units import Measure
 
 _all_ = ['load_mae_checkpoint', 'load_simmim_checkpoint', 'load_timm_vit', 'read_checkpoint']
 
-# %% ../../nbs/25_models.weights.ipynb #bf4a2bda
+# %% ../../nbs/25_models.weights.ipynb #a6948f3d
 MODELS = ENCODERS | {'Predictor': Predictor}
 FORMAT = 'astromask-model-1'
 
+# %% ../../nbs/25_models.weights.ipynb #f53bc37a
+def _learned(m):
+    "What a model knows beside its weights and arguments"
+    learned = {k: v for k in ('calibration','photometry') if (v := getattr(m, k, None))}
+    if m.measure != Measure(): learned['measure'] = m.measure.config()
+    if m.trained_on: learned['trained_on'] = dict(train=m.trained_on.train, valid=m.trained_on.valid)
+    return learned
+
+# %% ../../nbs/25_models.weights.ipynb #bf4a2bda
 def save_model(
     m,       # A masked image model, an encoder, or a `Predictor`
     path,    # The directory; made if need be
     **facts, # What else config.json shall say, such as the data's hash
 ):
     "Write model.safetensors and config.json; seen.safetensors, where it is known what the model was trained on"
-    tensors = {k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}
+    path = Path(path)
     scaling = None if m.scaling is None else m.scaling.config()
     # they may have been set since
     config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views') if k in m.config}
-    learned = {k: v for k in ('calibration','photometry') if (v := getattr(m, k, None))}
-    if m.measure != Measure(): learned['measure'] = m.measure.config()
-    if m.trained_on: learned['trained_on'] = dict(train=m.trained_on.train, valid=m.trained_on.valid)
-    write_atomic(Path(path)/'model.safetensors', tensor_bytes(tensors))
-    if m.trained_on: write_atomic(Path(path)/'seen.safetensors', array_bytes(m.trained_on.tensors()))
-    else: (Path(path)/'seen.safetensors').unlink(missing_ok=True)
-    write_json(Path(path)/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config,
-                                              scaling=scaling, source=m.source, **learned))
+    write_atomic(path/'model.safetensors', tensor_bytes(cpu_tensors(m.state_dict())))
+    if m.trained_on: write_atomic(path/'seen.safetensors', array_bytes(m.trained_on.tensors()))
+    else: (path/'seen.safetensors').unlink(missing_ok=True)
+    write_json(path/'config.json', dict(facts, format=FORMAT, model=type(m).__name__, config=config,
+                                        scaling=scaling, source=m.source, **_learned(m)))
 
 # %% ../../nbs/25_models.weights.ipynb #6918a7d1
-def _largest(o): # number in a description
+def _largest(o):
+    "The largest number in a description, seeds left out"
     if isinstance(o, dict): o = [v for k,v in o.items() if k != 'seed']
     if isinstance(o, list): return max(map(_largest, o), default=0)
     return o if isinstance(o, int) else 0
+
+# %% ../../nbs/25_models.weights.ipynb #be8b9223
+def _check_format(config, where):
+    if not isinstance(config, dict) or config.get('format') != FORMAT or str(config.get('model')) not in MODELS:
+        kind = {k: config.get(k) for k in ('format','model')} if isinstance(config, dict) else type(config).__name__
+        raise DataError(f'{where} does not describe a model of this version of astromask ({kind})')
+
+# %% ../../nbs/25_models.weights.ipynb #860ab05b
+@contextmanager
+def _described(config, where):
+    "Say which file is wrong about a model"
+    _check_format(config, where)
+    try:
+        if not isinstance(config['config'], dict): raise ValueError('it has no arguments of a model')
+        if _largest(config['config']) > 1<<14: raise ValueError('it describes a model larger than any machine holds')
+        yield
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
+        raise DataError(f'{where} is damaged: {" ".join(str(e).split())[:300]}') from None
 
 # %% ../../nbs/25_models.weights.ipynb #dc49d0d8
 def _photometry(zero_point, softening, zero_points=None):
@@ -65,19 +91,11 @@ def _photometry(zero_point, softening, zero_points=None):
     told = dict(zero_points={k: float(v) for k,v in zero_points.items()}) if zero_points else {}
     return dict(zero_point=float(zero_point), softening={k: float(b) for k,b in softening.items()}) | told
 
-# %% ../../nbs/25_models.weights.ipynb #860ab05b
-@contextmanager
-def _described(config, where):
-    "Say which file is wrong about a model"
-    if not isinstance(config, dict) or config.get('format') != FORMAT or str(config.get('model')) not in MODELS:
-        kind = {k: config.get(k) for k in ('format','model')} if isinstance(config, dict) else type(config).__name__
-        raise DataError(f'{where} does not describe a model of this version of astromask ({kind})')
-    try:
-        if not isinstance(config['config'], dict): raise ValueError('it has no arguments of a model')
-        if _largest(config['config']) > 1<<14: raise ValueError('it describes a model larger than any machine holds')
-        yield
-    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
-        raise DataError(f'{where} is damaged: {" ".join(str(e).split())[:300]}') from None
+# %% ../../nbs/25_models.weights.ipynb #db891eca
+def _check_scaling(m):
+    "One number for each band, or one for all"
+    for v in (m.scaling.config() if m.scaling is not None else {}).values():
+        if not isinstance(v, str): np.broadcast_to(v, len(m.bands))
 
 # %% ../../nbs/25_models.weights.ipynb #12d63499
 def model_from_config(
@@ -92,14 +110,20 @@ def model_from_config(
         if config.get('calibration'): m.calibration = config['calibration']
         if config.get('photometry'): m.photometry = _photometry(**config['photometry'])
         m.measure = Measure.from_config(config.get('measure'))
-        for v in (m.scaling.config() if m.scaling is not None else {}).values():
-            if not isinstance(v, str):
-                np.broadcast_to(v, len(m.bands))  # one number for each band, or one for all
+        _check_scaling(m)
     return m
 
-# %% ../../nbs/25_models.weights.ipynb #97f2e543
+# %% ../../nbs/25_models.weights.ipynb #0e42b0b0
 _bytes = dict(F64=8, F32=4, F16=2, BF16=2, I64=8, I32=4, I16=2, I8=1, U64=8, U32=4, U16=2, U8=1, BOOL=1)
 
+def _shape(v, end):
+    "A tensor's shape by the header, if that many numbers are where it says"
+    a,b = v['data_offsets']
+    if b > end or min(v['shape'], default=0) < 0 or math.prod(v['shape'])*_bytes[v['dtype']] != b-a:
+        raise ValueError('a tensor is not what its place in the file can hold')
+    return tuple(v['shape'])
+
+# %% ../../nbs/25_models.weights.ipynb #97f2e543
 def tensor_shapes(
     path, # A safetensors file
 )->dict:  # Name to shape
@@ -111,16 +135,10 @@ def tensor_shapes(
         if n > min(size-8, 1<<22):
             raise DataError(f'{path} is damaged or no safetensors file: its header would have {n} bytes')
         text = f.read(n)
-    try:
-        found = {k: v for k,v in json.loads(text).items() if k != '__metadata__'}
-        for v in found.values():
-            a,b = v['data_offsets']
-            if b > size-8-n or min(v['shape'], default=0) < 0 or math.prod(v['shape'])*_bytes[v['dtype']] != b-a:
-                raise ValueError('a tensor is not what its place in the file can hold')
-        return {k: tuple(v['shape']) for k,v in found.items()}
+    try: return {k: _shape(v, size-8-n) for k,v in json.loads(text).items() if k != '__metadata__'}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
-        raise DataError(f'{path} is damaged or no safetensors file '
-                        f'({str(e).splitlines()[0][:200] if str(e) else type(e).__name__})') from None
+        why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise DataError(f'{path} is damaged or no safetensors file ({why})') from None
 
 # %% ../../nbs/25_models.weights.ipynb #10ae1eb8
 def _depths(o, name):
@@ -131,6 +149,33 @@ def _depths(o, name):
 
 def _leaves(o): return sum(map(_leaves, o.values() if isinstance(o, dict) else o)) if isinstance(o, (dict,list)) else 1
 
+# %% ../../nbs/25_models.weights.ipynb #99c2b315
+def _too_deep(own, shapes):
+    "Does a description promise more blocks than the tensors are of?"
+    blocks = len({k[:m.end()] for k in shapes for m in re.finditer(r'\.\d+\.', k)})
+    return _leaves(own) > 1<<14 or _depths(own, 'depth') > blocks or _depths(own, 'decoder_depth') > max(blocks, 64)
+
+# %% ../../nbs/25_models.weights.ipynb #6704f1ff
+def _numbers(m): return sum(v.numel() for v in (*m.parameters(), *m.buffers()))
+
+def _without_numbers(config):
+    "The described model on the meta device; and the one that it is cut out of, a Predictor's encoder with its decoder"
+    own = config['config']
+    with torch.device('meta'):
+        m = MODELS[config['model']](**own)
+        inner = own.get('encoder')
+        return m, ENCODERS[inner['model']](**inner['config']) if isinstance(inner, dict) else m
+
+# %% ../../nbs/25_models.weights.ipynb #08ef6560
+def _check_names(wanted, shapes):
+    "Each tensor of the model is in the file and no other, in the same shape"
+    # attention pools of earlier versions are left by `load_state_dict`, too
+    known = [k for k in shapes if not k.startswith('attn_pool.')]
+    wrong = next((k for k in (*wanted, *known) if wanted.get(k) != shapes.get(k)), None)
+    if not wrong: return
+    raise ValueError(f'{wrong} is {list(wanted[wrong]) if wrong in wanted else "unknown"} in it, and '
+                     f'{list(shapes[wrong]) if wrong in shapes else "absent"} in model.safetensors')
+
 # %% ../../nbs/25_models.weights.ipynb #747eee05
 def check_sizes(
     config:dict,   # Of config.json
@@ -139,29 +184,16 @@ def check_sizes(
 ):
     "Refuse a description of another model than the weights are of, before it is built"
     with _described(config, where):
-        own = config['config']
         there = sum(map(math.prod, shapes.values()))
-        blocks = len({k[:m.end()] for k in shapes for m in re.finditer(r'\.\d+\.', k)})
         larger = ValueError(f'it describes a larger model than the {len(shapes)} tensors of model.safetensors make')
-        if _leaves(own) > 1<<14 or _depths(own, 'depth') > blocks or _depths(own, 'decoder_depth') > max(blocks, 64):
-            raise larger
-        with torch.device('meta'):
-            m = MODELS[config['model']](**own)
-            inner = own.get('encoder')                                        # of a Predictor; its decoder is made, too
-            whole = ENCODERS[inner['model']](**inner['config']) if isinstance(inner, dict) else m
+        if _too_deep(config['config'], shapes): raise larger
+        m,whole = _without_numbers(config)
         if m.img_size and math.prod(m.img_size) > 1<<22:
             raise ValueError(f'it describes images of {m.img_size[0]}x{m.img_size[1]} pixels, '
                              'and 4 million are the most')
         if _numbers(whole) > 2*there + (1<<24) or sum(v.numel() for v in whole.buffers()) > max(1<<23, there):
             raise larger
-        wanted = {k: tuple(v.shape) for k,v in m.state_dict().items()}
-        own_tensors = [k for k in shapes if not k.startswith('attn_pool.')]    # of earlier versions; `load_state_dict` leaves them
-        wrong = next((k for k in (*wanted, *own_tensors) if wanted.get(k) != shapes.get(k)), None)
-        if wrong:
-            raise ValueError(f'{wrong} is {list(wanted[wrong]) if wrong in wanted else "unknown"} in it, and '
-                             f'{list(shapes[wrong]) if wrong in shapes else "absent"} in model.safetensors')
-
-def _numbers(m): return sum(v.numel() for v in (*m.parameters(), *m.buffers()))
+        _check_names({k: tuple(v.shape) for k,v in m.state_dict().items()}, shapes)
 
 # %% ../../nbs/25_models.weights.ipynb #23f14705
 def _read_config(path):
@@ -171,12 +203,22 @@ def _read_config(path):
         raise DataError(f'{path} has {os.path.getsize(path)} bytes: it is no description of a model')
     return read_json(path)
 
+# %% ../../nbs/25_models.weights.ipynb #bad1b585
 def _read_seen(path):
     "The marks of what a model was trained on"
     check_file(path)
     try: return seen_from_tensors(load_arrays(path.read_bytes()), path)
     except (SafetensorError, KeyError, TypeError, ValueError) as e:
         raise DataError(f'{path} is damaged ({str(e).splitlines()[0]}): delete it to do without') from None
+
+# %% ../../nbs/25_models.weights.ipynb #a3c68599
+def _fill_in(m, weights):
+    "Load tensors from a file; they must fit, and be numbers"
+    try: m.load_state_dict(load_tensors(weights.read_bytes()))
+    except (SafetensorError, RuntimeError) as e:
+        raise DataError(f'{weights} is damaged or does not fit its config.json ({str(e).splitlines()[0]})') from None
+    if wrong := [k for k,v in m.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise DataError(f'{weights} is damaged, or its training diverged: {wrong[0]} holds numbers that are not finite')
 
 # %% ../../nbs/25_models.weights.ipynb #bfd39038
 def load_model(
@@ -190,15 +232,11 @@ def load_model(
     weights = path/'model.safetensors'
     known = path/'seen.safetensors'
     config = _read_config(path/'config.json')
-    with _described(config, path/'config.json'): pass
+    _check_format(config, path/'config.json')
     if not weights.exists(): raise InputError(f'No such file: {weights}')
     check_sizes(config, tensor_shapes(weights), path/'config.json')
     m = model_from_config(config, path/'config.json')
-    try: m.load_state_dict(load_tensors(weights.read_bytes()))
-    except (SafetensorError, RuntimeError) as e:
-        raise DataError(f'{weights} is damaged or does not fit its config.json ({str(e).splitlines()[0]})') from None
-    if wrong := [k for k,v in m.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]:
-        raise DataError(f'{weights} is damaged, or its training diverged: {wrong[0]} holds numbers that are not finite')
+    _fill_in(m, weights)
     if known.exists(): m.trained_on = _read_seen(known)
     return m.to(device).eval()
 
@@ -222,9 +260,7 @@ def model_hash(
             None if getattr(m, 'scaling', None) is None else m.scaling.config(),
             *(getattr(m, k, None) for k in ('calibration','photometry'))]
     if getattr(m, 'measure', Measure()) != Measure(): told.append(m.measure.config())
-    h = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    h.update(tensor_bytes({k: v.detach().cpu().contiguous() for k,v in m.state_dict().items()}))
-    return h.hexdigest()
+    return digest(json.dumps(told, sort_keys=True, default=str), tensor_bytes(cpu_tensors(m.state_dict())))
 
 # %% ../../nbs/25_models.weights.ipynb #47f303f6
 def untrained(
@@ -242,15 +278,15 @@ def untrained(
 # %% ../../nbs/25_models.weights.ipynb #17f2fc04
 def _band_sources(m, bands, like):
     "For each new band the index of the old one, or None for a fresh start"
+    there = ', '.join(m.bands)
     stray = [b for b in like if b not in bands]
     if stray: raise InputError(f'like names band {stray[0]!r}, which is not one of the new bands {", ".join(bands)}')
     for b in bands:
         if b not in like and b not in m.bands:
-            raise InputError(f'The model has no band {b!r}: say with like={{{b!r}: ...}} which of {", ".join(m.bands)} '
+            raise InputError(f'The model has no band {b!r}: say with like={{{b!r}: ...}} which of {there} '
                              'its weights start from, or None for fresh ones')
         if like.get(b) is not None and like[b] not in m.bands:
-            raise InputError(f'like starts band {b!r} from {like[b]!r}, which the model does not have; it '
-                             f'has {", ".join(m.bands)}')
+            raise InputError(f'like starts band {b!r} from {like[b]!r}, which the model does not have; it has {there}')
     names = [like[b] if b in like else b for b in bands]
     return [None if b is None else m.bands.index(b) for b in names]
 
@@ -275,9 +311,19 @@ def _map_bands(old, new, ix):
         t[k] = back(torch.stack([into[j].to(v) if i is None else parts[0][i] for j,i in enumerate(ix)]))
     gone = [i for i in range(len(old.bands)) if i not in ix]
     proj = old.patch_embed.proj
-    t['patch_embed.proj.bias'] = proj.bias.detach() + torch.einsum('dcpq,cpq->d', proj.weight[:,gone],
-                                                                   old.fill[gone]).detach()
+    left = torch.einsum('dcpq,cpq->d', proj.weight[:,gone], old.fill[gone])
+    t['patch_embed.proj.bias'] = proj.bias.detach() + left.detach()
     return t
+
+# %% ../../nbs/25_models.weights.ipynb #c7fb907b
+def _scaling_of(scaling, ix):
+    "The scaling of bands by their index in another; None where one is fresh"
+    if scaling is None: return
+    if None in ix:
+        return warnings.warn('The new model has no scaling, as a fresh band has none: fit one (pretraining does)',
+                             stacklevel=3)
+    return scaling_from_config({k: [v[i] for i in ix] if isinstance(v, list) else v
+                                for k,v in scaling.config().items()})
 
 # %% ../../nbs/25_models.weights.ipynb #4ec1c0a0
 def with_bands(
@@ -294,10 +340,5 @@ def with_bands(
     new.source = m.source
     new.measure = m.measure
     new.trained_on = m.trained_on
-    if m.scaling is not None and None not in ix:
-        new.scaling = scaling_from_config({k: [v[i] for i in ix] if isinstance(v, list) else v
-                                           for k,v in m.scaling.config().items()})
-    elif m.scaling is not None:
-        warnings.warn('The new model has no scaling, as a fresh band has none: fit one (pretraining does)',
-                      stacklevel=2)
+    if m.scaling is not None: new.scaling = _scaling_of(m.scaling, ix)
     return new.to(m.fill.device).train(m.training)
