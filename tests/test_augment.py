@@ -179,7 +179,7 @@ def test_inverse_variances_only_move(survey, tmp_path):
     assert learn.task()['augment'] == 'mirrored'
     x,ids = batch((8,3,32,32))
     learn = learner(survey, tmp_path/'w', augment='rotate')
-    moved,weights = learn.pretext.change((x, x.abs()*0+3), ids, 0)
+    moved,weights = learn.prepare.change((x, x.abs()*0+3), ids, 0)
     same(moved.isnan(), weights.isnan())
 
 # Broken once, and seen by nobody

@@ -13,7 +13,7 @@ from astromask.models.mae import MAE
 from astromask.models.networks import CNN
 from astromask.models.simmim import SimMIM
 from astromask.models.weights import load_model
-from astromask.train import finetune
+from astromask.train import frozen, targets
 from astromask.units import Measure
 from astromask.train.finetune import LARS, RECIPES, TableOnly, finetune_learner, freeze, predict_cutouts, recipe_options
 
@@ -88,8 +88,8 @@ def test_parts_are_frozen_by_name(data, tmp_path):
 
 def test_frozen_blocks_are_not_left_out_at_random(data, tmp_path):
     learn = learner(data, tmp_path/'run', frozen=1, drop_path=.5, m=MAE.preset('tiny', bands=('g','r'), depth=3))
-    assert learn.pretext.rates.tolist() == [0,.25,.5]
-    assert learner(data, tmp_path/'run', frozen=2, drop_path=.5, m=MAE.preset('tiny', bands=('g','r'), depth=3)).pretext.rates.tolist() == [0,0,.5]
+    assert learn.prepare.rates.tolist() == [0,.25,.5]
+    assert learner(data, tmp_path/'run', frozen=2, drop_path=.5, m=MAE.preset('tiny', bands=('g','r'), depth=3)).prepare.rates.tolist() == [0,0,.5]
 
 def test_freezing_again_thaws(data):
     p = Predictor(encoder(), Classes('ab'))
@@ -104,11 +104,11 @@ def test_kept_features_are_those_that_are_computed_in_every_step(data, tmp_path,
     more = dict(magnitudes=('mag_g','mag_r'))
     kept = learner(data, tmp_path/'kept', recipe, head=head, more=more)
     kept.fit(8)
-    assert kept.pretext.kept is not None and kept.dls.train.dataset is kept.pixels
-    monkeypatch.setattr(finetune, 'kept_bytes', lambda *a: 1<<40)
+    assert kept.prepare.features is not None and kept.dls.train.dataset is kept.frozen_features.pixels
+    monkeypatch.setattr(frozen, 'feature_bytes', lambda *a: 1<<40)
     other = learner(data, tmp_path/'other', recipe, head=head, more=more)
     other.fit(8)
-    assert other.pretext.kept is None
+    assert other.prepare.features is None
     a,b = saved(tmp_path/'kept'),saved(tmp_path/'other')
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-3, rtol=1e-3) for k in a)
     assert any(not torch.equal(v, learner(data, tmp_path/'x', recipe, head=head, more=more).model.state_dict()[k]) for k,v in a.items())
@@ -209,21 +209,21 @@ def test_mixing_equals_numpy(data, tmp_path, mixup, cutmix):
     from scipy.stats import beta
     from astromask.core import uniform
     learn = learner(data, tmp_path/'run', 'mae', mixup=mixup, cutmix=cutmix, more=dict(magnitudes=('mag_g','mag_r')), augment='', smoothing=.1, balanced=True)
-    lesson,rows = learn.pretext,torch.arange(40, 60)
+    prepare,rows = learn.prepare,torch.arange(40, 60)
     x = torch.from_numpy(data[0][rows.numpy()])
-    found = lesson.task([x], rows, 3)
-    y,w,mags,_ = lesson.look_up(rows)
+    found = prepare.batch([x], rows, 3)
+    y,w,mags = (prepare.look_up(rows)[k] for k in ('y','weights','mags'))
     shares = np.eye(3)[y.clamp(min=0)]*.9 + .1/3
-    u = uniform(lesson.seed, 3, rows.numpy(), 4, 'mix')
+    u = uniform(prepare.seed, 3, rows.numpy(), 4, 'mix')
     q = {a: beta.ppf((np.arange(4096)+.5)/4096, a, a).astype(np.float32)[(u[:,0]*4096).astype(int)] for a in (mixup,cutmix) if a}
     known = (y >= 0).numpy()
     expected = mixed(x.numpy(), shares*known[:,None], (w.numpy()*known), mags.numpy(), u, q.get(mixup), q.get(cutmix), len(q) == 2)
-    for a,b in zip((found[0],found[4],found[5],found[1]), expected): assert np.allclose(a.numpy(), b, atol=1e-6, equal_nan=True)
-    assert not np.allclose(found[0].numpy(), x.numpy(), equal_nan=True)
-    assert torch.equal(lesson.task([x], rows, 3, training=False)[0].nan_to_num(), x.nan_to_num())
+    for a,b in zip((found[k] for k in ('x','y','weights','mags')), expected): assert np.allclose(a.numpy(), b, atol=1e-6, equal_nan=True)
+    assert not np.allclose(found['x'].numpy(), x.numpy(), equal_nan=True)
+    assert torch.equal(prepare.batch([x], rows, 3, training=False)['x'].nan_to_num(), x.nan_to_num())
 
 def test_shares_have_the_distribution_that_was_asked_for():
-    q = finetune.beta_quantiles(.8).numpy()
+    q = targets.beta_quantiles(.8).numpy()
     assert abs(q.mean()-.5) < 1e-3 and abs(q.var()-1/(4*(2*.8+1))) < 1e-3
 
 def test_a_batch_in_parts_is_the_batch(data, tmp_path):
@@ -236,7 +236,7 @@ def test_stochastic_depth_leaves_validation_alone(data, tmp_path):
     learn = learner(data, tmp_path/'run', drop_path=.5)
     rows = torch.arange(8)
     x = torch.from_numpy(data[0][rows.numpy()])
-    assert learn.pretext.task([x], rows, 0)[3].shape == (8,2,2) and learn.pretext.task([x], rows, 0, training=False)[3] is None
+    assert learn.prepare.batch([x], rows, 0)['paths'].shape == (8,2,2) and 'paths' not in learn.prepare.batch([x], rows, 0, training=False)
 
 @pytest.mark.parametrize('kind', ['swin','beit','cnn'])
 def test_recipes_do_without_stochastic_depth_where_no_block_can_be_left_out(data, tmp_path, kind):
@@ -402,8 +402,8 @@ def test_the_papers_recipe_asks_for_the_papers_norm(data, tmp_path, caplog):
 
 def test_an_answers_own_weights_and_smoothing_come_first(data, tmp_path):
     own = learner(data, tmp_path/'run', answer=Classes('abc', [1,2,3], .2), smoothing=.1)
-    y,w = (own.pretext.tables[k] for k in ('y','weights'))
-    assert own.recipe['smoothing'] == 0 and [round(float(w[y == k][0]/w[y == 0][0]), 4) for k in range(3)] == [1,2,3]
+    y,w = (own.prepare.tables[k] for k in ('y','weights'))
+    assert own.recipe.smoothing == 0 and [round(float(w[y == k][0]/w[y == 0][0]), 4) for k in range(3)] == [1,2,3]
     rows = torch.from_numpy(own.dls.train.rows)
     assert math.isclose(w[rows][y[rows] >= 0].mean(), 1, rel_tol=1e-5)
 

@@ -256,7 +256,7 @@ def test_objects_without_a_finite_loss_are_named(survey, tmp_path, monkeypatch, 
     learn = new_learner(path, tmp_path/'run')
     row = int(learn.dls.train.rows[5])
     forward = learn.forward
-    def broken(x, *rest): return (lambda o: o._replace(loss=torch.where((x.nan_to_num().sum((1,2,3)) == mark).any(), torch.nan, o.loss)))(forward(x, *rest))
+    def broken(batch): return (lambda o: o._replace(loss=torch.where((batch['x'].nan_to_num().sum((1,2,3)) == mark).any(), torch.nan, o.loss)))(forward(batch))
     kept = learn.dls.train.dataset.kept[0]
     kept[row] = 12345.
     mark = kept[row].sum()

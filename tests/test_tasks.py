@@ -13,7 +13,6 @@ from astromask.models.mae import MAE
 from astromask.models.simmim import SimMIM
 from astromask.models.weights import load_model
 from astromask.tasks.anomaly import reconstruction_errors
-from astromask.train.callbacks import Pretext
 from astromask.train.pretrain import pretrain_learner, pretraining_model
 
 @pytest.fixture(scope='module')

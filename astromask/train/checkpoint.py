@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/train.checkpoint.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'save_checkpoint', 'checkpoints', 'check_space', 'LaterFormat', 'check_format', 'verify', 'prune',
-           'load_checkpoint', 'newest_checkpoint']
+           'load_checkpoint', 'newest_checkpoint', 'named']
 
 # %% ../../nbs/40_train.checkpoint.ipynb #6d98f9ba
 import json, math, re, shutil, torch
@@ -155,3 +155,11 @@ def newest_checkpoint(
             continue
         log.info(f'Continuing from {path}')
         return *found,path
+
+# %% ../../nbs/40_train.checkpoint.ipynb #9a2562b1
+def named(
+    state:dict, # Of a checkpoint
+    kind:str,   # What its names begin with, such as 'model'
+)->dict:        # Name without that to tensor
+    "What a checkpoint holds of one kind"
+    return {k.partition('.')[2]: v for k,v in state.items() if k.startswith(kind+'.')}

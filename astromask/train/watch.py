@@ -11,7 +11,6 @@ __all__ = ['ANSWERS', 'rankme', 'Question', 'probe_question', 'knn_predict', 'pr
 # %% ../../nbs/41_train.watch.ipynb #022f54ab
 import atexit, csv, io, math, numpy as np, os, signal, subprocess, sys, threading, time, torch, uuid
 from contextlib import ExitStack
-from fastai.callback.core import Callback
 from fastai.torch_core import get_model
 from fastcore.basics import patch
 from importlib.util import find_spec
@@ -25,6 +24,7 @@ from ..embed import evaluating
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.probe import choose_classes, class_probe, galaxies, redshift_probe, usable_rows
 from ..plots import progress_figure
+from .callbacks import RunCallback
 from .ranks import wait
 
 # %% ../../nbs/41_train.watch.ipynb #b3f60987
@@ -142,7 +142,7 @@ def write_rows(
     write_atomic(path, text.getvalue())
 
 # %% ../../nbs/41_train.watch.ipynb #b618a492
-class OnlineProbe(Callback):
+class OnlineProbe(RunCallback):
     "Every few minutes, ask frozen embeddings for classes and redshifts, and draw the progress"
     order,run_valid = 74,False
     def __init__(self,
@@ -173,6 +173,7 @@ class OnlineProbe(Callback):
     def after_batch(self):
         if self.learn.seconds()-self.last > max(60*self.minutes, self.taken/self.share): self.ask()
 
+    def at_end(self): self.ask()
     def ask(self):
         "Ask now, on rank 0, while the others wait; no answer is worth a run"
         try: self.measure()
@@ -193,7 +194,7 @@ class OnlineProbe(Callback):
         device = self.learn.dls.device
         m = get_model(learn.model)
         pixels = learn.dls.train.dataset
-        coords = learn.pretext.coords
+        coords = learn.prepare.coords
         def one(rows):
             x = pixels[rows][0] if pixels.ivar else pixels[rows]
             return m.embed(x.to(device), coords=None if coords is None else coords[torch.from_numpy(rows).to(device)],
@@ -250,7 +251,7 @@ def say(self:OnlineProbe):
                     'learning rate (lr) or raise mask_ratio')
 
 # %% ../../nbs/41_train.watch.ipynb #c2834dc7
-class WandB(Callback):
+class WandB(RunCallback):
     "Show the run in Weights & Biases, by a process of its own: offline unless someone is logged in"
     name,order = 'wandb',90
     def __init__(self,
@@ -321,7 +322,7 @@ def someone_looks()->bool:
     return sys.stderr.isatty() or 'ipykernel' in sys.modules and opened
 
 # %% ../../nbs/41_train.watch.ipynb #403b54ff
-class Bar(Callback):
+class Bar(RunCallback):
     "A bar of the steps, or of the minutes where they limit the run"
     order,run_valid = 85,False
     def __init__(self,
