@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
+from functools import partial
 from pathlib import Path
 from torch.nn import functional as F
 from ..core import InputError, local_rank, log, progress, rank, shuffled, world, size2d
@@ -105,7 +106,7 @@ def choose_home(
     return torch.device('cpu') if memory is not None or nbytes <= free_memory()//2 else None
 
 # %% ../../nbs/16_data.loaders.ipynb #4f29ad25
-_torch = {o: getattr(torch, o) for o in ('float16','float32','uint8','int8','int16')}
+_types = {o: getattr(torch, o) for o in ('float16','float32','uint8','int8','int16')}
 
 class Pixels:
     "Rows of `Cutouts`, cropped to one size; resident where they fit"
@@ -121,21 +122,34 @@ class Pixels:
         for p in cutouts.parts if ivar else (): p.check_ivar()
         self.cutouts = cutouts
         self.ivar = ivar
-        c,*stored = cutouts.shape
-        self.size = tuple(stored) if img_size is None else size2d(img_size)
-        self.shape,self.crop = (c,*self.size),tuple(min(a, b) for a,b in zip(stored, self.size))
-        self.types = [_torch.get(cutouts.dtype.name, torch.float32)] + [torch.float32]*bool(ivar)
-        row = c*int(np.prod(self.crop))*sum(o.itemsize for o in self.types)
-        self.nbytes = len(cutouts)*row
-        self.window = max(1, window//row)
+        self._set_sizes(img_size)
+        self.window = max(1, window//self.row_bytes)
         self.edges = block_edges(cutouts)
         home = choose_home(self.nbytes, torch.device(device or 'cpu'), memory)
         self.kept = home and self.load(home)
 
     def __len__(self): return len(self.cutouts)
-    def empty(self, n, device='cpu'):
-        "Room for n rows: pixels, and inverse variances where wanted"
-        return [torch.empty(n, self.shape[0], *self.crop, dtype=o, device=device) for o in self.types]
+
+# %% ../../nbs/16_data.loaders.ipynb #7af0eae6
+@patch
+def _set_sizes(self:Pixels, img_size):
+    "What is delivered, what is kept of it, in which types, and how much that is"
+    bands,*stored = self.cutouts.shape
+    self.size = tuple(stored) if img_size is None else size2d(img_size)
+    self.shape = (bands,*self.size)
+    self.crop = tuple(min(a, b) for a,b in zip(stored, self.size))
+    self.types = [_types.get(self.cutouts.dtype.name, torch.float32)] + [torch.float32]*bool(self.ivar)
+    self.row_bytes = bands*int(np.prod(self.crop))*sum(o.itemsize for o in self.types)
+    self.nbytes = len(self)*self.row_bytes
+
+# %% ../../nbs/16_data.loaders.ipynb #eb698df7
+@patch
+def empty(self:Pixels,
+    n,            # Rows
+    device='cpu', # Where
+)->list:          # Tensors (n,C,h,w): pixels, and inverse variances where wanted
+    "Room for n rows, as they are kept"
+    return [torch.empty(n, self.shape[0], *self.crop, dtype=o, device=device) for o in self.types]
 
 # %% ../../nbs/16_data.loaders.ipynb #2b0c68f0
 @patch
@@ -152,6 +166,13 @@ def pieces(self:Pixels,
         if last < 0 or (a-last)*row >= nbytes: starts.append(last := a)
     return list(zip(starts, [*starts[1:], len(rows)]))
 
+# %% ../../nbs/16_data.loaders.ipynb #ebba9a23
+def _closed(rows, edges):
+    "Rows, and what is between them in the same block"
+    first = np.unique(np.searchsorted(edges, rows, 'right'), return_index=True)[1]
+    ends = np.append(first[1:], len(rows))
+    return np.concatenate([np.arange(rows[a], rows[b-1]+1) for a,b in zip(first, ends)])
+
 # %% ../../nbs/16_data.loaders.ipynb #f8ee6fed
 @patch
 def fill(self:Pixels,
@@ -166,13 +187,6 @@ def fill(self:Pixels,
     found = self.cutouts.read(whole, ivar=True) if self.ivar else [self.cutouts.read(whole)]
     at = slice(None) if np.array_equal(whole, want) else np.searchsorted(whole, want)
     for to,x in zip(room, found): to[a:b].numpy()[...] = fit_size(x, self.crop)[at]
-
-# %% ../../nbs/16_data.loaders.ipynb #ebba9a23
-def _closed(rows, edges):
-    "Rows, and what is between them in the same block"
-    first = np.unique(np.searchsorted(edges, rows, 'right'), return_index=True)[1]
-    ends = np.append(first[1:], len(rows))
-    return np.concatenate([np.arange(rows[a], rows[b-1]+1) for a,b in zip(first, ends)])
 
 # %% ../../nbs/16_data.loaders.ipynb #5047f546
 @patch
@@ -224,6 +238,17 @@ def __getitem__(self:Pixels,
     found = self.finish([o.index_select(0, torch.from_numpy(at).to(o.device)) for o in kept])
     return found if self.ivar else found[0]
 
+# %% ../../nbs/16_data.loaders.ipynb #67f98543
+def _free_rooms(pixels, rooms, n, rows):
+    "n rooms for so many rows: used ones that are large enough, else new ones"
+    return [rooms.pop() if rooms and len(rooms[-1][0]) >= rows else pixels.empty(rows) for _ in range(n)]
+
+# %% ../../nbs/16_data.loaders.ipynb #cef37824
+def _start_filling(pixels, want, room, pool):
+    "Begin to read rows into a room; what is to be called, piece by piece, until it is there"
+    jobs = [partial(pixels.fill, room, want, a, b) for a,b in pixels.pieces(want)]
+    return [pool.submit(job).result for job in jobs] if pool else jobs
+
 # %% ../../nbs/16_data.loaders.ipynb #e237be19
 def read_windows(
     pixels,    # `Pixels`
@@ -236,25 +261,21 @@ def read_windows(
     starts = np.flatnonzero(np.diff(number, prepend=-1))
     spans = list(zip(starts, [*starts[1:], len(rows)]))
     rooms = [] if rooms is None else rooms
-    most = max(b-a for a,b in spans)
-    mine = [rooms.pop() if rooms and len(rooms[-1][0]) >= most else pixels.empty(most)
-            for _ in range(min(len(spans), 1+bool(threads)))]
+    mine = _free_rooms(pixels, rooms, min(len(spans), 1+bool(threads)), max(b-a for a,b in spans))
     pool = ThreadPoolExecutor(threads) if threads else None
 
     def begin(k):
         want = np.sort(rows[slice(*spans[k])])
         room = mine[k%len(mine)]
-        jobs = [(pixels.fill, room, want, a, b) for a,b in pixels.pieces(want)]
-        return want,room,[pool.submit(*job) for job in jobs] if pool else jobs
+        return want,room,_start_filling(pixels, want, room, pool)
 
     try:
         ahead = begin(0)
         for k,span in enumerate(spans):
-            want,room,jobs = ahead
-            for job in jobs: job.result() if pool else job[0](*job[1:])
-            if k+1 < len(spans) and pool: ahead = begin(k+1)
+            want,room,wait = ahead
+            for done in wait: done()
+            if k+1 < len(spans): ahead = begin(k+1)
             yield *span,want,room
-            if k+1 < len(spans) and not pool: ahead = begin(k+1)
     finally:
         if pool: pool.shutdown(cancel_futures=True)
         rooms += mine
@@ -279,6 +300,14 @@ def wanted_rows(
     except (IndexError,TypeError,ValueError) as e:
         raise InputError(f'{name}= must name rows between 0 and {n-1}: {e}') from None
 
+# %% ../../nbs/16_data.loaders.ipynb #4a9bed71
+def _check_loader(bs, threads, rank, world):
+    "Refuse what makes no loader"
+    if threads < 0 or not 0 <= rank < world:
+        raise InputError(f'num_workers is {threads}, rank {rank} of {world}: none may be less than '
+                         '0, and ranks count from 0')
+    if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
+
 # %% ../../nbs/16_data.loaders.ipynb #db60336e
 class CutoutLoader(DataLoader):
     "Batches `(x, rows)`: pixels (B,C,H,W) float32 with NaN, and row numbers (B,) int64; or `(x, ivar, rows)`"
@@ -298,17 +327,10 @@ class CutoutLoader(DataLoader):
         **kwargs,       # fastai's
     ):
         if not isinstance(dataset, Pixels): dataset = Pixels(dataset, device=device)
-        if num_workers < 0 or not 0 <= rank < world:
-            raise InputError(f'num_workers is {num_workers}, rank {rank} of {world}: none may be less than '
-                             '0, and ranks count from 0')
-        if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
+        _check_loader(bs, num_workers, rank, world)
+        store_attr('seed,epoch,start,rank,world')
         self.rows = wanted_rows(len(dataset), rows)
-        self.seed = seed
-        self.epoch = epoch
-        self.start = start
         self.threads = num_workers
-        self.rank = rank
-        self.world = world
         self.waited = 0.    # Seconds that batches were waited for
         self._rooms = []
         super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, device=device,
@@ -316,27 +338,13 @@ class CutoutLoader(DataLoader):
 
 # %% ../../nbs/16_data.loaders.ipynb #63a9849a
 @patch
-def __len__(self:CutoutLoader):
-    return len(self.rows)//(self.bs*self.world) + (not self.drop_last and self._share(len(self.rows)) > 0)
-
-# %% ../../nbs/16_data.loaders.ipynb #53d15748
-@patch
 def _share(self:CutoutLoader, n):
     "How many objects of a last batch are this rank's"
     return (n%(self.bs*self.world)+self.world-1-self.rank)//self.world
 
-# %% ../../nbs/16_data.loaders.ipynb #99f20ab2
 @patch
-def after_iter(self:CutoutLoader):
-    self.epoch = self.epoch+1
-    self.start = 0
-
-# %% ../../nbs/16_data.loaders.ipynb #06bca957
-@patch
-def new(self:CutoutLoader, dataset=None, cls=None, **kwargs):
-    own = dict(num_workers=self.threads, rank=self.rank, world=self.world)
-    if dataset is None: own |= dict(rows=self.rows, seed=self.seed, epoch=self.epoch)
-    return super(CutoutLoader, self).new(dataset, cls, **own | kwargs)
+def __len__(self:CutoutLoader):
+    return len(self.rows)//(self.bs*self.world) + (not self.drop_last and self._share(len(self.rows)) > 0)
 
 # %% ../../nbs/16_data.loaders.ipynb #19471df8
 @patch
@@ -352,32 +360,46 @@ def get_idxs(self:CutoutLoader)->tuple: # ((n,) rows, (n,) the window of each)
     mine = mine[self.start*self.bs:]
     return rows[mine],number[mine]
 
-# %% ../../nbs/16_data.loaders.ipynb #dc5783db
-@patch
-def create_batches(self:CutoutLoader, samps):
-    "Batches of the rows that `get_idxs` gives"
-    rows,number = samps
-    p = self.dataset
-    if not len(rows): return
-    windows = [(0,len(rows),None,p.kept)] if p.kept else read_windows(p, rows, number, self.threads, self._rooms)
-    left = []
-    first = 0
-    for a,b,want,room in windows:
-        while a < b:
-            n = min(b, first+self.bs)-a
-            at = torch.from_numpy(rows[a:a+n] if want is None else np.searchsorted(want, rows[a:a+n]))
-            left.append([o.index_select(0, at.to(o.device)) for o in room])
-            a += n
-            if a == min(first+self.bs, len(rows)):
-                yield self._finish(left, rows[first:a])
-                left = []
-                first = a
-
 # %% ../../nbs/16_data.loaders.ipynb #5c747c36
 @patch
-def _finish(self:CutoutLoader, left, rows):
-    found = left[0] if len(left) == 1 else [torch.cat(o) for o in zip(*left)]
+def _finish(self:CutoutLoader, pieces, rows):
+    "A batch of its pieces, as the model takes it"
+    found = pieces[0] if len(pieces) == 1 else [torch.cat(o) for o in zip(*pieces)]
     return *self.dataset.finish(found, self.device),torch.from_numpy(rows).to(self.device, non_blocking=True)
+
+# %% ../../nbs/16_data.loaders.ipynb #47d6e48e
+@patch
+def _windows(self:CutoutLoader, rows, number):
+    "The windows that rows come from: (first, end, sorted rows or None for all, tensors)"
+    p = self.dataset
+    return [(0,len(rows),None,p.kept)] if p.kept else read_windows(p, rows, number, self.threads, self._rooms)
+
+# %% ../../nbs/16_data.loaders.ipynb #dc5783db
+@patch
+def create_batches(self:CutoutLoader,
+    samps, # Rows and the window of each, of `get_idxs`
+):         # Yields batches
+    "Batches of the rows that `get_idxs` gives"
+    rows,number = samps
+    if not len(rows): return
+    pieces = []
+    first = 0                                                     # of the batch that is gathered
+    for a,b,want,room in self._windows(rows, number):
+        while a < b:
+            end = min(b, first+self.bs)
+            at = torch.from_numpy(rows[a:end] if want is None else np.searchsorted(want, rows[a:end]))
+            pieces.append([o.index_select(0, at.to(o.device)) for o in room])
+            a = end
+            if a != min(first+self.bs, len(rows)): continue       # the next window has the rest
+            yield self._finish(pieces, rows[first:a])
+            pieces = []
+            first = a
+
+# %% ../../nbs/16_data.loaders.ipynb #99f20ab2
+@patch
+def after_iter(self:CutoutLoader):
+    self.epoch = self.epoch+1
+    self.start = 0
 
 # %% ../../nbs/16_data.loaders.ipynb #5e495b71
 @patch
@@ -385,13 +407,46 @@ def __iter__(self:CutoutLoader):
     if self.device is None or self.device.type == 'cpu': keep_memory()
     self.before_iter()
     start = time.perf_counter()
-    batches = self.create_batches(self.get_idxs())
-    for b in batches:
+    for b in self.create_batches(self.get_idxs()):
         b = self.after_batch(b)
         self.waited += time.perf_counter()-start
         yield b
         start = time.perf_counter()
     self.after_iter()
+
+# %% ../../nbs/16_data.loaders.ipynb #06bca957
+@patch
+def new(self:CutoutLoader, dataset=None, cls=None, **kwargs):
+    own = dict(num_workers=self.threads, rank=self.rank, world=self.world)
+    if dataset is None: own |= dict(rows=self.rows, seed=self.seed, epoch=self.epoch)
+    return super(CutoutLoader, self).new(dataset, cls, **own | kwargs)
+
+# %% ../../nbs/16_data.loaders.ipynb #be375630
+def _sides(cutouts, valid, split, seed):
+    "The rows that train, and those that validate"
+    n = len(cutouts)
+    if split is not None: return [np.unique(wanted_rows(n, rows, 'split')) for rows in split[:2]]
+    if np.ndim(valid) == 0: return split_rows(cutouts, valid=valid, seed=seed)[:2]
+    val = np.unique(wanted_rows(n, valid, 'valid'))
+    if not len(val): raise InputError('valid= names no row: give one or more, or a share')
+    return np.setdiff1d(np.arange(n), val),val
+
+# %% ../../nbs/16_data.loaders.ipynb #9040d1d3
+def _check_batch(bs, valid):
+    "Refuse a batch that cannot be shared, and a share that is none"
+    if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
+    if np.ndim(valid) == 0 and not 0 < valid < 1:
+        raise InputError(f'valid is {valid}: it is a share, more than 0 and less than 1')
+    if bs % world():
+        raise InputError(f'bs is {bs}: the {world()} ranks share a batch, so it must be a multiple of {world()}')
+
+# %% ../../nbs/16_data.loaders.ipynb #4715c879
+def _check_sides(cutouts, train, val, world):
+    "Refuse a split that trains nothing, or on what it validates with"
+    if len(both := np.intersect1d(train, val)):
+        raise InputError(f'split has {len(both)} rows that train and validate, such as {both[0]}')
+    if not len(train): raise InputError(f'All {len(cutouts)} cutouts validate and none trains: give a smaller valid=')
+    if len(train) < world: raise InputError(f'{len(train)} cutouts train on {world} ranks: start fewer')
 
 # %% ../../nbs/16_data.loaders.ipynb #9625e364
 def own_device(
@@ -413,7 +468,7 @@ def cutout_dls(
     img_size=None,    # An int or (H,W): larger cutouts are cropped, smaller ones padded; None keeps the size
     bs:int=64,        # Batch size (of all ranks together)
     valid=0.05,       # Share of objects that validate, or their row numbers
-    split=None,       # Instead: the rows that train, those that validate, and others that are for neither (see `run_split`)
+    split=None,       # Instead: rows that train, rows that validate, and others for neither (see `run_split`)
     seed:int=0,       # The run's seed: the split and the order
     device=None,      # Where batches go; None is fastai's default
     num_workers:int=1, # Threads that read ahead; the batches are the same for any number
@@ -421,21 +476,9 @@ def cutout_dls(
     ivar:bool=False,  # Inverse variances too?
 )->DataLoaders:       # .train and .valid give (x, rows), or (x, ivar, rows)
     "fastai DataLoaders of a set of cutouts"
-    if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
-    if np.ndim(valid) == 0 and not 0 < valid < 1:
-        raise InputError(f'valid is {valid}: it is a share, more than 0 and less than 1')
-    if split is not None: train,val = (np.unique(wanted_rows(len(cutouts), rows, 'split')) for rows in split[:2])
-    elif np.ndim(valid) == 0: train,val,_ = split_rows(cutouts, valid=valid, seed=seed)
-    else:
-        val = np.unique(wanted_rows(len(cutouts), valid, 'valid'))
-        if not len(val): raise InputError('valid= names no row: give one or more, or a share')
-        train = np.setdiff1d(np.arange(len(cutouts)), val)
-    if len(both := np.intersect1d(train, val)):
-        raise InputError(f'split has {len(both)} rows that train and validate, such as {both[0]}')
-    if not len(train): raise InputError(f'All {len(cutouts)} cutouts validate and none trains: give a smaller valid=')
-    if bs % world():
-        raise InputError(f'bs is {bs}: the {world()} ranks share a batch, so it must be a multiple of {world()}')
-    if len(train) < world(): raise InputError(f'{len(train)} cutouts train on {world()} ranks: start fewer')
+    _check_batch(bs, valid)
+    train,val = _sides(cutouts, valid, split, seed)
+    _check_sides(cutouts, train, val, world())
     device = own_device(device)
     pixels = Pixels(cutouts, img_size, memory, ivar, device)
     common = dict(bs=bs//world(), rank=rank(), world=world(), seed=seed, device=device, num_workers=num_workers)
