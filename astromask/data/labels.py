@@ -620,10 +620,9 @@ def catalog_magnitudes(
     columns = [t[k] if k in t.colnames else np.full(len(catalog), np.nan) for k in names]
     return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((len(catalog), 0), np.float32)
 
-# %% ../../nbs/07_data.labels.ipynb #c2762cd7
+# %% ../../nbs/07_data.labels.ipynb #6e73097f
 _MEASURED = re.compile(r'snr_(?!abs)\w+|(size|sigma|ellipticity)_measured')
 
-# %% ../../nbs/07_data.labels.ipynb #6e73097f
 def catalog_features(
     catalog,    # Astropy Table with magnitudes of any name, and perhaps snr_g, size_measured
     bands=None, # Names of the bands in the order of wavelength, for colours; None: the order of the columns
@@ -633,8 +632,8 @@ def catalog_features(
     m = magnitudes(catalog, names)
     others = [n for n in catalog.colnames
               if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
-    mags = {b: n for n,b in m.meta['bands'].items()}
-    mags = [] if bands is None else [mags[b] for b in bands if b in mags]
+    of_band = {b: n for n,b in m.meta['bands'].items()}
+    mags = [of_band[b] for b in bands or () if b in of_band]
     # bands of other names, in their own order
     mags = mags or list(m.meta['bands']) or [n for n in m.colnames if n not in m.meta['errors']]
     if not mags: return np.zeros((len(catalog), 0), np.float32), []
