@@ -486,3 +486,37 @@ def test_errors_are_in_the_unit_of_their_image(tmp_path, name, unit, right):
     if right: assert Cutouts.open(path).zero_point == 31.4
     else:
         with pytest.raises(DataError, match='bring the .* to the image'): Cutouts.open(path)
+
+def in_units(path, value, unit, zero=None, noise=None):
+    "A FITS image of one value, and its inverse variance"
+    h = fits.Header(dict(FILTER='r', BUNIT=unit) | ({} if zero is None else dict(MAGZERO=zero)))
+    planes = [] if noise is None else [fits.ImageHDU(np.full((6,7), noise**-2, 'f8'), name='IVAR')]
+    fits.HDUList([fits.PrimaryHDU(np.linspace(1, 2, 42).reshape(6,7).astype('f4')*np.float32(value), h), *planes]).writeto(path)
+
+@pytest.mark.parametrize('noise', [None,.1])
+def test_files_thirty_orders_of_magnitude_apart_keep_their_digits(tmp_path, noise):
+    "What found it: fuzz_files.py --family cutout --seed 900248; the second file was 1e-42 in the unit of the first"
+    zeros = -48.6,26.,27.
+    for k,(unit,zero) in enumerate((('erg/s/cm2/Hz',None), ('adu',26.), ('adu',27.))):
+        in_units(tmp_path/f'{k}.fits', 1e-12, unit, zero, None if noise is None else noise*1e-12)
+    c = Cutouts.open(tmp_path)
+    right = np.array([np.float32(1e-12)*np.linspace(1, 2, 42)*10**(-.4*z) for z in zeros])
+    got = c[:].astype(float).reshape(3, -1)*10**(-.4*c.zero_point)
+    assert np.abs(got/right-1).max() < 1e-6
+    if noise is None: return
+    weights = c.ivar([0,1,2]).astype(float).reshape(3, -1)
+    assert np.allclose(weights*10**(.8*c.zero_point), [[(noise*1e-12)**-2*10**(.8*z)]*42 for z in zeros], rtol=1e-5)
+
+def test_a_file_that_nobody_looked_at_and_that_float32_cannot_hold_is_refused(tmp_path):
+    for k in range(30): in_units(tmp_path/f'{k:02}.fits', 1e-12, *(('adu',26.) if k == 1 else ('erg/s/cm2/Hz',)))
+    c = Cutouts.open(tmp_path)
+    assert np.isfinite(c[[0,2,29]]).all()
+    with pytest.raises(DataError, match='01.fits holds values of at most 2.89e-42 in the unit of .*00.fits, too small for float32: open'): c[1]
+
+def test_weights_beyond_float32_are_said(tmp_path, caplog):
+    for k in range(30): in_units(tmp_path/f'{k:02}.fits', 1, 'nJy' if k != 1 else 'erg/s/cm2/Hz', noise=1. if k != 1 else 1e-4)
+    c = Cutouts.open(tmp_path)
+    c.ivar([0,2])
+    assert 'inverse variances that float32' not in caplog.text
+    c.ivar([1])
+    assert '01.fits has inverse variances that float32 cannot hold in the unit of' in caplog.text

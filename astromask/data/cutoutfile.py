@@ -570,16 +570,6 @@ def _read(self:CutoutFile, rows, ivar):
     known = self._arranged(known, at, 0) if ivar else None
     return (x,known) if self.factor == self.ratio == 1 else self._changed(x, known)
 
-# %% ../../nbs/08_data.cutoutfile.ipynb #1719a11d
-@patch
-def _changed(self:CutoutFile, x, known):
-    "Pixels in other units, or of another size"
-    if self.factor != 1: x = (x*np.float64(self.factor)).astype(np.float32)
-    if self.factor != 1 and known is not None:
-        known = np.minimum(known/np.float64(self.factor)**2, np.finfo('f4').max).astype(np.float32)
-    area = self.zero_point is None and re.search('sr|arcsec', self.measured)          # surface brightness stays
-    return resampled(x, self.ratio, not area) if self.ratio != 1 else x, known
-
 # %% ../../nbs/08_data.cutoutfile.ipynb #f43f9392
 @patch
 def check_ivar(self:CutoutFile):
@@ -649,6 +639,16 @@ def converted(self:CutoutFile,
         out.pixel_scale = to.pixel_scale
         out.shape = (c,round(h*out.ratio),round(w*out.ratio))
     return out
+
+# %% ../../nbs/08_data.cutoutfile.ipynb #1719a11d
+@patch
+def _changed(self:CutoutFile, x, known):
+    "Pixels in other units, or of another size"
+    if self.factor != 1: x = (x*np.float64(self.factor)).astype(np.float32)
+    if self.factor != 1 and known is not None:
+        known = np.minimum(known/np.float64(self.factor)**2, np.finfo('f4').max).astype(np.float32)
+    area = self.zero_point is None and re.search('sr|arcsec', self.measured)          # surface brightness stays
+    return resampled(x, self.ratio, not area) if self.ratio != 1 else x, known
 
 # %% ../../nbs/08_data.cutoutfile.ipynb #1a7e7f34
 @patch

@@ -21,7 +21,7 @@ from .labels import class_labels, redshifts
 from .unite import united
 from .writing import write_cutouts
 from ..units import Measure
-import astromask.data.pictures, astromask.data.trees     # which make their kinds of files known
+import astromask.data.parquet, astromask.data.pictures, astromask.data.trees     # which make their kinds of files known
 
 # %% ../../nbs/10_data.cutouts.ipynb #db17bac7
 class Cutouts:

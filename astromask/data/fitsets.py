@@ -106,9 +106,10 @@ def _objects(self:Fits, planes):
         if same and len(given) == len(some): return None,[some]
         if len(one) == 1 and (not same or one != {''} or len(given) == 1):
             return [o for o in one if o] or None,[[p] for p in some]
-    raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an image (H,W) '
-                    'for each band with FILTER or EXTNAME, or for each object, should be (tiles of a survey are for '
-                    '`astromask ingest`; where nothing names the bands, give bands: as many as there are images, or one)')
+    raise DataError(f'{self.path} is no cutout: it holds {_in_words(planes)}, where one image (C,H,W), or an image '
+                    '(H,W) for each band with FILTER or EXTNAME, or for each object, should be (tiles of a survey are '
+                    'for `astromask ingest`; where nothing names the bands, give bands: as many as there are images, '
+                    'or one)')
 
 # %% ../../nbs/09_data.fitsets.ipynb #05c89498
 @contextmanager
@@ -211,7 +212,7 @@ def _without(text, spans):
 
 # %% ../../nbs/09_data.fitsets.ipynb #543fd7a3
 def _split_name(path, at):
-    "(object, band, kind) of a file's name, whose band is the word `at` of those that name no kind; None if it is no band"
+    "(object, band, kind) of a file's name, whose band is the word `at` of those that name no kind; None if it is none"
     label = file_labels([path])[0]
     words = list(re.finditer(r'[^\W_]+', label))
     kinds = [_kind_in(m[0]) for m in words]
@@ -337,26 +338,6 @@ def _list_objects(self:FitsSet):
         log.warning(f'{self.path}: {small} of {len(shapes)} images are smaller than {self.sizes[0]} x {self.sizes[1]}, '
                     'and padded with NaN to that')
 
-# %% ../../nbs/09_data.fitsets.ipynb #4565d942
-def _sister_plane(path, kind):
-    "The plane of a file that its name calls the mask or weight of another"
-    with open_fits(path) as hdus: found = fits_planes(hdus, path)
-    if len(found) != 1: raise DataError(f'{path} should hold one {kind}, but has {len(found)} images')
-    return replace(found[0], kind=kind if found[0].kind == 'image' else found[0].kind)
-
-# %% ../../nbs/09_data.fitsets.ipynb #f734568c
-@patch
-def _object(self:FitsSet, i):
-    "The i-th object as its files have it"
-    if not self.groups: return self._read_one(*(self.items[i] if self.items else (self.files[i],0)))
-    files = self.groups[i]
-    parts = []
-    for (band,kind),path in files.items():
-        if kind != 'image': continue
-        others = {k: _sister_plane(p, k) for (b,k),p in files.items() if b == band and k != 'image'}
-        parts.append(self._read_one(path, 0, band, others))
-    return self._joined(parts)
-
 # %% ../../nbs/09_data.fitsets.ipynb #173512b0
 def _lend(p, others):
     "Give an image the mask and the weight that are in files of their own"
@@ -366,6 +347,17 @@ def _lend(p, others):
         if o.shape == p.shape: continue
         raise DataError(f'{o.path} has {o.shape} pixels, but {p.path} has {p.shape}: it belongs to another image')
     if p.weight: check_weight_unit(p, p.weight)
+
+# %% ../../nbs/09_data.fitsets.ipynb #559bc6a4
+_photometric = (*(k for k,_ in ZERO_POINT_CARDS),'EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','PIXAR_A2','TELESCOP',
+                'INSTRUME','ORIGIN')
+
+@patch
+def _measured(self:FitsSet, plane):
+    "The photometry of a plane; headers that say the same are read once"
+    key = *map(plane.card, _photometric),plane.pixel_scale()
+    if key not in self._photometry: self._photometry[key] = plane.photometry()
+    return self._photometry[key]
 
 # %% ../../nbs/09_data.fitsets.ipynb #ef8e683b
 @patch
@@ -379,16 +371,20 @@ def _read_one(self:FitsSet, path, number, band=None, others=None):
         if band: f.bands = [band]
         return f.read(number, self._measured)
 
-# %% ../../nbs/09_data.fitsets.ipynb #559bc6a4
-_photometric = (*(k for k,_ in ZERO_POINT_CARDS),'EXPTIME','PHOTPLAM','MAGSYS','PIXAR_SR','PIXAR_A2','TELESCOP',
-                'INSTRUME','ORIGIN')
+# %% ../../nbs/09_data.fitsets.ipynb #4565d942
+def _sister_plane(path, kind):
+    "The plane of a file that its name calls the mask or weight of another"
+    with open_fits(path) as hdus: found = fits_planes(hdus, path)
+    if len(found) != 1: raise DataError(f'{path} should hold one {kind}, but has {len(found)} images')
+    return replace(found[0], kind=kind if found[0].kind == 'image' else found[0].kind)
 
+# %% ../../nbs/09_data.fitsets.ipynb #85b1612f
 @patch
-def _measured(self:FitsSet, plane):
-    "The photometry of a plane; headers that say the same are read once"
-    key = *map(plane.card, _photometric),plane.pixel_scale()
-    if key not in self._photometry: self._photometry[key] = plane.photometry()
-    return self._photometry[key]
+def _same_scale(self:FitsSet, a, b):
+    "Refuse pixels of another size"
+    if a.scale is None or b.scale is None or abs(a.scale/b.scale-1) < .01: return
+    raise DataError(f'{a.path} has pixels of {a.scale:.4g}", but {b.path} of {b.scale:.4g}": open them apart, '
+                    'or resample one of them')
 
 # %% ../../nbs/09_data.fitsets.ipynb #df470f01
 @patch
@@ -407,17 +403,18 @@ def _joined(self:FitsSet, parts):
     told = [p for o in parts for p in o.photometry]
     return FitsObject([b for o in parts for b in o.bands], image, ivar, hidden, told, first.scale, first.path)
 
-# %% ../../nbs/09_data.fitsets.ipynb #85b1612f
-def _zeros(o): return [p.zero_point for p in o.photometry]
-
-def _units(o): return {p.unit for p in o.photometry} - {''}
-
+# %% ../../nbs/09_data.fitsets.ipynb #f734568c
 @patch
-def _same_scale(self:FitsSet, a, b):
-    "Refuse pixels of another size"
-    if a.scale is None or b.scale is None or abs(a.scale/b.scale-1) < .01: return
-    raise DataError(f'{a.path} has pixels of {a.scale:.4g}", but {b.path} of {b.scale:.4g}": open them apart, '
-                    'or resample one of them')
+def _object(self:FitsSet, i):
+    "The i-th object as its files have it"
+    if not self.groups: return self._read_one(*(self.items[i] if self.items else (self.files[i],0)))
+    files = self.groups[i]
+    parts = []
+    for (band,kind),path in files.items():
+        if kind != 'image': continue
+        others = {k: _sister_plane(p, k) for (b,k),p in files.items() if b == band and k != 'image'}
+        parts.append(self._read_one(path, 0, band, others))
+    return self._joined(parts)
 
 # %% ../../nbs/09_data.fitsets.ipynb #d3cc9232
 @patch
@@ -427,9 +424,9 @@ def _agree(self:FitsSet, o):
     same = o.bands == a.bands or o.bands and a.bands and {*o.bands} == {*a.bands}
     mine,others = (','.join(p.bands or ['an unnamed band']) for p in (o,a))
     if not same and len(o.image) == len(a.image) == 1:
-        raise DataError(f'{o.path} is in {mine}, but {a.path} in {others}, and the names of the files do not tell which '
-                        'show the same object in the same bands, as m31_g.fits and m31_r.fits would: open one band or '
-                        'object at a time, or cut from them with `astromask ingest`')
+        raise DataError(f'{o.path} is in {mine}, but {a.path} in {others}, and the names of the files do not tell '
+                        'which show the same object in the same bands, as m31_g.fits and m31_r.fits would: open one '
+                        'band or object at a time, or cut from them with `astromask ingest`')
     differ = [] if same else [('bands',o.bands,a.bands)]
     if not self.sizes and o.shape != a.shape: differ.append(('shape',o.shape,a.shape))
     if (o.ivar is None) != (a.ivar is None): differ.append(('inverse variances',o.ivar is not None,a.ivar is not None))
@@ -437,6 +434,10 @@ def _agree(self:FitsSet, o):
     self._same_scale(o, a)
 
 # %% ../../nbs/09_data.fitsets.ipynb #619ea0eb
+def _zeros(o): return [p.zero_point for p in o.photometry]
+
+def _units(o): return {p.unit for p in o.photometry} - {''}
+
 def _zero_in_words(z): return 'unknown' if z is None else f'{z:.6g}'
 
 @patch
@@ -535,7 +536,7 @@ def _in_one_unit(self:FitsSet, o):
     if (factors == 1).all(): return x,w,x.dtype
     return x*factors,w,np.dtype(np.float32 if small else np.float64)
 
-# %% ../../nbs/09_data.fitsets.ipynb #5178f449
+# %% ../../nbs/09_data.fitsets.ipynb #ae72536f
 def _one_power(
     images, # Pixels of each object, any shape
     ivar,   # Inverse variances of all, or None
@@ -545,7 +546,8 @@ def _one_power(
     images = [x for x in images if len(x)]
     k = power_of_two(np.concatenate(images) if images else [], ivar)
     sizes = [np.log2(np.median(x[x > 1e-6*x.max()])) for x in images]      # noiseless images fall to nothing
-    if all(abs(o+k) < 110 for o in sizes): return k                         # 2**110 is 1e33
+    most = 110 if ivar is None else 55         # 2**110 is 1e33, and inverse variances are squares
+    if all(abs(o+k) < most for o in sizes): return k
     return -round((min(sizes)+max(sizes))/2)
 
 # %% ../../nbs/09_data.fitsets.ipynb #a6cee784
@@ -584,6 +586,15 @@ def _rounded(self:FitsSet, x, dtype, o):
                         'float32: open them apart')
     with np.errstate(over='ignore'): return x.astype(dtype)
 
+# %% ../../nbs/09_data.fitsets.ipynb #b2c2553f
+@patch
+def _check_weights(self:FitsSet, o, w):
+    "Say that inverse variances are beyond float32"
+    some = [] if w is None else w[w > 0]
+    if not len(some) or np.finfo('f4').tiny < np.median(some) < np.finfo('f4').max: return
+    self._say('weights', f'{o.path} has inverse variances that float32 cannot hold in the unit of {self.first.path}: '
+              'they are cut to its range')
+
 # %% ../../nbs/09_data.fitsets.ipynb #afb52b60
 def _padded(x, size, none):
     "(C,H,W) in the middle of a larger frame"
@@ -600,6 +611,7 @@ def _finished(self:FitsSet, o):
     "(C,H,W) pixels and inverse variances of an object in the set's bands, units and size; NaN where it is missing"
     x,w,dtype = self._in_one_unit(o)
     x = self._rounded(x, dtype, o)
+    self._check_weights(o, w)
     if self.sizes:
         x = _padded(x, self.sizes, np.nan)
         w = _padded(w, self.sizes, 0)

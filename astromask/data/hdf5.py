@@ -320,6 +320,25 @@ def _table(self:H5File):
                     'read: columns are datasets beside the images, one each')
     return super(H5File, self)._table()
 
+# %% ../../nbs/08_data.hdf5.ipynb #7a89747a
+def add_layout(
+    cls, # A Layout class
+): # The same class
+    "Make a layout of HDF5 files known to `Cutouts.open` (a decorator)"
+    H5File.layouts.append(cls())
+    return cls
+
+# %% ../../nbs/08_data.hdf5.ipynb #d14c419a
+@add_layout
+class AstroMaskLayout(Layout):
+    name = 'astromask'
+    what = '`cutouts` (N,C,H,W) with an attribute `bands`'
+    def recognises(self, found, attrs): return self.has_pixels(found) and self.told_bands(found, attrs) is not None
+    def bands(self, found, attrs, survey, c): return self.told_bands(found, attrs)
+    def oriented(self, found, attrs, n):
+        shape = found[self.images].shape[1:]
+        return False if 'format' in attrs or n == shape[0] or n != shape[2] else True
+
 # %% ../../nbs/08_data.hdf5.ipynb #28ffb5e9
 def _texts(o, name):
     "An attribute as a list of texts, None where there is none"
@@ -413,25 +432,6 @@ def see(self:H5File):
     first.path = self.model
     check_measures(first, other, convert=True)
     self.__dict__.update(other.suited(self.measure, self.origin).__dict__, unseen=False)
-
-# %% ../../nbs/08_data.hdf5.ipynb #7a89747a
-def add_layout(
-    cls, # A Layout class
-): # The same class
-    "Make a layout of HDF5 files known to `Cutouts.open` (a decorator)"
-    H5File.layouts.append(cls())
-    return cls
-
-# %% ../../nbs/08_data.hdf5.ipynb #d14c419a
-@add_layout
-class AstroMaskLayout(Layout):
-    name = 'astromask'
-    what = '`cutouts` (N,C,H,W) with an attribute `bands`'
-    def recognises(self, found, attrs): return self.has_pixels(found) and self.told_bands(found, attrs) is not None
-    def bands(self, found, attrs, survey, c): return self.told_bands(found, attrs)
-    def oriented(self, found, attrs, n):
-        shape = found[self.images].shape[1:]
-        return False if 'format' in attrs or n == shape[0] or n != shape[2] else True
 
 # %% ../../nbs/08_data.hdf5.ipynb #950265bd
 @add_layout

@@ -6,14 +6,13 @@ Docs: https://astromask.github.io/astromask/data.pictures.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'picture_facts', 'decode_picture', 'RowArray', 'PictureLayout', 'PictureSet', 'folder_columns', 'match_names',
-           'PictureFolder', 'TarSet', 'image_kind', 'ParquetRows', 'dense', 'parquet_columns', 'InParquet',
-           'ParquetPictures', 'StructLayout', 'ListLayout', 'ParquetArrays', 'struct_arrays', 'parquet_set']
+           'PictureFolder', 'TarSet']
 
 # %% ../../nbs/09_data.pictures.ipynb #bd1b449f
 import io, json, os, re, tarfile, warnings
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.json as pj, pyarrow.parquet as pq
+import numpy as np, pyarrow.json as pj, pyarrow.parquet as pq
 from astropy.table import Column, MaskedColumn, Table
 from fastcore.basics import patch
 from numpy.lib import format as npy
@@ -22,10 +21,10 @@ from ..core import DataError, log, progress
 from .columns import texts
 from .cutoutfile import CutoutFile
 from .files import ENDINGS, damage, file_labels, kind_by_name, natural_key
-from ..files import check_file
 from .formats import KINDS
 from .layouts import Layout, channels_last
 from .tables import read_table
+from ..files import check_file
 
 # %% ../../nbs/09_data.pictures.ipynb #9e1798ca
 _modes = {**dict.fromkeys(('1','L','LA','La'), (1,'u1')),
@@ -38,6 +37,15 @@ def _depth(im, blob):
     if im.format == 'PNG' and len(blob) > 24: return blob[24]
     if im.format == 'TIFF': return max(np.ravel(im.tag_v2.get(258, 8)))
     return 8
+
+# %% ../../nbs/09_data.pictures.ipynb #99df5ee7
+def _array_of(blob):
+    "(C,H,W) of an array as numpy.save writes it"
+    x = npy.read_array(io.BytesIO(blob), allow_pickle=False)
+    x = x[None] if x.ndim == 2 else x
+    if x.ndim != 3 or x.dtype.kind not in 'iuf':
+        raise DataError(f'it holds {x.dtype} of shape {x.shape}, where an image (H,W), (C,H,W) or (H,W,C) should be')
+    return (np.moveaxis(x, -1, 0) if channels_last(x.shape) else x).astype(x.dtype.newbyteorder('='), copy=False)
 
 # %% ../../nbs/09_data.pictures.ipynb #b057f189
 def picture_facts(
@@ -58,23 +66,19 @@ def picture_facts(
         if dtype == 'u1' and _depth(im, blob) > 8: dtype = 'u2'
     return h,w,c,dtype
 
-# %% ../../nbs/09_data.pictures.ipynb #99df5ee7
-def _array_of(blob):
-    "(C,H,W) of an array as numpy.save writes it"
-    x = npy.read_array(io.BytesIO(blob), allow_pickle=False)
-    x = x[None] if x.ndim == 2 else x
-    if x.ndim != 3 or x.dtype.kind not in 'iuf':
-        raise DataError(f'it holds {x.dtype} of shape {x.shape}, where an image (H,W), (C,H,W) or (H,W,C) should be')
-    return (np.moveaxis(x, -1, 0) if channels_last(x.shape) else x).astype(x.dtype.newbyteorder('='), copy=False)
+# %% ../../nbs/09_data.pictures.ipynb #8b35266c
+def _deep_png(blob):
+    "A PNG with 16 bits in each channel, (C,H,W)"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        import torch
+        from torchvision.io import ImageReadMode, decode_image
+        return decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
 
+# %% ../../nbs/09_data.pictures.ipynb #d5d4273d
 def _deep(blob):
     "A picture with 16 bits in each of several channels, (C,H,W)"
-    if blob[:4] == b'\x89PNG':
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', DeprecationWarning)
-            import torch
-            from torchvision.io import ImageReadMode, decode_image
-            return decode_image(torch.frombuffer(bytearray(blob), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
+    if blob[:4] == b'\x89PNG': return _deep_png(blob)
     try: import tifffile
     except ImportError:
         raise DataError("it is a TIFF with 16 bits in each colour: pip install "
@@ -116,51 +120,28 @@ class PictureLayout(Layout):
 
 # %% ../../nbs/09_data.pictures.ipynb #df0e82fa
 class PictureSet(CutoutFile):
-    "Encoded pictures, one an object: a kind of set says where they are (`_blobs`) and what their table is (`_own_table`)"
+    "Encoded pictures, one an object"
     layouts = [PictureLayout()]
     sampled = False
     beside = False
     arrays = False      # Arrays of numbers, which say nothing of where row 0 is?
-
-    def _facts(self, name, blob):
-        with self._picture(name): return picture_facts(blob)
     def _called(self, name): return f'{name} of {self.path}'
-    @contextmanager
-    def _picture(self, name):
-        where = self._called(name)
-        try:
-            with damage(where, 'decoded'): yield
-        except (DataError,Image.DecompressionBombError) as e:
-            raise (e if where in str(e) else DataError(f'{where} cannot be used: {e}')) from None
     def _found(self): return dict(image=RowArray(self._images, *self.pixels))
     @contextmanager
     def _reading(self, what): yield self._found()
-    def _list(self, f):
-        return f,dict(unit=f'{8*np.dtype(self.depth).itemsize}-bit colour image'
-                      if self.depth in ('u1','u2') and self.pixels[0][1] == 3 else '',
-                      **({} if self.arrays else dict(origin='upper')))
     def _row_ids(self, labels): return np.array(file_labels(self.rows_of))
     def _own_table(self): return Table()
 
-# %% ../../nbs/09_data.pictures.ipynb #ff9ba972
+# %% ../../nbs/09_data.pictures.ipynb #2c717899
 @patch
-def _settle(self:PictureSet, names, blobs, bands, survey):
-    "Look at all headers, and describe the set"
-    self.rows_of = list(names)
-    blobs = progress(blobs, 'headers', len(self.rows_of)) if len(self.rows_of) > 2000 else blobs
-    facts = [self._facts(k, b) for k,b in zip(self.rows_of, blobs)]
-    if not facts: raise DataError(f'{self.path} holds no pictures')
-    h,w,c = (max(o[i] for o in facts) for i in range(3))
-    self._check_alike(facts, h, w, c)
-    small = sum(o[:2] != (h,w) for o in facts)
-    if small:
-        log.warning(f'{self.path}: {small} of {len(facts)} pictures are smaller than {h} x {w}, '
-                    'and padded with NaN to that')
-    grey = sum(o[2] == 1 for o in facts) if c == 3 else 0
-    if grey: log.warning(f'{self.path}: {grey} of {len(facts)} pictures are grey: their three channels are equal')
-    self.pixels = (len(facts),c,h,w),np.dtype('f4') if small else np.dtype(facts[0][3])
-    self.depth = facts[0][3]
-    self._describe(self._found(), bands, survey)
+@contextmanager
+def _picture(self:PictureSet, name):
+    "What goes wrong with a picture is said with its name"
+    where = self._called(name)
+    try:
+        with damage(where, 'decoded'): yield
+    except (DataError,Image.DecompressionBombError) as e:
+        raise (e if where in str(e) else DataError(f'{where} cannot be used: {e}')) from None
 
 # %% ../../nbs/09_data.pictures.ipynb #c61b2752
 @patch
@@ -176,6 +157,43 @@ def _check_alike(self:PictureSet, facts, h, w, c):
     if h*w > 16*typical:
         raise DataError(f'{self.path}: pictures of up to {h} x {w} pixels are among others of {typical:.0f} in all, so '
                         'that padding would make them more than 16 times as large: open them apart')
+
+# %% ../../nbs/09_data.pictures.ipynb #a595e21b
+@patch
+def _say_padding(self:PictureSet, facts, h, w, c):
+    "Warn of pictures that are smaller, or grey among coloured ones; how many are smaller"
+    small = sum(o[:2] != (h,w) for o in facts)
+    grey = sum(o[2] == 1 for o in facts) if c == 3 else 0
+    if small:
+        log.warning(f'{self.path}: {small} of {len(facts)} pictures are smaller than {h} x {w}, '
+                    'and padded with NaN to that')
+    if grey: log.warning(f'{self.path}: {grey} of {len(facts)} pictures are grey: their three channels are equal')
+    return small
+
+# %% ../../nbs/09_data.pictures.ipynb #ff9ba972
+@patch
+def _settle(self:PictureSet, names, blobs, bands, survey):
+    "Look at all headers, and describe the set"
+    self.rows_of = list(names)
+    blobs = progress(blobs, 'headers', len(self.rows_of)) if len(self.rows_of) > 2000 else blobs
+    facts = []
+    for k,b in zip(self.rows_of, blobs):
+        with self._picture(k): facts.append(picture_facts(b))
+    if not facts: raise DataError(f'{self.path} holds no pictures')
+    h,w,c = (max(o[i] for o in facts) for i in range(3))
+    self._check_alike(facts, h, w, c)
+    small = self._say_padding(facts, h, w, c)
+    self.depth = facts[0][3]
+    self.pixels = (len(facts),c,h,w),np.dtype('f4' if small else self.depth)
+    self._describe(self._found(), bands, survey)
+
+# %% ../../nbs/09_data.pictures.ipynb #72ae17be
+@patch
+def _list(self:PictureSet, f):
+    "The pictures, and what they are"
+    colour = self.depth in ('u1','u2') and self.pixels[0][1] == 3
+    told = dict(unit=f'{8*np.dtype(self.depth).itemsize}-bit colour image' if colour else '')
+    return f,told if self.arrays else told | dict(origin='upper')
 
 # %% ../../nbs/09_data.pictures.ipynb #a6cfec26
 @patch
@@ -195,9 +213,9 @@ def _images(self:PictureSet, rows):
 # %% ../../nbs/09_data.pictures.ipynb #0d9ea295
 @patch
 def _table(self:PictureSet):
+    "The set's own table, and the names of the pictures"
     t = self._own_table()
-    for k,v in dict(file=self.rows_of).items():
-        if k not in t.colnames: t[k] = np.array(v)
+    if 'file' not in t.colnames: t['file'] = np.array(self.rows_of)
     return t
 
 # %% ../../nbs/09_data.pictures.ipynb #fc3b2c47
@@ -215,21 +233,22 @@ def folder_columns(
     if len(kinds) > 1 and '' not in kinds and not {k.lower() for k in kinds} & _splits: out['class'] = np.array(last)
     return out
 
-# %% ../../nbs/09_data.pictures.ipynb #34dcede5
-_named = ('file_name','filename','file','path','image','image_path','image_name','img','png_loc','file_loc','asset_id',
-          'id','id_str','objid','object_id','galaxyid','iauname','name')
-_tables = ('.csv','.tsv','.ecsv','.parquet','.jsonl','.csv.gz')
-
-def _keys(names):
-    return [[_slashes(k) for k in names], [PurePosixPath(k).name for k in names],
-            [PurePosixPath(k).stem for k in names]]
-
+# %% ../../nbs/09_data.pictures.ipynb #ee45d4e2
 def _slashes(k): return re.sub(r'^\./', '', k.replace('\\', '/'))
 
 def _last(k): return k.rsplit('/', 1)[-1] if kind_by_name(k) else ''        # a/2 is no name of a file 2
 
+def _ways_to_name(names):
+    "Names of pictures by path, by file name, and without its ending"
+    paths = [PurePosixPath(k) for k in names]
+    return [_slashes(k) for k in names],[p.name for p in paths],[p.stem for p in paths]
+
+# %% ../../nbs/09_data.pictures.ipynb #233923cd
+_named = ('file_name','filename','file','path','image','image_path','image_name','img','png_loc','file_loc','asset_id',
+          'id','id_str','objid','object_id','galaxyid','iauname','name')
+
 def _can_name(col):
-    "Can a column hold names of pictures? Text, or whole numbers that are called so or too large to be classes or counts"
+    "Can a column hold names of pictures? Text, or numbers that are called so or too large to be classes or counts"
     if col.ndim != 1 or col.dtype.kind not in 'USOiu': return False
     if col.dtype.kind not in 'iu' or re.search(r'id|file|name|image|^img', col.name, re.I): return True
     return bool(np.ma.median(np.ma.asarray(col)) > 99_999)
@@ -243,12 +262,13 @@ def _best_match(t, names):
     for column in order:
         told = [_slashes(o) for o in texts(t[column])]
         # the folders of a table may be another computer's
-        for keys,values in ((k,v) for v in (told,[_last(o) for o in told]) for k in _keys(names)):
+        for keys,values in ((k,v) for v in (told,[_last(o) for o in told]) for k in _ways_to_name(names)):
             rows = {o: i for i,o in enumerate(values) if o}
             at = np.array([rows.get(k, -1) for k in keys])
             if (at >= 0).sum() > (0 if best is None else (best[1] >= 0).sum()): best = column,at,values
     return best
 
+# %% ../../nbs/09_data.pictures.ipynb #f6e11111
 def match_names(
     t,     # Table
     names, # (N,) names of pictures, with their folders
@@ -260,10 +280,9 @@ def match_names(
     wanted = {values[i] for i in at if i >= 0}
     twice = next((o for o in wanted if values.count(o) > 1),
                  None) if len(wanted) < sum(o in wanted for o in values) else None
-    if twice is not None:
-        raise DataError(f'{t.meta.get("path", "The table")} names the picture {twice} in several rows of its column '
-                        f'{column!r}: leave one of them')
-    return column,at
+    if twice is None: return column,at
+    raise DataError(f'{t.meta.get("path", "The table")} names the picture {twice} in several rows of its column '
+                    f'{column!r}: leave one of them')
 
 # %% ../../nbs/09_data.pictures.ipynb #1031977f
 def _read_beside(path):
@@ -278,11 +297,15 @@ def _read_beside(path):
     t.meta['path'] = path
     return t
 
+# %% ../../nbs/09_data.pictures.ipynb #d774ce33
 def _is_ours(path):
     "Is this a table of embeddings or predictions that was written here? It is about pictures, but says nothing of them"
     if not path.lower().endswith('.parquet'): return False
     try: return b'astromask' in (pq.read_schema(path).metadata or {})
     except (OSError, ValueError): return False
+
+# %% ../../nbs/09_data.pictures.ipynb #50d1e72d
+_tables = ('.csv','.tsv','.ecsv','.parquet','.jsonl','.csv.gz')
 
 def _beside(root):
     "Tables in a folder of pictures, or else in the folder that it is in"
@@ -315,19 +338,35 @@ class PictureFolder(PictureSet):
     def _blobs(self, rows): return (self._blob(self.files[i]) for i in rows)
     def _called(self, name): return os.path.join(self.root, name)
 
-# %% ../../nbs/09_data.pictures.ipynb #89196a4b
+# %% ../../nbs/09_data.pictures.ipynb #8208e7f4
 @patch
-def _own_table(self:PictureFolder):
-    "What a table beside the pictures says of them, else what their folders say"
+def _tables_here(self:PictureFolder):
+    "Tables that name the pictures, with the column and rows of each; which beside them do not, is said"
     read = [(t,match_names(t, self.rows_of)) for t in map(_read_beside, _beside(self.root)) if t]
-    found = [(t,m) for t,m in read if m]
     for t,m in read:
         if not m and os.path.dirname(t.meta['path']) == self.root:
             log.warning(f'{t.meta["path"]} is beside the pictures in {self.root}, but no column of it '
                         'names them: it is not used')
-    if len(found) > 1:
-        both = ' and '.join(t.meta['path'] for t,_ in found[:2])
-        raise DataError(f'{both} both name the pictures in {self.root}: leave only one of them beside the pictures')
+    found = [(t,m) for t,m in read if m]
+    if len(found) < 2: return found
+    both = ' and '.join(t.meta['path'] for t,_ in found[:2])
+    raise DataError(f'{both} both name the pictures in {self.root}: leave only one of them beside the pictures')
+
+# %% ../../nbs/09_data.pictures.ipynb #9201c229
+def _rows_at(t, at):
+    "Rows of a table; masked where the row is -1"
+    out = t[np.maximum(at, 0)]
+    gone = at < 0
+    for k in out.colnames if gone.any() else ():
+        mask = np.ma.getmaskarray(np.ma.asarray(out[k])) | (gone if out[k].ndim == 1 else gone[:,None])
+        out[k] = MaskedColumn(out[k], mask=mask)
+    return out
+
+# %% ../../nbs/09_data.pictures.ipynb #89196a4b
+@patch
+def _own_table(self:PictureFolder):
+    "What a table beside the pictures says of them, else what their folders say"
+    found = self._tables_here()
     folders = folder_columns(self.rows_of)
     if 'class' in folders and not found:
         log.info(f'{self.root}: the classes are the names of the folders: '
@@ -340,11 +379,7 @@ def _own_table(self:PictureFolder):
     if not known.all():
         log.warning(f'{(~known).sum()} of {len(at)} pictures, such as {self.rows_of[int(np.argmin(known))]}, are not '
                     f'in {t.meta["path"]}: nothing is known of them')
-    out = t[np.where(known, at, 0)]
-    for k in out.colnames if not known.all() else ():
-        out[k] = MaskedColumn(out[k], mask=np.ma.getmaskarray(np.ma.asarray(out[k]))
-                              | (~known if out[k].ndim == 1 else ~known[:,None]))
-    return out
+    return _rows_at(t, at)
 
 # %% ../../nbs/09_data.pictures.ipynb #e5f78215
 _pictures = *(k for k,v in ENDINGS.items() if v == 'pictures'),'.webp','.npy'
@@ -355,6 +390,7 @@ def _split_key(name):
     stem,_,ending = name[at:].partition('.')
     return name[:at]+stem,ending.lower()
 
+# %% ../../nbs/09_data.pictures.ipynb #d0ddf6ac
 def _members(path):
     "key -> {ending: (where, size)} of the members of an archive"
     found = {}
@@ -382,20 +418,24 @@ class TarSet(PictureSet):
     ):
         self._begin([path], strict, given)
         check_file(self.path)
-        self.stamp,members = self._stamp(),_members(self.path)
+        self.stamp = self._stamp()
+        members = _members(self.path)
         self.ending = self._image_ending(members)
         self.arrays = self.ending.endswith('npy')
         self.members = {k: v for k,v in members.items() if self.ending in v}
         self.keys = sorted(self.members, key=natural_key)
         self._settle([f'{k}.{self.ending}' for k in self.keys], self._blobs(range(len(self.keys))), bands, survey)
 
-    def _blobs(self, rows, ending=None):
-        self._check_unchanged()
-        with damage(self.path, 'read'), open(self.path, 'rb') as f:
-            for i in rows:
-                at,size = self.members[self.keys[i]][ending or self.ending]
-                f.seek(at)
-                yield f.read(size)
+# %% ../../nbs/09_data.pictures.ipynb #7cd4ac71
+@patch
+def _blobs(self:TarSet, rows, ending=None):
+    "The members of some objects: pictures, or what has another ending"
+    self._check_unchanged()
+    with damage(self.path, 'read'), open(self.path, 'rb') as f:
+        for i in rows:
+            at,size = self.members[self.keys[i]][ending or self.ending]
+            f.seek(at)
+            yield f.read(size)
 
 # %% ../../nbs/09_data.pictures.ipynb #01bb0e52
 @patch
@@ -414,312 +454,40 @@ def _image_ending(self:TarSet, members):
         log.warning(f'{self.path}: images are taken from .{images[0]}; .{", .".join(images[1:])} are left out')
     return images[0]
 
-# %% ../../nbs/09_data.pictures.ipynb #74917df9
+# %% ../../nbs/09_data.pictures.ipynb #5ff7d495
 def _whole_numbers(values):
     "Texts as whole numbers where all are"
     return np.array(values, np.int64) if all(re.fullmatch(r'-?\d{1,18}', o) for o in values) else np.array(values)
 
 def _flat(o):
+    "What a JSON object says in one value each"
     return {k: v for k,v in o.items() if isinstance(v, (str,int,float,bool,type(None)))} if isinstance(o, dict) else {}
 
+# %% ../../nbs/09_data.pictures.ipynb #4c94826d
+@patch
+def _json_columns(self:TarSet):
+    "What the .json members say, None where one says nothing"
+    has = [i for i,k in enumerate(self.keys) if 'json' in self.members[k]]
+    rows = [{}]*len(self.keys)
+    for i,b in zip(has, self._blobs(has, 'json')):
+        with damage(f'{self.keys[i]}.json of {self.path}', 'read'): rows[i] = _flat(json.loads(b))
+    return {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
+
+# %% ../../nbs/09_data.pictures.ipynb #74917df9
 @patch
 def _own_table(self:TarSet):
     "What the files beside the pictures say of them"
     there = {e for v in self.members.values() for e in v}
     out = folder_columns([f'{k}.x' for k in self.keys])
-    for e in ('cls','txt'):
-        if all(e in v for v in self.members.values()):
-            out['class' if e == 'cls' else e] = _whole_numbers([b.decode(errors='replace').strip()
-                                                                for b in self._blobs(range(len(self.keys)), e)])
-    if 'json' in there:
-        has = [i for i,k in enumerate(self.keys) if 'json' in self.members[k]]
-        rows = [{}]*len(self.keys)
-        for i,b in zip(has, self._blobs(has, 'json')):
-            with damage(f'{self.keys[i]}.json of {self.path}', 'read'): rows[i] = _flat(json.loads(b))
-        for k in dict.fromkeys(k for r in rows for k in r): out[k] = [r.get(k) for r in rows]
+    for e,name in (('cls','class'), ('txt','txt')):
+        if not all(e in v for v in self.members.values()): continue
+        told = self._blobs(range(len(self.keys)), e)
+        out[name] = _whole_numbers([b.decode(errors='replace').strip() for b in told])
+    out |= self._json_columns()
     odd = there-{self.ending,'cls','txt','json'}
     if odd: log.warning(f'{self.path}: what is in .{", .".join(sorted(odd))} is left out')
-    return read_table(Table({k: v if isinstance(v, np.ndarray) else Column(v, dtype=object)
-                             for k,v in out.items()})) if out else Table()
+    if not out: return Table()
+    return read_table(Table({k: v if isinstance(v, np.ndarray) else Column(v, dtype=object) for k,v in out.items()}))
 
-# %% ../../nbs/09_data.pictures.ipynb #e65d5794
-def _storage(t): return _storage(t.storage_type) if isinstance(t, pa.BaseExtensionType) else t
-
-def _is_list(t): return pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t)
-
-def _nested(t):
-    "How deep lists of numbers are nested; 0 if it is none"
-    deep = 0
-    while _is_list(t := _storage(t)):
-        t = t.value_type
-        deep = deep+1
-    return deep if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) else 0
-
-def _fields(t):
-    return {t.field(i).name: _storage(t.field(i).type) for i in range(t.num_fields)} if pa.types.is_struct(t) else {}
-
-# %% ../../nbs/09_data.pictures.ipynb #3e5f7575
-def image_kind(
-    t, # Arrow type of a column
-)->str: # 'bands': the Multimodal Universe's; 'encoded'; 'numbers'; '' if it holds no images
-    "How a column of Parquet holds images"
-    t = _storage(t)
-    inner = _fields(_storage(t.value_type)) if _is_list(t) else _fields(t)
-    if 'flux' in inner and 'band' in inner: return 'bands'
-    binary = lambda o: pa.types.is_binary(o) or pa.types.is_large_binary(o)
-    if binary(t) or not _is_list(t) and binary(inner.get('bytes', pa.null())): return 'encoded'
-    return 'numbers' if _nested(t) in (2,3) else ''
-
-# %% ../../nbs/09_data.pictures.ipynb #3ce33d8e
-_usual = 'image','images','rgb_image','img','picture','cutout','image_array','pixels'
-
-def _image_column(schema, path):
-    "The column with images, and how it holds them"
-    kinds = {f.name: k for f in schema if (k := image_kind(f.type))}
-    if not kinds:
-        raise DataError(f'{path} holds no images: its columns are '
-                        f'{", ".join(f"{f.name} ({f.type})"[:40] for f in list(schema)[:20])}; a table of Parquet can '
-                        'be a catalogue, not cutouts')
-    for some in ({k for k,v in kinds.items() if v == 'bands'}, [k for u in _usual for k in kinds if k.lower() == u],
-                 kinds):
-        if len(some) == 1 or some and some is not kinds:
-            name = next(iter(some))
-            if len(kinds) > 1:
-                log.warning(f'{path}: images are taken from the column {name}; '
-                            f'{", ".join(k for k in kinds if k != name)} are left out')
-            return name,kinds[name]
-    raise DataError(f'{path} has several columns with images ({", ".join(kinds)}): write the one that is '
-                    'meant into a file of its own')
-
-# %% ../../nbs/09_data.pictures.ipynb #173f11a5
-class ParquetRows:
-    "Rows of a column of Parquet, read forward in batches; going back begins anew"
-    def __init__(self, path, column, batch=64):
-        self.path = path
-        self.column = column
-        self.batch = batch
-        self.at = 0
-        self.held = None
-        self.batches = None
-        with pq.ParquetFile(path) as f:
-            self.groups = np.cumsum([0] + [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)])
-
-    def __getstate__(self): return self.__dict__ | dict(at=0, held=None, batches=None, pid=None)
-
-    def _from(self, row):
-        "Batches from the row group on that holds a row"
-        group = int(np.searchsorted(self.groups, row, 'right'))-1
-        self.at = int(self.groups[group])
-        self.held = None
-        self.pid = os.getpid()
-        def batches():
-            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1<<20) as f:
-                yield from f.iter_batches(self.batch, row_groups=range(group, len(self.groups)-1),
-                                          columns=[self.column], use_threads=False)
-        self.batches = batches()
-
-    def row(self, i):
-        "The value of one row, as an Arrow array of length 1"
-        group = self.groups[np.searchsorted(self.groups, i, 'right')-1]
-        if self.batches is None or self.pid != os.getpid() or i < self.at or group > self.at+self.batch: self._from(i)
-        while self.held is None or i >= self.at+len(self.held):
-            self.at += 0 if self.held is None else len(self.held)
-            self.held = next(self.batches).column(0)
-        return self.held.slice(i-self.at, 1)
-
-# %% ../../nbs/09_data.pictures.ipynb #4b02478c
-def dense(
-    x, # Arrow array of nested lists of numbers, all of one shape
-)->np.ndarray: # (N, ...)
-    "Nested lists as an array"
-    shape = [len(x)]
-    while True:
-        if isinstance(x, pa.ExtensionArray): x = x.storage
-        if not _is_list(x.type): break
-        if x.null_count: raise DataError('it lacks some of its lists')
-        lengths = {*pc.unique(pc.list_value_length(x)).to_pylist()}
-        if len(lengths) > 1: raise DataError(f'its lists differ in length ({", ".join(map(str, sorted(lengths)[:4]))})')
-        shape.append(lengths.pop() if lengths else 0)
-        x = x.flatten()
-    return x.to_numpy(zero_copy_only=False).reshape(shape)
-
-# %% ../../nbs/09_data.pictures.ipynb #5986a5ff
-def _label_names(schema):
-    "column -> names of its classes, as Hugging Face writes them into a file"
-    try: features = json.loads((schema.metadata or {})[b'huggingface'])['info']['features']
-    except (KeyError, ValueError, TypeError): return {}
-    return {k: [str(o) for o in v['names']] for k,v in features.items()
-            if isinstance(v, dict) and isinstance(v.get('names'), list)} if isinstance(features, dict) else {}
-
-def parquet_columns(
-    path,   # A Parquet file with images
-    schema, # Its Arrow schema
-)->Table:   # (N,) rows
-    "The columns beside the images"
-    others = [f.name for f in schema if not image_kind(f.type)]
-    if not others: return Table()
-    t = read_table(path, columns=others)
-    for k,names in _label_names(schema).items():
-        if k in t.colnames: t[k].meta['names'] = names
-    return t
-
-# %% ../../nbs/09_data.pictures.ipynb #deb32412
-class InParquet:
-    "What is common to sets in a column of a Parquet file"
-    def _begin_column(self, path, column, schema, strict, given, batch=64):
-        "What is known before anything is read; the number of rows"
-        self._begin([path], strict, given)
-        self.column = column
-        self.schema = schema
-        self.stamp,self.source = self._stamp(),ParquetRows(self.path, column, batch)
-        return int(self.source.groups[-1])
-    def _row_ids(self, labels): return CutoutFile._row_ids(self, labels)
-    def _table(self): return parquet_columns(self.path, self.schema)
-
-# %% ../../nbs/09_data.pictures.ipynb #7276e1e1
-class ParquetPictures(InParquet, PictureSet):
-    "A Parquet file with encoded images"
-    def __init__(self, path, column, schema, bands, survey, strict, given):
-        n = self._begin_column(path, column, schema, strict, given)
-        self._settle([f'row {i}' for i in range(n)], self._blobs(range(n)), bands, survey)
-
-    def _blobs(self, rows):
-        self._check_unchanged()
-        for i in rows:
-            with damage(self.path, f'read at row {i}'): x = self.source.row(int(i))
-            if pa.types.is_struct(x.type): x = x.field('bytes') if not x.null_count else pa.nulls(1)
-            if x.null_count:
-                raise DataError(f'{self.path}: row {i} of `{self.column}` holds no image (it may name a file '
-                                'elsewhere, which is not followed)')
-            yield x[0].as_py()
-
-# %% ../../nbs/09_data.pictures.ipynb #f82b7922
-class StructLayout(Layout):
-    name = 'Multimodal Universe, Parquet'
-    what = 'for each row and band: `band`, `flux`, `ivar`, `mask`, `scale`'
-    images = 'image'
-    mask_means = 'good'
-
-class ListLayout(Layout):
-    name = 'lists in Parquet'
-    what = '(C,H,W), (H,W,C) or (H,W) numbers a row, bands named by the caller'
-    images = 'image'
-    last = None
-
-# %% ../../nbs/09_data.pictures.ipynb #d3f06bdb
-class ParquetArrays(InParquet, CutoutFile):
-    "A Parquet file with images as lists of numbers"
-    beside = False
-    def __init__(self, path, column, schema, bands, survey, strict, given):
-        self._begin_column(path, column, schema, strict, given, batch=8)
-        self.kept = (None,None)
-        self.structs = image_kind(schema.field(column).type) == 'bands'
-        self.layouts = [StructLayout() if self.structs else ListLayout()]
-        with damage(self.path): self.first = self._first()
-        self._describe(self._arrays(), bands, survey)
-
-    def _row(self, i):
-        "The arrays of a row"
-        with damage(self.path, f'read at row {i}'):
-            x = self.source.row(int(i))
-            try: return struct_arrays(x) if self.structs else dict(image=_three(dense(x)[0]))
-            except DataError as e:
-                raise DataError(f'{self.path}: row {i} of `{self.column}` cannot be used: {e}') from None
-
-    def _first(self):
-        n = int(self.source.groups[-1])
-        if not n: raise DataError(f'{self.path} has no rows')
-        return next((o for i in range(min(n, 100)) if (o := self._row(i)).get('image') is not None),
-                    None) or self._none()
-    def _none(self): raise DataError(f'{self.path}: none of the first rows of `{self.column}` holds an image')
-    @contextmanager
-    def _reading(self, what):
-        self._check_unchanged()
-        yield self._arrays()
-    def _list(self, f):
-        return f,dict(pixel_scale=self.first.get('scale'), bands=self.first['band']) if self.structs else {}
-
-# %% ../../nbs/09_data.pictures.ipynb #2b28a7d3
-def _three(x): return x[None] if x.ndim == 2 else x
-
-def struct_arrays(
-    x, # Arrow array of one row: a list of structs, or a struct of lists
-)->dict: # band (tuple of C), image (C,H,W), ivar, mask, scale (arcsec), as far as there are
-    "The images of one object in the Multimodal Universe"
-    if x.null_count: return {}
-    x = x.flatten() if _is_list(x.type) else x
-    parts = {x.type.field(i).name: x.field(i) for i in range(x.type.num_fields)}
-    if _is_list(parts['band'].type): parts = {k: v.flatten() if _is_list(v.type) else v for k,v in parts.items()}
-    if not len(parts['band']): return {}
-    out = dict(band=tuple(parts['band'].to_pylist()))
-    for k,name in (('flux','image'), ('ivar','ivar'), ('mask','mask')):
-        if k in parts and not parts[k].null_count: out[name] = _squared(dense(parts[k]))
-    if 'image' not in out: raise DataError('it lacks fluxes')
-    scales = {*parts['scale'].to_pylist()} if 'scale' in parts else set()
-    return out | ({'scale': scales.pop()} if len(scales) == 1 else {})
-
-def _squared(x):
-    "(C,H,W), also of (C,H*W)"
-    side = round(x.shape[-1]**.5)
-    return x.reshape(len(x), side, side) if x.ndim == 2 and side*side == x.shape[-1] else x
-
-# %% ../../nbs/09_data.pictures.ipynb #61786cfe
-@patch
-def _arrays(self:ParquetArrays):
-    "The arrays of the file, whose rows are made on demand"
-    n = int(self.source.groups[-1])
-    some = {k: v for k,v in self.first.items() if k in ('image','ivar','mask')}
-    return {k: RowArray(lambda rows, k=k: self._rows(rows)[k], (n,*v.shape), v.dtype) for k,v in some.items()}
-
-@patch
-def _rows(self:ParquetArrays, rows):
-    "All arrays of some rows; asked for one after the other"
-    key = tuple(np.asarray(rows).tolist())
-    if self.kept[0] == key: return self.kept[1]
-    out = {k: np.full((len(key),*v.shape), np.nan if v.dtype.kind == 'f' and k == 'image' else 0, v.dtype)
-           for k,v in self.first.items() if k in ('image','ivar','mask')}
-    for n,i in enumerate(key):
-        row = self._row(i)
-        if 'image' not in row and out['image'].dtype.kind == 'f': continue
-        at = self._bands_at(row, i)
-        for k,v in out.items():
-            if k not in row or row[k].shape[1:] != v.shape[2:]:
-                raise DataError(f'{self.path}: row {i} has {row[k].shape[1:] if k in row else "no"} {k}, '
-                                f'but the first {v.shape[2:]}')
-            v[n,at] = row[k]
-    self.kept = key,out
-    return out
-
-# %% ../../nbs/09_data.pictures.ipynb #b104a7b6
-@patch
-def _bands_at(self:ParquetArrays, row, i):
-    "Where the bands of a row are among those of the first"
-    if not self.structs: return slice(None)
-    new = [b for b in row['band'] if b not in self.first['band'] or row['band'].count(b) > 1]
-    if new:
-        raise DataError(f'{self.path}: row {i} has the bands {",".join(row["band"])}, but the first one '
-                        f'{",".join(self.first["band"])}')
-    return [self.first['band'].index(b) for b in row['band']]
-
-@patch
-def __getstate__(self:ParquetArrays): return self.__dict__ | dict(kept=(None,None))
-
-# %% ../../nbs/09_data.pictures.ipynb #46749ffe
-def parquet_set(
-    path,          # The file
-    bands=None,    # As in `CutoutFile`
-    survey=None,   # As in `CutoutFile`
-    strict=True,   # As in `CutoutFile`
-    given=None,    # As in `CutoutFile`
-)->CutoutFile:     # `ParquetPictures` or `ParquetArrays`
-    "A Parquet file with images"
-    check_file(path)
-    with damage(path): schema = pq.read_schema(path)
-    column,kind = _image_column(schema, path)
-    return (ParquetPictures if kind == 'encoded' else ParquetArrays)(path, column, schema, bands, survey, strict, given)
-
-# %% ../../nbs/09_data.pictures.ipynb #e3e87b09
-# Asked by `file_kind`: most Parquet files are tables
-parquet_set.check = lambda path: _image_column(pq.read_schema(path), path)
-
-KINDS |= dict.fromkeys(('JPEG','PNG','TIFF','WebP'), PictureFolder) | {'tar': TarSet, 'Parquet': parquet_set}
+# %% ../../nbs/09_data.pictures.ipynb #79d0aecd
+KINDS |= dict.fromkeys(('JPEG','PNG','TIFF','WebP'), PictureFolder) | {'tar': TarSet}

@@ -92,13 +92,14 @@ class ZarrSet(CutoutFile):
     def _list(self, f): return f,self._attrs
     def _is_column(self, d): return d.dtype.kind in 'biufSUOT'
 
-# %% ../../nbs/09_data.trees.ipynb #b698f4b9
+# %% ../../nbs/09_data.trees.ipynb #a827eaa5
 @patch
 def _values(self:ZarrSet, d):
     "All of an array; text as text"
     x = np.asarray(d[:])
     if x.dtype.kind not in 'OT': return x
-    return np.array([o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in x.ravel()]).reshape(x.shape)
+    told = [o.decode(errors='replace') if isinstance(o, bytes) else str(o) for o in x.ravel()]
+    return np.array(told).reshape(x.shape)
 
 # %% ../../nbs/09_data.trees.ipynb #eb754fa1
 @patch
