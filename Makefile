@@ -2,6 +2,7 @@
 # make test    run the tests, two files at a time (JOBS=8 for more): every notebook, and tests/ (test-slow: those that kill and restart processes many times)
 # make docs    build the site into _docs/
 # make readme  write README.md from nbs/index.ipynb
+# make figures make the figures that notebooks store sharp and small
 # make clean   remove what make made, but not runs/
 # Everything is installed in .venv, made when need be, and nowhere else.
 
@@ -13,7 +14,7 @@ SEED     = 0
 JOBS     = 2
 BIN      = .venv/bin
 
-.PHONY: demo test test-slow docs readme env install clean
+.PHONY: demo test test-slow docs readme figures env install clean
 
 demo: env
 	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
@@ -26,6 +27,9 @@ test-slow: env
 
 docs: env
 	$(BIN)/python tools/docs.py
+
+figures: env
+	$(BIN)/python tools/figures.py
 
 readme: env
 	$(BIN)/python tools/readme.py
