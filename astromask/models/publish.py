@@ -17,6 +17,7 @@ from ..files import read_json, storage_errors, write_atomic, write_json
 from ..surveys import band_names
 from .encoder import BandEncoder
 from .heads import Predictor
+from .pretrained import cpu_tensors
 from .weights import load_model, save_model
 
 # %% ../../nbs/26_models.publish.ipynb #68ece3d5
@@ -34,6 +35,7 @@ def _flat(facts, under=''):
         if isinstance(v, dict): yield from _flat(v, name)
         elif v is not None and not (isinstance(v, str) and not v): yield name,v
 
+# %% ../../nbs/26_models.publish.ipynb #091e9777
 def _table(rows, head=('','')):
     return '\n'.join(f'| {" | ".join(map(_text, r))} |' for r in (head, ['---']*len(head), *rows))
 
@@ -47,11 +49,12 @@ def _scaling_text(m):
     rows = [[b, *(f'{v:.9g}' for v in values)] for b,*values in zip(m.bands, *columns.values())]
     return f'{config["kind"]}: {m.scaling.how}\n\n' + _table(rows, ('band', *columns))
 
-# %% ../../nbs/26_models.publish.ipynb #78453473
+# %% ../../nbs/26_models.publish.ipynb #f42b7366
 # Of the names in https://huggingface.co/docs/hub/repositories-licenses, those that one meets
 _LICENCES = '''apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0
     cc-by-nc-nd-4.0 gpl-2.0 gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 unlicense'''.split()
 
+# %% ../../nbs/26_models.publish.ipynb #78453473
 def _licence_fields(licence):
     "A licence as the Hub wants it told"
     words = re.findall(r'[a-z0-9][a-z0-9.-]*', (licence or '').lower())
@@ -68,18 +71,24 @@ def _front_matter(m, library, licence):
     facts = dict(library_name=library, **task, tags=tags)
     return f'---\n{yaml.safe_dump(facts | _licence_fields(licence), sort_keys=False)}---\n'
 
+# %% ../../nbs/26_models.publish.ipynb #41420f28
+def _trained_on_text(seen):
+    "What a model was trained on, in words"
+    chosen = f', and {seen.valid:,} chose among its epochs' if seen.valid else ''
+    return f'{seen.train:,} object{"s" if seen.train != 1 else ""}{chosen}: predict knows them again'
+
 # %% ../../nbs/26_models.publish.ipynb #afeaef0a
 def _sizes(m):
     "What the model itself knows of itself"
     known = {'bands': m.bands or None, 'img_size': 'x'.join(map(str, m.img_size or ())),
              'embedding': getattr(m, 'embed_dim', None),
              'parameters': f'{sum(p.numel() for p in m.parameters()):,}'}
+    config = {k: v for k,v in m.config.items() if k not in ('bands','img_size')}
+    measure = {k: v for k,v in m.measure.config().items() if v}
     learned = {'calibration': (getattr(m, 'calibration', None) or {}).get('conformal'),
                'photometry': getattr(m, 'photometry', None)}
-    if seen := m.trained_on:
-        learned['trained_on'] = f'{seen.train:,} object' + 's'*(seen.train != 1) + (f', and {seen.valid:,} chose among its epochs' if seen.valid else '') + ': predict knows them again'
-    return known | {k: v for k,v in m.config.items() if k not in ('bands','img_size')} | {k: v
-        for k,v in m.measure.config().items() if v} | learned
+    if m.trained_on: learned['trained_on'] = _trained_on_text(m.trained_on)
+    return known | config | measure | learned
 
 # %% ../../nbs/26_models.publish.ipynb #e86b890c
 def _files_text(files, most=20):
@@ -94,12 +103,6 @@ def _source_text(m):
     "Whose weights these were"
     return 'They began as those of others:\n\n' + _table(list(_flat(m.source))) if m.source else ''
 
-def _card(m, sections, use, library, licence):
-    "Front matter, title, sections that are not empty, and how to use it"
-    body = '\n\n'.join(f'## {title}\n\n{text}' for title,text in (sections | {'Use': use}).items() if text)
-    what = [f'images in {", ".join(m.bands)}']*bool(m.bands) + ['magnitudes']*bool(getattr(m, 'magnitudes', ()))
-    return f'{_front_matter(m, library, licence)}\n# {type(m).__name__} for {" and ".join(what)}\n\n{body}\n'
-
 # %% ../../nbs/26_models.publish.ipynb #02a09fa6
 _USE = """Pixels go in as the survey gives them, in the units of the training data, NaN where missing, bands by name.
 
@@ -109,9 +112,11 @@ m = from_hub('OWNER/NAME')
 embedding = m.embed(x, bands=%r%s)     # x: (B,%d,H,W); any of these bands, in any order
 ```
 
-%s"""
+"""
 
-_ASK = """It is asked about files, %s, with the calibration that it carries. `astromask predict FOLDER FILES --out answers.parquet` does the same.
+# %% ../../nbs/26_models.publish.ipynb #bac3e60a
+_ASK = """It is asked about files, %s, with the calibration that it carries. \
+`astromask predict FOLDER FILES --out answers.parquet` does the same.
 
 ```python
 from astromask.models.publish import from_hub     # or load_model('folder') of astromask.models.weights
@@ -121,16 +126,31 @@ table_of(prediction(m), 'FILES', 'answers.parquet')
 answers = read_table('answers.parquet')
 ```
 
-%s"""
+"""
 
+# %% ../../nbs/26_models.publish.ipynb #011b7612
+def _asked_about(m):
+    "What a model with a head takes"
+    how = 'any of these bands, in the units of the training data, NaN where missing'
+    columns = ''
+    if m.photometry: columns = ' with fluxes and their errors'
+    elif m.magnitudes: columns = f' with the columns {", ".join(m.magnitudes)}'
+    return (f'cutouts in {", ".join(m.bands)} ({how})' if m.bands else 'tables or cutouts') + columns
+
+# %% ../../nbs/26_models.publish.ipynb #4a83bd61
 _UNTESTED = 'What is not under "Measured" was not measured: on other surveys, depths or pixel scales it is untested.'
 
 def _use(m):
     "How the model is used"
-    if not isinstance(m, Predictor): return _USE % (m.bands, ', coords=coords' if m.sky_token else '', len(m.bands), _UNTESTED)
-    images = f'cutouts in {", ".join(m.bands)} (any of these bands, in the units of the training data, NaN where missing)'
-    columns = f' with the columns {", ".join(m.magnitudes)}' if m.magnitudes and not m.photometry else ' with fluxes and their errors' if m.photometry else ''
-    return _ASK % ((images if m.bands else 'tables or cutouts') + columns, _UNTESTED)
+    if isinstance(m, Predictor): return _ASK % _asked_about(m) + _UNTESTED
+    return _USE % (m.bands, ', coords=coords' if m.sky_token else '', len(m.bands)) + _UNTESTED
+
+# %% ../../nbs/26_models.publish.ipynb #537cc000
+def _card(m, sections, use, library, licence):
+    "Front matter, title, sections that are not empty, and how to use it"
+    body = '\n\n'.join(f'## {title}\n\n{text}' for title,text in (sections | {'Use': use}).items() if text)
+    what = [f'images in {", ".join(m.bands)}']*bool(m.bands) + ['magnitudes']*bool(getattr(m, 'magnitudes', ()))
+    return f'{_front_matter(m, library, licence)}\n# {type(m).__name__} for {" and ".join(what)}\n\n{body}\n'
 
 # %% ../../nbs/26_models.publish.ipynb #0f1a8dd8
 def model_card(
@@ -151,20 +171,19 @@ def model_card(
 
 # %% ../../nbs/26_models.publish.ipynb #5ac3ce01
 def _timm_vit(m):
-    "A plain vision transformer: timm's name of the architecture, its arguments, and positions, which timm keeps with the weights"
+    "A plain vision transformer: timm's name of it, its arguments, and the positions, which timm keeps with the weights"
     args = dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'],
-                fc_norm=isinstance(m.norm, torch.nn.Identity))
-    return 'vit_base_patch16_224', args | dict(patch_size=m.patch_size,
-                                               embed_dim=m.embed_dim), dict(pos_embed=m.pos_embed)
+                fc_norm=isinstance(m.norm, torch.nn.Identity), patch_size=m.patch_size, embed_dim=m.embed_dim)
+    return 'vit_base_patch16_224', args, dict(pos_embed=m.pos_embed)
 
 # %% ../../nbs/26_models.publish.ipynb #d6dbd046
 def _timm_beit(m):
     "SimMIM's ViT: BEiT's, with one table of relative positions for all blocks, or one in each"
     shared = m.rel_pos_bias is not None
-    args = dict(use_abs_pos_emb=False, use_rel_pos_bias=not shared, use_shared_rel_pos_bias=shared, init_values=0.1)
-    args |= dict(use_fc_norm=isinstance(m.norm, torch.nn.Identity), patch_size=m.patch_size, embed_dim=m.embed_dim)
-    return 'beit_base_patch16_224', args | dict(depth=len(m.blocks), num_heads=m.num_heads,
-                                                mlp_ratio=m.config['mlp_ratio']), {}
+    args = dict(use_abs_pos_emb=False, use_rel_pos_bias=not shared, use_shared_rel_pos_bias=shared, init_values=0.1,
+                use_fc_norm=isinstance(m.norm, torch.nn.Identity), patch_size=m.patch_size, embed_dim=m.embed_dim,
+                depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'])
+    return 'beit_base_patch16_224', args, {}
 
 # %% ../../nbs/26_models.publish.ipynb #34a3ce60
 def _timm_swin(m):
@@ -175,25 +194,30 @@ def _timm_swin(m):
     return c['encoder'], args | dict(depths=c['depth'], **{k: c[k] for k in ('embed_dim','num_heads','mlp_ratio')}), {}
 
 # %% ../../nbs/26_models.publish.ipynb #e6f06f5d
-def _eyes(m):
+def _encoder_of(m):
     "What looks at images: the model, or the encoder of one with a head"
     e = m.encoder if isinstance(m, Predictor) else m
     if e is None: raise InputError('This model looks at magnitudes alone: it has no encoder to export')
     return e
 
-# %% ../../nbs/26_models.publish.ipynb #484a2fd6
-def _timm_parts(m):
-    "timm's name of the architecture, all arguments, and the tensors under timm's names"
+# %% ../../nbs/26_models.publish.ipynb #dcf7d3ad
+def _check_for_timm(m):
+    "Refuse what timm has no place for"
     if not isinstance(m, BandEncoder):
         raise InputError(f'timm has no {type(m).__name__}: only a vision transformer can go there; use to_onnx')
     if m.sky_token: raise InputError('timm has no sky-position token: a model with one cannot go there; use to_onnx')
     if m.config.get('block', 'vit') != 'vit':
         raise InputError("timm has no normal cells: a model with block='vitae' cannot go there; use to_onnx")
+
+# %% ../../nbs/26_models.publish.ipynb #484a2fd6
+def _timm_parts(m):
+    "timm's name of the architecture, all arguments, and the tensors under timm's names"
+    _check_for_timm(m)
     architecture,args,more = {'vit': _timm_vit, 'beit': _timm_beit}.get(m.config.get('encoder', 'vit'), _timm_swin)(m)
     names = 'patch_embed.', 'cls_token', 'blocks.', 'layers.', 'norm.', 'fc_norm.', 'rel_pos_bias.'
     tensors = {k: v for k,v in m.state_dict().items() if k.startswith(names)} | more
     args |= dict(img_size=list(m.img_size), in_chans=len(m.bands), num_classes=0, global_pool='avg')
-    return architecture, args, {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
+    return architecture, args, cpu_tensors(tensors)
 
 # %% ../../nbs/26_models.publish.ipynb #2b61a3a2
 def _timm_config(m, architecture, args):
@@ -205,7 +229,9 @@ def _timm_config(m, architecture, args):
     return dict(architecture=architecture, num_classes=0, num_features=m.embed_dim, global_pool='avg', model_args=args,
                 pretrained_cfg=cfg, astromask=ours)
 
-_TIMM_USE = '''Scaling and missing pixels are not part of this model: it takes complete images, scaled as above, bands in the order above.
+# %% ../../nbs/26_models.publish.ipynb #e109d9d8
+_TIMM_USE = '''Scaling and missing pixels are not part of this model: it takes complete images, scaled as above, \
+bands in the order above.
 
 ```python
 import timm
@@ -232,17 +258,19 @@ def _all_or_nothing(folder):
             for f in sorted(Path(tmp).iterdir(), reverse=True): os.replace(f, folder/f.name)
 
 # %% ../../nbs/26_models.publish.ipynb #4fba8114
-def _alone(m):
+def _cpu_copy(m):
     "A copy of the model on the CPU, in evaluation mode"
     return copy.deepcopy(m).cpu().float().eval()
 
+# %% ../../nbs/26_models.publish.ipynb #4ba64bdf
 @torch.no_grad()
 def _check_timm(m, folder):
     "Does timm's model give what ours gives?"
     import timm
     theirs = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    ours = _alone(m)
-    ours.scaling,ours.views = None,1
+    ours = _cpu_copy(m)
+    ours.scaling = None
+    ours.views = 1
     x = torch.randn(2, len(m.bands), *m.img_size, generator=torch.Generator().manual_seed(0))
     wanted = ours.encode(x)
     tokens = theirs.forward_features(x).flatten(1, -2)[:,-wanted.shape[1]:]
@@ -257,7 +285,7 @@ def to_timm(
     folder, # Where to; made if need be
 )->Path:    # The folder: config.json, model.safetensors, README.md
     "Write the encoder for `timm.create_model('local-dir:FOLDER', pretrained=True)`"
-    m = _eyes(m)
+    m = _encoder_of(m)
     architecture,args,tensors = _timm_parts(m)
     sections = {'Model': _table(list(_flat(_sizes(m)))), 'Scaling, to be done before': _scaling_text(m),
                 'Source of the weights': _source_text(m)}
@@ -288,7 +316,7 @@ class _Embedder(torch.nn.Module):
         return self.m.embed(x, bands=self.bands, coords=coords, pool=self.pool)
 
 # %% ../../nbs/26_models.publish.ipynb #bc108fe0
-def _trial(m, n_bands, seed=0):
+def _trial_images(m, n_bands, seed=0):
     "Three images (3,C,H,W) with what can be missing, and sky positions where the model takes them"
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(3, len(m.bands), *m.img_size, generator=generator)
@@ -304,7 +332,7 @@ def _trial(m, n_bands, seed=0):
 def _onnx_program(m, bands, pool):
     "Trace and translate"
     batch = torch.export.Dim('batch')
-    inputs = _trial(m, len(bands))
+    inputs = _trial_images(m, len(bands))
     names = ['images','coords'][:len(inputs)]
     with torch.no_grad(), warnings.catch_warnings(action='ignore'):
         shapes = tuple({0: batch} for _ in inputs),
@@ -323,7 +351,7 @@ def _check_onnx(m, path, bands, pool):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    inputs = _trial(m, len(bands), seed=1)
+    inputs = _trial_images(m, len(bands), seed=1)
     for n in (1,3):
         given = [o[1:2] if n == 1 else o for o in inputs]
         found = session.run(None, {i.name: o.numpy() for i,o in zip(session.get_inputs(), given)})[0]
@@ -333,6 +361,7 @@ def _check_onnx(m, path, bands, pool):
 # %% ../../nbs/26_models.publish.ipynb #4e053cc9
 LARGE = 1.5e9    # bytes of weights; a single ONNX file cannot hold 2 GB
 
+# %% ../../nbs/26_models.publish.ipynb #fab4108c
 def to_onnx(
     m,                # A masked image model; of one with a head the encoder
     path,             # The file to write, such as model.onnx; of weights beyond 1.5 GB a second, model.onnx.data
@@ -342,9 +371,9 @@ def to_onnx(
     "Write `embed` as ONNX, and check it with ONNX Runtime"
     need_extra('onnx', 'onnx', 'onnxruntime', 'onnxscript')
     path = Path(path)
-    m = _alone(_eyes(m))
+    m = _cpu_copy(_encoder_of(m))
     bands = m.bands if bands is None else band_names(bands)
-    with torch.no_grad(): _Embedder(m, bands, pool)(*_trial(m, len(bands)))     # refuses what does not fit
+    with torch.no_grad(): _Embedder(m, bands, pool)(*_trial_images(m, len(bands)))     # refuses what does not fit
     program = _onnx_program(m, bands, pool)
     large = sum(p.numel()*p.element_size() for p in m.parameters()) > LARGE
     with _all_or_nothing(path.parent) as tmp:
@@ -355,15 +384,18 @@ def to_onnx(
 # %% ../../nbs/26_models.publish.ipynb #1ec8a2c8
 _LOGIN = 'log in with `hf auth login`, or pass token= (from your settings on the Hub)'
 
+# %% ../../nbs/26_models.publish.ipynb #4a564fb2
 def _refusals(repo_id, revision, hub):
     "What the Hub may refuse: kind of error and what it means, the first that fits"
     from huggingface_hub import errors as e
-    yield e.HFValidationError, f'{repo_id!r} is not the name of a repository: it is OWNER/NAME, of letters, digits, -, _ and .'
+    yield e.HFValidationError, (f'{repo_id!r} is not the name of a repository: it is OWNER/NAME, of letters, digits, '
+                                '-, _ and .')
     yield e.LocalTokenNotFoundError, f'There is no token on this machine: {_LOGIN}'
     yield e.GatedRepoError, f'{repo_id} is gated: ask for access at {hub}/{repo_id}, then {_LOGIN}'
     yield e.RevisionNotFoundError, f'{repo_id} has no revision {revision!r}: see {hub}/{repo_id}/commits/main'
     yield e.RepositoryNotFoundError, f'{hub} has no model {repo_id}, or you may not see it: check the name, or {_LOGIN}'
-    yield e.IncompleteSnapshotError, f'Only a part of {repo_id} is on this machine, and {hub} cannot be reached: try again with a network'
+    yield e.IncompleteSnapshotError, (f'Only a part of {repo_id} is on this machine, and {hub} cannot be reached: '
+                                      'try again with a network')
 
 # %% ../../nbs/26_models.publish.ipynb #3011ef19
 def _hub_sentence(e, repo_id, revision, endpoint):
@@ -374,9 +406,12 @@ def _hub_sentence(e, repo_id, revision, endpoint):
     for kind,sentence in _refusals(repo_id, revision, hub):
         if isinstance(e, kind): return sentence
     if status in (401,403):
-        return f'{hub} does not allow this for {repo_id} (status {status}): {_LOGIN}; uploads need a token that may write'
-    if isinstance(e, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError)) and not status:
-        return f'{hub} cannot be reached, and {repo_id} is not on this machine: try again with a network (and without HF_HUB_OFFLINE)'
+        return (f'{hub} does not allow this for {repo_id} (status {status}): {_LOGIN}; '
+                'uploads need a token that may write')
+    offline = errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError
+    if isinstance(e, offline) and not status:
+        return (f'{hub} cannot be reached, and {repo_id} is not on this machine: try again with a network '
+                '(and without HF_HUB_OFFLINE)')
     first = next((o.strip() for o in str(e).splitlines() if o.strip()), '')
     return f'{hub} and we did not come to terms over {repo_id} ({type(e).__name__}: {first})'
 
@@ -390,20 +425,28 @@ def _hub_errors(repo_id, revision=None, endpoint=None):
         kind = InputError if isinstance(e, ValueError) or getattr(e, 'response', None) is not None else AstroMaskError
         raise kind(_hub_sentence(e, repo_id, revision, endpoint)) from e
 
-# %% ../../nbs/26_models.publish.ipynb #f714bcf0
+# %% ../../nbs/26_models.publish.ipynb #0cdabd50
 HUB_FILES = 'config.json', 'model.safetensors', 'README.md', 'seen.safetensors'
 
-def _publishable(source, tmp):
-    "The files of a model, or of a folder that has one: name to path; a README where there is none"
-    m = source if isinstance(source, torch.nn.Module) else None
-    if m is not None: save_model(m, tmp)
-    folder = Path(source) if m is None else Path(tmp)
+# %% ../../nbs/26_models.publish.ipynb #ff1950fe
+def _model_folder(source, tmp):
+    "Where the model's files are; a model in memory is saved first"
+    if isinstance(source, torch.nn.Module):
+        save_model(source, tmp)
+        return Path(tmp)
+    folder = Path(source)
     if not (folder/'config.json').exists() and (folder/'model'/'config.json').exists(): folder = folder/'model'
     if absent := [o for o in HUB_FILES[:2] if not (folder/o).is_file()]:
         raise InputError(f'{folder} is no model to publish: there is no {" and no ".join(absent)} in it')
+    return folder
+
+# %% ../../nbs/26_models.publish.ipynb #f714bcf0
+def _publishable(source, tmp):
+    "The files of a model, or of a folder that has one: name to path; a README where there is none"
+    folder = _model_folder(source, tmp)
     files = {o: folder/o for o in HUB_FILES if o != 'seen.safetensors' or (folder/o).is_file()}
     of_timm = 'architecture' in read_json(folder/'config.json')
-    if m is None and not of_timm: m = load_model(folder)        # what is published can be loaded
+    m = None if of_timm else load_model(folder)
     if not files['README.md'].exists():
         if of_timm: raise InputError(f'{folder} has no README.md: write it again with to_timm')
         files['README.md'] = Path(tmp)/'README.md'
