@@ -292,7 +292,7 @@ def votes(
     q = np.divide(count, shares, out=np.zeros_like(count), where=shares > 0)
     return q/q.sum(1, keepdims=True)
 
-# %% ../../nbs/32_evaluate.probe.ipynb #353ca875
+# %% ../../nbs/32_evaluate.probe.ipynb #4810a5bb
 def forest_answers(
     x,     # (N,F) features, NaN where unknown
     y,     # (N,) classes or redshifts
@@ -305,7 +305,9 @@ def forest_answers(
 )->list:   # For each size of leaves an array for each of `asked`
     "Answers of a random forest"
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-    if not x.shape[1]: raise InputError('There are no features: the catalogue has no magnitudes; name their columns, or use pixel_features')
+    if not x.shape[1]:
+        raise InputError('There are no features: the catalogue has no magnitudes; name their '
+                         'columns, or use pixel_features')
     common = dict(n_estimators=trees, random_state=check_seed(seed) % 2**32, n_jobs=-1)
     if k: kind,target,how = RandomForestClassifier, y[train], dict(class_weight='balanced_subsample')
     else: kind,target,how = RandomForestRegressor, np.log1p(y[train]), dict(max_features=1/3)
