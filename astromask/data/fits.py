@@ -1,4 +1,4 @@
-"""Any FITS file opened safely; its images, weights and masks told apart by what they are; bits that mean "bad"; and where on the sky it all is.
+"""Any FITS file opened safely; its images, masks and planes of noise told apart by what they are; bits that mean "bad"; and where on the sky it all is.
 
 Docs: https://astromask.github.io/astromask/data.fits.html.md"""
 
@@ -361,7 +361,7 @@ def fits_planes(
     return out
 
 # %% ../../nbs/07_data.fits.ipynb #972b3112
-_weights = 'ivar','variance','error','weight'
+_noise_kinds = 'ivar','variance','error','weight'
 
 def _key(p): return (p.label or p.band).lower(),p.version
 
@@ -415,7 +415,7 @@ def image_planes(
 )->list:    # `Plane`s of kind 'image', each with its `mask` and `weight`
     "The images of a file, with what belongs to them"
     images = [p for p in planes if p.kind == 'image']
-    best = next((k for k in _weights if any(p.kind == k for p in planes)), '')
+    best = next((k for k in _noise_kinds if any(p.kind == k for p in planes)), '')
     for what,kind in (('mask','mask'),('weight',best)):
         others = [p for p in planes if p.kind == kind]
         if others: _attach(what, images, others, path)
@@ -658,7 +658,7 @@ def open_planes(
     path,      # A FITS file
     sky=False, # Read the WCS of each, and refuse a plane without one?
 )->list:       # A `Plane` for each image: every band and every chip
-    "The images of a file with their masks and weights; pixels stay where they are"
+    "The images of a file with their masks and planes of noise; pixels stay where they are"
     with fits_damage(path): images = [replace(p) for p in _looked(path)[1]]
     return [p.find_sky() for p in images] if sky else images
 
