@@ -40,6 +40,7 @@ class TileLayout:
     mask_planes:tuple = ()     # The caller's names or numbers of bits that hide a pixel, beside those that mean 'bad'
     zeros_missing:bool = False # Does exactly 0 mean that nothing was measured?
 
+# %% ../../nbs/11_data.tiles.ipynb #44e4a44e
 _FITS = r'\.(?:fits|fit|fts)(?:\.fz|\.gz|\.bz2|\.xz)?'
 _NOT_IMAGES = r'(?!(?:det|meas|merge|forced|ref|src|srcMatch|bkgd|psf)[^-]*-)'
 
@@ -80,6 +81,16 @@ def _below(folder, seen):
         if o.is_dir(): yield from _below(o.path, seen)
         elif kind_by_name(o.name) == 'FITS': yield o.path
 
+# %% ../../nbs/11_data.tiles.ipynb #1e3131c4
+@dataclass(frozen=True, order=True)
+class TileImage:
+    "Where an image is"
+    path:str      # The file
+    hdu:int=None  # Number of the HDU; None: where the layout has it, or the only image in its band
+    def __fspath__(self): return self.path
+    def __str__(self): return self.path if self.hdu is None else f'HDU {self.hdu} of {self.path}'
+
+# %% ../../nbs/11_data.tiles.ipynb #1bd492e2
 def _fits_files(source):
     "The files of a folder (with all below it), a glob, a path, or a list of these"
     if isinstance(source, (list,tuple)): return [p for s in source for p in _fits_files(s)]
@@ -93,15 +104,6 @@ def _fits_files(source):
     if not found: raise DataError(f'No FITS file matches {source}')
     return sorted(found, key=natural_key)
 
-# %% ../../nbs/11_data.tiles.ipynb #1e3131c4
-@dataclass(frozen=True, order=True)
-class TileImage:
-    "Where an image is"
-    path:str      # The file
-    hdu:int=None  # Number of the HDU; None: where the layout has it, or the only image in its band
-    def __fspath__(self): return self.path
-    def __str__(self): return self.path if self.hdu is None else f'HDU {self.hdu} of {self.path}'
-
 # %% ../../nbs/11_data.tiles.ipynb #15ac2431
 def _told_band(plane):
     "The band that a header names, or ''"
@@ -109,6 +111,7 @@ def _told_band(plane):
     filter_name = re.fullmatch(r'[fF]\d{3,4}[wmnlpWMNLP]+\d?', plane.label) or band_wavelength(plane.label) is not None
     return plane.label if filter_name else ''
 
+# %% ../../nbs/11_data.tiles.ipynb #522d2f31
 def _own_band(band, bands):
     "A band by the name that we use for it; None if it is not wanted"
     for name in (band, re.sub(r'^[A-Za-z]+[-_.]', '', band)):      # HSC-R
@@ -125,18 +128,9 @@ def _with_sky(plane):
         plane.wcs = None
         return plane
 
-def images_in(
-    image, # A FITS file, or a `TileImage`
-    band,  # Which band is meant
-    hdu=None, # Number or name of the HDU, where that is told
-    others=(), # Numbers or names of HDUs that are told to be something else
-)->list:   # A `Plane` for each chip, or the only one
-    "The images of a band in a file"
-    path = os.fspath(image)
-    hdu = image.hdu if getattr(image, 'hdu', None) is not None else hdu
-    if hdu is not None: return [open_plane(path, hdu, sky=False)]
-    found = [p for p in open_planes(path) if len(p.shape) == 2 and not {p.hdu, p.name} & {*others}]
-    if not found: found = [open_plane(path, sky=False)]
+# %% ../../nbs/11_data.tiles.ipynb #6ac646bb
+def _of_the_band(found, band, path):
+    "Of the images of a file, those of a band: all, where the file tells no two bands apart"
     told = [_told_band(p) for p in found]
     mine = [p for p,b in zip(found, told) if b and _own_band(b, [band])]
     bands = sorted({b for b in told if b})
@@ -144,6 +138,20 @@ def images_in(
         raise DataError(f'{path} has images in the bands {", ".join(bands)}, and none in {band}: '
                         'name the HDU, or another band')
     return mine if len(bands) > 1 else found
+
+# %% ../../nbs/11_data.tiles.ipynb #e6a33dd6
+def images_in(
+    image,     # A FITS file, or a `TileImage`
+    band,      # Which band is meant
+    hdu=None,  # Number or name of the HDU, where that is told
+    others=(), # Numbers or names of HDUs that are told to be something else
+)->list:       # A `Plane` for each chip, or the only one
+    "The images of a band in a file"
+    path = os.fspath(image)
+    hdu = image.hdu if getattr(image, 'hdu', None) is not None else hdu
+    if hdu is not None: return [open_plane(path, hdu, sky=False)]
+    found = [p for p in open_planes(path) if len(p.shape) == 2 and not {p.hdu, p.name} & {*others}]
+    return _of_the_band(found or [open_plane(path, sky=False)], band, path)
 
 # %% ../../nbs/11_data.tiles.ipynb #3495fd3b
 BESIDE = (   # Whose files, the name of the image, and what each file beside it is -> its name
@@ -186,6 +194,7 @@ def _in_folder(folder, changed):
         out.setdefault(_stem(name).lower(), os.path.join(folder, name))
     return out
 
+# %% ../../nbs/11_data.tiles.ipynb #76b9552f
 def _all_beside(image):
     "(what it would be, file) of all files that belong to an image by their names, the best kinds first"
     path = os.path.abspath(image)
@@ -241,6 +250,9 @@ def _called(plane, kind):
     is_legacy = 'maskbits' in Path(plane.path).name.lower()
     return replace(plane, kind=kind, name=plane.name or 'MASKBITS' if is_legacy else plane.name)
 
+# %% ../../nbs/11_data.tiles.ipynb #a450d7e6
+_weights = 'ivar','variance','error'
+
 def _beside(image, role, say):
     "The mask or weight of an image that is in a file of its own, or None"
     found = files_beside(image.path).get(role, [])
@@ -254,15 +266,15 @@ def _beside(image, role, say):
         if say: log.warning(f'{path} has no image of {image.shape[0]} x {image.shape[1]} pixels, as {image.path} has: '
                             f'it is not taken as its {role}')
 
-_weights = 'ivar','variance','error'
-
 # %% ../../nbs/11_data.tiles.ipynb #d91deaeb
 def _size(plane): return f'{plane.shape[-2]} x {plane.shape[-1]} pixels'
 
 def _of_another_image(plane, image, what):
+    "The error that says so"
     return DataError(f'{plane.where} has {_size(plane)}, but the image of {image.path} has {_size(image)}: '
                      f'the {what} belongs to another image')
 
+# %% ../../nbs/11_data.tiles.ipynb #38d41af9
 def _told_plane(image, hdu, what):
     "The plane in the HDU that the caller named"
     plane = open_plane(image.path, hdu, sky=False)
@@ -352,16 +364,20 @@ def share_in(self:Plane,
     x,y = other.to_pixel(p.ra.deg, p.dec.deg)
     return float(((x > -.5) & (y > -.5) & (x < other.shape[1]-.5) & (y < other.shape[0]-.5)).mean())
 
-# %% ../../nbs/11_data.tiles.ipynb #35636ee7
-def _refuse_same_sky(band, planes, where, layout):
-    "Two images of a band must not show the same sky"
+# %% ../../nbs/11_data.tiles.ipynb #4d957636
+def _overlapping(planes, where, layout):
+    "Pairs of a band's planes that the survey does not name as different tiles, and how much sky they have in common"
     radius = max(r for _,r in where)
     for i,j in sorted(cKDTree([v for v,_ in where]).query_pairs(radius)):
         a = planes[i]
         b = planes[j]
         named = [layout.read_name(o.path) for o in (a,b)]
-        if None not in named and named[0][0] != named[1][0]: continue
-        share = max(a.share_in(b), b.share_in(a))
+        if None in named or named[0][0] == named[1][0]: yield a,b,max(a.share_in(b), b.share_in(a))
+
+# %% ../../nbs/11_data.tiles.ipynb #35636ee7
+def _refuse_same_sky(band, planes, where, layout):
+    "Two images of a band must not show the same sky"
+    for a,b,share in _overlapping(planes, where, layout):
         if share > 0.5:
             a,b = (a.path,b.path) if a.path != b.path else (a.where,b.where)
             raise DataError(f'{a} and {b} are both band {band} of the same sky ({share:.0%} of one is in the other): '
@@ -378,17 +394,23 @@ def _of_band(band, images, layout):
         names += [_stem(os.fspath(image)) + (f'-{p.name or p.hdu}' if len(found) > 1 else '') for p in found]
     return planes,names
 
+# %% ../../nbs/11_data.tiles.ipynb #26b7af42
+def _contradicted(planes, band, others):
+    "A plane whose header names one of the other bands, and that band; None if there is none"
+    for p in planes:
+        told = _told_band(p)
+        if told and told.lower() != band.lower() and not _own_band(told, [band]) and _own_band(told, others):
+            return p,told
+
+# %% ../../nbs/11_data.tiles.ipynb #18716e31
 def _check_told(found):
     "Say where headers name another band than the caller"
     for band,(planes,_) in found.items():
-        others = [b for b in found if b != band]
-        told = [(p, _told_band(p)) for p in planes]
-        wrong = [(p, b) for p,b in told if b and b.lower() != band.lower() and not _own_band(b, [band])
-                 and _own_band(b, others)]
-        if not wrong: continue
-        plane,other = wrong[0]
-        log.warning(f'{plane.where} is given as band {band}, but its header says {other}: it is taken as {band}')
+        wrong = _contradicted(planes, band, [b for b in found if b != band])
+        if wrong: log.warning(f'{wrong[0].where} is given as band {band}, but its header says {wrong[1]}: '
+                              f'it is taken as {band}')
 
+# %% ../../nbs/11_data.tiles.ipynb #55a3c873
 def _registered(found):
     "The one tile of images that have no WCS"
     for band,(planes,_) in found.items():
@@ -397,6 +419,25 @@ def _registered(found):
                             'where on the sky they are: give one image for each band')
     _,names = next(iter(found.values()))
     return [Tile(names[0], {b: TileImage(planes[0].path, planes[0].hdu) for b,(planes,_) in found.items()})]
+
+# %% ../../nbs/11_data.tiles.ipynb #ea8dadad
+def _with_own_names(tiles):
+    "Tiles whose names are told apart"
+    names = Counter(t.name for t in tiles)
+    for i,t in enumerate(tiles):
+        if names[t.name] > 1: t.name = f'{t.name}-{i}'
+    return tiles
+
+# %% ../../nbs/11_data.tiles.ipynb #479b1d4d
+def _place(tiles, centres, band, planes, names, where):
+    "Add a band's images to the tiles whose centres they share, or as tiles of their own"
+    near,of = cKDTree(centres).query([v for v,_ in where]) if tiles else ([np.inf]*len(planes),)*2
+    for plane,name,(vector,radius),distance,i in zip(planes, names, where, near, of):
+        image = TileImage(plane.path, plane.hdu)
+        if distance <= radius/2 and band not in tiles[i].files: tiles[i].files[band] = image
+        else:
+            tiles.append(Tile(name, {band: image}))
+            centres.append(vector)
 
 # %% ../../nbs/11_data.tiles.ipynb #c5576107
 def tiles_by_sky(
@@ -412,21 +453,8 @@ def tiles_by_sky(
     for band,(planes,names) in found.items():
         where = [p.find_sky().centre() for p in planes]     # refuses the one without a WCS
         _refuse_same_sky(band, planes, where, layout)
-        near,of = cKDTree(centres).query([v for v,_ in where]) if tiles else ([np.inf]*len(planes),)*2
-        for plane,name,(vector,radius),distance,i in zip(planes, names, where, near, of):
-            image = TileImage(plane.path, plane.hdu)
-            if distance <= radius/2 and band not in tiles[i].files: tiles[i].files[band] = image
-            else:
-                tiles.append(Tile(name, {band: image}))
-                centres.append(vector)
+        _place(tiles, centres, band, planes, names, where)
     return _with_own_names(tiles)
-
-def _with_own_names(tiles):
-    "Tiles whose names are told apart"
-    names = Counter(t.name for t in tiles)
-    for i,t in enumerate(tiles):
-        if names[t.name] > 1: t.name = f'{t.name}-{i}'
-    return tiles
 
 # %% ../../nbs/11_data.tiles.ipynb #9a033cd0
 def _template(source, brackets):
@@ -435,15 +463,20 @@ def _template(source, brackets):
     out = re.sub(r'\\{\w+\\}|\\\*', '[^/]*', out).replace(r'\?', '[^/]')
     return re.sub(r'\\\[(.+?)\\\]', r'[\1]', out) if brackets else out
 
-def _by_template(source, bands):
-    "band -> files, from a path with {band} in it"
-    paths = without_sisters(_fits_files(re.sub(r'\{\w+\}', '*', source)))
+# %% ../../nbs/11_data.tiles.ipynb #46104d16
+def _matched(source, paths):
+    "Pairs of a file and the band in its name; brackets are letters, unless only a choice of them matches"
     for brackets in (False,True):
         m = [(p, re.fullmatch(_template(source, brackets), p)) for p in paths]
         if any(o for _,o in m): break
+    return [(p, o['band']) for p,o in m if o]
+
+# %% ../../nbs/11_data.tiles.ipynb #16f70fdc
+def _by_template(source, bands):
+    "band -> files, from a path with {band} in it"
     found = {}
-    for p,o in m:
-        if o: found.setdefault(o['band'], []).append(p)
+    for p,band in _matched(source, without_sisters(_fits_files(re.sub(r'\{\w+\}', '*', source)))):
+        found.setdefault(band, []).append(p)
     if bands is None: return found
     own = {k: _own_band(k, bands) for k in found}
     return {b: found[k] for b in bands for k in found if own[k] == b}
@@ -468,6 +501,17 @@ def _listed_by_band(source, bands, known):
         return {b: without_sisters(_fits_files(source[b])) for b in (bands or source) if b in source}
     return _by_template(os.path.expanduser(str(source)), known) if '{band}' in str(source) else None
 
+# %% ../../nbs/11_data.tiles.ipynb #1b55bbb9
+def _unknown_names(source, paths, layout, asked):
+    "The error that says why no tile was found"
+    if not layout.patterns:
+        return InputError(f'How the files of {source} are named is not known, and not every header names its filter: '
+                          f'name a survey ({", ".join(tile_layouts)}), or list them by band, as in g=FILES')
+    return DataError(f'None of {len(paths)} files, such as {Path(paths[0]).name}, is named as {layout.name} names '
+                     f'tiles in {",".join(asked)}, nor does each header name its filter: list them by '
+                     'band instead, as in g=FILES')
+
+# %% ../../nbs/11_data.tiles.ipynb #d672f047
 def _found(paths, asked, layout, source):
     "Tiles of files that are not listed by band, by their names or headers"
     tiles = tiles_by_name(paths, layout, asked) if layout.patterns else []
@@ -475,12 +519,7 @@ def _found(paths, asked, layout, source):
     listed = _by_header(paths, asked, layout)
     if listed: return tiles_by_sky(listed, layout)
     if listed is not None and asked: raise DataError(f'{source} has no file in a band of {",".join(asked)}')
-    if not layout.patterns:
-        raise InputError(f'How the files of {source} are named is not known, and not every header names its filter: '
-                         f'name a survey ({", ".join(tile_layouts)}), or list them by band, as in g=FILES')
-    raise DataError(f'None of {len(paths)} files, such as {Path(paths[0]).name}, is named as {layout.name} names tiles '
-                    f'in {",".join(asked)}, nor does each header name its filter: list them by '
-                    'band instead, as in g=FILES')
+    raise _unknown_names(source, paths, layout, asked)
 
 # %% ../../nbs/11_data.tiles.ipynb #64dceee2
 def find_tiles(
