@@ -17,7 +17,7 @@ import numpy as np
 from astropy.table import Table
 from fastcore.basics import chunked, patch
 from ..core import DataError, log, progress
-from .cutoutfile import CutoutFile
+from .cutoutfile import MadeFile
 from .files import damage, file_labels, natural_key
 from .fits import (Plane, bad_pixels, card_values, check_weight_unit, fits_planes, hdu_bits, hdu_pixels,
                                  image_planes, inverse_variance, mask_rule, open_fits, plane_words, power_of_two,
@@ -48,7 +48,7 @@ def _names_in(plane, c):
             if all(isinstance(o, str) for o in names): return names
 
 # %% ../../nbs/09_data.fitsets.ipynb #a1be797f
-def _as_written(labels):
+def _bands_as_written(labels):
     "Names of HDUs as bands are written: 'r' for R, 'Ks' for KS; 'F444W' and near infrared Y stay"
     infrared = {'J','H'} & {*labels}
     short = {'KS': 'Ks'} | {k.upper(): b for k,b in _spelled.items()
@@ -59,7 +59,7 @@ def _as_written(labels):
 def _names_of(images):
     "The bands of images with a band each, or None"
     bands = [p.band for p in images]
-    labels = _as_written([p.label for p in images])
+    labels = _bands_as_written([p.label for p in images])
     if len(images) == 1: return [b for b in (*bands, *(k for k in labels if _is_band(k))) if b][:1] or None
     for names in (bands, labels if not any(bands) or all(map(_is_band, labels)) else []):
         if names and all(names) and len({*names}) == len(names): return names
@@ -263,36 +263,27 @@ class FitsLayout(Layout):
     def bands(self, found, attrs, survey, c): return band_names(attrs['names']) if attrs['names'] else None
 
 # %% ../../nbs/09_data.fitsets.ipynb #c88c1747
-class FitsSet(CutoutFile):
+class FitsSet(MadeFile):
     "FITS files of cutouts as one set"
     layouts = [FitsLayout()]
     _checked = 8
     sampled = False
-    many = True         # Takes the files of a set, one object each
-    beside = False
-    def __init__(self,
-        paths,         # The files
-        bands=None,    # As in `CutoutFile`
-        survey=None,   # As in `CutoutFile`
-        strict=True,   # As in `CutoutFile`
-        given=None,    # As in `CutoutFile`
-    ):
-        self._begin(paths, strict, given)
+    many = True
+    def _look(self, bands, survey):
         self._cards = None
         self._photometry = {}
         self._said = set()
-        self._held = (None,None)
         self.named = None if bands is None else band_names(bands)
         self.groups = self._groups()
         self.items = None
         self._list_objects()
-        self._settle([self._object(i) for i in _spread(len(self._numbers()), self._checked)])
+        self._settle([self._object(i) for i in _evenly(len(self._numbers()), self._checked)])
         self._describe(self._arrays(), bands, survey)
 
     def _numbers(self): return self.groups or self.items or self.files
 
 # %% ../../nbs/09_data.fitsets.ipynb #df69b09c
-def _spread(n, most):
+def _evenly(n, most):
     "At most so many numbers from 0 to n-1, spread evenly"
     return np.unique(np.linspace(0, n-1, most).astype(int))
 
@@ -312,7 +303,7 @@ def _groups(self:FitsSet):
     found = group_files(self.files)
     if found is None: return None
     groups = list(found.values())
-    for i in _spread(len(groups), self._checked):
+    for i in _evenly(len(groups), self._checked):
         if not all(_shows(p, b) for (b,kind),p in groups[i].items() if kind == 'image'): return None
     if not any(kind == 'image' for _,kind in groups[0]): return None
     self.group_names = list(found)
@@ -434,20 +425,20 @@ def _agree(self:FitsSet, o):
     self._same_scale(o, a)
 
 # %% ../../nbs/09_data.fitsets.ipynb #619ea0eb
-def _zeros(o): return [p.zero_point for p in o.photometry]
+def _zeros_of(o): return [p.zero_point for p in o.photometry]
 
-def _units(o): return {p.unit for p in o.photometry} - {''}
+def _units_of(o): return {p.unit for p in o.photometry} - {''}
 
 def _zero_in_words(z): return 'unknown' if z is None else f'{z:.6g}'
 
 @patch
 def _targets(self:FitsSet, o):
     "The set's zero point for each band of an object; refuse what cannot be brought to it"
-    mine = _units(o)
-    there = _units(self.first)
+    mine = _units_of(o)
+    there = _units_of(self.first)
     targets = self.zeros
     if o.bands != self.first.bands and o.bands: targets = [self.zeros[self.first.bands.index(b)] for b in o.bands]
-    for z,t in zip(_zeros(o), targets):
+    for z,t in zip(_zeros_of(o), targets):
         if (z is None) == (t is None): continue
         raise DataError(f'The zero point of {o.path} is {_zero_in_words(z)}, but that of {self.first.path} '
                         f'{_zero_in_words(t)}: they cannot be brought to one unit; open them apart, or state what they '
@@ -462,11 +453,11 @@ def _targets(self:FitsSet, o):
 def _factors(self:FitsSet, o):
     "What brings each band of an object to the set's zero point"
     if self.stated: return np.ones(len(o.image))
-    mine = _zeros(o)
+    mine = _zeros_of(o)
     targets = self._targets(o)
     moved = [z is not None and abs(z-t) > 1e-7 for z,t in zip(mine, targets)]
     if o is not self.first and any(m and abs(z-t) > 1e-3 for m,z,t in zip(moved, mine, targets)):
-        self._say('converted', f'{o.path} is in {", ".join(_units(o)) or "units"} of zero point {mine[0]:.6g}, '
+        self._say('converted', f'{o.path} is in {", ".join(_units_of(o)) or "units"} of zero point {mine[0]:.6g}, '
                   f'but {self.first.path} in {self.in_unit or "units"} of {targets[0]:.6g}: files are brought to '
                   'the zero point of the first')
     return np.array([flux_factor(z, t) if m else 1. for m,z,t in zip(moved, mine, targets)])
@@ -484,14 +475,14 @@ def _settle(self:FitsSet, looked):
     "What is decided once for the set, by the objects that were looked at"
     self.first = a = looked[0]
     self.stated = self.given.zero_point is not None or bool(self.given.unit)
-    zeros = _zeros(a)
+    zeros = _zeros_of(a)
     known = None not in zeros
     if not known and {*zeros} != {None}:
         log.warning(f'{a.path}: the zero point of {zeros.count(None)} of {len(zeros)} bands is unknown, '
                     'so that they are not brought to one unit: each band stays in its own')
     self.zeros = [zeros[0]]*len(zeros) if known else zeros
-    one = len(_units(a)) == 1 and (not known or max(zeros)-min(zeros) < 1e-6)
-    self.in_unit = next(iter(_units(a))) if one else unit_name(zeros[0]) if known else ''
+    one = len(_units_of(a)) == 1 and (not known or max(zeros)-min(zeros) < 1e-6)
+    self.in_unit = next(iter(_units_of(a))) if one else unit_name(zeros[0]) if known else ''
     for o in looked[1:]: self._agree(o)
     self._use_planes(looked)
     self._fit_float32(looked)
@@ -621,8 +612,8 @@ def _finished(self:FitsSet, o):
 
 # %% ../../nbs/09_data.fitsets.ipynb #31531d84
 @patch
-def _read_objects(self:FitsSet, rows):
-    "Pixels and inverse variances (or None) of some objects"
+def _make(self:FitsSet, rows):
+    "Pixels and inverse variances of some objects"
     out = []
     for r in rows:
         o = self._object(r)
@@ -632,38 +623,15 @@ def _read_objects(self:FitsSet, rows):
             raise DataError(f'{o.path} holds {x.dtype}, but {self.first.path} {self.kind}: open them apart')
         self._check_top(o, np.abs(x[np.isfinite(x)]).max(initial=0))
         out.append((x,w))
-    w = np.stack([w for _,w in out]).astype(np.float32) if self.with_ivar else None
-    return np.stack([x for x,_ in out]).astype(self.kind, copy=False),w
-
-# %% ../../nbs/09_data.fitsets.ipynb #b83a8051
-class _FitsArray:
-    "The n-th object's array, for n in rows"
-    attrs = {}
-    def __init__(self, s, kind, dtype):
-        self.s = s
-        self.kind = kind
-        self.dtype = dtype
-        self.ndim = 4
-        self.shape = (len(s._numbers()),len(s.first.image),*(s.sizes or s.first.shape[1:]))
-    def __len__(self): return self.shape[0]
-    def __getitem__(self, rows):
-        key = tuple(np.asarray(rows).tolist())
-        if self.kind == 'image' or self.s._held[0] != key:
-            image,ivar = self.s._read_objects(key)
-            self.s._held = key,ivar           # the inverse variances are asked for next
-            if self.kind == 'image': return image
-        return self.s._held[1]
+    made = dict(image=np.stack([x for x,_ in out]).astype(self.kind, copy=False))
+    return made | (dict(ivar=np.stack([w for _,w in out]).astype(np.float32)) if self.with_ivar else {})
 
 # %% ../../nbs/09_data.fitsets.ipynb #9e64bc69
 @patch
-def _arrays(self:FitsSet):
-    "The set as arrays whose rows are read when they are asked for"
-    kinds = dict(image=self.kind) | ({} if not self.with_ivar else dict(ivar=np.dtype('f4')))
-    return {k: _FitsArray(self, k, t) for k,t in kinds.items()}
-
-@patch
-@contextmanager
-def _reading(self:FitsSet, what): yield self._arrays()
+def _kinds(self:FitsSet):
+    "Pixels, and their inverse variances where all files have them"
+    shape = len(self._numbers()),len(self.first.image),*(self.sizes or self.first.shape[1:])
+    return dict(image=(shape,self.kind)) | (dict(ivar=(shape,'f4')) if self.with_ivar else {})
 
 @patch
 def _list(self:FitsSet, f): return f,dict(names=self.first.bands, pixel_scale=self.first.scale, origin='lower')

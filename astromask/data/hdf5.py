@@ -174,7 +174,7 @@ def take_rows(
     return out
 
 # %% ../../nbs/08_data.hdf5.ipynb #5fd792a1
-def _written(d, row):
+def _is_written(d, row):
     "Does this row of pixels exist in the file?"
     plist = d.id.get_create_plist()
     if plist.fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED: return True
@@ -192,7 +192,7 @@ def _unwritten(d, x, rows):
     few = x[(slice(None),*(slice(None, None, max(1, n//4)) for n in x.shape[1:]))].reshape(len(x), -1)
     blank = [i for i in np.flatnonzero(~few.any(1)) if not x[i].any()]
     k = d.chunks[0] if d.chunks else 1
-    there = {c: _written(d, c*k) for c in {int(rows[i])//k for i in blank}}
+    there = {c: _is_written(d, c*k) for c in {int(rows[i])//k for i in blank}}
     return [i for i in blank if not there[int(rows[i])//k]]
 
 # %% ../../nbs/08_data.hdf5.ipynb #2d3527b1
@@ -250,7 +250,7 @@ def _describe(self:H5File, f, bands, survey):
     d = f[self.images]
     self.chunk = d.chunks[0] if d.chunks else 1
     if d.id.get_create_plist().get_nfilters(): self.cache = max(32<<20, int(np.prod(d.chunks))*d.dtype.itemsize)
-    if self.dtype.kind != 'f' and not (_written(d, 0) and _written(d, self.n-1)): self.dtype = np.dtype('f4')
+    if self.dtype.kind != 'f' and not (_is_written(d, 0) and _is_written(d, self.n-1)): self.dtype = np.dtype('f4')
 
 # %% ../../nbs/08_data.hdf5.ipynb #a59e95d1
 @patch

@@ -15,11 +15,11 @@ import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from astropy.table import Table
 from fastcore.basics import patch
 from ..core import DataError, log
-from .cutoutfile import CutoutFile
+from .cutoutfile import CutoutFile, MadeFile
 from .files import damage
 from .formats import KINDS
 from .layouts import Layout
-from .pictures import PictureSet, RowArray
+from .pictures import PictureSet
 from .tables import read_table
 from ..files import check_file
 
@@ -187,7 +187,7 @@ class ParquetPictures(InParquet, PictureSet):
             yield x[0].as_py()
 
 # %% ../../nbs/09_data.parquet.ipynb #2b28a7d3
-def _in_bands(x):
+def _parts_by_band(x):
     "Name -> values of an object in all its bands: of a list of structs, or of a struct of lists; {} for none"
     x = x.flatten() if _is_list(x.type) else x
     parts = {x.type.field(i).name: x.field(i) for i in range(x.type.num_fields)}
@@ -205,7 +205,7 @@ def struct_arrays(
     x, # Arrow array of one row: a list of structs, or a struct of lists
 )->dict: # band (tuple of C), image (C,H,W), ivar, mask, scale (arcsec), as far as there are
     "The images of one object in the Multimodal Universe"
-    parts = {} if x.null_count else _in_bands(x)
+    parts = {} if x.null_count else _parts_by_band(x)
     if not parts: return {}
     out = dict(band=tuple(parts['band'].to_pylist()))
     for k,name in (('flux','image'), ('ivar','ivar'), ('mask','mask')):
@@ -229,24 +229,17 @@ class ListLayout(Layout):
     last = None
 
 # %% ../../nbs/09_data.parquet.ipynb #d3f06bdb
-class ParquetArrays(InParquet, CutoutFile):
+class ParquetArrays(InParquet, MadeFile):
     "A Parquet file with images as lists of numbers"
-    beside = False
     def __init__(self, path, column, schema, bands, survey, strict, given):
         self._begin_column(path, column, schema, strict, given, batch=8)
-        self.kept = (None,None)
         self.structs = image_kind(schema.field(column).type) == 'bands'
         self.layouts = [StructLayout() if self.structs else ListLayout()]
         with damage(self.path): self.first = self._first()
         self._describe(self._arrays(), bands, survey)
 
-    @contextmanager
-    def _reading(self, what):
-        self._check_unchanged()
-        yield self._arrays()
     def _list(self, f):
         return f,dict(pixel_scale=self.first.get('scale'), bands=self.first['band']) if self.structs else {}
-    def __getstate__(self): return self.__dict__ | dict(kept=(None,None))
 
 # %% ../../nbs/09_data.parquet.ipynb #7ace44e4
 @patch
@@ -274,11 +267,10 @@ def _first(self:ParquetArrays):
 
 # %% ../../nbs/09_data.parquet.ipynb #61786cfe
 @patch
-def _arrays(self:ParquetArrays):
-    "The arrays of the file, whose rows are made on demand"
+def _kinds(self:ParquetArrays):
+    "The arrays of the file"
     n = int(self.source.groups[-1])
-    some = {k: v for k,v in self.first.items() if k in ('image','ivar','mask')}
-    return {k: RowArray(lambda rows, k=k: self._rows(rows)[k], (n,*v.shape), v.dtype) for k,v in some.items()}
+    return {k: ((n,*v.shape),v.dtype) for k,v in self.first.items() if k in ('image','ivar','mask')}
 
 # %% ../../nbs/09_data.parquet.ipynb #b104a7b6
 @patch
@@ -293,13 +285,11 @@ def _bands_at(self:ParquetArrays, row, i):
 
 # %% ../../nbs/09_data.parquet.ipynb #48f2d58f
 @patch
-def _rows(self:ParquetArrays, rows):
-    "All arrays of some rows; asked for one after the other"
-    key = tuple(np.asarray(rows).tolist())
-    if self.kept[0] == key: return self.kept[1]
-    out = {k: np.full((len(key),*v.shape), np.nan if v.dtype.kind == 'f' and k == 'image' else 0, v.dtype)
-           for k,v in self.first.items() if k in ('image','ivar','mask')}
-    for n,i in enumerate(key):
+def _make(self:ParquetArrays, rows):
+    "All arrays of some rows"
+    out = {k: np.full((len(rows),*shape[1:]), np.nan if dtype.kind == 'f' and k == 'image' else 0, dtype)
+           for k,(shape,dtype) in self._kinds().items()}
+    for n,i in enumerate(rows):
         row = self._row(i)
         if 'image' not in row and out['image'].dtype.kind == 'f': continue
         at = self._bands_at(row, i)
@@ -308,7 +298,6 @@ def _rows(self:ParquetArrays, rows):
                 raise DataError(f'{self.path}: row {i} has {row[k].shape[1:] if k in row else "no"} {k}, '
                                 f'but the first {v.shape[2:]}')
             v[n,at] = row[k]
-    self.kept = key,out
     return out
 
 # %% ../../nbs/09_data.parquet.ipynb #46749ffe

@@ -16,13 +16,12 @@ import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
 from ..core import DataError, log
-from .cutoutfile import CutoutFile, stamp
+from .cutoutfile import CutoutFile, MadeFile, stamp
 from .files import damage, file_labels, natural_key
 from .fits import inverse_variance, plane_words
 from .formats import KINDS
 from .hdf5 import H5File
 from .layouts import Layout
-from .pictures import RowArray
 from .tables import read_table
 from ..files import check_file
 from ..units import header_photometry
@@ -66,14 +65,9 @@ def _zarr_group(path, layouts):
 class ZarrSet(CutoutFile):
     "A Zarr folder, version 2 or 3"
     layouts = H5File.layouts
-    def __init__(self,
-        path,          # The folder
-        bands=None,    # As in `CutoutFile`
-        survey=None,   # As in `CutoutFile`
-        strict=True,   # As in `CutoutFile`
-        given=None,    # As in `CutoutFile`
-    ):
-        self._begin([str(path).rstrip('/')], strict, given)
+    def _look(self, bands, survey):
+        self.path = self.path.rstrip('/')
+        self.files = (self.path,)
         self.stamp = self._stamp()
         _check_codecs(self.path)
         with self._reading('opened') as f:
@@ -116,7 +110,7 @@ def _take(self:ZarrSet, d, rows):
     return x
 
 # %% ../../nbs/09_data.trees.ipynb #059ebebc
-def _inside(o): return list(o.values()) if isinstance(o, Mapping) else o if isinstance(o, list) else []
+def _children(o): return list(o.values()) if isinstance(o, Mapping) else o if isinstance(o, list) else []
 
 def _points_away(o):
     "Does a node name another tree, or an array in another file?"
@@ -133,7 +127,7 @@ def _check_tree(raw, path):
             raise DataError(f'{path} points at other files, which is not followed: write it '
                             'again with its arrays inside')
         sizes[id(o)] = np.inf                        # until it is known, for a tree that contains itself
-        sizes[id(o)] = 1+sum(size(k) for k in _inside(o))
+        sizes[id(o)] = 1+sum(size(k) for k in _children(o))
         return sizes[id(o)]
     if size(raw) > 1e6:
         raise DataError(f'{path} repeats its own parts so often that its tree would not fit into '
@@ -299,26 +293,14 @@ class AsdfLayout(Layout):
     images = 'image'
 
 # %% ../../nbs/09_data.trees.ipynb #5c1da907
-class AsdfSet(CutoutFile):
+class AsdfSet(MadeFile):
     "ASDF files, one object each, or one for each band of an object as their names tell, as one set"
     layouts = [AsdfLayout()]
     many = True
-    beside = False
-    def __init__(self,
-        paths,         # The files
-        bands=None,    # As in `CutoutFile`
-        survey=None,   # As in `CutoutFile`
-        strict=True,   # As in `CutoutFile`
-        given=None,    # As in `CutoutFile`
-    ):
-        self._begin(paths, strict, given)
-        self.kept = (None,None)
+    def _look(self, bands, survey):
         self.groups = by_object(self.files)
         self.first = self._object(0)
         self._describe(self._arrays(), bands, survey)
-    def __getstate__(self): return self.__dict__ | dict(kept=(None,None))
-    @contextmanager
-    def _reading(self, what): yield self._arrays()
     def _row_ids(self, labels): return np.array(list(self.groups))
 
 # %% ../../nbs/09_data.trees.ipynb #488554c7
@@ -347,11 +329,9 @@ def _object(self:AsdfSet, i):
 
 # %% ../../nbs/09_data.trees.ipynb #5f2ec41e
 @patch
-def _rows(self:AsdfSet, rows):
+def _make(self:AsdfSet, rows):
     "Arrays of some objects, which must be as the first is"
-    key = tuple(np.asarray(rows).tolist())
-    if self.kept[0] == key: return self.kept[1]
-    objects = [self._object(i) for i in key]
+    objects = [self._object(i) for i in rows]
     first = self.first
     for o in objects:
         for what,a,b in (('shape',o['image'].shape,first['image'].shape), ('bands',o['bands'],first['bands']),
@@ -360,16 +340,13 @@ def _rows(self:AsdfSet, rows):
     out = dict(image=np.stack([o['image'] for o in objects]).astype(first['image'].dtype, copy=False))
     if first['ivar'] is not None:
         out['ivar'] = np.stack([np.zeros(o['image'].shape, 'f4') if o['ivar'] is None else o['ivar'] for o in objects])
-    self.kept = key,out
     return out
 
 # %% ../../nbs/09_data.trees.ipynb #c62aac4b
 @patch
-def _arrays(self:AsdfSet):
-    "The set as arrays whose rows are read when they are asked for"
-    kinds = {k: self.first[k] for k in ('image','ivar') if self.first[k] is not None}
-    return {k: RowArray(lambda rows, k=k: self._rows(rows)[k], (len(self.groups),*v.shape), v.dtype)
-            for k,v in kinds.items()}
+def _kinds(self:AsdfSet):
+    "Its arrays are as those of the first object"
+    return {k: ((len(self.groups),*x.shape),x.dtype) for k in ('image','ivar') if (x := self.first[k]) is not None}
 
 # %% ../../nbs/09_data.trees.ipynb #83f40e47
 @patch

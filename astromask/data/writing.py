@@ -55,7 +55,7 @@ def whole_h5(
             sink.check()
 
 # %% ../../nbs/09_data.writing.ipynb #0c8caa41
-def _blocks(images, k):
+def _in_blocks(images, k):
     "Images as arrays of about k rows"
     if not isinstance(images, Iterable) and not hasattr(images, 'shape'):
         raise InputError(f'Images are an array, Cutouts or blocks of them, not {type(images).__name__}')
@@ -99,7 +99,7 @@ def _append(d, x):
 def _write_pixels(f, sink, name, images, dtype, c, checksum=False):
     "Store images block by block, in chunks near 1 MiB; how many there were"
     d = None
-    for x in _blocks(images, 256):
+    for x in _in_blocks(images, 256):
         x = _cast(x, dtype, f'The images of `{name}`')
         if d is None:
             if x.shape[1] != c: raise InputError(f'{c} bands are named, but `{name}` has {x.shape[1]}')
