@@ -12,7 +12,7 @@ __all__ = ['Verbs', 'main', 'split_bands', 'simulate', 'inspect', 'fetch', 'pack
 import logging, os, sys
 import click
 from .core import AstroMaskError, InputError, start_logging
-from .runs import check_parameters, experiments, find_experiment, read_parameters, read_params_file, run_experiment
+from .runs import experiments, find_experiment, read_parameters, read_params_file, run_experiment
 
 # %% ../nbs/71_cli.ipynb #c5944121
 class Verbs(click.Group):
@@ -63,17 +63,22 @@ def simulate(out, n, survey, bands, seed, ivar, overwrite):
     click.echo(simulate_survey(out, n, survey=survey, bands=split_bands(bands), seed=seed, overwrite=overwrite,
                                ivar=ivar))
 
+# %% ../nbs/71_cli.ipynb #de7ed6fd
+def _options(*options):
+    "Options as one decorator"
+    def add(f):
+        for o in reversed(options): f = o(f)
+        return f
+    return add
+
 # %% ../nbs/71_cli.ipynb #4bca12b6
-def _told(f):
-    "What is said of files that do not tell it themselves"
-    options = [
-        click.option('--bands', default='', help='The bands wanted; or all, in stored order, where a file does not tell.'),
-        click.option('--survey', default='', help='The survey whose bands they are, where a file does not tell.'),
-        click.option('--unit', default='',
-                     help='What one unit of a pixel is (nJy, nanomaggy, MJy/sr), where a file does not tell.'),
-        click.option('--zero-point', type=float, help='AB magnitude of one unit, where a file does not tell.')]
-    for o in reversed(options): f = o(f)
-    return f
+# what is said of files that do not tell it themselves
+_told = _options(
+    click.option('--bands', default='', help='The bands wanted; or all, in stored order, where a file does not tell.'),
+    click.option('--survey', default='', help='The survey whose bands they are, where a file does not tell.'),
+    click.option('--unit', default='',
+                 help='What one unit of a pixel is (nJy, nanomaggy, MJy/sr), where a file does not tell.'),
+    click.option('--zero-point', type=float, help='AB magnitude of one unit, where a file does not tell.'))
 
 # %% ../nbs/71_cli.ipynb #c2537eac
 @main.command()
@@ -120,34 +125,32 @@ def fetch(name, out, n, bands):
 def pack(source, out, bands, survey, dtype, checksum, overwrite, **measure):
     """Rewrite cutout files of any layout into one that is read fast.
 
-    SOURCE: files, a folder or a quoted glob: HDF5, FITS, NumPy, PyTorch, ASDF and Zarr; pictures (a folder for each class, or a table beside them), tar archives of them, and Parquet."""
+    SOURCE: files, a folder or a quoted glob: HDF5, FITS, NumPy, PyTorch, ASDF and Zarr; pictures (a folder for each
+    class, or a table beside them), tar archives of them, and Parquet."""
     from astromask.data.catalogs import merge
     click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None,
                      overwrite, dtype, checksum, **measure))
 
 # %% ../nbs/71_cli.ipynb #adf5608f
-def _tables(f):
-    "What predict and embed have in common"
-    options = [click.argument('model', metavar='MODEL'), click.argument('file', nargs=-1, required=True),
-        click.option('--out', required=True, metavar='TABLE',
-                     help='The table to write: .parquet or .fits; its report goes beside it (TABLE.report.json).'),
-        click.option('--shard', default='', metavar='I/N',
-                     help='Part I of N (from 1), in a table of its own; N alone takes I from SLURM, in an '
-                     'array or as one of N tasks.'),
-        click.option('--merge', default=0, metavar='N', type=click.IntRange(min=0),
-                     help='Join the N shards that are there into TABLE.'),
-        click.option('--bs', default=256, show_default=True, type=click.IntRange(min=1), help='Objects in a block.'),
-        click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.'),
-        click.option('--views', type=int,
-                     help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
-        _told,
-        click.option('--resample', is_flag=True,
-                     help='Bring pixels to the size of those that the model was trained on.'),
-        click.option('--columns', default='',
-                     help='Columns of the catalogues to take along, with commas between them; whole numbers exactly.'),
-        click.option('--overwrite', is_flag=True, help='Replace TABLE if it is there.')]
-    for o in reversed(options): f = o(f)
-    return f
+# what predict and embed have in common
+_tables = _options(
+    click.argument('model', metavar='MODEL'), click.argument('file', nargs=-1, required=True),
+    click.option('--out', required=True, metavar='TABLE',
+                 help='The table to write: .parquet or .fits; its report goes beside it (TABLE.report.json).'),
+    click.option('--shard', default='', metavar='I/N',
+                 help='Part I of N (from 1), in a table of its own; N alone takes I from SLURM, in an '
+                 'array or as one of N tasks.'),
+    click.option('--merge', default=0, metavar='N', type=click.IntRange(min=0),
+                 help='Join the N shards that are there into TABLE.'),
+    click.option('--bs', default=256, show_default=True, type=click.IntRange(min=1), help='Objects in a block.'),
+    click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.'),
+    click.option('--views', type=int,
+                 help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
+    _told,
+    click.option('--resample', is_flag=True, help='Bring pixels to the size of those that the model was trained on.'),
+    click.option('--columns', default='',
+                 help='Columns of the catalogues to take along, with commas between them; whole numbers exactly.'),
+    click.option('--overwrite', is_flag=True, help='Replace TABLE if it is there.'))
 
 # %% ../nbs/71_cli.ipynb #94e3f4e4
 def _write_table(task, file, shard, bands, survey, columns, **options):
@@ -163,7 +166,8 @@ def _write_table(task, file, shard, bands, survey, columns, **options):
 @click.option('--pdf', is_flag=True, help='Keep the PDFs of redshifts, as lists.')
 @click.option('--raw', is_flag=True, help="As the network says it, without the model's calibration.")
 def predict(model, file, views, pdf, raw, **options):
-    """Ask a trained MODEL about every object of FILE (or several, or quoted globs): cutouts, or tables for a model of magnitudes alone.
+    """Ask a trained MODEL about every object of FILE (or several, or quoted globs): cutouts, or tables for a model of
+    magnitudes alone.
 
     Interrupted, the same command starts again; a table that is done is left alone."""
     from astromask.models.weights import load_model
@@ -217,6 +221,7 @@ def tile_sources(
 def _hdu(text): return int(text) if text.isdecimal() else text or None
 
 def _zero_point(text):
+    "--zero-point as `ingest` takes it"
     try:
         if '=' not in text: return float(text) if text else None
         return {b.strip(): float(z) for b,z in (o.split('=') for o in text.split(','))}
@@ -232,39 +237,52 @@ def _units(text):
         raise InputError(f'--unit {text!r} is neither a unit nor BAND=UNIT,...')
     return {b.strip(): u.strip() for b,_,u in pairs}
 
+# %% ../nbs/71_cli.ipynb #1516527a
+_tile_options = _options(
+    click.option('--tiles', multiple=True, required=True,
+                 help='Folder or glob of FITS tiles; BAND=GLOB, repeated; or a path with {band}.'),
+    click.option('--survey', help='How tiles are named: hsc, unions or legacy; or any known survey.'),
+    click.option('--image-hdu', default='', help='Where images are, if not where the survey has them.'),
+    click.option('--mask-hdu', default='', help='Where masks are.'),
+    click.option('--variance-hdu', default='', help='Where variances are.'),
+    click.option('--mask-planes', default='', help='More mask planes that mean missing: names or bits, with commas.'),
+    click.option('--zero-point', default='',
+                 help='AB magnitude of one unit, where headers do not tell; or BAND=MAGNITUDE with commas.'),
+    click.option('--unit', default='',
+                 help='What one unit is, such as nJy, where headers do not tell; or BAND=UNIT with commas.'),
+    click.option('--no-masks', is_flag=True, help='Ignore masks.'),
+    click.option('--no-weights', is_flag=True, help='Ignore variances.'))
+
+# %% ../nbs/71_cli.ipynb #3f742e95
+_catalog_options = _options(
+    click.option('--catalog', help='FITS, Parquet, VOTable or CSV with positions; a regular grid without it.'),
+    click.option('--overlap', default=0.4, show_default=True, help='Of neighbours on a grid, as a share of a side.'),
+    click.option('--ra', default='', help='Column of right ascensions in degrees; the usual names are found.'),
+    click.option('--dec', default='', help='Column of declinations in degrees.'),
+    click.option('--x', default='', help='Column of pixel positions (columns of the image), for images without a WCS.'),
+    click.option('--y', default='', help='Column of pixel positions (rows).'),
+    click.option('--first-pixel', type=click.IntRange(0, 1),
+                 help='What --x and --y call the first pixel: 1 for X_IMAGE and its like, else 0, without it.'))
+
+# %% ../nbs/71_cli.ipynb #462371a9
+_cut_options = _options(
+    click.option('--bands', default='',
+                 help='Letters, or names with commas between them; all that are there without it.'),
+    click.option('--size', default=64, show_default=True, help='Pixels on a side.'),
+    click.option('--pixel-scale', type=float, help='Resample to this many arcsec per pixel, north up, centred.'),
+    click.option('--min-bands', default=1, show_default=True, help='Bands in which an object must have a valid pixel.'),
+    click.option('--min-valid', default=0., show_default=True, help='Share of its pixels that must be valid.'),
+    click.option('--dtype', default='float32', show_default=True, type=click.Choice(['float32','float16']),
+                 help='Of the pixels.'),
+    click.option('--processes', default=0, help='Worker processes; one per core without it.'),
+    click.option('--overwrite', is_flag=True, help='Replace OUT if it is there.'))
+
 # %% ../nbs/71_cli.ipynb #166165a7
 @main.command()
 @click.argument('out', type=click.Path(dir_okay=False))
-@click.option('--tiles', multiple=True, required=True,
-              help='Folder or glob of FITS tiles; BAND=GLOB, repeated; or a path with {band}.')
-@click.option('--catalog', help='FITS, Parquet, VOTable or CSV with positions; a regular grid without it.')
-@click.option('--survey', help='How tiles are named: hsc, unions or legacy; or any known survey.')
-@click.option('--bands', default='', help='Letters, or names with commas between them; all that are there without it.')
-@click.option('--size', default=64, show_default=True, help='Pixels on a side.')
-@click.option('--overlap', default=0.4, show_default=True, help='Of neighbours on a grid, as a share of a side.')
-@click.option('--ra', default='', help='Column of right ascensions in degrees; the usual names are found.')
-@click.option('--dec', default='', help='Column of declinations in degrees.')
-@click.option('--image-hdu', default='', help='Where images are, if not where the survey has them.')
-@click.option('--mask-hdu', default='', help='Where masks are.')
-@click.option('--variance-hdu', default='', help='Where variances are.')
-@click.option('--mask-planes', default='', help='More mask planes that mean missing: names or bits, with commas.')
-@click.option('--zero-point', default='',
-              help='AB magnitude of one unit, where headers do not tell; or BAND=MAGNITUDE with commas.')
-@click.option('--unit', default='', help='What one unit is, such as nJy, where headers do not tell; '
-              'or BAND=UNIT with commas.')
-@click.option('--x', default='', help='Column of pixel positions (columns of the image), for images without a WCS.')
-@click.option('--y', default='', help='Column of pixel positions (rows).')
-@click.option('--first-pixel', type=click.IntRange(0, 1),
-              help='What --x and --y call the first pixel: 1 for X_IMAGE and its like, else 0, without it.')
-@click.option('--pixel-scale', type=float, help='Resample to this many arcsec per pixel, north up, centred.')
-@click.option('--no-masks', is_flag=True, help='Ignore masks.')
-@click.option('--no-weights', is_flag=True, help='Ignore variances.')
-@click.option('--min-bands', default=1, show_default=True, help='Bands in which an object must have a valid pixel.')
-@click.option('--min-valid', default=0., show_default=True, help='Share of its pixels that must be valid.')
-@click.option('--dtype', default='float32', show_default=True, type=click.Choice(['float32','float16']),
-              help='Of the pixels.')
-@click.option('--processes', default=0, help='Worker processes; one per core without it.')
-@click.option('--overwrite', is_flag=True, help='Replace OUT if it is there.')
+@_tile_options
+@_catalog_options
+@_cut_options
 def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, zero_point, unit, no_masks, no_weights,
            **options):
     """Cut objects out of survey tiles into OUT (HDF5).
@@ -279,14 +297,16 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
                            zero_point=_zero_point(zero_point), unit=_units(unit),
                            masks=not no_masks, weights=not no_weights, **hdus, **options))
 
-# %% ../nbs/71_cli.ipynb #800c9584
+# %% ../nbs/71_cli.ipynb #3d7a9f27
 def _list_experiments():
     for name,path in experiments().items(): click.echo(f'{name:<20} {path}')
 
 def _list_parameters(notebook):
+    "What can be set in an experiment"
     for name,p in read_parameters(notebook).items():
         if name != 'run_dir': click.echo(f'{name + ": " + p.type + " = " + repr(p.default):<36} # {p.help}')
 
+# %% ../nbs/71_cli.ipynb #800c9584
 @main.command()
 @click.argument('name', required=False)
 @click.option('-p', 'given', nargs=2, multiple=True, metavar='KEY VALUE', help='Set a parameter; repeat for more.')
@@ -298,7 +318,8 @@ def _list_parameters(notebook):
 def run(name, given, file, out, nproc, parameters):
     """Run the experiment NAME (or a notebook's path), or continue it in DIR.
 
-    Exit codes: 0 done (or to be started again by SLURM), 75 stopped and to be continued by the same command, 2 bad input, 1 failed."""
+    Exit codes: 0 done (or to be started again by SLURM), 75 stopped and to be continued by the same command, 2 bad
+    input, 1 failed."""
     if not name: return _list_experiments()
     if parameters: return _list_parameters(find_experiment(name))
     run_experiment(name, (read_params_file(file) if file else {}) | dict(given), out, nproc)
