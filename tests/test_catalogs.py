@@ -40,6 +40,13 @@ def test_cross_match_fills_and_keeps():
     with pytest.raises(InputError, match='more than 0'): match_sky(t, other, within=0)
     with pytest.raises(InputError, match='more than one value'): cross_match(t, Table(dict(ra=[1.], dec=[0.], p=[[1,2]])), 'p')
 
+def test_what_cannot_be_filled_in_is_refused():
+    t = Table(dict(ra=[1.,2.], dec=[0.,0.], kind=['a','b']))
+    with pytest.raises(InputError, match="no column 'zz'"): cross_match(t, t, 'zz')
+    with pytest.raises(InputError, match='no columns ra and dec'): cross_match(t, t['kind',], 'kind')
+    with pytest.raises(InputError, match='rename one'): cross_match(t, Table(dict(ra=[1.], dec=[2.], kind=[3])), 'kind')
+    assert match_sky(t, t[:0])[0].max() == -1
+
 def test_matches_in_radians_and_what_was_found_before_is_kept():
     t = Table(dict(ra=[10.,20,0,0], dec=[1.,2,0,0], separation=[5.,6,7,8]))
     other = Table(dict(RA=np.radians([20.,10]), DEC=np.radians([2.,1]), z=[.2,.1]), units=dict(RA='rad', DEC='rad'))
@@ -85,6 +92,18 @@ def test_merge_and_partition(tmp_path):
     assert some.catalog['id'].tolist() == ['a9','a3','a5']
     with pytest.raises(InputError, match='exists'): merge(pieces, tmp_path/'back.h5')
     with pytest.raises(InputError, match='one object or more'): partition(whole, tmp_path/'r', size=0)
+
+def test_rows_that_are_not_there_make_no_file(tmp_path):
+    a,b = (Cutouts.write(tmp_path/f'{k}.h5', np.ones((20,1,8,8), 'f4'), bands='r') for k in 'ab')
+    c = Cutouts.open([a,b])
+    partition(c, tmp_path/'pieces', size=16)
+    more = tmp_path/'more'
+    for words,ask in (('one of the files', lambda: merge([a,b], b)), ('exists', lambda: partition(c, tmp_path/'pieces', size=16)),
+                      ('either size', lambda: partition(c, more)), ('leave it out', lambda: partition(c, more, parts=dict(train=[1,2], test=[]))),
+                      ("Row 99 of the part 'a'", lambda: partition(c, more, parts=dict(a=[99]))), ('whole numbers', lambda: partition(c, more, parts=dict(a=['x']))),
+                      ('No rows', lambda: write_rows(tmp_path/'none.h5', c, []))):
+        with pytest.raises(InputError, match=words): ask()
+    assert not more.exists() and not (tmp_path/'none.h5').exists()
 
 def test_merge_of_files_with_other_columns_and_half_precision(tmp_path):
     x = np.random.default_rng(0).normal(size=(20,1,8,8)).astype(np.float16)

@@ -5,7 +5,8 @@ import h5py, numpy as np, pytest
 from click.testing import CliRunner
 from astromask.cli import main
 from astromask.data.cutouts import Cutouts
-from astromask.data.inspect import contact_sheet, inspect_cutouts
+from astromask.core import InputError
+from astromask.data.inspect import contact_sheet, inspect_cutouts, write_report
 from astromask.plots import missing_colour
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -102,6 +103,13 @@ def test_command(tmp_path):
     with h5py.File(tmp_path/'b.h5', 'w') as f: f['cutouts'] = x
     assert 'does not tell its bands' in call('inspect', tmp_path/'b.h5').output
     assert 'does not tell its bands' not in call('inspect', tmp_path/'b.h5', '--bands', 'gri').output
+
+def test_report_and_sheet_are_written(tmp_path):
+    path = Cutouts.write(tmp_path/'a.h5', noise(), bands='gri')
+    r = inspect_cutouts(path, n=4)
+    write_report(r, contact_sheet(path, r, n=8), tmp_path/'s.png', tmp_path/'r.json')
+    assert r['sampled'] == 4 and (tmp_path/'s.png').read_bytes().startswith(b'\x89PNG') and json.loads((tmp_path/'r.json').read_text())['wrong'] == r['wrong']
+    with pytest.raises(InputError, match='exists'): write_report(r, json_path=tmp_path/'r.json')
 
 @needs_real
 def test_real_files():
