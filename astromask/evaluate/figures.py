@@ -12,7 +12,7 @@ __all__ = ['confusion_figure', 'roc_figure', 'per_class_figure', 'reliability_fi
 import numpy as np
 from astropy.table import Table
 from ..core import InputError
-from .metrics import _scored, roc_auc, share_error
+from .metrics import with_probability, roc_auc, share_error
 from .pdfs import central_interval, check_pdfs, pit_uniformity, quantiles
 from ..plots import axes_grid, colour_image, image_origin, show_tile, text_width, wrap_text
 
@@ -32,17 +32,19 @@ def _labels(ax, x, y, title=None):
 def _legend(ax, **kw):
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7, **kw)
 
+def _say(ax, why): ax.text(.5, .5, why, transform=ax.transAxes, ha='center', va='center', fontsize=8, wrap=True)
+
+def _named(tables): return {'': tables} if isinstance(tables, Table) else dict(tables)
+
+# %% ../../nbs/34_evaluate.figures.ipynb #da0710a1
 def _legend_below(fig, ax):
+    "A legend of long names, for which the figure grows"
     handles,names = ax.get_legend_handles_labels()
     if not names: return
     width,height = fig.get_size_inches()
     width = min(max([width, *(text_width(o)+.7 for o in names)]), 6.)
     fig.set_size_inches(width, height+.16*len(names)+.1)
     fig.legend(handles, [wrap_text(o, width-.6, lines=1) for o in names], fontsize=7, loc='outside lower center')
-
-def _say(ax, why): ax.text(.5, .5, why, transform=ax.transAxes, ha='center', va='center', fontsize=8, wrap=True)
-
-def _named(tables): return {'': tables} if isinstance(tables, Table) else dict(tables)
 
 # %% ../../nbs/34_evaluate.figures.ipynb #26227ccc
 def _matrix(ax, values, texts, names, high, cell):
@@ -65,11 +67,12 @@ def confusion_figure(
     if c.shape != (k, k): raise InputError(f'The confusion matrix has shape {c.shape}, and there are {k} names')
     total = c.sum(1, keepdims=True)
     percent = np.where(total > 0, 100*c/np.maximum(total, 1), np.nan)
+    shares = np.where(np.isnan(percent), '', [[f'{v:.0f}' for v in row] for row in np.nan_to_num(percent)])
+
     side = max(1.8, .4*k)
     room = max((text_width(str(o), 7) for o in names), default=0)
     fig,((a,b),) = _panels(1, 2, 2*side+room+.6, side+.75*room+.8, sharey=True)
     _matrix(a, c, c.astype(str), names, max(c.max(initial=0), 1), side/max(k, 1))
-    shares = np.where(np.isnan(percent), '', [[f'{v:.0f}' for v in row] for row in np.nan_to_num(percent)])
     _matrix(b, percent, shares, names, 100, side/max(k, 1))
     _labels(a, 'predicted class', 'true class', f'{c.sum()} objects')
     _labels(b, 'predicted class', '', 'per cent of the true class')
@@ -84,13 +87,14 @@ def roc_figure(
     "Receiver operating characteristic of each class against the rest, with the area under it"
     from sklearn.metrics import roc_curve
     areas = roc_auc(y_true, probability, names)
-    y,p = _scored(y_true, probability, names)
+    y,p = with_probability(y_true, probability, names)
     fig,((ax,),) = _panels(1, 1, 3.4, 3.2)
     ax.plot([0, 1], [0, 1], 'k:', lw=.8)
     for k in range(1 if len(names) == 2 else 0, len(names)):
         if np.isnan(areas[k]): continue
         false,true,_ = roc_curve(y == k, p[:,k])
-        ax.plot(false, true, lw=1.2, color=f'C{k}', label=f'{names[k]}: area {areas[k]:.3f}, {(y == k).sum()} objects')
+        label = f'{names[k]}: area {areas[k]:.3f}, {(y == k).sum()} objects'
+        ax.plot(false, true, lw=1.2, color=f'C{k}', label=label)
     if np.isnan(areas).all(): _say(ax, f'no curve: the {len(y)} objects are not of two classes')
     ax.set(xlim=(-.01, 1.01), ylim=(-.01, 1.01))
     _labels(ax, 'false positive rate', 'true positive rate')
@@ -103,16 +107,10 @@ def per_class_figure(
 ):         # Figure
     "Precision and recall of each class"
     k = len(table)
-    fig,((ax,),) = _panels(1, 1, 3.2+max((text_width(str(o), 7) for o in table['class']), default=0), .8+.42*max(k, 1))
-    for off,name in ((-.2,'precision'), (.2,'recall')):
-        values = np.asarray(table[name], float)
-        shares = np.nan_to_num(values)
-        n = np.asarray(table['predicted' if name == 'precision' else 'support'])
-        error = np.nan_to_num(share_error(shares, n))
-        ax.barh(np.arange(k)+off, shares, height=.38, label=name, xerr=error, error_kw=dict(lw=.8))
-        for i in range(k):
-            ax.text(shares[i]+error[i]+.01, i+off, 'none' if np.isnan(values[i]) else f'{shares[i]:.2f}', va='center',
-                    fontsize=7)
+    width = 3.2+max((text_width(str(o), 7) for o in table['class']), default=0)
+    fig,((ax,),) = _panels(1, 1, width, .8+.42*max(k, 1))
+    _share_bars(ax, table, 'precision', 'predicted', -.2)
+    _share_bars(ax, table, 'recall', 'support', .2)
     ax.set_yticks(range(k), [f'{c} ({n})' for c,n in zip(table['class'], table['support'])])
     ax.set(xlim=(0, 1.15))
     ax.invert_yaxis()
@@ -120,6 +118,17 @@ def per_class_figure(
     if k: fig.legend(*ax.get_legend_handles_labels(), fontsize=7, loc='outside upper center', ncols=2)
     else: _say(ax, 'no classes')
     return fig
+
+# %% ../../nbs/34_evaluate.figures.ipynb #58d8288d
+def _share_bars(ax, table, name, of, off):
+    "Bars of a share, with its error and in numbers; `of`: the column with the objects that it is a share of"
+    values = np.asarray(table[name], float)
+    shares = np.nan_to_num(values)
+    error = np.nan_to_num(share_error(shares, np.asarray(table[of])))
+    ax.barh(np.arange(len(table))+off, shares, height=.38, label=name, xerr=error, error_kw=dict(lw=.8))
+    for i,v in enumerate(values):
+        text = 'none' if np.isnan(v) else f'{v:.2f}'
+        ax.text(shares[i]+error[i]+.01, i+off, text, va='center', fontsize=7)
 
 # %% ../../nbs/34_evaluate.figures.ipynb #a756e8e2
 def reliability_figure(
@@ -129,19 +138,23 @@ def reliability_figure(
     fig,((a,),(b,)) = _panels(2, 1, 3.4, 3.8, sharex=True, height_ratios=(3, 1))
     a.plot([0, 1], [0, 1], 'k:', lw=.8)
     for i,(name,t) in enumerate(_named(tables).items()):
-        t = t[np.asarray(t['n']) > 0]
-        n = np.asarray(t['n'])
-        y = np.asarray(t['accuracy'], float)
-        gap = (n*abs(y-np.asarray(t['confidence']))).sum()/max(n.sum(), 1)
-        a.errorbar(t['confidence'], y, share_error(y, n), marker='o', ms=3, lw=1.2, elinewidth=.8, color=f'C{i}',
-                   label=f'{name+": " if name else ""}calibration error {gap:.3f}')
-        if len(t): b.step(y=np.repeat(n, 2), x=np.stack([t['low'], t['high']], 1).ravel(), color=f'C{i}', lw=1)
-        else: _say(a, 'no probabilities')
+        _reliability_curve(a, b, t[np.asarray(t['n']) > 0], name, f'C{i}')
     a.set(xlim=(0, 1), ylim=(0, 1.02))
     _labels(a, '', 'share that is right')
     _labels(b, 'probability of the likeliest class', 'objects')
     _legend_below(fig, a)
     return fig
+
+# %% ../../nbs/34_evaluate.figures.ipynb #002d5dfa
+def _reliability_curve(a, b, t, name, color):
+    n = np.asarray(t['n'])
+    y = np.asarray(t['accuracy'], float)
+    gap = (n*abs(y-np.asarray(t['confidence']))).sum()/max(n.sum(), 1)
+    label = f'{name+": " if name else ""}calibration error {gap:.3f}'
+    style = dict(marker='o', ms=3, lw=1.2, elinewidth=.8)
+    a.errorbar(t['confidence'], y, share_error(y, n), color=color, label=label, **style)
+    if len(t): b.step(y=np.repeat(n, 2), x=np.stack([t['low'], t['high']], 1).ravel(), color=color, lw=1)
+    else: _say(a, 'no probabilities')
 
 # %% ../../nbs/34_evaluate.figures.ipynb #7199134c
 def binned_figure(
@@ -155,12 +168,7 @@ def binned_figure(
     from matplotlib.ticker import NullFormatter
     fig,((a,),(b,)) = _panels(2, 1, 3.8, 3.4, sharex=True, height_ratios=(3, 1))
     for i,(name,t) in enumerate(_named(tables).items()):
-        if metric not in t.colnames:
-            raise InputError(f'There is no {metric!r} in the table; it has {", ".join(t.colnames)}')
-        t = t[np.isfinite(np.asarray(t[metric], float))]
-        error = np.nan_to_num(np.asarray(t[metric+'_error'], float)) if metric+'_error' in t.colnames else None
-        a.errorbar(t['center'], t[metric], error, marker='o', ms=3, lw=1.2, elinewidth=.8, capsize=2, color=f'C{i}',
-                   label=name or None)
+        t = _binned_curve(a, t, metric, name, f'C{i}')
         if not len(t): _say(a, f'no {x} with a {label or metric}')
         elif i == 0: b.bar(t['low'], t['n'], width=t['high']-t['low'], align='edge', color='.8', edgecolor='w')
     if log:
@@ -170,6 +178,17 @@ def binned_figure(
     _labels(b, x, 'objects')
     _legend_below(fig, a)
     return fig
+
+# %% ../../nbs/34_evaluate.figures.ipynb #4bb4fd33
+def _binned_curve(ax, t, metric, name, color):
+    "A metric with its errors; the bins that have one"
+    if metric not in t.colnames:
+        raise InputError(f'There is no {metric!r} in the table; it has {", ".join(t.colnames)}')
+    t = t[np.isfinite(np.asarray(t[metric], float))]
+    error = np.nan_to_num(np.asarray(t[metric+'_error'], float)) if metric+'_error' in t.colnames else None
+    style = dict(marker='o', ms=3, lw=1.2, elinewidth=.8, capsize=2)
+    ax.errorbar(t['center'], t[metric], error, color=color, label=name or None, **style)
+    return t
 
 # %% ../../nbs/34_evaluate.figures.ipynb #9c08d341
 def _density(x, y, bins=60):
@@ -196,6 +215,34 @@ def _running(x, d, least=20, most=12):
     middle = [(np.median(x[p]), np.median(d[p]), 1.4826*np.median(abs(d[p]-np.median(d[p])))) for p in parts]
     return np.array(middle).reshape(-1, 3).T
 
+# %% ../../nbs/34_evaluate.figures.ipynb #3e2d2c91
+def _limits(t, p):
+    "Where axes of redshifts begin and end: for the many"
+    low,high = np.percentile(np.concatenate([t, p]), [.25, 99.75]) if len(t) else (0., 1.)
+    return np.array([max(min(0., low), -.95), 1.05*max(high, .01)])
+
+# %% ../../nbs/34_evaluate.figures.ipynb #9f9e8b5c
+def _running_lines(ax, t, d):
+    "The running median, and the NMAD about it"
+    x,median,nmad = _running(t, d)
+    if not len(x): return
+    ax.plot(x, median, 'C3', lw=1.5, label='median')
+    for sign,text in ((-1, None), (1, '± NMAD')): ax.plot(x, median+sign*nmad, 'C3--', lw=1, label=text)
+    _legend(ax, loc='upper right', ncols=2)
+
+# %% ../../nbs/34_evaluate.figures.ipynb #e284ee0b
+def _redshift_texts(a, b, t, p, d, far, ends, metrics):
+    "Numbers, and how many objects are outside of either panel"
+    names = dict(nmad='NMAD', bias='bias', outlier_fraction='outliers')
+    shown = [f'{name} {metrics[key]:.4f}' for key,name in names.items() if metrics and key in metrics]
+    low,high = ends
+    off = [far + int(((t < low) | (t > high) | (y < bottom) | (y > top)).sum())
+           for y,bottom,top in ((p, low, high), (d, -.25, .25))]
+    outside = [f'{k} outside'*(k > 0) for k in off]
+    text = [*shown, ', '.join(filter(None, (f'{len(t)+far} objects', outside[0])))]
+    a.text(.03, .97, '\n'.join(text), transform=a.transAxes, va='top', fontsize=8)
+    b.text(.03, .06, outside[1], transform=b.transAxes, fontsize=7)
+
 # %% ../../nbs/34_evaluate.figures.ipynb #24db1f51
 def redshift_figure(
     z_true,       # (N,) redshifts that are held to be true
@@ -210,34 +257,20 @@ def redshift_figure(
     t = t[ok]
     p = p[ok]
     d = (p-t)/(1+t)
+    line = _limits(t, p)
+
     fig,((a,),(b,)) = _panels(2, 1, 3.6, 4.8, sharex=True, height_ratios=(3, 1))
-    both = np.concatenate([t, p])
-    low,high = np.percentile(both, [.25, 99.75]) if len(t) else (0., 1.)
-    low = max(min(0., low), -.95)
-    high = 1.05*max(high, .01)
-    line = np.array([low, high])
     _crowd(a, t, p)
     _crowd(b, t, d)
     for off,style in ((0,'-'), (.15,':'), (-.15,':')):
         a.plot(line, line+off*(1+line), 'k', ls=style, lw=.8)
         b.axhline(off, color='k', ls=style, lw=.8)
-    x,median,nmad = _running(t, d)
-    if len(x):
-        b.plot(x, median, 'C3', lw=1.5, label='median')
-        for sign,text in ((-1, None), (1, '± NMAD')): b.plot(x, median+sign*nmad, 'C3--', lw=1, label=text)
-        _legend(b, loc='upper right', ncols=2)
+    _running_lines(b, t, d)
+    _redshift_texts(a, b, t, p, d, far, line, metrics)
     a.set(xlim=line, ylim=line)
     b.set(ylim=(-.25, .25))
     _labels(a, '', 'predicted redshift')
     _labels(b, truth, '$\\Delta z/(1+z)$')
-    names = dict(nmad='NMAD', bias='bias', outlier_fraction='outliers')
-    shown = [f'{name} {metrics[key]:.4f}' for key,name in names.items() if metrics and key in metrics]
-    off = [far + int(((t < low) | (t > high) | (y < bottom) | (y > top)).sum())
-           for y,bottom,top in ((p, low, high), (d, -.25, .25))]
-    outside = [f'{k} outside'*(k > 0) for k in off]
-    a.text(.03, .97, '\n'.join(shown + [', '.join(filter(None, (f'{len(t)+far} objects', outside[0])))]),
-           transform=a.transAxes, va='top', fontsize=8)
-    b.text(.03, .06, outside[1], transform=b.transAxes, fontsize=7)
     return fig
 
 # %% ../../nbs/34_evaluate.figures.ipynb #0549c069
@@ -246,23 +279,26 @@ def pit_figure(
     bins:int=20, # Bars
 ):               # Figure
     "Histogram of the probability integral transform"
-    from scipy.stats import binom
     named = dict(pit) if isinstance(pit, dict) else {'': pit}
     fig,(axs,) = _panels(1, max(len(named), 1), 2.8*max(len(named), 1), 2.4, sharey=False)
     for ax,(name,p) in zip(axs, named.items()):
         p = np.asarray(p, float)
-        p = p[np.isfinite(p)]
-        n = len(p)
-        ax.hist(p, bins, range=(0, 1), color='C0', alpha=.6)
-        if n:
-            ax.fill_between([0, 1], *binom.ppf([.025, .975], n, 1/bins), color='k', alpha=.15, lw=0)
-            ax.axhline(n/bins, color='k', lw=.8)
-        else: _say(ax, 'no PDF with a known redshift')
-        u = pit_uniformity(p)
-        ax.set(xlim=(0, 1))
-        title = ', '.join([name]*bool(name) + [f'{n} objects'] + [f'KS p = {u["ks_p"]:.2g}']*(n > 1))
-        _labels(ax, 'PIT', 'objects', wrap_text(title, 2.3, 8))
+        _pit_bars(ax, p[np.isfinite(p)], name, bins)
     return fig
+
+# %% ../../nbs/34_evaluate.figures.ipynb #10e3747d
+def _pit_bars(ax, p, name, bins):
+    "Bars, and the band in which those of a perfect histogram are"
+    from scipy.stats import binom
+    n = len(p)
+    ax.hist(p, bins, range=(0, 1), color='C0', alpha=.6)
+    if n:
+        ax.fill_between([0, 1], *binom.ppf([.025, .975], n, 1/bins), color='k', alpha=.15, lw=0)
+        ax.axhline(n/bins, color='k', lw=.8)
+    else: _say(ax, 'no PDF with a known redshift')
+    ax.set(xlim=(0, 1))
+    title = ', '.join([name]*bool(name) + [f'{n} objects'] + [f'KS p = {pit_uniformity(p)["ks_p"]:.2g}']*(n > 1))
+    _labels(ax, 'PIT', 'objects', wrap_text(title, 2.3, 8))
 
 # %% ../../nbs/34_evaluate.figures.ipynb #4e93d40b
 def coverage_figure(
@@ -271,13 +307,12 @@ def coverage_figure(
     "Share of the truths inside intervals, against the level that they promise"
     fig,((ax,),) = _panels(1, 1, 3.4, 3.2)
     ax.plot([0, 1], [0, 1], 'k:', lw=.8)
+    style = dict(marker='o', ms=3, lw=1.2, elinewidth=.8)
     for i,(name,t) in enumerate(_named(tables).items()):
-        for kind,text,style in (('central', 'central interval', '-'), ('hpd', 'highest density', '--')):
+        for kind,text,line in (('central', 'central interval', '-'), ('hpd', 'highest density', '--')):
             ok = np.isfinite(np.asarray(t[kind], float))
             label = f'{name+", " if name else ""}{text}'
-            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=style, marker='o', ms=3, lw=1.2,
-                        elinewidth=.8,
-                        color=f'C{i}', label=label)
+            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=line, color=f'C{i}', label=label, **style)
             if not ok.any(): _say(ax, 'no PDF with a known redshift')
     ax.set(xlim=(0, 1), ylim=(0, 1))
     _labels(ax, 'promised', 'measured')
@@ -298,34 +333,41 @@ def pdf_page(
     "Example PDFs beside their cutouts"
     grid,pdf = check_pdfs(grid, pdf)
     n = len(pdf)
-    low,high = central_interval(grid, pdf)
     z = np.full(n, np.nan) if z_true is None else np.asarray(z_true, float)
+    ends = np.stack(central_interval(grid, pdf), 1)
+    limits = _pdf_limits(grid, pdf, z)
+    rgb = None if images is None else colour_image(images, bands)
+    origin = 'lower' if images is None else image_origin(images, origin)
+
     cols = max(1, min(ncols, n))
     rows = -(-max(n, 1)//cols)
-    rgb = None if images is None else colour_image(images, bands)
-    ends = np.concatenate([quantiles(grid, pdf, [.001, .999]).ravel(), z])
-    ends = ends[np.isfinite(ends)]
-    limits = np.clip([ends.min(), ends.max()], *grid[[0,-1]]) if len(ends) and np.ptp(ends) else grid[[0,-1]]
     fig,axs = _panels(rows, 2*cols, 3.1*cols, 1.15*rows+.2, width_ratios=[1, 1.8]*cols)
     for i,(a,b) in enumerate(axs.reshape(-1, 2)):
-        show_tile(a, None if rgb is None or i >= n else rgb[i],
-              origin='lower' if images is None else image_origin(images, origin))
+        show_tile(a, None if rgb is None or i >= n else rgb[i], origin=origin)
         b.set_yticks([])
-        if i >= n:
-            b.axis('off')
-            continue
-        if titles is not None: b.set_title(wrap_text(titles[i], 1.9, lines=2), fontsize=7, pad=2, parse_math=False)
-        if np.isnan(pdf[i,0]):
-            _say(b, 'no PDF')
-            continue
-        b.plot(grid, pdf[i], lw=1)
-        inside = (grid >= low[i]) & (grid <= high[i])
-        b.fill_between(grid, 0, pdf[i], where=inside, alpha=.3, lw=0)
-        if np.isfinite(z[i]): b.axvline(z[i], color='C3', lw=1)
-        b.set(xlim=limits, ylim=(0, None))
-        if i >= n-cols: b.set_xlabel('redshift', fontsize=8)
+        if i >= n: b.axis('off')
+        else: _one_pdf(b, grid, pdf[i], z[i], ends[i], limits, None if titles is None else titles[i])
+        if n-cols <= i < n and not np.isnan(pdf[i,0]): b.set_xlabel('redshift', fontsize=8)
     if not n: _say(fig.axes[-1], 'no objects')
     return fig
+
+# %% ../../nbs/34_evaluate.figures.ipynb #574ec5d3
+def _pdf_limits(grid, pdf, z):
+    "Where all PDFs and truths are"
+    ends = np.concatenate([quantiles(grid, pdf, [.001, .999]).ravel(), z])
+    ends = ends[np.isfinite(ends)]
+    return np.clip([ends.min(), ends.max()], *grid[[0,-1]]) if len(ends) and np.ptp(ends) else grid[[0,-1]]
+
+# %% ../../nbs/34_evaluate.figures.ipynb #48b291fd
+def _one_pdf(ax, grid, pdf, z, ends, limits, title):
+    "A PDF with an interval, and the truth"
+    if title is not None: ax.set_title(wrap_text(title, 1.9, lines=2), fontsize=7, pad=2, parse_math=False)
+    if np.isnan(pdf[0]): return _say(ax, 'no PDF')
+    ax.plot(grid, pdf, lw=1)
+    inside = (grid >= ends[0]) & (grid <= ends[1])
+    ax.fill_between(grid, 0, pdf, where=inside, alpha=.3, lw=0)
+    if np.isfinite(z): ax.axvline(z, color='C3', lw=1)
+    ax.set(xlim=limits, ylim=(0, None))
 
 # %% ../../nbs/34_evaluate.figures.ipynb #c227f133
 def _curve(table):
@@ -339,22 +381,22 @@ def crossings(
     tables, # Method to its Table with n and mean
 )->Table:   # first, second, n, value: where the curves of two methods cross, and which is better before (first)
     "Where curves of performance cross"
-    rows = []
     curves = {k: _curve(t) for k,t in tables.items()}
     names = list(tables)
-    for i,a in enumerate(names):
-        for b in names[i+1:]:
-            xa,ya = curves[a]
-            xb,yb = curves[b]
-            if not len(xa) or not len(xb): continue
-            x = np.unique(np.concatenate([xa, xb]))
-            x = x[(x >= max(xa[0], xb[0])) & (x <= min(xa[-1], xb[-1]))]
-            d = np.interp(x, xa, ya)-np.interp(x, xb, yb)
-            for j in np.flatnonzero(d[:-1]*d[1:] < 0):
-                at = x[j] + (x[j+1]-x[j])*d[j]/(d[j]-d[j+1])
-                first,second = (a, b) if d[j] > 0 else (b, a)
-                rows.append((first, second, float(np.exp(at)), float(np.interp(at, xa, ya))))
+    pairs = [(a, b) for i,a in enumerate(names) for b in names[i+1:] if len(curves[a][0]) and len(curves[b][0])]
+    rows = [(a, b, *at) if ahead else (b, a, *at) for a,b in pairs for ahead,*at in _crossed(curves[a], curves[b])]
     return Table(rows=rows or None, names=('first', 'second', 'n', 'value'), dtype=(str, str, float, float))
+
+# %% ../../nbs/34_evaluate.figures.ipynb #babc17db
+def _crossed(a, b):
+    "Where two curves cross: was the first ahead before, at which n, and at which value"
+    (xa,ya),(xb,yb) = a,b
+    x = np.unique(np.concatenate([xa, xb]))
+    x = x[(x >= max(xa[0], xb[0])) & (x <= min(xa[-1], xb[-1]))]
+    d = np.interp(x, xa, ya)-np.interp(x, xb, yb)
+    for j in np.flatnonzero(d[:-1]*d[1:] < 0):
+        at = x[j] + (x[j+1]-x[j])*d[j]/(d[j]-d[j+1])
+        yield d[j] > 0, float(np.exp(at)), float(np.interp(at, xa, ya))
 
 # %% ../../nbs/34_evaluate.figures.ipynb #1b1ea92a
 def _clear(tables, row):
@@ -374,34 +416,36 @@ def _ahead(a, b):
 def label_efficiency_figure(
     tables,           # Method to its Table with n (labels), mean, std (spread over seeds)
     label:str,        # What is measured
-    equal=(),         # Rows (method, n, other method, its n, value): as good as each other, joined by a dotted line that begins with the number
+    equal=(),         # Rows (method, n, other method, its n, value): as good as each other, joined by a dotted line
     chance=None,      # What guessing reaches
 ):                    # Figure
     "Performance against the number of labels"
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
     fig,((ax,),) = _panels(1, 1, 5., 3.6)
-    for i,(name,t) in enumerate(tables.items()):
-        t = t[np.isfinite(np.asarray(t['mean'], float))]
-        n,mean,std = (np.asarray(t[k], float) for k in ('n', 'mean', 'std'))
-        order = np.argsort(n)
-        n = n[order]
-        mean = mean[order]
-        std = np.nan_to_num(std[order])
-        ax.plot(n, mean, marker='o', ms=3, lw=1.2, color=f'C{i}', label=name)
-        ax.fill_between(n, mean-std, mean+std, color=f'C{i}', alpha=.18, lw=0)
+    for i,(name,t) in enumerate(tables.items()): _learning_curve(ax, t, name, f'C{i}')
     if not ax.lines or not any(len(l.get_xdata()) for l in ax.lines): _say(ax, 'nothing measured')
     else: ax.set_xscale('log')
+    small = dict(textcoords='offset points', fontsize=7)
     for row in crossings(tables):
         if not _clear(tables, row): continue
         ax.plot(row['n'], row['value'], 'o', ms=9, mfc='none', mec='k', mew=.8)
-        ax.annotate(f'{row["n"]:.0f}', (row['n'], row['value']), (0, -14), textcoords='offset points', ha='center',
-                    fontsize=7)
+        ax.annotate(f'{row["n"]:.0f}', (row['n'], row['value']), (0, -14), ha='center', **small)
     for method,n,other,n_other,value in equal:
         ax.plot([n, n_other], [value]*2, 'k:', lw=.9)
-        ax.annotate(f'{n:.0f}', (n, value), (-3, 0), textcoords='offset points', ha='right', va='center', fontsize=7)
+        ax.annotate(f'{n:.0f}', (n, value), (-3, 0), ha='right', va='center', **small)
     if chance is not None: ax.axhline(chance, color='.5', ls='--', lw=.8, label='chance')
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_formatter(NullFormatter())
     _labels(ax, 'labels', label)
     _legend(ax)
     return fig
+
+# %% ../../nbs/34_evaluate.figures.ipynb #a6a10886
+def _learning_curve(ax, t, name, color):
+    "Mean scores and their spread"
+    t = t[np.isfinite(np.asarray(t['mean'], float))]
+    t = t[np.argsort(t['n'])]
+    n,mean,std = (np.asarray(t[k], float) for k in ('n', 'mean', 'std'))
+    std = np.nan_to_num(std)
+    ax.plot(n, mean, marker='o', ms=3, lw=1.2, color=color, label=name)
+    ax.fill_between(n, mean-std, mean+std, color=color, alpha=.18, lw=0)

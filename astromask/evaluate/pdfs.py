@@ -24,10 +24,8 @@ def check_pdfs(
     pdf,    # (N,G) densities, in any normalisation; a row with NaN is no PDF
 )->tuple:   # float64 grid and PDFs, each with a (trapezoid) integral of 1 or NaN throughout
     "PDFs that can be worked with, or a sentence that says why not"
-    grid = np.asarray(grid, dtype=np.float64)
+    grid = _check_grid(grid)
     pdf = np.asarray(pdf, dtype=np.float64)
-    if grid.ndim != 1 or len(grid) < 2 or not (np.isfinite(grid).all() and (np.diff(grid) > 0).all()):
-        raise InputError('The grid of the PDFs must be two or more redshifts that rise')
     if pdf.ndim != 2 or pdf.shape[1] != len(grid):
         raise InputError(f'PDFs have shape {pdf.shape}, and the grid has {len(grid)} points: '
                          'give a row for each object')
@@ -38,6 +36,13 @@ def check_pdfs(
         raise InputError(f'PDF {np.flatnonzero(bad)[0]} is negative, infinite or zero everywhere: an '
                          'object without a PDF has NaN')
     return grid, np.where(none[:,None], np.nan, pdf/total[:,None])
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #30e84b08
+def _check_grid(grid):
+    grid = np.asarray(grid, dtype=np.float64)
+    if grid.ndim != 1 or len(grid) < 2 or not (np.isfinite(grid).all() and (np.diff(grid) > 0).all()):
+        raise InputError('The grid of the PDFs must be two or more redshifts that rise')
+    return grid
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #29a0a192
 def cdf(
@@ -132,8 +137,8 @@ def _anderson_darling(p):
     p,n = np.sort(np.clip(p, 1e-12, 1-1e-12)), len(p)
     a = -n - ((2*np.arange(n)+1)*(np.log(p)+np.log1p(-p[::-1]))).mean()
     if a >= 2: return a, -np.expm1(-np.exp(np.polyval([-.0003146, .008056, -.082433, .43424, -2.30695, 1.0776], a)))
-    return a, 1-np.exp(-1.2337141/a)/np.sqrt(a)*np.polyval([.00168691, -.011672, .0347962, -.0649821, .247105, 2.00012],
-                                                           a)
+    low = np.polyval([.00168691, -.011672, .0347962, -.0649821, .247105, 2.00012], a)
+    return a, 1-np.exp(-1.2337141/a)/np.sqrt(a)*low
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #94a6aca4
 def pit_uniformity(
@@ -144,9 +149,9 @@ def pit_uniformity(
     p = np.asarray(pit, float)
     p = p[np.isfinite(p)]
     if len(p) < 2: return dict.fromkeys(('ks', 'ks_p', 'cvm', 'cvm_p', 'ad', 'ad_p'), float('nan'))
-    found = [(r.statistic, r.pvalue) for r in (stats.kstest(p, 'uniform'),
-                                               stats.cramervonmises(p, 'uniform'))] + [_anderson_darling(p)]
-    return {k+e: float(v) for k,r in zip(('ks', 'cvm', 'ad'), found) for e,v in zip(('', '_p'), r)}
+    ks,cvm = (test(p, 'uniform') for test in (stats.kstest, stats.cramervonmises))
+    found = dict(ks=(ks.statistic, ks.pvalue), cvm=(cvm.statistic, cvm.pvalue), ad=_anderson_darling(p))
+    return {k+e: float(v) for k,r in found.items() for e,v in zip(('', '_p'), r)}
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #4493d999
 def crps(
@@ -160,16 +165,23 @@ def crps(
     z = _truths(F, z)
     rows = np.arange(len(F))
     h = np.diff(grid)
-    def area(a, b): return (a*a+a*b+b*b)/3
-    def sums(cells): return np.concatenate([np.zeros((len(F), 1)), cells.cumsum(1)], axis=1)
-    below = sums(h*area(F[:,:-1], F[:,1:]))
-    above = sums(h*area(1-F[:,:-1], 1-F[:,1:]))
     i,t = _place(grid, z)
+
+    # the area below F left of the truth's cell, and above F right of it
+    below = _sums(h*_area(F[:,:-1], F[:,1:]))
+    above = _sums(h*_area(1-F[:,:-1], 1-F[:,1:]))
+    outer = below[rows,i] + above[:,-1]-above[rows,i+1]
+
+    # of the cell that the truth divides both
     low = F[rows,i]
     high = F[rows,i+1]
     here = low + t*(high-low)
-    inside = below[rows,i] + h[i]*(t*area(low, here) + (1-t)*area(1-here, 1-high)) + above[:,-1]-above[rows,i+1]
-    return inside + np.maximum(grid[0]-z, 0) + np.maximum(z-grid[-1], 0)
+    own = h[i]*(t*_area(low, here) + (1-t)*_area(1-here, 1-high))
+    return outer + own + np.maximum(grid[0]-z, 0) + np.maximum(z-grid[-1], 0)
+
+def _area(a, b): return (a*a+a*b+b*b)/3
+
+def _sums(cells): return np.concatenate([np.zeros((len(cells), 1)), cells.cumsum(1)], axis=1)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #77cf39d0
 def density_at(
@@ -236,35 +248,47 @@ def pdf_metrics(
     grid,   # (G,) redshifts
     pdf,    # (N,G)
     z_true, # (N,) true redshifts; NaN where unknown
-)->dict:    # Scores, `pit_...`, `coverage_50` to `coverage_95` and `coverage_hpd_50` ...; numbers n, n_no_pdf, n_no_redshift, n_outside
+)->dict:    # Scores, `pit_...`, `coverage_50` to `coverage_hpd_95`; numbers n, n_no_pdf, n_no_redshift, n_outside
     "How good PDFs are"
     grid,pdf = check_pdfs(grid, pdf)
     z = _truths(pdf, z_true)
     there = np.isfinite(pdf[:,0])
     known = np.isfinite(z)
-    numbers = dict(n=int((there & known).sum()), n_no_pdf=int((~there).sum()),
-                   n_no_redshift=int((there & ~known).sum()))
-    pdf = pdf[there & known]
-    z = z[there & known]
-    p = pit(grid, pdf, z)
-    levels = coverage(grid, pdf, z)
-    square = np.diff(grid)*(pdf[:,1:]**2 + pdf[:,:-1]**2)/2
+    both = there & known
+    p = pit(grid, pdf[both], z[both])
+    values = _scores_of(grid, pdf[both], z[both]) | _pit_numbers(p) | _held(coverage(grid, pdf[both], z[both]))
+    outside = (z[both] < grid[0]) | (z[both] > grid[-1])
+    return {k: float(v) for k,v in values.items()} | dict(n=int(both.sum()), n_no_pdf=int((~there).sum()),
+        n_no_redshift=int((there & ~known).sum()), n_outside=int(outside.sum()))
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #3bf28035
+def _of_some(f, v):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                 # the mean of nothing is NaN
-        values = dict(crps=crps(grid, pdf, z).mean(), log_likelihood=log_likelihood(grid, pdf, z).mean(),
-                      cde_loss=square.sum(1).mean() - 2*density_at(grid, pdf, z).mean(),
-                      pit_mean=p.mean(), pit_std=p.std(), pit_outliers=((p < 1e-4) | (p > 1-1e-4)).mean())
-    values |= {f'pit_{k}': v for k,v in pit_uniformity(p).items()}
-    values |= {f'coverage_{name}{100*r["level"]:.0f}': r[kind] for kind,name in (('central', ''), ('hpd', 'hpd_'))
-               for r in levels}
-    return {k: float(v) for k,v in values.items()} | numbers | dict(n_outside=int(((z < grid[0])
-        | (z > grid[-1])).sum()))
+        return f(v)
+
+def _mean(v): return _of_some(np.mean, v)
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #372fe8ae
+def _scores_of(grid, pdf, z):
+    square = np.diff(grid)*(pdf[:,1:]**2 + pdf[:,:-1]**2)/2
+    return dict(crps=_mean(crps(grid, pdf, z)), log_likelihood=_mean(log_likelihood(grid, pdf, z)),
+                cde_loss=_mean(square.sum(1)) - 2*_mean(density_at(grid, pdf, z)))
+
+def _pit_numbers(p):
+    values = dict(pit_mean=_mean(p), pit_std=_of_some(np.std, p), pit_outliers=_mean((p < 1e-4) | (p > 1-1e-4)))
+    return values | {f'pit_{k}': v for k,v in pit_uniformity(p).items()}
+
+def _held(levels): # of `coverage`
+    return {f'coverage_{name}{100*r["level"]:.0f}': r[kind] for kind,name in (('central', ''), ('hpd', 'hpd_'))
+            for r in levels}
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #bf00b65f
 def _probit(p):
     from scipy.special import ndtri
     return ndtri(np.clip(p, 1e-12, 1-1e-12))
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #43ce0b70
 def _bend(x, y, v):
     "A monotone curve through the knots (x,y) at v, and its slope; straight outside them"
     from scipy.interpolate import PchipInterpolator
@@ -299,25 +323,9 @@ class Recalibration:
         self.found = np.asarray(found, float)
         self.wanted = np.asarray(wanted, float)
 
-    def fit(self,
-        pit,        # PITs of validation objects; NaN are left out
-        seed:int=0, # Of the folds
-    ): # self
-        "Learn the map from a validation set"
-        from scipy.special import ndtr
-        p = np.asarray(pit, float)
-        p = p[np.isfinite(p)]
-        folds = np.random.default_rng(seed).permutation(len(p)) % 5
-        scores = {}
-        for k in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-            if k and len(p) < max(20, 20*k): break
-            scores[k] = np.zeros(len(p))
-            for f in range(5): scores[k][folds == f] = _log_density(p[folds == f], *_knots(p[folds != f], k))
-        best = max(scores, key=lambda k: scores[k].sum())
-        behind = {k: scores[best]-s for k,s in scores.items() if k <= best}
-        k = next(k for k,d in behind.items() if k == best or d.mean() <= d.std()/len(p)**.5)
-        self.found,self.wanted = (ndtr(v) for v in _knots(p, k))
-        return self
+    def config(self): return dict(found=self.found.tolist(), wanted=self.wanted.tolist())
+
+    def __repr__(self): return f'Recalibration by {len(self.found)} quantiles'
 
     def __call__(self,
         p, # PITs, or values of CDFs, of any shape
@@ -328,9 +336,31 @@ class Recalibration:
         if not len(self.found): return p
         return np.where((p <= 0) | (p >= 1), p, ndtr(_bend(_probit(self.found), _probit(self.wanted), _probit(p))[0]))
 
-    def config(self): return dict(found=self.found.tolist(), wanted=self.wanted.tolist())
+# %% ../../nbs/33_evaluate.pdfs.ipynb #1f2ee003
+def _fewest_knots(p, seed):
+    "The smallest number of knots whose likelihood in five folds is within an error of the best"
+    folds = np.random.default_rng(seed).permutation(len(p)) % 5
+    scores = {}
+    for k in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+        if k and len(p) < max(20, 20*k): break
+        scores[k] = np.zeros(len(p))
+        for f in range(5): scores[k][folds == f] = _log_density(p[folds == f], *_knots(p[folds != f], k))
+    best = max(scores, key=lambda k: scores[k].sum())
+    behind = {k: scores[best]-s for k,s in scores.items() if k <= best}
+    return next(k for k,d in behind.items() if k == best or d.mean() <= d.std()/len(p)**.5)
 
-    def __repr__(self): return f'Recalibration by {len(self.found)} quantiles'
+# %% ../../nbs/33_evaluate.pdfs.ipynb #95e5558d
+@patch
+def fit(self:Recalibration,
+    pit,        # PITs of validation objects; NaN are left out
+    seed:int=0, # Of the folds
+): # self
+    "Learn the map from a validation set"
+    from scipy.special import ndtr
+    p = np.asarray(pit, float)
+    p = p[np.isfinite(p)]
+    self.found,self.wanted = (ndtr(v) for v in _knots(p, _fewest_knots(p, seed)))
+    return self
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #54e0c399
 @patch
@@ -350,6 +380,7 @@ def pdf(self:Recalibration,
         pdf = pdf*np.where(have > 1e-9, wanted/np.where(have > 1e-9, have, 1), 1)
     return check_pdfs(grid, pdf)[1]
 
+# %% ../../nbs/33_evaluate.pdfs.ipynb #8f32f27f
 def _beside(mass): # (N,G-1) -> (N,G): what is in the cells left and right of each point
     mass = np.pad(mass, [(0, 0), (1, 1)])
     return mass[:,1:]+mass[:,:-1]
@@ -445,51 +476,61 @@ class Calibration:
 
     def config(self): return dict(views=self.views, recalibration=self.map.config(), conformal=self.conformal.config())
 
-    def fit(self,
-        found,     # Of a model for validation objects: z (n,), and pdf (n,G) if there is a grid
-        z,         # (n,) their redshifts
-        grid=None, # (G,) redshifts that PDFs are on; None: predictions are points
-    ):             # self
-        "Learn from validation objects"
-        if grid is not None: self.map.fit(pit(grid, found['pdf'], z))
-        self.conformal.fit(z, *self._ends(found, grid))
-        return self
-
     def _ends(self, found, grid):
         return (found['z'],) if grid is None else central_interval(grid, found['pdf'], self.level)
 
-    def __call__(self,
-        found,     # As in `fit`
-        grid=None, # As in `fit`
-    )->dict:       # The same, set right, and low and high, the ends of intervals
-        "Predictions set right"
-        low,high = self.conformal.interval(*self._ends(found, grid))
-        if grid is None: return found | dict(low=low, high=high)
-        pdf = self.map.pdf(grid, found['pdf'])
-        return found | dict(pdf=pdf, z=quantiles(grid, pdf, .5)[:,0], low=low, high=high)
+# %% ../../nbs/33_evaluate.pdfs.ipynb #64f22cb4
+@patch
+def fit(self:Calibration,
+    found,     # Of a model for validation objects: z (n,), and pdf (n,G) if there is a grid
+    z,         # (n,) their redshifts
+    grid=None, # (G,) redshifts that PDFs are on; None: predictions are points
+):             # self
+    "Learn from validation objects"
+    if grid is not None: self.map.fit(pit(grid, found['pdf'], z))
+    self.conformal.fit(z, *self._ends(found, grid))
+    return self
 
-    @classmethod
-    def from_config(cls,
-        config, # What `config` gave
-    ):
-        "As it was"
-        try:
-            c = cls(config['conformal']['level'], config['views'])
-            c.map = Recalibration(**config['recalibration'])
-            c.conformal = Conformal(**config['conformal'])
-            rises = all(k.ndim == 1 and len(k) == len(c.map.found) and ((0 < k) & (k < 1)).all()
-                        and (np.diff(k) > 0).all() for k in (c.map.found, c.map.wanted))
-            if not rises or np.isnan(c.conformal.widening): raise ValueError
-        except (TypeError, KeyError, ValueError, InputError):
-            raise DataError("The model's calibration is damaged: restore its config.json, or ask for raw answers") from None
-        return c
+# %% ../../nbs/33_evaluate.pdfs.ipynb #d80ffc1f
+@patch
+def __call__(self:Calibration,
+    found,     # As in `fit`
+    grid=None, # As in `fit`
+)->dict:       # The same, set right, and low and high, the ends of intervals
+    "Predictions set right"
+    low,high = self.conformal.interval(*self._ends(found, grid))
+    if grid is None: return found | dict(low=low, high=high)
+    pdf = self.map.pdf(grid, found['pdf'])
+    return found | dict(pdf=pdf, z=quantiles(grid, pdf, .5)[:,0], low=low, high=high)
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #370075e2
+@patch(cls_method=True)
+def from_config(cls:Calibration,
+    config, # What `config` gave
+):
+    "As it was"
+    try:
+        c = cls(config['conformal']['level'], config['views'])
+        c.map = Recalibration(**config['recalibration'])
+        c.conformal = Conformal(**config['conformal'])
+        if not c.map.rises() or np.isnan(c.conformal.widening): raise ValueError
+    except (TypeError, KeyError, ValueError, InputError):
+        raise DataError("The model's calibration is damaged: restore its config.json, or ask for raw answers") from None
+    return c
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #c4d43abb
+@patch
+def rises(self:Recalibration)->bool:
+    "Is it a monotone map, as `fit` makes it?"
+    return all(k.ndim == 1 and len(k) == len(self.found) and ((0 < k) & (k < 1)).all() and (np.diff(k) > 0).all()
+               for k in (self.found, self.wanted))
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #8cb29a09
 def pdf_table(
     grid,         # (G,) redshifts
     pdf,          # (N,G)
     catalog=None, # Table of N rows, whose columns are taken along
-)->Table:         # The catalogue's columns; z_median, z_mean, z_mode, z_std, z_lower_68, z_upper_68 and pdf (float32); meta['grid']
+)->Table:         # Its columns; z_median, z_mean, z_mode, z_std, z_lower_68, z_upper_68 and pdf; meta['grid']
     "PDFs as a plain table"
     grid,pdf = check_pdfs(grid, pdf)
     points = point_estimates(grid, pdf)
