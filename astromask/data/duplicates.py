@@ -14,11 +14,9 @@ from functools import lru_cache
 import numpy as np
 from astropy.table import Table
 from scipy.ndimage import gaussian_filter
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 from fastcore.basics import patch
 from ..core import InputError, log, progress, uniform
+from ..sky import chained, chord, close_pairs, joined, on_sphere
 from .cutouts import Cutouts
 from .columns import degrees
 
@@ -249,17 +247,7 @@ def agreement(
         best = np.maximum(best, c.max((1,2)))
     return best
 
-# %% ../../nbs/13_data.duplicates.ipynb #3a7a9b25
-def _together(pairs, n):
-    "Group numbers of n rows that pairs join"
-    return connected_components(coo_matrix((np.ones(len(pairs), np.int8), pairs.T), shape=(n,n)), directed=False)[1]
-
-# %% ../../nbs/13_data.duplicates.ipynb #9389a6b6
-def _with_first(group):
-    "Pairs of each row and the first one of its group"
-    return np.stack([np.arange(len(group)),np.unique(group, return_index=True)[1][group]], 1)
-
-# %% ../../nbs/13_data.duplicates.ipynb #e723e74b
+# %% ../../nbs/13_data.duplicates.ipynb #6e13a70f
 def _prove(thumbs, pairs, group, enough, block=512):
     "Which of the candidates are copies, and how well they agree; none that joins what is together"
     found = [np.zeros((0,2), np.int64)]
@@ -271,7 +259,7 @@ def _prove(thumbs, pairs, group, enough, block=512):
         if not (s >= enough).any(): continue
         found.append(p[s >= enough])
         score.append(s[s >= enough])
-        group = _together(np.concatenate([found[-1],_with_first(group)]), len(thumbs))
+        group = joined(np.concatenate([found[-1],chained(group)]), len(thumbs))
         pairs = pairs[group[pairs[:,0]] != group[pairs[:,1]]]
     return np.concatenate(found),np.concatenate(score),group
 
@@ -354,31 +342,6 @@ def positions(
     unknown = ~(np.isfinite(ra) & (np.abs(dec) <= 90)) | zero & (zero.sum() > 1)
     return np.where(unknown, np.nan, ra),np.where(unknown, np.nan, dec)
 
-# %% ../../nbs/13_data.duplicates.ipynb #0f873bfe
-def _on_sphere(ra, dec):
-    "(N,3) unit vectors"
-    a = np.radians(ra)
-    d = np.radians(dec)
-    return np.stack([np.cos(d)*np.cos(a),np.cos(d)*np.sin(a),np.sin(d)], 1)
-
-# %% ../../nbs/13_data.duplicates.ipynb #bcaf661c
-def _close(x, far, most=3_000_000):
-    "Pairs of points nearer than `far`; where there are more than `most`, as many as join them"
-    tree = cKDTree(x)
-    n = len(x)
-    found = np.zeros((0,2), np.int64)
-    number = tree.query_ball_point(x, far, return_length=True)
-    crowd = np.flatnonzero(number > 1)
-    for mine in np.split(crowd, np.flatnonzero(np.diff(np.cumsum(number[crowd])//most))+1) if len(crowd) else ():
-        others = tree.query_ball_point(x[mine], far)
-        pairs = np.stack([np.repeat(mine, [len(o) for o in others]),np.concatenate(others).astype(np.int64)], 1)
-        found = np.concatenate([found,pairs[pairs[:,0] < pairs[:,1]]])
-        if len(found) <= most: continue
-        group = _together(found, n)
-        found = np.stack([np.unique(group, return_index=True)[1][group],np.arange(n)], 1)
-        found = found[found[:,0] < found[:,1]]
-    return found
-
 # %% ../../nbs/13_data.duplicates.ipynb #3dd55969
 def sky_twins(
     ra,            # (N,) deg, NaN where unknown
@@ -391,7 +354,7 @@ def sky_twins(
     if len(known) < 2 or not within > 0: return np.zeros((0,2), np.int64)
     at,first,back = np.unique(ra[known] % 360 + 1j*dec[known], return_index=True, return_inverse=True)
     same = np.stack([first[back],np.arange(len(known))], 1)
-    pairs = first[_close(_on_sphere(at.real, at.imag), 2*np.sin(np.radians(within/3600)/2))]
+    pairs = first[close_pairs(on_sphere(at.real, at.imag), chord(within))]
     pairs = np.concatenate([same[same[:,0] < same[:,1]],np.sort(pairs, 1)])
     return known[pairs[np.lexsort(pairs.T[::-1])]]
 
@@ -414,7 +377,7 @@ def group_rows(
     "Rows that belong together by any of the keys or pairs"
     n = len(keys[0])
     edges,total = _edges(keys, n)
-    return _together(np.concatenate([*pairs,edges]), total)[:n]
+    return joined(np.concatenate([*pairs,edges]), total)[:n]
 
 # %% ../../nbs/13_data.duplicates.ipynb #8835b03a
 def pixels_compared(

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
@@ -25,11 +24,12 @@ from ..core import DataError, InputError, log, progress
 from .cutouts import Cutouts
 from .fits import power_of_two, scaled_unit
 from .columns import counts_from_one, find_column, numbers
-from ..surveys import band_names, get_survey
 from .tables import read_catalog, read_table
 from .cutting import Cut, OpenTile, pixel_shift, rule_of
 from .tiles import Tile, files_beside, find_tiles, open_band
 from ..files import digest, locked, storage_errors, write_atomic
+from ..sky import on_sphere
+from ..surveys import band_names, get_survey
 from ..units import Photometry, flux_factor, unit_name, unit_zero_point
 
 # %% ../../nbs/12_data.ingest.ipynb #623a608c
@@ -62,9 +62,7 @@ class Plan:
     how:Cut=None      # With what is known of weights
     facts:dict=field(default_factory=dict) # What the file shall say of its pixels
 
-# %% ../../nbs/12_data.ingest.ipynb #a37ff640
-def _unit_vectors(ra, dec): return SkyCoord(ra, dec, unit='deg').cartesian.xyz.value.T
-
+# %% ../../nbs/12_data.ingest.ipynb #29acb8ac
 def _near(tree, plane):
     "Numbers of the objects that may be on a plane, from a tree of all on the sphere"
     vector,radius = plane.centre()
@@ -79,7 +77,7 @@ def plan_catalog(
     ra,dec = (np.asarray(catalog[k]) for k in ('ra','dec'))
     known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
     if not len(known): raise DataError('No object of the catalogue has a position')
-    tree = cKDTree(_unit_vectors(ra[known], dec[known]))
+    tree = cKDTree(on_sphere(ra[known], dec[known]))
     jobs = []
     taken = {}
     for tile,plane in found:
@@ -173,7 +171,7 @@ def inside(self:BandFiles,
     "How far inside a file positions are"
     return _inside(*self.planes[i].to_pixel(ra, dec), self.planes[i].shape)
 
-# %% ../../nbs/12_data.ingest.ipynb #1935c31a
+# %% ../../nbs/12_data.ingest.ipynb #7539360c
 @patch
 def best(self:BandFiles,
     job,    # `Job`
@@ -192,7 +190,7 @@ def best(self:BandFiles,
     todo = np.flatnonzero(best < 0)
     ra = job.ra[todo]
     dec = job.dec[todo]
-    for i in self.near(_unit_vectors(ra, dec)):
+    for i in self.near(on_sphere(ra, dec)):
         d = self.inside(i, ra, dec)
         better = d > np.maximum(best[todo], -margin)   # NaN compares as False
         which[todo[better]] = i
