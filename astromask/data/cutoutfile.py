@@ -37,7 +37,7 @@ def _infinite(x):
 def _least(w): return np.finfo('f4').tiny if w.dtype.itemsize > 4 else 0     # of float64, what would be 0 in float32
 
 def _blank(x, masked, w, known):
-    "Make pixels NaN that are masked, have no weight or do not fit into float32; the others' weight goes to `known`"
+    "Make pixels NaN that are masked, without weight or too large; the inverse variances of the others go to `known`"
     bad = _infinite(x)
     if masked is not None: bad = bad | masked
     if w is not None: bad = bad | ~((w > 0) & np.isfinite(w))
@@ -178,13 +178,6 @@ def _begin(self:CutoutFile, files, strict, given):
     self.strict = strict
     self.told = True
     self.given = given or Measure()
-
-@patch
-def _look(self:CutoutFile, bands, survey):
-    "See what is in the file"
-    check_file(self.path)
-    self.stamp = self._stamp()
-    with self._reading('opened') as f: self._describe(f, bands, survey)
 
 # %% ../../nbs/08_data.cutoutfile.ipynb #0a379385
 @patch
@@ -551,6 +544,14 @@ def _describe(self:CutoutFile, f, bands, survey):
     self._find_missing(l, found, d)
     self._find_measure(l, found, attrs, survey)
     self._list_columns(found, attrs)
+
+# %% ../../nbs/08_data.cutoutfile.ipynb #18d31051
+@patch
+def _look(self:CutoutFile, bands, survey):
+    "See what is in the file"
+    check_file(self.path)
+    self.stamp = self._stamp()
+    with self._reading('opened') as f: self._describe(f, bands, survey)
 
 # %% ../../nbs/08_data.cutoutfile.ipynb #ba439ddc
 def _rows_in_words(rows):

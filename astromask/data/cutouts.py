@@ -107,13 +107,13 @@ def read(self:Cutouts,
     part = np.searchsorted(self._ends, rows, 'right')
     if len(rows) and (part == part[0]).all(): return self._read_part(part[0], rows, ivar)
     out = np.empty((len(rows),*self.shape), self.dtype)
-    weight = np.empty((len(rows) if ivar else 0,*self.shape), np.float32)
+    known = np.empty((len(rows) if ivar else 0,*self.shape), np.float32)
     for p in np.unique(part):
         mine = np.flatnonzero(part == p)
         got = self._read_part(p, rows[mine], ivar)
-        if ivar: out[mine],weight[mine] = got
+        if ivar: out[mine],known[mine] = got
         else: out[mine] = got
-    return (out,weight) if ivar else out
+    return (out,known) if ivar else out
 
 # %% ../../nbs/10_data.cutouts.ipynb #275a8009
 @patch

@@ -153,7 +153,7 @@ def _pixels(self:Fits, plane, whole=False):
     return hdu_pixels(self.hdus[plane.hdu], whole) if plane.path == self.path else plane.pixels()
 
 @patch
-def _weights(self:Fits, planes, shape):
+def _ivar_of(self:Fits, planes, shape):
     "(C,H,W) float64 inverse variances or None, why pixels without any are missing, and which they are"
     kinds = {p.weight.kind if p.weight else '' for p in planes}
     if kinds == {''}: return None,'',None
@@ -191,7 +191,7 @@ def read(self:Fits,
     image = np.stack(some) if len(some) > 1 or some[0].ndim == 2 else some[0]
     bands = self.bands or self.given or ()
     hidden = self._masked(planes, image.shape, bands if len(bands) == len(image) else ['']*len(image))
-    ivar,why,empty = self._weights(planes, image.shape)
+    ivar,why,empty = self._ivar_of(planes, image.shape)
     if why: hidden[why] = empty
     told = [(photometry or Plane.photometry)(p) for p in planes]
     return FitsObject(self.bands, image, ivar, hidden, told*(len(image)//len(told)), planes[0].pixel_scale(), self.path)
@@ -579,7 +579,7 @@ def _rounded(self:FitsSet, x, dtype, o):
 
 # %% ../../nbs/09_data.fitsets.ipynb #b2c2553f
 @patch
-def _check_weights(self:FitsSet, o, w):
+def _check_ivar_fits(self:FitsSet, o, w):
     "Say that inverse variances are beyond float32"
     some = [] if w is None else w[w > 0]
     if not len(some) or np.finfo('f4').tiny < np.median(some) < np.finfo('f4').max: return
@@ -602,7 +602,7 @@ def _finished(self:FitsSet, o):
     "(C,H,W) pixels and inverse variances of an object in the set's bands, units and size; NaN where it is missing"
     x,w,dtype = self._in_one_unit(o)
     x = self._rounded(x, dtype, o)
-    self._check_weights(o, w)
+    self._check_ivar_fits(o, w)
     if self.sizes:
         x = _padded(x, self.sizes, np.nan)
         w = _padded(w, self.sizes, 0)

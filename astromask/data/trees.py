@@ -224,7 +224,7 @@ def _hidden(x, planes):
                     x.astype(np.result_type(x, np.float32), copy=False))
 
 # %% ../../nbs/09_data.trees.ipynb #e47303df
-def _weights(x, planes):
+def _inverse_variance(x, planes):
     "Inverse variances (C,H,W), None where nothing tells them"
     kind = next((k for k in ('ivar','variance','error') if k in planes), None)
     return None if kind is None else inverse_variance(np.broadcast_to(_cube(np.array(planes[kind][1])), x.shape),
@@ -260,7 +260,7 @@ def asdf_object(
         if isinstance(names, (list,tuple)): bands = tuple(map(str, names))
         else: bands = (band,) if band and len(x) == 1 else None
         facts = {k: v for k in ('id','ra','dec','redshift') if (v := _meta_of(node, k, f'meta.{k}')) is not None}
-        return dict(image=_hidden(x, planes), ivar=_weights(x, planes), bands=bands, photometry=photometry, scale=scale,
+        return dict(image=_hidden(x, planes), ivar=_inverse_variance(x, planes), bands=bands, photometry=photometry, scale=scale,
                     facts=facts, path=str(path))
 
 # %% ../../nbs/09_data.trees.ipynb #741d60d5
