@@ -26,6 +26,7 @@ _GOLDEN,_C1,_C2 = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049
 
 def _shift(x, n): return (x >> n) & ((1 << (64-n)) - 1)   # a logical shift of signed integers
 
+# %% ../nbs/00_core.ipynb #6815284a
 def mix(
     x, # int64 NumPy array (at least 1-D) or torch tensor
 ): # The same shape and type, each integer scrambled by SplitMix64's finaliser
@@ -166,6 +167,7 @@ class RunDir:
 
 # %% ../nbs/00_core.ipynb #c9697872
 def _update(path, new):
+    "Add to a file of JSON; on rank 0 alone"
     old = read_json(path, dict) if Path(path).exists() else {}
     if rank() == 0: write_json(path, old | new)
     return old | new
