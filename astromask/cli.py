@@ -12,7 +12,8 @@ __all__ = ['Verbs', 'main', 'split_bands', 'simulate', 'inspect', 'fetch', 'pack
 import logging, os, sys
 import click
 from .core import AstroMaskError, InputError, start_logging
-from .runs import experiments, find_experiment, read_parameters, read_params_file, run_experiment
+from .runs import run_experiment
+from .parameters import experiments, find_experiment, read_parameters, read_params_file
 
 # %% ../nbs/71_cli.ipynb #c5944121
 class Verbs(click.Group):

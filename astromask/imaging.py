@@ -16,9 +16,11 @@ from .surveys import get_survey, parse_bands
 
 # %% ../nbs/05_imaging.ipynb #05ed36b9
 @lru_cache(maxsize=16)
-def _frequencies(n, step): # Along x (half of them) and y, in radians per arcsec
+def _frequencies(n, step):
+    "Along x (half of them) and y, in radians per arcsec"
     return 2*np.pi*np.fft.rfftfreq(n, step), 2*np.pi*np.fft.fftfreq(n, step)
 
+# %% ../nbs/05_imaging.ipynb #744e99dd
 class Canvas:
     "The light that falls on a frame, by band"
     def __init__(self,
@@ -42,12 +44,16 @@ class Canvas:
 
 # %% ../nbs/05_imaging.ipynb #ea3fc458
 def _phase(self, x, y):
+    "What being at (x,y) does to a transform"
     return np.exp(-1j*self.ky*(self.centre+y))[:,None] * np.exp(-1j*self.kx*(self.centre+x))
 
-def _transform(profile, n, step): # (n,n/2+1) of a GalSim object
+# %% ../nbs/05_imaging.ipynb #1168f658
+def _transform(profile, n, step):
+    "(n,n/2+1) of a GalSim object"
     k = profile.drawKImage(nx=n, ny=n, scale=2*np.pi/(n*step)).array
     return np.roll(k, (n//2, n//2), (0,1))[:,:n//2+1]
 
+# %% ../nbs/05_imaging.ipynb #443a99d0
 @patch
 def add(self:Canvas,
     k,     # (n,n/2+1) Fourier transform with value 1 at zero, centred on the origin
@@ -117,14 +123,15 @@ def raster(self:Canvas,
 
 # %% ../nbs/05_imaging.ipynb #1816a105
 @patch
-def positions(self:Canvas): # (n,1) and (1,n), arcsec from the frame's centre
+def positions(self:Canvas)->tuple: # (n,1) and (1,n), arcsec from the frame's centre
     "Where the grid points are: y and x"
     along = np.arange(self.n)*self.step - self.centre
     return along[:,None], along[None]
 
 # %% ../nbs/05_imaging.ipynb #786aac2b
 @lru_cache(maxsize=1024)
-def _psf(survey, band, night, n, step): # (n,n/2+1) transform of PSF and pixel
+def _psf(survey, band, night, n, step):
+    "(n,n/2+1) transform of PSF and pixel"
     from galsim import Moffat
     rng = np.random.default_rng([night, 64])
     seeing = np.exp(.07*rng.standard_normal())
@@ -152,7 +159,8 @@ def expose(self:Canvas,
 
 # %% ../nbs/05_imaging.ipynb #a57b0d05
 @lru_cache(maxsize=64)
-def _noise(survey, band): # Noise of an empty pixel, photons per unit, share of a point source in its brightest pixel
+def _noise(survey, band):
+    "Noise of an empty pixel, photons per unit, share of a point source in its brightest pixel"
     i = survey.index(band)
     spread = 3.77*(survey.fwhm[i]/survey.pixel_scale)**2
     sigma = 10**(-0.4*(survey.depth[i]-survey.zero_point))/5/np.sqrt(spread)
@@ -234,6 +242,7 @@ def edge(
 # %% ../nbs/05_imaging.ipynb #794a6bcb
 _per_band = dict(cosmic_ray=.04, dead_column=.01) # How often each happens
 
+# %% ../nbs/05_imaging.ipynb #c197fec0
 def add_flaws(
     images, # (C,size,size), changed in place
     sigmas, # (C,) noise of a pixel

@@ -11,6 +11,7 @@ __all__ = ['default_fractions', 'recipes', 'Simulation', 'simulation', 'Scene', 
 # %% ../nbs/06_objects.ipynb #642a58cf
 from dataclasses import dataclass
 import numpy as np
+from fastcore.basics import patch
 from .core import InputError
 from .imaging import Canvas
 from .physics import Population, draw_galaxy, draw_size, galaxy_sed, magnitudes, quasar_sed, star_sed
@@ -20,6 +21,7 @@ from .surveys import Survey, get_survey, parse_bands
 default_fractions = dict(elliptical=.20, spiral=.25, edge_on=.12, irregular=.12, merger=.09,
                          star=.12, quasar=.07, lens=.03)
 
+# %% ../nbs/06_objects.ipynb #75c74791
 @dataclass(frozen=True)
 class Simulation:
     "Everything that the pixels depend on"
@@ -32,6 +34,17 @@ class Simulation:
 
     def flux(self, mags): # (C,) AB magnitudes to flux in the survey's unit
         return 10**(-0.4*(np.asarray(mags)-self.survey.zero_point))
+
+# %% ../nbs/06_objects.ipynb #d29f71a2
+def _shares(fractions):
+    "Pairs of class and probability"
+    for name,weight in fractions.items():
+        if name not in default_fractions:
+            raise InputError(f'No class is called {name!r}; there are {", ".join(default_fractions)}')
+        if not weight >= 0: raise InputError(f'fractions: the weight of {name!r} is {weight}; give numbers from 0 on')
+    total = sum(fractions.values())
+    if not total > 0: raise InputError('fractions: all weights are 0; give at least one class a weight')
+    return tuple((k,v/total) for k,v in fractions.items() if v)
 
 # %% ../nbs/06_objects.ipynb #a985b1a1
 def simulation(
@@ -47,18 +60,11 @@ def simulation(
     bands = parse_bands(bands, survey)
     if not 16 <= size <= 512: raise InputError(f'size={size} pixels is not between 16 and 512')
     if int(seed) != seed or seed < 0: raise InputError(f'seed={seed} is not a whole number from 0 on')
-    fractions = default_fractions if fractions is None else fractions
-    for name,weight in fractions.items():
-        if name not in default_fractions:
-            raise InputError(f'No class is called {name!r}; there are {", ".join(default_fractions)}')
-        if not weight >= 0: raise InputError(f'fractions: the weight of {name!r} is {weight}; give numbers from 0 on')
-    total = sum(fractions.values())
-    if not total > 0: raise InputError('fractions: all weights are 0; give at least one class a weight')
     faintest = survey.depth[survey.index(survey.reference)]
+    shares = _shares(default_fractions if fractions is None else fractions)
     if limit is None: limit = faintest-3.7
     if not 12 <= limit <= faintest:
         raise InputError(f'limit={limit} is not between 12 and the depth of {survey.name}, {faintest}')
-    shares = tuple((k,v/total) for k,v in fractions.items() if v)
     return Simulation(survey, bands, int(seed), int(size), float(limit), shares)
 
 # %% ../nbs/06_objects.ipynb #61f0962a
@@ -84,44 +90,55 @@ class Scene:
         self.width = sim.size*sim.survey.pixel_scale
         self.x,self.y = self.rng.uniform(-.5, .5, 2)*sim.survey.pixel_scale # catalogues do not know where pixels are
 
-    def draw(self, kind, law, smallest=.7):
-        "Redshift, absolute magnitude and half-light radius in arcsec of a galaxy that fits the frame"
-        for _ in range(100):
-            z,M = draw_galaxy(_populations[kind], self.sim.survey, self.sim.limit-4, self.sim.limit, self.rng)
-            size = draw_size(law, M, z, self.rng)
-            if smallest*self.fwhm < size < .17*self.width: break
-        self.z,self.M,self.size = z, M, np.clip(size, smallest*self.fwhm, .17*self.width)
-        return z, M, self.size
-
-    def flux(self, sed, share=1., z=None, M=None):
-        "Flux per band of a spectrum at the object's redshift, for a share of its light"
-        mags = magnitudes(sed, self.z if z is None else z, self.sim.survey, self.sim.bands, self.M if M is None else M)
-        return share*self.sim.flux(mags)
-
-    def apparent(self, sed, mag, z=0.):
-        "Flux per band of a spectrum that has an apparent magnitude in the reference band"
-        def mags(bands): return magnitudes(sed, z, self.sim.survey, bands)
-        return self.sim.flux(mags(self.sim.bands) - mags((self.sim.survey.reference,)) + mag)
-
     def angle(self): return self.rng.uniform(0, np.pi)
 
     def normal(self, mean, sigma, low=-np.inf, high=np.inf):
         return float(np.clip(self.rng.normal(mean, sigma), low, high))
 
+# %% ../nbs/06_objects.ipynb #25b019b2
+@patch
+def draw(self:Scene, kind, law, smallest=.7):
+    "Redshift, absolute magnitude and half-light radius in arcsec of a galaxy that fits the frame"
+    for _ in range(100):
+        z,M = draw_galaxy(_populations[kind], self.sim.survey, self.sim.limit-4, self.sim.limit, self.rng)
+        size = draw_size(law, M, z, self.rng)
+        if smallest*self.fwhm < size < .17*self.width: break
+    self.z,self.M,self.size = z, M, np.clip(size, smallest*self.fwhm, .17*self.width)
+    return z, M, self.size
+
+# %% ../nbs/06_objects.ipynb #c5bbcbbb
+@patch
+def flux(self:Scene, sed, share=1., z=None, M=None):
+    "Flux per band of a spectrum at the object's redshift, for a share of its light"
+    mags = magnitudes(sed, self.z if z is None else z, self.sim.survey, self.sim.bands, self.M if M is None else M)
+    return share*self.sim.flux(mags)
+
+# %% ../nbs/06_objects.ipynb #b973bcb8
+@patch
+def apparent(self:Scene, sed, mag, z=0.):
+    "Flux per band of a spectrum that has an apparent magnitude in the reference band"
+    def mags(bands): return magnitudes(sed, z, self.sim.survey, bands)
+    return self.sim.flux(mags(self.sim.bands) - mags((self.sim.survey.reference,)) + mag)
+
 # %% ../nbs/06_objects.ipynb #ae59cbc4
-def _sersic(n, size, q=1., angle=0.): # q: axis ratio
+def _sersic(n, size, q=1., angle=0.):
+    "An ellipse of axis ratio q"
     from galsim import Sersic, Shear, radians
     return Sersic(n, half_light_radius=size*np.sqrt(q)).shear(Shear(q=q, beta=angle*radians))
 
-def _disk(size, tilt, angle, height=.1): # tilt: inclination; height: scale height over scale radius
+# %% ../nbs/06_objects.ipynb #d2e85589
+def _disk(size, tilt, angle, height=.1):
+    "A disk seen at an inclination; `height` is that of its scale over that of its radius"
     from galsim import InclinedExponential, radians
     return InclinedExponential(tilt*radians, half_light_radius=size, scale_h_over_r=height).rotate(angle*radians)
 
 # %% ../nbs/06_objects.ipynb #1c05dc54
-def _old(s): # The spectrum of an elliptical or a bulge
+def _old(s):
+    "The spectrum of an elliptical or a bulge"
     kind = s.rng.uniform(.6, 2.) if s.rng.random() < .15 else s.normal(.15, .2, 0)
     return galaxy_sed(kind, s.normal(0, .1), abs(s.normal(0, .12)))
 
+# %% ../nbs/06_objects.ipynb #ae3dd92f
 def draw_elliptical(
     s, # Scene
 ):     # What is true of it
@@ -137,11 +154,13 @@ def draw_elliptical(
     return dict(redshift=z, size=size, ellipticity=1-q)
 
 # %% ../nbs/06_objects.ipynb #105b9072
-def _projected(r, theta, tilt, angle): # Points of a disk as they appear on the sky
+def _projected(r, theta, tilt, angle):
+    "Points of a disk as they appear on the sky"
     u = r*np.cos(theta)
     v = r*np.sin(theta)*np.cos(tilt)
     return u*np.cos(angle)-v*np.sin(angle), u*np.sin(angle)+v*np.cos(angle)
 
+# %% ../nbs/06_objects.ipynb #37c61e3d
 def _arms(s, scale, points=3000):
     "Radii and angles in the disk's plane, weights"
     rng = s.rng

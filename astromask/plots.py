@@ -34,20 +34,26 @@ def for_the_eye(
 )->bool: # Whole numbers from 0 to 255 in three bands or fewer?
     "Are these photographs, or pictures made by others, and not measurements?"
     v = np.asarray(x)[np.isfinite(x)]
-    return np.shape(x)[-3] <= 3 and v.size > 0 and v.min() >= 0 and 1 < v.max() <= 255 and bool((v == np.round(v)).all())
+    if np.shape(x)[-3] > 3 or not v.size: return False
+    return bool(v.min() >= 0 and 1 < v.max() <= 255 and (v == np.round(v)).all())
 
-def _border(x): # (N,3,H,W) -> (N,3,B)
+# %% ../nbs/02_plots.ipynb #e62e509a
+def _border(x):
+    "(N,3,H,W) -> (N,3,B): the pixels of the frame's border"
     w = max(min(x.shape[-2:])//8, 1)
     inner = np.zeros(x.shape[-2:], bool)
     inner[w:-w,w:-w] = min(x.shape[-2:]) > 2*w
     return x[...,~inner]
 
 # %% ../nbs/02_plots.ipynb #bed8295d
-def _median(x): # Over the last axis, NaN where nothing is finite
+def _median(x):
+    "Over the last axis, NaN where nothing is finite"
     with np.errstate(all='ignore'):
         return np.ma.median(np.ma.masked_invalid(x), -1).filled(np.nan)
 
-def _filled(y): # (N,3,H,W): absent bands replaced by the mean of the present ones
+# %% ../nbs/02_plots.ipynb #b354a72d
+def _filled(y):
+    "(N,3,H,W): absent bands replaced by the mean of the present ones"
     absent = ~np.isfinite(y).any((2,3))
     with np.errstate(all='ignore'):
         mean = np.where(np.isfinite(y), y, 0).sum(1)/np.maximum((~absent).sum(1), 1)[:,None,None]
@@ -56,15 +62,19 @@ def _filled(y): # (N,3,H,W): absent bands replaced by the mean of the present on
     return np.where(gone[...,None,None], np.where(valid, mean, np.nan)[:,None], y)
 
 # %% ../nbs/02_plots.ipynb #13011b1a
-def _mean(y): # (N,3,H,W) -> (N,H,W): over what is finite, NaN where nothing is
+def _mean(y):
+    "(N,3,H,W) -> (N,H,W): over what is finite, NaN where nothing is"
     ok = np.isfinite(y)
     return np.where(ok.any(1), np.where(ok, y, 0).sum(1)/np.maximum(ok.sum(1), 1), np.nan)
 
-def _brightest(y, soft): # (N,3,H,W) -> itself with less colour where it is noise, and the brightest of the three (N,1,H,W)
+# %% ../nbs/02_plots.ipynb #d8b7523f
+def _brightest(y, soft):
+    "(N,3,H,W) with less colour where it is noise, and the brightest of the three (N,1,H,W)"
     grey = y.mean(1, keepdims=True)
     y = grey + (y-grey)*np.clip(grey/soft[:,None], 0, 1)**2
     return y,y.max(1, keepdims=True)
 
+# %% ../nbs/02_plots.ipynb #b899bf29
 def colour_scale(
     x,          # (N,C,H,W) with NaN where missing
     bands=None, # Names of the C bands; None: from blue to red (as stored, for images made for the eye)
@@ -171,7 +181,8 @@ def show_tile(
     if title: ax.set_title(title, fontsize=7, pad=2, parse_math=False)
 
 # %% ../nbs/02_plots.ipynb #86c80ad8
-def _tiles(rows, cols, size, titles): # Figure, axes, and the titles of each row in lines, for which there is room
+def _tiles(rows, cols, size, titles):
+    "A figure, its axes, and the titles of each row in lines, for which there is room"
     titles = [[wrap_text(t or '', size) for t in line] for line in titles]
     lines = [max((t.count('\n')+1 for t in line if t), default=0) for line in titles]
     heights = [size+.135*n for n in lines] + [size]*(rows-len(lines))

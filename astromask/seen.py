@@ -60,6 +60,13 @@ def _sorted(marks, most=3):
     found,n = np.unique(marks[marks != 0], return_counts=True)
     return found[n <= most]
 
+# %% ../nbs/05_seen.ipynb #aed41d39
+def _among(marks, known):
+    "Which marks are in a sorted list"
+    if not len(known): return np.zeros(marks.shape, bool)
+    at = np.minimum(np.searchsorted(known, marks), len(known)-1)
+    return known[at] == marks
+
 # %% ../nbs/05_seen.ipynb #a236f3bb
 @dataclass(frozen=True)
 class Seen:
@@ -83,13 +90,6 @@ class Seen:
     def tensors(self)->dict: # Name to array, as safetensors keeps them
         "As arrays"
         return dict(places=self.places, looks=self.looks, counts=np.array([self.train, self.valid], np.int64))
-
-# %% ../nbs/05_seen.ipynb #aed41d39
-def _among(marks, known):
-    "Which marks are in a sorted list"
-    if not len(known): return np.zeros(marks.shape, bool)
-    at = np.minimum(np.searchsorted(known, marks), len(known)-1)
-    return known[at] == marks
 
 # %% ../nbs/05_seen.ipynb #ad966b71
 def seen_from_tensors(

@@ -41,13 +41,15 @@ class Survey:
         if self.reference not in self.bands:
             raise InputError(f'Survey {self.name!r}: reference {self.reference!r} is not among {", ".join(self.bands)}')
 
-    def index(self,
-        band:str, # One of the survey's bands
-    )->int:       # Its position
-        "Where a band stands, or an error that says what there is"
-        if band not in self.bands:
-            raise InputError(f'Survey {self.name!r} has no band {band!r}; it has {", ".join(self.bands)}')
-        return self.bands.index(band)
+# %% ../nbs/01_surveys.ipynb #1e3fec89
+@patch
+def index(self:Survey,
+    band:str, # One of the survey's bands
+)->int:       # Its position
+    "Where a band stands, or an error that says what there is"
+    if band not in self.bands:
+        raise InputError(f'Survey {self.name!r} has no band {band!r}; it has {", ".join(self.bands)}')
+    return self.bands.index(band)
 
 # %% ../nbs/01_surveys.ipynb #f96e8d38
 @lru_cache(maxsize=None)
@@ -83,6 +85,7 @@ def wavelength(self:Survey,
     return float(np.trapezoid(wave*through, wave) / np.trapezoid(through, wave))
 
 # %% ../nbs/01_surveys.ipynb #ba9d8485
+# narrow bands of HSC, (centre, width)
 _NB = ((3863,55), (8177,113), (9215,135), (10092,91))
 _surveys = {s.name: s for s in (
     Survey('sdss', tuple('ugriz'), tuple(f'sdss2010-{b}' for b in 'ugriz'), 0.396, 22.5,
@@ -191,6 +194,7 @@ WEBB = tuple('F200W F210M F212N F250M F277W F300M F322W2 F323N F335M F356W F360M
 LONG_PASS = dict(F200LP=4972, F350LP=5859, F600LP=7507, F785LP=8687, F850LP=9033)
 _hubble = re.compile('hst|acs|wfc3|uvis|wfpc2|hrc|sbc')
 
+# %% ../nbs/01_surveys.ipynb #59195c0d
 def _numbered(token, name=''): # Angstrom by the number in a filter's name, None without one
     t = token.upper()
     if t in LONG_PASS: return LONG_PASS[t]
@@ -205,6 +209,8 @@ def _numbered(token, name=''): # Angstrom by the number in a filter's name, None
 # %% ../nbs/01_surveys.ipynb #eb5c1c4d
 _exact = {b: float(w) for group in reversed(WAVELENGTHS.values()) for b,w in group.items()}
 _folded = {b.lower(): float(w) for group in reversed(WAVELENGTHS.values()) for b,w in group.items()}
+
+# %% ../nbs/01_surveys.ipynb #09ac1269
 # whose bands are u, g, r, i, z, y, also in capitals
 _sloan = ('sdss sloan des decam decals delve hsc suprime lsst lsstcam comcam rubin cfht cfhtls megacam megaprime cfis '
           'unions whigs wishes ps1 panstarrs kids omegacam vst skymapper splus jplus jpas ztf bass mzls legacy').split()
@@ -212,12 +218,14 @@ _cameras = _sloan + ('subaru vista viking vhs video uvista ultravista ukidss wfc
                      'irac spitzer galex swift uvot '
                      'euclid nisp gaia atlas johnson cousins bessell').split()
 
+# %% ../nbs/01_surveys.ipynb #1fa424da
 def _pieces(token): # The token itself, then without a camera's name before or behind it
     yield token
     for c in _cameras:
         if token.lower().startswith(c): yield token[len(c):]
         if token.lower().endswith(c): yield token[:-len(c)]
 
+# %% ../nbs/01_surveys.ipynb #a94d570c
 def _by_name(token, name): # Angstrom by a part of a band's name, or None
     for t in _pieces(token):
         if t in tuple('UGRIZY') and any(c in name for c in _sloan): t = t.lower()
@@ -240,6 +248,7 @@ def _wavelength(band): # Angstrom by the band's name alone, or None
     found = [(len(t), i, w) for i,t in enumerate(tokens) if (w := _by_name(t, name.lower()))]
     return max(found)[2] if found else None              # the longest part says most, then the last
 
+# %% ../nbs/01_surveys.ipynb #fa1afdd9
 def band_wavelength(
     band:str,   # A band's name in any spelling, or R, G, B
 )->float|None:  # Angstrom; None for a name that nothing is known of
@@ -250,11 +259,13 @@ def band_wavelength(
 
 # %% ../nbs/01_surveys.ipynb #db5fa7ab
 def _narrow(band):
+    "Is it a narrow band, by its survey or its name?"
     filters = [s.filters[s.bands.index(band)] for s in known_surveys() if band in s.bands]
     if filters: return any(not isinstance(f, str) and f[1] < 300 for f in filters)
     parts = re.findall('[A-Z0-9]+', str(band).upper())
     return any(re.fullmatch(r'(NB|N)0?\d{3,4}|F\d{3,4}N|[FJ]0?([3-9]\d\d)|CAHK|HA|HALPHA|O?II+', p) for p in parts)
 
+# %% ../nbs/01_surveys.ipynb #87417f1d
 def rgb_bands(
     bands, # Names of an image's bands, in its order
 )->tuple:  # Three positions among them: for red, green and blue (repeated where there are fewer than three)

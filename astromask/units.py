@@ -30,6 +30,7 @@ UNIT_WORDS = (
     ('adu', 'counts: no flux, so a card has to give the zero point (also ct, DN, electron, photon, /s)'),
 )
 
+# %% ../nbs/01_units.ipynb #96014995
 _spelling = {}
 for _word,_names in {'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies maggie mgy mgys',
                      'sr': 'sr str ster steradian steradians', 'erg': 'erg ergs',
@@ -39,8 +40,12 @@ for _word,_names in {'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies ma
                      'nm': 'nm', 'cm': 'cm', 'm': 'm', 'W': 'w watt watts',
                      'arcsec': 'arcsec arcsecond arcseconds asec', 'arcmin': 'arcmin', 'deg': 'deg'}.items():
     _spelling |= dict.fromkeys(_names.split(), _word)
+
+# %% ../nbs/01_units.ipynb #0d904356
 _prefixes = {'nano': 'n', 'micro': 'u', 'milli': 'm', 'kilo': 'k', 'mega': 'M', 'pico': 'p', 'mu': 'u', 'n': 'n',
              'u': 'u', 'µ': 'u', 'μ': 'u', 'k': 'k', 'p': 'p'}
+
+# %% ../nbs/01_units.ipynb #3ba7db47
 _maggies = [u.def_unit(p+'AB', 10.**k*u.AB) for p,k in dict(n=-9, u=-6, m=-3, k=3, M=6, p=-12).items()]
 
 # %% ../nbs/01_units.ipynb #e11facee
@@ -60,9 +65,11 @@ def _word(m):
 
 # %% ../nbs/01_units.ipynb #a9aa3cf3
 _digits = r'[-+]?(?:\d+\.?\d*|\.\d+)'
-_ten = re.compile(rf'\s*(10|2)\s*(?:(?:\*\*|\^)\s*[({{]?\s*({_digits})\s*(?:\*\s*({_digits}))?\s*[)}}]?|([-+]\d+))\s*[*.]?\s*')
+_power_of = rf'(?:\*\*|\^)\s*[({{]?\s*({_digits})\s*(?:\*\s*({_digits}))?\s*[)}}]?'       # 10**(-0.4*30)
+_ten = re.compile(rf'\s*(10|2)\s*(?:{_power_of}|([-+]\d+))\s*[*.]?\s*')
 _times = re.compile(rf'\s*({_digits}(?:[eEdD][-+]?\d+)?)\s*[*x×]?\s*')
 
+# %% ../nbs/01_units.ipynb #65935872
 def _factor(text):
     "What stands before the unit as a number, and the rest: '10**(-0.4*30) maggies', '1e-17 erg/s'"
     factor = 1.
@@ -90,12 +97,13 @@ def _unit_of(text):
 # %% ../nbs/01_units.ipynb #a92dbe2d
 _stated = re.compile(r'\s*([-+]?\d+(?:\.\d*)?)\s*(?:mag(?:nitudes?)?[ ,(]*AB\)?|AB[ -]*mag(?:nitudes?)?)\s*', re.I)
 
+# %% ../nbs/01_units.ipynb #5da887b9
 @lru_cache(maxsize=None)
 def unit_zero_point(
-    unit:str,              # Such as 'nanomaggy', 'nJy', 'MJy/sr', '27 mag AB', '1e-20 erg/s/cm2/A', in any case and spelling
+    unit:str,              # Such as 'nanomaggy', 'MJy/sr', '27 mag AB', '1e-20 erg/s/cm2/A', in any case and spelling
     pixel_area:float=None, # Of a pixel, in sr: for surface brightness
     wavelength:float=None, # Of the band, in Angstrom: for flux by wavelength
-)->float|None:             # None where the unit does not say (counts, '', an unknown word), or where area or wavelength lack
+)->float|None:             # None where it does not say (counts, '', an unknown word), or where area or wavelength lack
     "The AB magnitude of one `unit`"
     stated = _stated.fullmatch(unit or '')
     if stated: return float(stated[1])
@@ -110,6 +118,7 @@ def unit_zero_point(
 # %% ../nbs/01_units.ipynb #f941214b
 _common = {0.: 'maggy', 22.5: 'nanomaggy', 8.9: 'Jy', 16.4: 'mJy', 23.9: 'uJy', 31.4: 'nJy'}
 
+# %% ../nbs/01_units.ipynb #24a66849
 def unit_name(
     zero_point:float|None, # AB magnitude of one unit; None: unknown
 )->str:                    # A common unit, or the zero point in words
@@ -146,10 +155,12 @@ ZERO_POINT_CARDS = (
     ('PHOTMJSR', 'Webb: MJy/sr of one count per second; with PIXAR_SR, the area of a pixel'),
 )
 
+# %% ../nbs/01_units.ipynb #7a4ee0e7
 _missing = ('', 'null', 'none', 'n/a', 'na', 'nan', 'unknown', 'undef', 'undefined', 'indef', '--')
 _sentinels = (-99, -999, -9999, 99, 999, 9999)
 _vega_cameras = ('wise', '2mass', 'vircam', 'wfcam')
 
+# %% ../nbs/01_units.ipynb #b84dd281
 @dataclass(frozen=True)
 class Photometry:
     "What a header says of its pixels"
@@ -185,6 +196,7 @@ def _number(name, *headers, low, high):
 _per_second = re.compile(r'(/ ?s(ec)?\b|s\s*(\*\*|\^)?-1|per[ -]?s(ec(ond)?)?\b|cps\b)', re.I)
 _one_second = re.compile(r'(per[ -]?s(ec(ond)?)?\b|\b(1|one)[ -]?s(ec(ond)?)?\b|/ ?s(ec)?\b)', re.I)
 
+# %% ../nbs/01_units.ipynb #638039de
 def _per_exposure(zero, unit, *headers):
     "A zero point per second as that of the pixels, and '': or None, and why not"
     exposure,_ = _number('EXPTIME', *headers, low=-np.inf, high=np.inf)
@@ -238,10 +250,13 @@ def _inverse_sensitivity(name, unit, pixel_area, *headers):
 _like_zero_point = re.compile(r'.*(ZERO|ZP|ZPT).*', re.I)
 _no_zero_points = 'BZERO','PHOTZPT','CRDER','ZPERR','MAGZPUNC','MAGZPRMS'
 
+# %% ../nbs/01_units.ipynb #0d4878a5
 def _readable(name, *headers):
+    "A card's value; a card that cannot be read says nothing"
     try: return _card(name, *headers)[0]
-    except Exception: return None     # a card that cannot be read says nothing
+    except Exception: return None 
 
+# %% ../nbs/01_units.ipynb #f23e3ab7
 def _unread(*headers):
     "Cards that may tell a zero point, by their names and values, and that nobody has defined to us"
     known = {k for k,_ in ZERO_POINT_CARDS} | {*_no_zero_points}
@@ -251,26 +266,6 @@ def _unread(*headers):
     said = {k: x for k,x in values.items() if isinstance(x, (int,float)) and not isinstance(x, bool) and 12 < x < 45}
     return [f'{k} = {x:.6g} may tell it, but what it means is not known: give the zero point yourself if you know it'
             for k,x in said.items()]
-
-def header_photometry(
-    header,                # A FITS header, or a dict of cards
-    primary=None,          # The file's primary header, if that is another: asked where `header` says nothing
-    pixel_area:float=None, # Of a pixel, in sr, such as the WCS gives it; a card PIXAR_SR or PIXAR_A2 is asked where None
-    wavelength:float=None, # Of the band, in Angstrom; the card PHOTPLAM is asked where None
-)->Photometry:             # Unit '' and zero point None where nothing is said; DataError for a value that cannot be
-    "What a FITS header says of its pixels' unit and zero point"
-    both = header,primary
-    unit = re.sub(r'\s+', ' ', str(_card('BUNIT', *both)[0] or ''))
-    area = _area(pixel_area, *both)
-    wave = wavelength or _number('PHOTPLAM', *both, low=-np.inf, high=np.inf)[0]
-    told = []
-    unused = []
-    for name,_ in ZERO_POINT_CARDS:
-        zero,why = (_bunit(unit, area, wave, *both) if name == 'BUNIT' else _said(name, unit, area, *both))
-        if zero is not None: told.append((name, zero))
-        elif why: unused.append(f'{name} ({why})')
-    if not told: unused += _unread(*both)
-    return _decide(unit, told, unused)
 
 # %% ../nbs/01_units.ipynb #ac3c7686
 def _area(given, *headers):
@@ -305,6 +300,27 @@ def _decide(unit, told, unused):
     if others: log.warning(f'{name} says that one unit is {zero:.6g} mag AB, but {", ".join(others)}: {name} is taken')
     return Photometry(unit or unit_name(zero), float(zero), name)
 
+# %% ../nbs/01_units.ipynb #3c0efbfe
+def header_photometry(
+    header,                # A FITS header, or a dict of cards
+    primary=None,          # The file's primary header, if that is another: asked where `header` says nothing
+    pixel_area:float=None, # Of a pixel, in sr, such as the WCS gives it; None: by the card PIXAR_SR or PIXAR_A2
+    wavelength:float=None, # Of the band, in Angstrom; None: by the card PHOTPLAM
+)->Photometry:             # Unit '' and zero point None where nothing is said; DataError for a value that cannot be
+    "What a FITS header says of its pixels' unit and zero point"
+    both = header,primary
+    unit = re.sub(r'\s+', ' ', str(_card('BUNIT', *both)[0] or ''))
+    area = _area(pixel_area, *both)
+    wave = wavelength or _number('PHOTPLAM', *both, low=-np.inf, high=np.inf)[0]
+    told = []
+    unused = []
+    for name,_ in ZERO_POINT_CARDS:
+        zero,why = (_bunit(unit, area, wave, *both) if name == 'BUNIT' else _said(name, unit, area, *both))
+        if zero is not None: told.append((name, zero))
+        elif why: unused.append(f'{name} ({why})')
+    if not told: unused += _unread(*both)
+    return _decide(unit, told, unused)
+
 # %% ../nbs/01_units.ipynb #ab1932fb
 @dataclass(frozen=True)
 class Measure:
@@ -317,18 +333,22 @@ class Measure:
         "As plain values"
         return asdict(self)
 
-    @classmethod
-    def from_config(cls,
-        config,     # What `config` gave; None: nothing is known
-    )->'Measure':
-        "Of plain values, or an error that says which is wrong"
-        config = dict(config or {})
-        def number(k):
-            x = config.get(k)
-            if x is None or isinstance(x, (int,float)) and not isinstance(x, bool) and np.isfinite(x):
-                return None if x is None else float(x)
-            raise InputError(f'{k} of the training set is {x!r}, which is no number')
-        return cls(str(config.get('unit') or ''), number('zero_point'), number('pixel_scale'))
+# %% ../nbs/01_units.ipynb #d535142c
+def _finite(config, k):
+    "A number of a configuration, or None"
+    x = config.get(k)
+    if x is None: return None
+    if isinstance(x, (int,float)) and not isinstance(x, bool) and np.isfinite(x): return float(x)
+    raise InputError(f'{k} of the training set is {x!r}, which is no number')
+
+# %% ../nbs/01_units.ipynb #c86c0dd7
+@patch(cls_method=True)
+def from_config(cls:Measure,
+    config,     # What `config` gave; None: nothing is known
+)->Measure:
+    "Of plain values, or an error that says which is wrong"
+    config = dict(config or {})
+    return cls(str(config.get('unit') or ''), _finite(config, 'zero_point'), _finite(config, 'pixel_scale'))
 
 # %% ../nbs/01_units.ipynb #d00fe610
 @patch(as_prop=True)
@@ -340,6 +360,7 @@ def ab(self:Measure)->float: # None where neither says it
 # %% ../nbs/01_units.ipynb #ded8ec06
 _power = re.compile(r'2\*\*(-?\d+) (.+)')   # of sets that float32 could not hold as they were
 
+# %% ../nbs/01_units.ipynb #493300a5
 def _unit_ratio(a, b):
     "One a in units of b; None where that is not known"
     (i,x),(j,y) = ((int(m[1]),m[2]) if (m := _power.fullmatch(o)) else (0,o) for o in (a,b))

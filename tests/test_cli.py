@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, yaml
 from click.testing import CliRunner
 from astromask.cli import main
-from astromask.runs import check_parameters, experiments, find_experiment, read_parameters
+from astromask.parameters import check_parameters, experiments, find_experiment, read_parameters
 from toys import astromask, toy
 
 RECIPES = sorted((Path(__file__).parent.parent/'slurm'/'params').glob('*.yaml'))

@@ -10,7 +10,8 @@ from astromask.data.cutouts import Cutouts, class_labels, redshifts
 from astromask.data.splits import load_split
 from astromask.models.mae import MAE
 from astromask.models.weights import load_model, save_model
-from astromask.runs import Parameter, check_parameters, is_done, read_parameters, read_params_file
+from astromask.runs import is_done
+from astromask.parameters import Parameter, check_parameters, read_parameters, read_params_file
 from astromask.train.checkpoint import newest_checkpoint, save_checkpoint, verify
 
 cases = int(os.environ.get('ASTROMASK_FUZZ', 200))

@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 from astromask.core import InputError, RunDir
 from astromask.files import read_json
 from astromask.data.cutouts import Cutouts
-from astromask.runs import Parameter, cast, check_parameters, is_done, read_parameters, read_params_file
+from astromask.runs import is_done
+from astromask.parameters import Parameter, cast, check_parameters, read_parameters, read_params_file
 from astromask.train.checkpoint import checkpoints, verify
 from toys import COMMAND, STARTED, astromask, toy, training
 
