@@ -85,7 +85,8 @@ def slope(self:AsinhScaling,
     return self.gain / torch.hypot(softening, x-center)
 
 # %% ../nbs/05_scaling.ipynb #9361a41d
-def _median(v): # Of the numbers in the last axis that are not NaN
+def _median(v):
+    "Of the numbers in the last axis that are not NaN"
     if not torch.compiler.is_exporting(): return v.nanmedian(-1, keepdim=True).values
     n = (~v.isnan()).sum(-1, keepdim=True)                                 # ONNX knows no median
     found = v.nan_to_num(torch.inf).sort(-1).values.gather(-1, ((n-1)//2).clamp(min=0))
@@ -106,8 +107,8 @@ class ObjectScaling(AsinhScaling):
     "asinh scaling by each object's own sky and noise; its inverse needs the object"
     kind = 'object'
     how = ("`gain * asinh((x - sky) / (units * noise))`, sky and noise being the object's median and 1.4826 "
-           "times its median absolute "
-           'deviation in the band; where there is no noise, `center` for sky and `softening` for units * noise')
+           'times its median absolute deviation in the band; '
+           'where there is no noise, `center` for sky and `softening` for units * noise')
     def __init__(self,
         center,    # (C,) the survey's sky, for an object that has none of its own
         softening, # (C,) the same for units * noise, > 0

@@ -10,6 +10,7 @@ __all__ = ['place_marks', 'look_marks', 'Seen', 'seen_from_tensors', 'seen_of']
 # %% ../nbs/05_seen.ipynb #a215c3ff
 import numpy as np
 from dataclasses import dataclass
+from fastcore.basics import patch
 from .core import DataError, mix
 
 # %% ../nbs/05_seen.ipynb #afe68fe9
@@ -18,8 +19,8 @@ _cell = .5/3600                        # degrees
 def _cells(ra, row, shift=0):
     "(N,) numbers of cells: `shift` cells further along their row"
     n = np.maximum(1, np.floor(360*np.cos(np.deg2rad((row+.5)*_cell-90))/_cell)).astype(np.int64)
-    return row.astype(np.uint64) << np.uint64(32) | ((np.floor(np.mod(ra, 360)/360*n).astype(np.int64)
-                                                      +shift) % n).astype(np.uint64)
+    cell = (np.floor(np.mod(ra, 360)/360*n).astype(np.int64)+shift) % n
+    return row.astype(np.uint64) << np.uint64(32) | cell.astype(np.uint64)
 
 # %% ../nbs/05_seen.ipynb #ab269e24
 def place_marks(
@@ -76,20 +77,22 @@ class Seen:
     places:np.ndarray  # Sorted uint64
     looks:np.ndarray   # Sorted uint64
 
-    def has(self,
-        x=None,  # (N,C,H,W) pixels as they are stored; None: they are not known
-        sky=None,# (N,2) right ascension and declination in degrees; None: not known
-    )->np.ndarray: # (N,) bool
-        "Which objects are among them"
-        found = np.zeros(len(sky if x is None else x), bool)
-        if x is not None: found |= _among(look_marks(x), self.looks).any(1)
-        if sky is not None: found |= _among(place_marks(*np.asarray(sky).T, around=True), self.places).any(1)
-        return found
-
     def __len__(self): return self.train + self.valid
     def tensors(self)->dict: # Name to array, as safetensors keeps them
         "As arrays"
         return dict(places=self.places, looks=self.looks, counts=np.array([self.train, self.valid], np.int64))
+
+# %% ../nbs/05_seen.ipynb #50f63a7a
+@patch
+def has(self:Seen,
+    x=None,  # (N,C,H,W) pixels as they are stored; None: they are not known
+    sky=None,# (N,2) right ascension and declination in degrees; None: not known
+)->np.ndarray: # (N,) bool
+    "Which objects are among them"
+    found = np.zeros(len(sky if x is None else x), bool)
+    if x is not None: found |= _among(look_marks(x), self.looks).any(1)
+    if sky is not None: found |= _among(place_marks(*np.asarray(sky).T, around=True), self.places).any(1)
+    return found
 
 # %% ../nbs/05_seen.ipynb #ad966b71
 def seen_from_tensors(
@@ -116,4 +119,5 @@ def seen_of(
     t = c.catalog
     places = [place_marks(t['ra'][rows], t['dec'][rows])] if {'ra','dec'} <= set(t.colnames) else []
     looks = [look_marks(c.read(rows[i:i+bs])) for i in range(0, len(rows), bs)] if len(c.bands) else []
-    return Seen(n, len(rows)-n, *(_sorted(np.concatenate(o or [np.zeros(0, np.uint64)])) for o in (places, looks)))
+    marks = [_sorted(np.concatenate(o or [np.zeros(0, np.uint64)])) for o in (places, looks)]
+    return Seen(n, len(rows)-n, *marks)

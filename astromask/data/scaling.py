@@ -32,6 +32,7 @@ def _fit_asinh(v, softening, percentiles):
     spread = np.arcsinh((v-center) / (softening*noise)).std()
     return center, softening*noise, 1/spread if spread > 1e-3 else 1.
 
+# %% ../../nbs/14_data.scaling.ipynb #aff17c40
 def _fit_object(v, softening, percentiles): return *_fit_asinh(v, softening, percentiles), softening
 
 def _fit_astromask(v, softening, percentiles): return 0., 3*_noise(v)[1]
@@ -43,6 +44,7 @@ def _fit_minmax(v, softening, percentiles):
     low,high = np.percentile(v, percentiles)
     return low, high-low or abs(low) or 1.
 
+# %% ../../nbs/14_data.scaling.ipynb #bee2dd7d
 def _fit_percentile(v, softening, percentiles):
     low,scale = _fit_minmax(v, softening, percentiles)
     return low, scale, low, low+scale
@@ -55,12 +57,21 @@ _FITS = dict(asinh=(AsinhScaling, _fit_asinh), object=(ObjectScaling, _fit_objec
 _IMAGENET = np.array([[0.485,0.456,0.406],[0.229,0.224,0.225]])      # mean and deviation of R, G, B, of 0 to 1
 SCALINGS = *_FITS,'sky_embeddings','galaxy10'
 
+# %% ../../nbs/14_data.scaling.ipynb #20a56c23
 def _fixed(kind, C):
     "The scalings that are not fitted"
     if kind == 'sky_embeddings': return LinearScaling(np.zeros(C), low=-3.)
     if C != 3:
         raise InputError(f'The scaling galaxy10 is for images in R, G, B from 0 to 255, and these have {C} bands')
     return LinearScaling(*255*_IMAGENET)
+
+# %% ../../nbs/14_data.scaling.ipynb #1c079a86
+def _check_fit(kind, n, percentiles):
+    "Refuse what cannot be fitted"
+    if kind not in SCALINGS: raise InputError(f'scaling is {kind!r}; it must be one of {", ".join(SCALINGS)}')
+    if n < 1: raise InputError(f'n is {n}: look at one cutout or more')
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise InputError(f'percentiles are {percentiles}: they must rise, from 0 to 100')
 
 # %% ../../nbs/14_data.scaling.ipynb #efe30111
 def fit_scaling(
@@ -72,13 +83,10 @@ def fit_scaling(
     percentiles=(0.1, 99.9),   # minmax and percentile: what becomes 0 and 1
 )->Scaling:
     "The scaling that suits a survey"
-    if kind not in SCALINGS: raise InputError(f'scaling is {kind!r}; it must be one of {", ".join(SCALINGS)}')
-    if n < 1: raise InputError(f'n is {n}: look at one cutout or more')
-    if not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise InputError(f'percentiles are {percentiles}: they must rise, from 0 to 100')
+    _check_fit(kind, n, percentiles)
     if kind not in _FITS: return _fixed(kind, cutouts.shape[0])
     make,fit = _FITS[kind]
     bands = [v[np.isfinite(v)].astype(np.float64) for v in _sample_pixels(cutouts, n, seed)]
     if not any(v.size for v in bands): raise DataError('The cutouts hold no valid pixel: every one is NaN')
-    # no pixel: a band this sample never saw
-    return make(*zip(*(fit(v if v.size else np.zeros(1), softening, percentiles) for v in bands)))
+    bands = [v if v.size else np.zeros(1) for v in bands]                    # a band that this sample never saw
+    return make(*zip(*(fit(v, softening, percentiles) for v in bands)))
