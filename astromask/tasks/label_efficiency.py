@@ -12,6 +12,7 @@ __all__ = ['WORDS', 'label_subsets', 'label_sizes', 'whole_numbers', 'check_size
 import shutil, numpy as np
 from astropy.table import Table
 from ..core import InputError, log
+from ..plots import rounded
 from .methods import LOWER, METRIC, answer_name, judge, kept_answer
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #b1117b3e
@@ -76,6 +77,15 @@ def passes(
     "Epochs for a number of objects"
     return int(np.clip(round(images/n), least, most))
 
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #40d197e0
+def _score(name, task, part, seed, run, images, metric):
+    "Of a method that is given some labels"
+    epochs = passes(images, len(part[0]))
+    result = kept_answer(name, task, part, seed, run, epochs=epochs)
+    if run is not None:
+        shutil.rmtree(run/'fits'/answer_name(name, task, part, seed, epochs=epochs), ignore_errors=True)
+    return judge(task, result, part[2])[metric]
+
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #dda88ed3
 def label_efficiency(
     names,           # Of methods
@@ -94,15 +104,10 @@ def label_efficiency(
     levels = check_sizes(sizes or label_sizes(task, np.union1d(*parts[0][:2])))
     for i,(train,valid,test) in enumerate(parts, seed):
         for size,(fit,held) in zip(levels, label_subsets(task, np.union1d(train, valid), levels, i, groups)):
-            part = (fit, held, test)
-            epochs = passes(images, len(fit))
-            for name in names:
-                result = kept_answer(name, task, part, i, run, epochs=epochs)
-                if run is not None:
-                    shutil.rmtree(run/'fits'/answer_name(name, task, part, i, epochs=epochs), ignore_errors=True)
-                found.append((i, name, size, len(fit)+len(held), judge(task, result, test)[metric]))
-            log.info(f'seed {i}, {len(fit)+len(held)} labels: '
-                     + ', '.join(f'{r[1]} {r[4]:.3f}' for r in found[-len(names):]))
+            n = len(fit)+len(held)
+            new = [(i, m, size, n, _score(m, task, (fit, held, test), i, run, images, metric)) for m in names]
+            log.info(f'seed {i}, {n} labels: ' + ', '.join(f'{m} {score:.3f}' for _,m,_,_,score in new))
+            found += new
     return Table(rows=found, names=('seed','method','size','labels','score'))
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #0f9c6acd
@@ -113,13 +118,10 @@ def curves(
     found = {}
     for name in dict.fromkeys(table['method']):
         mine = table[table['method'] == name]
-        rows = []
-        for size in dict.fromkeys(mine['size']):
-            t = mine[mine['size'] == size]
-            rows.append((round(np.mean(t['labels'])), np.mean(t['score']),
-                         np.std(t['score'], ddof=1) if len(t) > 1 else np.nan))
-        found[str(name)] = Table(rows=rows, names=('n','mean','std'))
-        for k in ('mean','std'): found[str(name)][k].info.format = '.3f'
+        each = [mine[mine['size'] == size] for size in dict.fromkeys(mine['size'])]
+        rows = [(round(np.mean(t['labels'])), np.mean(t['score']),
+                 np.std(t['score'], ddof=1) if len(t) > 1 else np.nan) for t in each]
+        found[str(name)] = rounded(Table(rows=rows, names=('n','mean','std')), 3)
     return found
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #930f966d
@@ -146,26 +148,28 @@ def equal_points(
 )->Table:           # method, labels, low, high (over seeds), seeds that reach it, other, other_labels, score
     "With how many labels a method equals another that has all"
     sign = -1 if metric in LOWER else 1
-    found = []
     mean = curves(table)
-    def one(name, seed):
-        t = table[(table['method'] == name) & (table['seed'] == seed)]
-        return t['labels'],sign*t['score']
     seeds = list(dict.fromkeys(table['seed']))
+    found = []
     for a,b in ((a, b) for b in mean for a in mean if a != b and 'chance' not in (a,b)):
         goal,total,spread = (mean[b][k][-1] for k in ('mean','n','std'))
         if chance is not None and not sign*(goal-chance) > 2*np.nan_to_num(spread)/len(seeds)**.5: continue
         n = labels_needed(mean[a]['n'], sign*mean[a]['mean'], sign*goal)
-        if not n < total: continue
-        each = np.array([labels_needed(*one(a, s), one(b, s)[1][-1]) for s in seeds])
-        there = each[np.isfinite(each)]
-        low,high = (there.min(),there.max()) if len(there) else (np.nan,np.nan)
-        found.append((a, n, low, high, len(there), b, total, goal))
+        if n < total: found.append((a, n, *_over_seeds(table, seeds, a, b, sign), b, total, goal))
     names = 'method','labels','low','high','seeds','other','other_labels','score'
     t = Table(rows=found or None, names=names, dtype=[str,float,float,float,int,str,int,float])
-    for k in ('labels','low','high'): t[k].info.format = '.0f'
-    t['score'].info.format = '.3f'
-    return t
+    return rounded(rounded(t, 0, ('labels','low','high')), 3, ('score',))
+
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #fb933090
+def _over_seeds(table, seeds, a, b, sign):
+    "The fewest and the most labels that a needs to equal b, and in how many seeds it does"
+    def one(name, seed):
+        t = table[(table['method'] == name) & (table['seed'] == seed)]
+        return t['labels'],sign*t['score']
+    each = np.array([labels_needed(*one(a, s), one(b, s)[1][-1]) for s in seeds])
+    there = each[np.isfinite(each)]
+    low,high = (there.min(),there.max()) if len(there) else (np.nan,np.nan)
+    return low,high,len(there)
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #499c6a1f
 WORDS = {'chance': 'guessing', 'forest': 'the forest', 'cnn': 'the supervised ResNet',
@@ -175,6 +179,7 @@ WORDS = {'chance': 'guessing', 'forest': 'the forest', 'cnn': 'the supervised Re
          'random lars': 'the LARS probe of a random encoder', 'pretrained lars': 'the LARS probe',
          'random finetune': 'training from scratch', 'pretrained finetune': 'fine-tuning'}
 
+# %% ../../nbs/51_tasks.label_efficiency.ipynb #e9973f7b
 def in_words(
     points,         # Of `equal_points`
     n_seeds:int,    # Seeds in all
@@ -185,7 +190,8 @@ def in_words(
     for t in points:
         about = float(f'{t["labels"]:.2g}')
         n = f'{least:,} labels or fewer' if t['labels'] <= least else f'{about:,.0f} labels'
-        over = f'{t["low"]:,.0f} to {t["high"]:,.0f} in single seeds' if t['seeds'] == n_seeds else f'reached in {t["seeds"]} of {n_seeds} seeds'
+        over = f'{t["low"]:,.0f} to {t["high"]:,.0f} in single seeds'
+        if t['seeds'] < n_seeds: over = f'reached in {t["seeds"]} of {n_seeds} seeds'
         said.append(f'With {n} {WORDS[t["method"]]} equals {WORDS[t["other"]]} on {t["other_labels"]:,} '
                     f'({t["score"]:.3f}; {over}).')
     return said

@@ -33,7 +33,7 @@ def redshift_targets(
     error:str='',      # Column with the errors of the redshifts; '': all weigh the same
     floor:float=.01,   # Added to the error of ln(1+z), in quadrature
     redshift=None,     # Column with the redshifts; None: the first of the usual ones
-)->tuple:              # (N,) redshifts, NaN for all but galaxies with a known one; (N,) weights of mean 1 over these, or None
+)->tuple:              # (N,) redshifts, NaN for all but galaxies with a known one; (N,) weights of mean 1, or None
     "What shall be learned, and how much each object counts"
     labels,names = class_labels(catalog, label)
     z = np.where(galaxies(labels, names), redshifts(catalog, redshift), np.nan)
@@ -121,14 +121,15 @@ def _say_units(names, told, zero_point, learned):
 
 # %% ../../nbs/50_tasks.redshift.ipynb #81415d13
 def _on_one_scale(t, found, zero_point, learned):
-    "Name to (fluxes, errors) on one zero point, and the zero points that units state; `learned`: those of a model's table"
+    "Name to (fluxes, errors) on one zero point, and the zero points that units state; `learned`: a model's"
     out = {}
     told = {}
     for m in found:
         flux,error,own = _fluxes(t, m)
         if own is not None: told[m.column] = own
-        of = own if learned is None else None if m.column not in learned else learned[m.column] if own is None else own
-        out[m.column] = [v*(1. if of is None else flux_factor(of, zero_point)) for v in (flux, error)]
+        if learned is not None: own = None if m.column not in learned else learned[m.column] if own is None else own
+        factor = 1. if own is None else flux_factor(own, zero_point)
+        out[m.column] = [flux*factor, error*factor]
     _say_units([m.column for m in found], told, zero_point, learned)
     return out,told
 
@@ -148,19 +149,19 @@ def _wanted_fluxes(t, names, softening, redshift):
 
 # %% ../../nbs/50_tasks.redshift.ipynb #ad2c7120
 def photometry_table(
-    source,   # A file (FITS, Parquet, VOTable, CSV or other text), or a Table, with magnitudes, or with fluxes and their errors
+    source,   # A file (FITS, Parquet, VOTable, CSV or other text), or a Table: magnitudes, or fluxes and their errors
     zero_point:float=23.9, # AB magnitude of a flux of 1, where its unit does not tell
     softening=None,        # Name of a flux to its softening; None, or no such name: the median error
     zero_points=None,      # Name of a flux to the zero point of its unit, in the table that a model learned from
     names=(),              # Columns of magnitudes that are wanted; none: those that are there
     redshift=None,         # Column of the redshifts; None: the usual one
-)->Table:     # Its columns, and mag_X, mag_err_X for each flux X if it has no magnitudes; meta['photometry'] says how they were made
+)->Table:     # Its columns, and mag_X, mag_err_X for each flux X, if it has no magnitudes; meta['photometry'] says how
     "A catalogue with magnitudes"
     t = read_catalog(source, sky=False)
     if len(set(t['id'])) < len(t):
         t['id'] = [f'{o}:{i}' for i,o in enumerate(t['id'])]  # several fields, each with its own count
-    fluxes,told = _on_one_scale(t, _wanted_fluxes(t, names, softening, redshift), zero_point,
-                                None if softening is None else zero_points or {})
+    learned = None if softening is None else zero_points or {}
+    fluxes,told = _on_one_scale(t, _wanted_fluxes(t, names, softening, redshift), zero_point, learned)
     used = {n: median_error(*v) for n,v in fluxes.items()} | (softening or {})
     for n,v in fluxes.items(): t[f'mag_{n}'],t[f'mag_err_{n}'] = asinh_magnitudes(*v, zero_point, used[n])
     made = dict(zero_point=zero_point, softening={n: b for n,b in used.items() if np.isfinite(b)})
