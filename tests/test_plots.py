@@ -1,6 +1,9 @@
 "Pictures as they are drawn: what overlaps is measured with the renderer"
+import base64, io, json
 from itertools import combinations
+from pathlib import Path
 import numpy as np, pytest
+from PIL import Image
 from astropy.table import Table
 from matplotlib.transforms import Affine2D
 from astromask.evaluate import figures
@@ -177,3 +180,18 @@ def test_row_0_of_a_photograph_is_its_top():
     measured = photo*1.5+.1
     assert not any(map(top_is_bright, figures_of(measured)))
     assert all(map(top_is_bright, figures_of(measured, origin='upper')))
+
+# ---- as notebooks store them
+
+def stored_figures():
+    "Name of the notebook, bytes, and what is said of how it is shown"
+    for p in sorted((Path(__file__).parent.parent/'nbs').rglob('*.ipynb')):
+        for o in (o for c in json.loads(p.read_text())['cells'] for o in c.get('outputs', []) if 'image/png' in o.get('data', {})):
+            yield p.name, base64.b64decode(''.join(o['data']['image/png'])), o['metadata'].get('image/png')
+
+@pytest.mark.parametrize('name', sorted({n for n,_,_ in stored_figures()}))
+def test_stored_figures_are_small_and_shown_at_their_size(name):
+    for _,png,shown in (o for o in stored_figures() if o[0] == name):
+        im = Image.open(io.BytesIO(png))
+        assert len(png) <= 170_000, f'{name}: {len(png)} bytes: run tools/figures.py on it, or draw less'
+        assert shown and im.width//shown['width'] in (1,2), f'{name}: run tools/figures.py on it'
