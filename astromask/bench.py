@@ -28,8 +28,12 @@ def bench_file(
 
 # %% ../nbs/70_bench.ipynb #a2f0441f
 class _Rows:
-    "One row for an item"
-    def __init__(self, path, keep): self.path,self.keep,self.f = path,keep,None
+    "One row for an item; the file opened for each, or kept open"
+    def __init__(self, path, keep):
+        self.path = path
+        self.keep = keep
+        self.f = None
+
     def __getitem__(self, i):
         import h5py, torch
         f = self.f or h5py.File(self.path, 'r')
@@ -40,16 +44,20 @@ class _Rows:
 
 # %% ../nbs/70_bench.ipynb #2b1412a5
 def _by_rows(path, bs, keep, most=10_000):
+    "As earlier systems read; of many rows some"
     from torch.utils.data import DataLoader
     order = np.random.default_rng(0).permutation(len(Cutouts.open(path)))[:most].tolist()
     return DataLoader(_Rows(path, keep), bs, sampler=order, num_workers=2, persistent_workers=True)
 
 # %% ../nbs/70_bench.ipynb #cef12727
 def _by_loader(path, bs, memory):
+    "Our loader"
     from astromask.data.loaders import CutoutLoader, Pixels
     return CutoutLoader(Pixels(Cutouts.open(path), memory=memory), bs, shuffle=True)
 
+# %% ../nbs/70_bench.ipynb #2758fb3b
 def _by_numpy(path, bs):
+    "The bytes of the file, as far as they are pixels"
     c = Cutouts.open(path)
     row = int(np.prod(c.shape))
     with open(path, 'rb') as f:
@@ -57,13 +65,24 @@ def _by_numpy(path, bs):
             n = min(bs, len(c)-i)
             yield np.fromfile(f, np.float16, n*row).astype(np.float32).reshape(n, *c.shape),np.arange(i, i+n)
 
-READERS = {'rows': lambda path, bs: _by_rows(path, bs, False), 'rows, open': lambda path, bs: _by_rows(path, bs, True),
-           'file': lambda path, bs: _by_loader(path, bs, 0), 'resident': lambda path, bs: _by_loader(path, bs, None),
-           'limit': _by_numpy}
+# %% ../nbs/70_bench.ipynb #c63a7178
+READERS = {
+    'rows': lambda path, bs: _by_rows(path, bs, False),
+    'rows, open': lambda path, bs: _by_rows(path, bs, True),
+    'file': lambda path, bs: _by_loader(path, bs, 0),
+    'resident': lambda path, bs: _by_loader(path, bs, None),
+    'limit': _by_numpy}
 
-# %% ../nbs/70_bench.ipynb #2c712ff2
+# %% ../nbs/70_bench.ipynb #e66c62fb
 def _peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
+def _pass(batches):
+    "Objects per second of a pass through batches"
+    start = time.perf_counter()
+    n = sum(len(x) for x,_ in batches)
+    return n/(time.perf_counter()-start)
+
+# %% ../nbs/70_bench.ipynb #2c712ff2
 def measure_reader(
     which:str,    # A name among `READERS`
     path,         # The file
@@ -75,13 +94,10 @@ def measure_reader(
     start = time.perf_counter()
     batches = READERS[which](path, bs)
     ready = time.perf_counter()-start
-    for k in range(2):
-        if k and which == 'limit': batches = READERS[which](path, bs)
-        start = time.perf_counter()
-        n = 0
-        for x,rows in batches: n += len(x)
-        seconds = time.perf_counter()-start
-    return dict(rate=n/seconds, memory=_peak()-before, ready=ready)
+    _pass(batches)
+    if which == 'limit': batches = READERS[which](path, bs)
+    rate = _pass(batches)
+    return dict(rate=rate, memory=_peak()-before, ready=ready)
 
 # %% ../nbs/70_bench.ipynb #352cbfb5
 def in_child(
@@ -90,35 +106,72 @@ def in_child(
     timeout=3600, # Seconds
 ):                # What it returned
     "Run a function in a new process"
-    code = f'import json, sys; from astromask import bench; print(json.dumps(bench.{function}(*json.loads(sys.argv[1]))))'
-    done = subprocess.run([sys.executable, '-c', code,
-                           json.dumps([str(a) if isinstance(a, Path) else a for a in args])], capture_output=True,
-                          text=True, timeout=timeout)
+    call = f'print(json.dumps(bench.{function}(*json.loads(sys.argv[1]))))'
+    told = json.dumps([str(a) if isinstance(a, Path) else a for a in args])
+    done = subprocess.run([sys.executable, '-c', f'import json, sys; from astromask import bench; {call}', told],
+                          capture_output=True, text=True, timeout=timeout)
     if done.returncode:
-        raise AstroMaskError(f'Measuring {function}{args} failed: '
-                             f'{done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}')
+        why = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode
+        raise AstroMaskError(f'Measuring {function}{args} failed: {why}')
     return json.loads(done.stdout.splitlines()[-1])
+
+# %% ../nbs/70_bench.ipynb #0b77314a
+def _trainer(c, preset, device):
+    "A small model, as a function that makes one step of its training"
+    import torch
+    from astromask.data.scaling import fit_scaling
+    from astromask.models.mae import MAE
+    m = MAE.preset(preset, bands=c.bands, img_size=c.shape[-1])
+    m.scaling = fit_scaling(c, 64)
+    m.to(device)
+    opt = torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True)
+    def step(x):
+        m(x).loss.backward()
+        opt.step()
+        opt.zero_grad()
+    return step
+
+# %% ../nbs/70_bench.ipynb #74ab2979
+def _sources(c, bs, device):
+    "Batches without end: one again and again, from the file, and from memory"
+    from astromask.data.loaders import CutoutLoader, Pixels
+    def loader(memory):
+        return CutoutLoader(Pixels(c, memory=memory, device=device), bs, shuffle=True, drop_last=True, device=device)
+    def endless(dl):
+        while True: yield from dl
+    loaders = dict(file=loader(0), resident=loader(None))
+    one = loaders['resident'].one_batch()[0]
+    return dict(model=itertools.repeat((one,))) | {k: endless(dl) for k,dl in loaders.items()}
 
 # %% ../nbs/70_bench.ipynb #7a88934d
 class _Clock:
     "Seconds between two points of the device's work"
-    def __init__(self, device):
-        self.cuda = device.type == 'cuda'
-        self.device = device
+    def __init__(self, device): self.cuda = device.type == 'cuda'
+
     def mark(self):
         import torch
         if not self.cuda: return time.perf_counter()
         e = torch.cuda.Event(enable_timing=True)
         e.record()
         return e
+
     def between(self, a, b):
         if not self.cuda: return b-a
         b.synchronize()
         return a.elapsed_time(b)/1000
 
-def _endless(batch): return itertools.repeat((batch,))
-def _batches(dl):
-    while True: yield from dl
+# %% ../nbs/70_bench.ipynb #1af1a626
+def _turn(batches, step, steps, clock):
+    "Seconds that some steps take, and the share of them spent waiting for batches"
+    start = clock.mark()
+    waited = 0.
+    for _ in range(steps):
+        asked = time.perf_counter()
+        x = next(batches)[0]
+        waited += time.perf_counter()-asked
+        step(x)
+    seconds = clock.between(start, clock.mark())
+    return seconds, waited/seconds
 
 # %% ../nbs/70_bench.ipynb #bc447901
 def measure_training(
@@ -131,59 +184,50 @@ def measure_training(
     "Train a model on the best device, from one batch, from the file, and from memory"
     import torch
     from fastai.torch_core import default_device
-    from astromask.data.loaders import CutoutLoader, Pixels
-    from astromask.data.scaling import fit_scaling
-    from astromask.models.mae import MAE
     c = Cutouts.open(path)
     device = default_device()
-    m = MAE.preset(preset, bands=c.bands, img_size=c.shape[-1])
-    m.scaling = fit_scaling(c, 64)
-    m.to(device)
-    opt = torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True)
+    step = _trainer(c, preset, device)
+    sources = _sources(c, bs, device)
     clock = _Clock(device)
-    def loader(memory):
-        return CutoutLoader(Pixels(c, memory=memory, device=device), bs, shuffle=True, drop_last=True, device=device)
-    loaders = dict(file=loader(0), resident=loader(None))
-    turns = dict(model=_endless(loaders['resident'].one_batch()[0])) | {k: _batches(dl) for k,dl in loaders.items()}
-    found = {k: dict(seconds=[], stalled=[]) for k in turns}
-    for k in list(turns)*(rounds+1):
-        start = clock.mark()
-        waited = 0.
-        for _ in range(steps):
-            asked = time.perf_counter()
-            x = next(turns[k])[0]
-            waited += time.perf_counter()-asked
-            m(x).loss.backward()
-            opt.step()
-            opt.zero_grad()
-        seconds = clock.between(start, clock.mark())
-        found[k]['seconds'].append(seconds)
-        found[k]['stalled'].append(waited/seconds)
+    found = {k: [] for k in sources}
+    for k in list(sources)*(rounds+1): found[k].append(_turn(sources[k], step, steps, clock))
     memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else _peak()
-    return {k: dict(rate=steps*bs/float(np.median(r['seconds'][1:])), stalled=float(np.median(r['stalled'][1:])))
-            for k,r in found.items()} | dict(memory=memory, device=str(device))
+    medians = {k: np.median(turns[1:], 0).tolist() for k,turns in found.items()}
+    return {k: dict(rate=steps*bs/seconds, stalled=stalled) for k,(seconds,stalled) in medians.items()} \
+        | dict(memory=memory, device=str(device))
+
+# %% ../nbs/70_bench.ipynb #9cd396e7
+def _loader_lines(rows, bs):
+    "How the ways to read compare, as lines of a table"
+    title = f'batches of {bs}'
+    limit = rows['limit']['rate']
+    slow = rows['rows']['rate']
+    yield f'{title:14}{"objects/s":>10}{"of limit":>10}{"of rows":>10}{"memory":>12}{"ready in":>10}'
+    for k,r in rows.items():
+        rate = f'{k:14}{r["rate"]:10.0f}{r["rate"]/limit:10.2f}{r["rate"]/slow:10.1f}'
+        yield f'{rate}{r["memory"]/2**20:8.0f} MiB{r["ready"]:8.1f} s'
+
+# %% ../nbs/70_bench.ipynb #8a1e53c2
+def _training_lines(t):
+    "How fast the model trains, and whether it waits, as lines of a table"
+    where = f'({t["device"]}, {t["memory"]/2**20:.0f} MiB in all)'
+    yield f'{"small preset":14}{"objects/s":>10}{"of model":>10}{"stalled":>10}    {where}'
+    for k in ('model','file','resident'):
+        yield f'{k:14}{t[k]["rate"]:10.0f}{t[k]["rate"]/t["model"]["rate"]:10.2f}{t[k]["stalled"]:10.2%}'
 
 # %% ../nbs/70_bench.ipynb #b553d13b
 class BenchReport(dict):
     "What `run_bench` found: a dict that prints as tables"
     def __str__(self):
         lines = [f'{self["objects"]} objects, {self["nbytes"]/2**30:.2f} GiB']
-        if 'loader' in self: lines += ['', *self._loader()]
-        if 'training' in self: lines += ['', *self._training()]
+        if 'loader' in self: lines += ['', *_loader_lines(self['loader'], self['bs'])]
+        if 'training' in self: lines += ['', *_training_lines(self['training'])]
         return '\n'.join(lines)
 
-    def _loader(self):
-        rates = {k: r['rate'] for k,r in self['loader'].items()}
-        title = f'batches of {self["bs"]}'
-        yield f'{title:14}{"objects/s":>10}{"of limit":>10}{"of rows":>10}{"memory":>12}{"ready in":>10}'
-        for k,r in self['loader'].items():
-            yield f'{k:14}{r["rate"]:10.0f}{r["rate"]/rates["limit"]:10.2f}{r["rate"]/rates["rows"]:10.1f}{r["memory"]/2**20:8.0f} MiB{r["ready"]:8.1f} s'
-
-    def _training(self):
-        t = self['training']
-        yield f'{"small preset":14}{"objects/s":>10}{"of model":>10}{"stalled":>10}    ({t["device"]}, {t["memory"]/2**20:.0f} MiB in all)'
-        for k in ('model','file','resident'):
-            yield f'{k:14}{t[k]["rate"]:10.0f}{t[k]["rate"]/t["model"]["rate"]:10.2f}{t[k]["stalled"]:10.2%}'
+# %% ../nbs/70_bench.ipynb #bd0429fd
+def _logged(what, *args):
+    log.info(f'{what} {args[0] if isinstance(args[0], str) else ""}')
+    return in_child(what, *args)
 
 # %% ../nbs/70_bench.ipynb #9da24ecd
 def run_bench(
@@ -196,15 +240,11 @@ def run_bench(
 )->BenchReport:    # A dict; print it
     "Loader, model, and both together, in one run on one file"
     if n < bs: raise InputError(f'n is {n}: measure with at least one batch of {bs} objects')
-    with storage_errors(folder or tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix='astromask-bench-',
-        dir=folder) as tmp:
+    with storage_errors(folder or tempfile.gettempdir()), \
+            tempfile.TemporaryDirectory(prefix='astromask-bench-', dir=folder) as tmp:
         log.info(f'writing {n} objects')
         path = bench_file(Path(tmp)/'noise.h5', n)
         report = BenchReport(objects=n, bs=bs, nbytes=Cutouts.open(path).nbytes)
-        if loader: report['loader'] = {k: _measured('measure_reader', k, path, bs) for k in READERS}
-        if training: report['training'] = _measured('measure_training', path, 64, rounds)
+        if loader: report['loader'] = {k: _logged('measure_reader', k, path, bs) for k in READERS}
+        if training: report['training'] = _logged('measure_training', path, 64, rounds)
     return report
-
-def _measured(what, *args):
-    log.info(f'{what} {args[0] if isinstance(args[0], str) else ""}')
-    return in_child(what, *args)

@@ -230,7 +230,7 @@ def _zero_point(text):
         raise InputError(f'--zero-point {text!r} is neither a magnitude nor BAND=MAGNITUDE,...') from None
 
 # %% ../nbs/71_cli.ipynb #f918a7e7
-def _units(text):
+def _unit_of(text):
     "--unit as `ingest` takes it"
     if '=' not in text: return text.strip()
     pairs = [o.partition('=') for o in text.split(',')]
@@ -295,7 +295,7 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
     hdus = dict(image_hdu=_hdu(image_hdu), mask_hdu=_hdu(mask_hdu), variance_hdu=_hdu(variance_hdu))
     planes = [o.strip() for o in mask_planes.split(',') if o.strip()]
     click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes,
-                           zero_point=_zero_point(zero_point), unit=_units(unit),
+                           zero_point=_zero_point(zero_point), unit=_unit_of(unit),
                            masks=not no_masks, weights=not no_weights, **hdus, **options))
 
 # %% ../nbs/71_cli.ipynb #3d7a9f27

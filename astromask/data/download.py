@@ -47,7 +47,7 @@ def _network():
     except (requests.RequestException, HTTPError) as e: raise _Again(_reason(e)) from e
 
 # %% ../../nbs/17_data.download.ipynb #364745ba
-def _ask(url, patience, **headers):
+def _request(url, patience, **headers):
     "Ask for a file, or a part of it; an answer that cannot be used is an error"
     headers |= {'Accept-Encoding': 'identity', 'Connection': 'close', 'User-Agent': 'astromask'}
     r = requests.get(url, headers=headers, stream=True, timeout=(min(patience, 20), patience))
@@ -107,7 +107,7 @@ def _bar(name, have, total, every=10.):
                 **({} if sys.stderr.isatty() else plain))
 
 # %% ../../nbs/17_data.download.ipynb #99423390
-def _pieces(r, patience):
+def _body(r, patience):
     "The body as it comes"
     since = time.monotonic()
     got = 0
@@ -121,11 +121,11 @@ def _pieces(r, patience):
         got = 0
 
 # %% ../../nbs/17_data.download.ipynb #762e3799
-def _write(path, r, start, bar, patience):
+def _write_body(path, r, start, bar, patience):
     "Write the body of an answer from byte `start` on"
     with storage_errors(path), open(path, 'r+b', buffering=0) as f:
         f.seek(start)
-        for piece in _pieces(r, patience):
+        for piece in _body(r, patience):
             bar.update(len(piece))
             while piece: piece = piece[f.write(piece):]
         os.fsync(f.fileno())
@@ -161,7 +161,7 @@ def _fault(found, name, checksum):
 def _file_address(url, patience):
     "The address of the file itself; girder+URL is an item with one file"
     if not url.startswith('girder+'): return url
-    r = _ask(url[7:]+'/files', patience)
+    r = _request(url[7:]+'/files', patience)
     try: found = [o['_id'] for o in json.loads(r.raw.read(1 << 20))]
     except (ValueError,TypeError,KeyError) as e: raise FetchError('it does not answer as a Girder server does') from e
     if len(found) != 1: raise FetchError(f'the item holds {len(found)} files instead of one')
@@ -173,7 +173,7 @@ def _attempt(url, part, name, checksum, patience):
     start,version = _resume_at(part, url, checksum)
     headers = {'Range': f'bytes={start}-'} if start else {}
     if start and version: headers['If-Range'] = version
-    with _network(), _ask(_file_address(url, patience), patience, **headers) as r:
+    with _network(), _request(_file_address(url, patience), patience, **headers) as r:
         validator = _validator(r.headers)
         if r.status_code == 200: start = 0
         elif r.headers.get('Content-Range', '').split('-')[0] != f'bytes {start}' or version not in ('',validator):
@@ -191,7 +191,7 @@ def _receive(r, part, start, name, checksum, patience):
     if total is None and not checksum:
         raise FetchError('it does not tell the size of the file, and no checksum is known')
     _check_space(part.path, (total or 0)-part.size)
-    with _bar(name, start, total) as bar: _write(part.path, r, start, bar, patience)
+    with _bar(name, start, total) as bar: _write_body(part.path, r, start, bar, patience)
     if total is not None and part.size < total: raise _Again(f'the connection ended at byte {part.size} of {total}')
 
 # %% ../../nbs/17_data.download.ipynb #013951ef
@@ -239,7 +239,7 @@ def _is_there(path, checksum):
                     'run the same command again')
 
 # %% ../../nbs/17_data.download.ipynb #744b9567
-def _finish(part, path, url, checksum):
+def _settle(part, path, url, checksum):
     "Give the file its name"
     s = part.path.stat()
     kind,_,sha = checksum.lower().partition(':')
@@ -251,7 +251,7 @@ def _finish(part, path, url, checksum):
     part.clear()
 
 # %% ../../nbs/17_data.download.ipynb #58705391
-def _give_up(name, trouble, there):
+def _failure(name, trouble, there):
     "What to raise when no address had it"
     why = '; '.join(f'{url}: {e}' for url,e in trouble.items())
     if not any(isinstance(e, _Again) for e in trouble.values()):
@@ -281,6 +281,6 @@ def download(
             try: _keep_asking(url, part, path.name, checksum, tries, wait, patience)
             except (_Again,FetchError) as e: trouble[url] = e
             else:
-                _finish(part, path, url, checksum)
+                _settle(part, path, url, checksum)
                 return path
-        raise _give_up(path.name, trouble, part.size)
+        raise _failure(path.name, trouble, part.size)

@@ -150,7 +150,7 @@ def _choose_bands(s, wanted, image):
     return tuple(wanted)
 
 # %% ../../nbs/17_data.fetch.ipynb #08e4f0b1
-def _plain(v):
+def _json_cell(v):
     "A cell as JSON holds it; None for what a catalogue cannot hold"
     if isinstance(v, bytes): return v.decode(errors='replace')
     if isinstance(v, (str,bool,int,float)): return v
@@ -158,20 +158,20 @@ def _plain(v):
     try: x = np.asarray(v)
     except ValueError: return   # lists of several lengths
     kind = x.dtype.kind
-    if x.ndim == 0 and kind == 'S': return _plain(x.item())
+    if x.ndim == 0 and kind == 'S': return _json_cell(x.item())
     if x.ndim == 0 and kind in 'biufU' or x.ndim == 1 and len(x) and kind in 'biuf': return x.tolist()
 
 # %% ../../nbs/17_data.fetch.ipynb #8822e986
-def _cells(row, image):
+def _catalog_cells(row, image):
     "What of a row the catalogue keeps, and the names of what it cannot hold"
     row = {k: v for k,v in row.items() if k != image and v is not None}
-    cells = {k: _plain(v) for k,v in row.items()}
+    cells = {k: _json_cell(v) for k,v in row.items()}
     return {k: v for k,v in cells.items() if v is not None},[k for k,v in cells.items() if v is None]
 
 # %% ../../nbs/17_data.fetch.ipynb #f0446fbb
 def _unknown(v): return v is None or isinstance(v, float) and math.isnan(v)
 
-def _spread(x, known):
+def _fill_gaps(x, known):
     "Values at the rows where they are known; a missing float is NaN, a missing integer masked"
     out = np.full((len(known),*x.shape[1:]), np.nan if x.dtype.kind == 'f' else 0, x.dtype)
     out[known] = x
@@ -179,7 +179,7 @@ def _spread(x, known):
     return MaskedColumn(out, mask=np.broadcast_to(~known.reshape(-1, *[1]*(out.ndim-1)), out.shape))
 
 # %% ../../nbs/17_data.fetch.ipynb #73605617
-def _column(values):
+def _column_of(values):
     "A column of cells, where None is a missing one; or None if they are of several kinds"
     if all(_unknown(v) or isinstance(v, int) for v in values) and not all(map(_unknown, values)):
         values = [None if _unknown(v) else v for v in values]
@@ -190,7 +190,7 @@ def _column(values):
     if len({np.shape(v) for v in there}) > 1: return
     x = np.array(there)
     if x.dtype.kind not in 'biuf': return   # integers beyond 64 bits
-    return _spread(x, np.array([v is not None for v in values]))
+    return _fill_gaps(x, np.array([v is not None for v in values]))
 
 # %% ../../nbs/17_data.fetch.ipynb #cafd283c
 def _catalog(rows, labels, left=()):
@@ -198,7 +198,7 @@ def _catalog(rows, labels, left=()):
     table = Table()
     left = set(left)
     for k in dict.fromkeys(k for r in rows for k in r):
-        col = _column([r.get(k) for r in rows])
+        col = _column_of([r.get(k) for r in rows])
         name = k.replace('/', '_')
         if name.lower() in ('cutouts','ivar','mask','.',''): name = f'catalog_{name}'
         if col is None or name in table.colnames:
@@ -244,7 +244,7 @@ def _load(repo, config, split):
     return load_dataset(repo, name=config, split=split, streaming=True).with_format('numpy')
 
 # %% ../../nbs/17_data.fetch.ipynb #60315f02
-def _rows(s, split=None, position=None):
+def _hub_rows(s, split=None, position=None):
     for name in s.splits[s.splits.index(split) if split else 0:]:
         table = _load(s.repo, s.config, name)
         if name == split: table.load_state_dict(position)
@@ -278,7 +278,7 @@ def _read_block(s, block, bands, first):
     for i,(row,split,_) in enumerate(block, first):
         what = f'Row {i} of {s.repo}'
         images.append(_colour(row[s.image], s.rgb, bands, what) if s.rgb else _multiband(row[s.image], bands, what))
-        cells,cannot = _cells(row, s.image)
+        cells,cannot = _catalog_cells(row, s.image)
         rows.append(cells | (dict(split=split) if len(s.splits) > 1 else {}))
         left |= set(cannot)
     _one_size(s, images)
@@ -292,7 +292,7 @@ def _stream(s, blocks, n, wanted, size):
     was = blocks.last()
     bands = was.get('bands')
     count = was.get('count', 0)
-    rows = itertools.islice(_rows(s, was.get('split'), was.get('position')), None if n is None else n-count)
+    rows = itertools.islice(_hub_rows(s, was.get('split'), was.get('position')), None if n is None else n-count)
     while block := list(itertools.islice(rows, size)):
         row,split,position = block[-1]
         if s.image not in row: raise DataError(f'{s.repo} has no column {s.image!r}; it has {", ".join(row)}')

@@ -13,6 +13,12 @@ from astropy.table import Table
 from fastcore.basics import patch
 from ..core import InputError
 
+# %% ../../nbs/60_discover.search.ipynb #eab06cc6
+def _floats(table, name):
+    "A column as floats, NaN where it is missing or masked"
+    if name not in table.colnames: return np.full(len(table), np.nan)
+    return np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan)
+
 # %% ../../nbs/60_discover.search.ipynb #e8762661
 class SimilarityIndex:
     "Nearest neighbours by cosine similarity"
@@ -20,28 +26,29 @@ class SimilarityIndex:
         table:Table, # With `id` and `embedding` (N,D), and `ra` and `dec` where known: as `embed_cutouts` gives it
         center:bool=False, # Take cosines from the mean of the table's embeddings?
     ):
-        missing = {'id', 'embedding'} - set(table.colnames)
+        missing = {'id','embedding'} - set(table.colnames)
         if missing: raise InputError(f'The table lacks {" and ".join(sorted(missing))}: make it with embed_cutouts')
-        self.ids = np.asarray(table['id']).astype(str)
         x = np.asarray(table['embedding'], dtype=np.float32)
         if x.ndim != 2: raise InputError(f'embedding has shape {x.shape}: it must be (objects, numbers)')
+        self.ids = np.asarray(table['id']).astype(str)
+        self.sky = [_floats(table, c) for c in ('ra','dec')]
         self.known = np.isfinite(x).all(1)
         if not self.known.any(): raise InputError('No object of the table has an embedding: all of them are NaN')
         self.mean = x[self.known].mean(0, dtype=np.float64) if center else np.zeros(x.shape[1])
-        self.sky = [np.ma.filled(np.ma.asarray(table[c], dtype=float), np.nan) if c in table.colnames
-                    else np.full(len(x), np.nan) for c in ('ra', 'dec')]
-        self.directions = np.concatenate([self.direction(x[i:i+65536]).astype(np.float32)
-                                          for i in range(0, len(x), 65536)])
+        blocks = (x[i:i+65536] for i in range(0, len(x), 65536))
+        self.directions = np.concatenate([self.direction(o).astype(np.float32) for o in blocks])
 
     def __len__(self): return len(self.ids)
 
-    def direction(self,
-        x, # (n,D) embeddings
-    ): # (n,D) from the mean, of length one; zero where there is none
-        "Directions of embeddings"
-        x = np.nan_to_num(x-self.mean, posinf=0., neginf=0.)
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        return x/np.where(length > 0, length, 1)
+# %% ../../nbs/60_discover.search.ipynb #843c63b0
+@patch
+def direction(self:SimilarityIndex,
+    x, # (n,D) embeddings
+): # (n,D) from the mean, of length one; zero where there is none
+    "Directions of embeddings"
+    x = np.nan_to_num(x-self.mean, posinf=0., neginf=0.)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x/np.where(length > 0, length, 1)
 
 # %% ../../nbs/60_discover.search.ipynb #d9f1fcc6
 @patch
@@ -56,26 +63,33 @@ def rows(self:SimilarityIndex,
                                  f'ids look like {self.ids[0]}')
     return np.concatenate(places)
 
+# %% ../../nbs/60_discover.search.ipynb #a0baadc7
+@patch
+def _by_id(self:SimilarityIndex, ids):
+    "Directions of objects of the table, and which rows have these ids"
+    rows = self.rows(ids)
+    if not self.known[rows].all():
+        blank = self.ids[rows[~self.known[rows]][0]]
+        raise InputError(f'{blank} has no embedding (no valid pixel): give another example')
+    return self.directions[rows], np.isin(self.ids, self.ids[rows])
+
+# %% ../../nbs/60_discover.search.ipynb #b08ecb8a
+@patch
+def _by_embedding(self:SimilarityIndex, examples):
+    "Directions of embeddings"
+    x = np.atleast_2d(examples)
+    if x.ndim == 2 and x.shape[1] == len(self.mean) and np.isfinite(x).all(): return self.direction(x)
+    raise InputError(f'Examples of shape {examples.shape} do not fit: give ids (text), '
+                     f'or finite embeddings of {len(self.mean)} numbers')
+
 # %% ../../nbs/60_discover.search.ipynb #47eb56f2
 @patch
 def _query(self:SimilarityIndex, examples):
     "The direction to look in, and the rows to leave out"
     examples = np.asarray(examples)
     if not examples.size: raise InputError('There are no examples: give ids or embeddings')
-    if examples.dtype.kind in 'USO':
-        rows = self.rows(examples)
-        if not self.known[rows].all():
-            blank = self.ids[rows[~self.known[rows]][0]]
-            raise InputError(f'{blank} has no embedding (no valid pixel): give another example')
-        x = self.directions[rows]
-        leave = np.isin(self.ids, self.ids[rows])
-    else:
-        x = np.atleast_2d(examples)
-        leave = ~self.known
-        if x.ndim != 2 or x.shape[1] != len(self.mean) or not np.isfinite(x).all():
-            raise InputError(f'Examples of shape {examples.shape} do not fit: give ids (text), '
-                             f'or finite embeddings of {len(self.mean)} numbers')
-        x = self.direction(x)
+    if examples.dtype.kind in 'USO': x,leave = self._by_id(examples)
+    else: x,leave = self._by_embedding(examples), ~self.known
     query = x.astype(np.float64).mean(0)
     return query/(np.linalg.norm(query) or 1), leave | ~self.known
 

@@ -36,7 +36,7 @@ class _DType:
     def __setstate__(self, state): self.order = state[1]
 
 # %% ../../nbs/25_models.pretrained.ipynb #41f7be04
-def _number(dtype, data):
+def _scalar(dtype, data):
     "Stands in for NumPy's scalars: a Python number from its bytes"
     if not re.fullmatch('[biuf][1248]', dtype.code): raise ValueError(f'{dtype.code} is no type of number')
     return np.frombuffer(data, dtype.order.replace('|','=') + dtype.code)[0].item()
@@ -44,8 +44,8 @@ def _number(dtype, data):
 # %% ../../nbs/25_models.pretrained.ipynb #2a82b75b
 _stand_ins = [
     (_Settings,'argparse.Namespace'), (OrderedDict,'yacs.config.CfgNode'), (_dict,'collections.defaultdict'),
-    (list,'builtins.list'), (_DType,'numpy.dtype'), (_number,'numpy.core.multiarray.scalar'),
-    (_number,'numpy._core.multiarray.scalar')]
+    (list,'builtins.list'), (_DType,'numpy.dtype'), (_scalar,'numpy.core.multiarray.scalar'),
+    (_scalar,'numpy._core.multiarray.scalar')]
 
 # %% ../../nbs/25_models.pretrained.ipynb #1ca83d7b
 def _refused(file, why):
@@ -146,7 +146,7 @@ def _bands(bands, C, file):
                      'these, then use `with_bands`')
 
 # %% ../../nbs/25_models.pretrained.ipynb #e8963476
-def _depth(t, stem):
+def _count_blocks(t, stem):
     "Blocks under a name: one more than the highest number"
     numbers = [int(k[len(stem):].split('.')[0]) for k in t if re.match(re.escape(stem)+r'\d+\.', k)]
     return 1 + max(numbers, default=-1)
@@ -196,14 +196,14 @@ def _patches(t, patch_size, file):
     return D,C,p
 
 # %% ../../nbs/25_models.pretrained.ipynb #20e88757
-def _vit(t, file, img_size, patch_size, bands, num_heads):
+def _vit_sizes(t, file, img_size, patch_size, bands, num_heads):
     "The arguments of `BandEncoder` that a ViT's tensors tell"
     D,C,p = _patches(t, patch_size, file)
     sky = 'sky_embed.first.weight' in t
     grid,positions = _positions(t, 'pos_embed', p, 1+sky, img_size, file)
     return dict(
         img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file), embed_dim=D,
-        depth=_depth(t, 'blocks.'), num_heads=_heads(num_heads, _HEADS, D, 'num_heads', file),
+        depth=_count_blocks(t, 'blocks.'), num_heads=_heads(num_heads, _HEADS, D, 'num_heads', file),
         mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D), positions=positions, sky_token=sky,
         norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
@@ -241,7 +241,7 @@ def cpu_tensors(
     return {k: v.detach().cpu().contiguous() for k,v in t.items()}
 
 # %% ../../nbs/25_models.pretrained.ipynb #f0e867aa
-def _finish(m, name, sha256, layout, licence, img_size):
+def _ready(m, name, sha256, layout, licence, img_size):
     "Say where the weights came from, and take the size that was asked for"
     m.source = dict(file=name, sha256=sha256, layout=layout, licence=licence or 'not stated')
     return (m if img_size is None or m.img_size == size2d(img_size) else m.resized(img_size)).eval()
@@ -317,7 +317,7 @@ def _decoder(t, file, heads, encoder, layout):
     "The arguments of `MAE` for its decoder"
     if 'decoder_embed.weight' not in t: return _fresh_decoder(t, heads, file)
     D = len(t['decoder_embed.weight'])
-    depth = _depth(t, 'decoder_blocks.')
+    depth = _count_blocks(t, 'decoder_blocks.')
     n = 1+encoder['sky_token']
     _,positions = _positions(t, 'decoder_pos_embed', encoder['patch_size'], n, encoder['img_size'], file)
     known = {512: 1} if layout == 'sky_embeddings' and depth == 1 else _DECODER_HEADS      # their model_type maesimple
@@ -350,11 +350,11 @@ def load_mae_checkpoint(
     _leave_out(t, ('head.','classifier.','pooler.'), ckpt.file)
     given = dict(num_heads=num_heads, decoder_num_heads=decoder_num_heads, norm_pix_loss=norm_pix_loss)
     facts = _mae_facts(found, layout, given)
-    encoder = _vit(t, ckpt.file, img_size, patch_size, bands, facts.pop('num_heads'))
+    encoder = _vit_sizes(t, ckpt.file, img_size, patch_size, bands, facts.pop('num_heads'))
     decoder = _decoder(t, ckpt.file, facts.pop('decoder_num_heads'), encoder, layout)
     m = MAE(**encoder, **decoder, **facts)
     _take_weights(m, t, ckpt.file, () if 'decoder_embed.weight' in t else ('decoder_','mask_token'))
-    return _finish(m, ckpt.file.name, file_digest(ckpt.file), layout, licence, img_size)
+    return _ready(m, ckpt.file.name, file_digest(ckpt.file), layout, licence, img_size)
 
 # %% ../../nbs/25_models.pretrained.ipynb #6d0a66e8
 # timm's downsampling is at the beginning of the next stage
@@ -396,7 +396,7 @@ def _beit_grid(n, p, img_size, file):
     raise InputError(f'{file} has relative positions of an image that is no square: give its img_size (H,W)')
 
 # %% ../../nbs/25_models.pretrained.ipynb #113598cf
-def _beit(t, file, img_size, patch_size, bands):
+def _beit_sizes(t, file, img_size, patch_size, bands):
     "The arguments of `SimMIM` that the tensors of its ViT tell"
     D,C,p = _patches(t, patch_size, file)
     of_all = 'rel_pos_bias.relative_position_bias_table'
@@ -404,17 +404,17 @@ def _beit(t, file, img_size, patch_size, bands):
     if table is None: raise DataError(f'{file} has no relative_position_bias_table: it is no ViT of SimMIM')
     grid = _beit_grid(len(table)-3, p, img_size, file)
     return dict(encoder='beit', img_size=tuple(p*g for g in grid), patch_size=p, bands=_bands(bands, C, file),
-                embed_dim=D, depth=_depth(t, 'blocks.'), num_heads=table.shape[1],
+                embed_dim=D, depth=_count_blocks(t, 'blocks.'), num_heads=table.shape[1],
                 mlp_ratio=_ratio(t, 'blocks.0.mlp.fc1.weight', D), shared_bias=of_all in t,
                 norm_after_pool='fc_norm.weight' in t and 'norm.weight' not in t)
 
 # %% ../../nbs/25_models.pretrained.ipynb #653076ec
-def _swin(t, file, img_size, patch_size, bands):
+def _swin_sizes(t, file, img_size, patch_size, bands):
     "The arguments of `SimMIM` that the tensors of its Swin tell; masks of shifted windows leave t"
     D,C,p = _patches(t, patch_size, file)
     shifted = t.get('layers.0.blocks.1.attn_mask')
     for k in [k for k in t if k.endswith('attn_mask')]: del t[k]
-    depth = [_depth(t, f'layers.{i}.blocks.') for i in range(_depth(t, 'layers.'))]
+    depth = [_count_blocks(t, f'layers.{i}.blocks.') for i in range(_count_blocks(t, 'layers.'))]
     tables = [t.get(f'layers.{i}.blocks.0.attn.relative_position_bias_table') for i in range(len(depth))]
     if any(o is None for o in tables):
         raise DataError(f'{file} is incomplete: a stage lacks its relative_position_bias_table')
@@ -428,8 +428,8 @@ def _swin(t, file, img_size, patch_size, bands):
 # %% ../../nbs/25_models.pretrained.ipynb #cd074d2d
 def _simmim_sizes(t, ckpt, layout, img_size, patch_size, bands, num_heads):
     "The arguments of `SimMIM` that tensors tell"
-    if layout == 'sky_embeddings': return _vit(t, ckpt.file, img_size, patch_size, bands, num_heads)
-    trunk = _swin if 'layers.0.blocks.0.norm1.weight' in t else _beit
+    if layout == 'sky_embeddings': return _vit_sizes(t, ckpt.file, img_size, patch_size, bands, num_heads)
+    trunk = _swin_sizes if 'layers.0.blocks.0.norm1.weight' in t else _beit_sizes
     sizes = trunk(t, ckpt.file, img_size, patch_size, bands)
     both = size2d(sizes['img_size']) + size2d(img_size or sizes['img_size'])
     return sizes if any(s % 32 for s in both) else sizes | dict(mask_unit=32)
@@ -454,7 +454,7 @@ def load_simmim_checkpoint(
     if layout == 'sky_embeddings' and changes.get('norm_pix_loss'): changes['norm_pix_loss'] = 'population'
     m = SimMIM(**sizes | masks | changes)
     _take_weights(m, t, ckpt.file, fresh)
-    return _finish(m, ckpt.file.name, file_digest(ckpt.file), layout, licence, img_size)
+    return _ready(m, ckpt.file.name, file_digest(ckpt.file), layout, licence, img_size)
 
 # %% ../../nbs/25_models.pretrained.ipynb #750e01bd
 def _timm_facts(source):
@@ -489,7 +489,7 @@ def load_timm_vit(
     sha256 = file_digest(file) if isinstance(file, Path) else digest(tensor_bytes(t))
     _leave_out(t, ('head.',), file)
     own_size = facts.pop('img_size', img_size)
-    encoder = _vit(t, file, own_size, None, bands, num_heads or facts.pop('num_heads', None))
+    encoder = _vit_sizes(t, file, own_size, None, bands, num_heads or facts.pop('num_heads', None))
     m = MAE(**encoder | facts | _decoder(t, file, None, encoder, 'timm') | changes)
     _take_weights(m, t, file, ('decoder_','mask_token'))
-    return _finish(m, file.name if isinstance(file, Path) else 'a model in memory', sha256, 'timm', licence, img_size)
+    return _ready(m, file.name if isinstance(file, Path) else 'a model in memory', sha256, 'timm', licence, img_size)

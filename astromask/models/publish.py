@@ -28,15 +28,15 @@ def _text(v):
     return ' '.join(str(v).split()).replace('|', r'\|')
 
 # %% ../../nbs/26_models.publish.ipynb #68d52687
-def _flat(facts, under=''):
+def _flat_facts(facts, under=''):
     "Nested facts on one level, those that are not known left out"
     for k,v in (facts or {}).items():
         name = f'{under} {k}'.strip()
-        if isinstance(v, dict): yield from _flat(v, name)
+        if isinstance(v, dict): yield from _flat_facts(v, name)
         elif v is not None and not (isinstance(v, str) and not v): yield name,v
 
 # %% ../../nbs/26_models.publish.ipynb #091e9777
-def _table(rows, head=('','')):
+def _markdown_table(rows, head=('','')):
     return '\n'.join(f'| {" | ".join(map(_text, r))} |' for r in (head, ['---']*len(head), *rows))
 
 # %% ../../nbs/26_models.publish.ipynb #2902b2e0
@@ -47,7 +47,7 @@ def _scaling_text(m):
     config = m.scaling.config()
     columns = {k: np.broadcast_to(v, len(m.bands)) for k,v in config.items() if k != 'kind'}
     rows = [[b, *(f'{v:.9g}' for v in values)] for b,*values in zip(m.bands, *columns.values())]
-    return f'{config["kind"]}: {m.scaling.how}\n\n' + _table(rows, ('band', *columns))
+    return f'{config["kind"]}: {m.scaling.how}\n\n' + _markdown_table(rows, ('band', *columns))
 
 # %% ../../nbs/26_models.publish.ipynb #f42b7366
 # Of the names in https://huggingface.co/docs/hub/repositories-licenses, those that one meets
@@ -96,12 +96,12 @@ def _files_text(files, most=20):
     files = list(files)
     more = f'\n\nand {len(files)-most} more.' if len(files) > most else ''
     rows = [(Path(f['file']).name, f'`{f["sha256"]}`') for f in files[:most]]
-    return _table(rows, ('file','sha256')) + more
+    return _markdown_table(rows, ('file','sha256')) + more
 
 # %% ../../nbs/26_models.publish.ipynb #2fcacdb7
 def _source_text(m):
     "Whose weights these were"
-    return 'They began as those of others:\n\n' + _table(list(_flat(m.source))) if m.source else ''
+    return 'They began as those of others:\n\n' + _markdown_table(list(_flat_facts(m.source))) if m.source else ''
 
 # %% ../../nbs/26_models.publish.ipynb #02a09fa6
 _USE = """Pixels go in as the survey gives them, in the units of the training data, NaN where missing, bands by name.
@@ -146,7 +146,7 @@ def _use(m):
     return _USE % (m.bands, ', coords=coords' if m.sky_token else '', len(m.bands)) + _UNTESTED
 
 # %% ../../nbs/26_models.publish.ipynb #537cc000
-def _card(m, sections, use, library, licence):
+def _card_text(m, sections, use, library, licence):
     "Front matter, title, sections that are not empty, and how to use it"
     body = '\n\n'.join(f'## {title}\n\n{text}' for title,text in (sections | {'Use': use}).items() if text)
     what = [f'images in {", ".join(m.bands)}']*bool(m.bands) + ['magnitudes']*bool(getattr(m, 'magnitudes', ()))
@@ -164,10 +164,10 @@ def model_card(
 )->str:            # Markdown with the Hub's front matter
     "Describe a model by what is known of it"
     rows = {'Model': _sizes(m), 'Data': data, 'Training': training, 'Measured': measured, 'Versions': versions}
-    tables = {title: _table(facts) for title,o in rows.items() if (facts := list(_flat(o)))}
+    tables = {title: _markdown_table(facts) for title,o in rows.items() if (facts := list(_flat_facts(o)))}
     sections = {'Model': tables.pop('Model'), 'Scaling': _scaling_text(m), 'Data': tables.pop('Data', ''),
                 'Files': _files_text(files) if files else '', 'Source of the weights': _source_text(m)}
-    return _card(m, sections | tables, _use(m), 'astromask', licence)
+    return _card_text(m, sections | tables, _use(m), 'astromask', licence)
 
 # %% ../../nbs/26_models.publish.ipynb #5ac3ce01
 def _timm_vit(m):
@@ -240,7 +240,7 @@ embedding = m(x)    # x: (B,C,H,W), scaled, without NaN; the mean of the patch t
 ```'''
 
 # %% ../../nbs/26_models.publish.ipynb #0c2cef44
-def _same(a, b, eps=1e-5):
+def _equal(a, b, eps=1e-5):
     "Equal to eps, relative to the largest value, with NaN in the same places"
     a,b = (torch.as_tensor(o).detach() for o in (a,b))
     if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()): return False
@@ -274,7 +274,7 @@ def _check_timm(m, folder):
     x = torch.randn(2, len(m.bands), *m.img_size, generator=torch.Generator().manual_seed(0))
     wanted = ours.encode(x)
     tokens = theirs.forward_features(x).flatten(1, -2)[:,-wanted.shape[1]:]
-    if _same(theirs(x), ours.embed(x)) and _same(tokens, wanted): return
+    if _equal(theirs(x), ours.embed(x)) and _equal(tokens, wanted): return
     why = '' if m.norm_eps == 1e-6 else f' (its LayerNorm epsilon is {m.norm_eps}, and timm keeps 1e-6)'
     raise AstroMaskError(f'timm {timm.__version__} makes other numbers of these weights{why}: this encoder '
                          'cannot go there; use to_onnx')
@@ -287,12 +287,12 @@ def to_timm(
     "Write the encoder for `timm.create_model('local-dir:FOLDER', pretrained=True)`"
     m = _encoder_of(m)
     architecture,args,tensors = _timm_parts(m)
-    sections = {'Model': _table(list(_flat(_sizes(m)))), 'Scaling, to be done before': _scaling_text(m),
+    sections = {'Model': _markdown_table(list(_flat_facts(_sizes(m)))), 'Scaling, to be done before': _scaling_text(m),
                 'Source of the weights': _source_text(m)}
     with _all_or_nothing(folder) as tmp:
         write_atomic(tmp/'model.safetensors', tensor_bytes(tensors))
         write_json(tmp/'config.json', _timm_config(m, architecture, args))
-        write_atomic(tmp/'README.md', _card(m, sections, _TIMM_USE, 'timm', ''))
+        write_atomic(tmp/'README.md', _card_text(m, sections, _TIMM_USE, 'timm', ''))
         _check_timm(m, tmp)
     return Path(folder)
 
@@ -355,7 +355,7 @@ def _check_onnx(m, path, bands, pool):
     for n in (1,3):
         given = [o[1:2] if n == 1 else o for o in inputs]
         found = session.run(None, {i.name: o.numpy() for i,o in zip(session.get_inputs(), given)})[0]
-        if not _same(found, _Embedder(m, bands, pool)(*given)):
+        if not _equal(found, _Embedder(m, bands, pool)(*given)):
             raise AstroMaskError('ONNX Runtime gives other numbers than the model: nothing was written')
 
 # %% ../../nbs/26_models.publish.ipynb #4e053cc9
