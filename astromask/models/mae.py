@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from ..core import InputError
-from .blocks import attention, Linear, Mlp
+from .blocks import attention, Block, Linear, Mlp
 from .masked import MaskedModel, MaskedOutput
 from .masking import check_mask, mask_from_noise, n_visible, put, split_tokens, spread_units, take
 from .trunks import place_positions, transformer
@@ -35,8 +35,8 @@ class MAE(MaskedModel):
         decoder_mlp_ratio:float=None,      # Width of the decoder's MLPs; None: mlp_ratio
         decoder:str='self',                # self: the paper's; cross: hidden patches look at visible ones only
         decoder_positions:str='sincos',    # sincos (fixed) or learned
-        predict_ratio:float=1.,            # Share of hidden patches that `forward` predicts; less than 1 with decoder='cross'
-        norm_pix_loss=True,                # Predict patches normalised by their own mean and variance? 'population': with the biased one
+        predict_ratio:float=1.,            # Share of hidden patches predicted; less than 1 with decoder='cross'
+        norm_pix_loss=True,                # Predict patches normalised by their own statistics? See `MaskedModel`
         mask_ratio:float=0.75,             # Share of patches hidden
         loss:str='mse',                    # mse or l1
         scaling=None,                      # Pixels to scaled pixels; None leaves them
@@ -46,13 +46,11 @@ class MAE(MaskedModel):
         super().__init__(img_size, patch_size, bands, embed_dim, depth, num_heads, mlp_ratio, scaling, **encoder)
         self.set_objective(loss, norm_pix_loss)
         n_visible(self.n_patches, mask_ratio)                   # refuses a ratio out of range
-        self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), loss=self.loss)
         self.mask_ratio = mask_ratio
-        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio, decoder,
-                           predict_ratio,
+        self.check_decoder(decoder, predict_ratio)
+        self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio,
                            decoder_positions)
-        self.init_weights()
-        nn.init.normal_(self.mask_token, std=.02)
+        self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), loss=self.loss)
 
 # %% ../../nbs/22_models.mae.ipynb #2c481238
 class CrossBlock(nn.Module):
@@ -65,7 +63,8 @@ class CrossBlock(nn.Module):
     ):
         super().__init__()
         self.num_heads = num_heads
-        self.norm1,self.norm2 = (nn.LayerNorm(dim, eps=norm_eps) for _ in range(2))
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.q = Linear(dim, dim)
         self.kv = Linear(dim, 2*dim)
         self.proj = Linear(dim, dim)
@@ -76,20 +75,13 @@ class CrossBlock(nn.Module):
         x = x + self.proj(attention(self.q(self.norm1(x)), k, v, self.num_heads))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/22_models.mae.ipynb #1b702713
+# %% ../../nbs/22_models.mae.ipynb #0fc8fd32
 @patch
-def build_decoder(self:MAE,
-    dim,           # Size of a token
-    depth,         # Blocks
-    num_heads,     # Attention heads
-    mlp_ratio,     # Width of MLPs, in units of dim
+def check_decoder(self:MAE,
     kind,          # self or cross
     predict_ratio, # Share of hidden patches that is predicted
-    positions,     # sincos or learned
 ):
-    "A narrower transformer and a linear map to pixels"
-    if num_heads < 1 or dim % num_heads:
-        raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
+    "Refuse a decoder that there is not"
     if kind not in ('self','cross'): raise InputError(f"decoder is {kind!r}; it must be 'self' or 'cross'")
     if not 0 < predict_ratio <= 1:
         raise InputError(f'predict_ratio is {predict_ratio}: it must be more than 0 and at most 1')
@@ -98,15 +90,28 @@ def build_decoder(self:MAE,
                          "with decoder='cross' only")
     self.decoder = kind
     self.predict_ratio = predict_ratio
+
+# %% ../../nbs/22_models.mae.ipynb #1b702713
+@patch
+def build_decoder(self:MAE,
+    dim,       # Size of a token
+    depth,     # Blocks
+    num_heads, # Attention heads
+    mlp_ratio, # Width of MLPs, in units of dim
+    positions, # sincos or learned
+):
+    "A narrower transformer and a linear map to pixels, and fresh weights for all"
+    if num_heads < 1 or dim % num_heads:
+        raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
+    block = Block if self.decoder == 'self' else CrossBlock
     self.decoder_embed = Linear(self.embed_dim, dim)
     self.mask_token = nn.Parameter(torch.zeros(1,1,dim))
     place_positions(self, 'decoder_pos_embed', dim, positions)
-    if kind == 'self': self.decoder_blocks = transformer(dim, depth, num_heads, mlp_ratio, self.norm_eps)
-    else:
-        self.decoder_blocks = nn.ModuleList([CrossBlock(dim, num_heads, mlp_ratio, self.norm_eps)
-                                             for _ in range(depth)])
+    self.decoder_blocks = transformer(dim, depth, num_heads, mlp_ratio, self.norm_eps, block)
     self.decoder_norm = nn.LayerNorm(dim, eps=self.norm_eps)
     self.decoder_pred = Linear(dim, self.patch_size**2 * len(self.bands))
+    self.init_weights()
+    nn.init.normal_(self.mask_token, std=.02)
 
 # %% ../../nbs/22_models.mae.ipynb #98983f03
 @patch
@@ -193,6 +198,17 @@ def sample_hidden(self:MAE,
     order = torch.where(observed, noise, -1).gather(1, hidden).argsort(dim=1, descending=True, stable=True)
     return hidden.gather(1, order[:,:max(1, round(self.predict_ratio*M))])
 
+# %% ../../nbs/22_models.mae.ipynb #d48fe304
+@patch
+def encode_visible(self:MAE,
+    values,  # (B,L,P) scaled pixels
+    valid,   # (B,L,P) bool
+    visible, # (B,K) positions of visible patches
+    coords,  # (B,2) sky positions, or None
+):           # (B,n+K,D) tokens
+    "What the encoder sees: the visible patches"
+    return self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords, ids=visible)
+
 # %% ../../nbs/22_models.mae.ipynb #4097ec7e
 @patch
 def forward(self:MAE,
@@ -204,6 +220,7 @@ def forward(self:MAE,
     coords=None,    # (B,2) right ascension and declination in degrees, where the model has a sky token
 )->MaskedOutput:    # loss, pred (B,L,p*p*C), mask (B,L), n_targets
     "Hide, encode, decode, compare"
+    # hide
     values,valid = self.pixels(x, bands)
     if self.predict_ratio < 1: generator = self.draw(len(values), generator)
     keep = self.n_shown(mask, len(values))
@@ -212,8 +229,12 @@ def forward(self:MAE,
     if self.predict_ratio < 1:
         hidden = self.sample_hidden(hidden, generator, valid.any(-1))
         mask = torch.zeros_like(mask).scatter(1, hidden, True)
-    latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords, ids=visible)
+
+    # encode and decode
+    latent = self.encode_visible(values, valid, visible, coords)
     pred = self.decode(latent, visible, hidden)
+
+    # compare
     if ivar is not None: ivar = take(self.weights(ivar, x, bands), hidden)
     loss,n = self.compare(pred, take(values, hidden), take(valid, hidden), ivar)
     return MaskedOutput(loss, put(pred, hidden, torch.zeros_like(values, dtype=pred.dtype)), mask, n)
@@ -234,14 +255,34 @@ def predict_patches(self:MAE,
     mask,        # (B,L) bool
     keep,        # How many patches are visible in a row
     coords=None, # (B,2) sky positions
-):
-    "Scaled pixels of hidden patches (B,L,P), without a look at them"
+):               # (B,L,P)
+    "Scaled pixels of hidden patches, without a look at them"
     visible,hidden = split_tokens(mask, keep)
-    latent = self.attend(self.tokens(take(values, visible), take(valid, visible), visible), coords, ids=visible)
-    pred = put(self.decode(latent, visible, hidden).to(values.dtype), hidden, torch.zeros_like(values))
+    pred = self.decode(self.encode_visible(values, valid, visible, coords), visible, hidden)
+    pred = put(pred.to(values.dtype), hidden, torch.zeros_like(values))
     if not self.norm_pix_loss: return pred
     mean,var = self.interpolate_statistics(values, valid, ~mask)
     return pred*(var+1e-6).sqrt() + mean
+
+# %% ../../nbs/22_models.mae.ipynb #459436a9
+@patch
+def predict_in_turn(self:MAE,
+    pred,   # (B,L,P) predictions of hidden patches
+    values, # (B,L,P) scaled pixels
+    valid,  # (B,L,P) bool
+    mask,   # (B,L) bool
+    keep,   # How many patches are visible in a row
+    coords, # (B,2) sky positions, or None
+):          # (B,L,P) predictions of all patches
+    "Hide every fourth visible patch in its turn"
+    rank = (~mask).cumsum(1) - 1                                    # of visible patches: 0,1,2...
+    for turn in range(4 if keep > 1 else 0):
+        also = (rank % 4 == turn) & ~mask
+        n = int(also[0].sum())
+        if n in (0, keep): continue
+        again = self.predict_patches(values, valid, mask | also, keep-n, coords)
+        pred = torch.where(also[...,None], again, pred)
+    return pred
 
 # %% ../../nbs/22_models.mae.ipynb #f84dd26c
 @patch
@@ -257,15 +298,9 @@ def reconstruct(self:MAE,
     keep = self.n_shown(mask, len(values))
     mask = self.choose_mask(valid, mask, self.usual_noise(len(values)))
     x = torch.where(self.hidden_pixels(mask), torch.nan, self.place_bands(x, bands))
-    # a scaling by the object's statistics: by those of visible pixels
-    values = self.pixels(x)[0]
+    values = self.pixels(x)[0]     # a scaling by the object's statistics: by those of visible pixels
     pred = self.predict_patches(values, valid, mask, keep, coords)
-    rank = (~mask).cumsum(1) - 1                                    # of visible patches: 0,1,2...
-    for turn in range(4 if keep > 1 and not (valid | mask[...,None]).all() else 0):
-        also = (rank % 4 == turn) & ~mask
-        if int(also[0].sum()) in (0, keep): continue
-        again = self.predict_patches(values, valid, mask | also, keep-int(also[0].sum()), coords)
-        pred = torch.where(also[...,None], again, pred)
+    if not (valid | mask[...,None]).all(): pred = self.predict_in_turn(pred, values, valid, mask, keep, coords)
     return self.fill_in(x, pred, valid & ~mask[...,None])
 
 # %% ../../nbs/22_models.mae.ipynb #309a3817

@@ -105,15 +105,14 @@ def weights(self:MaskedModel,
     ivar,       # (B,C',H,W) inverse variances of survey pixels
     x,          # (B,C',H,W) the pixels
     bands=None, # Names of their channels; None: the model's own
-):
-    "Inverse variance of survey pixels (B,C,H,W) -> that of scaled ones (B,L,P), 0 where there is none; errors scale with the slope"
+):              # (B,L,P) those of scaled pixels, 0 where there is none
+    "Errors scale with the slope of the scaling"
     ivar = self.place_bands(ivar, bands)
     x = self.place_bands(x, bands)
     known = ivar.isfinite() & (ivar > 0) & x.isfinite()
     if self.scaling is not None:
         slope = self.scaling.slope(x)
-        # its square would be more than float32 holds where fluxes are 1e-20
-        ivar = ivar/slope/slope
+        ivar = ivar/slope/slope     # the square would be more than float32 holds where fluxes are 1e-20
     return patchify(torch.where(known & ivar.isfinite(), ivar, 0), self.patch_size)
 
 # %% ../../nbs/21_models.masked.ipynb #21e85147
@@ -124,8 +123,8 @@ def compare(self:MaskedModel,
     valid,       # (B,K,P) bool
     ivar=None,   # (B,K,P) inverse variances of scaled pixels
     hidden=None, # (B,K,P) bool: pixels that are compared; None: all
-):
-    "Loss of predicted patches (B,K,P), at their hidden pixels if these are named, and how many pixels it is a mean of"
+):               # Their loss, and how many pixels it is a mean of
+    "Predicted patches against the truth"
     ddof = 0 if self.norm_pix_loss == 'population' else 1
     target,counts = normalise_patches(values, valid, ddof) if self.norm_pix_loss else (values, valid)
     if self.norm_pix_loss and ivar is not None: ivar = ivar*(patch_statistics(values, valid, ddof)[2] + 1e-6)
@@ -142,11 +141,14 @@ def interpolate_statistics(self:MaskedModel,
 ):           # Two (B,L,1): mean and variance everywhere
     "Mean and variance of every patch, interpolated from the visible ones"
     n,mean,var = patch_statistics(values, valid)
+
+    # inverse squared distances to visible patches
     row,col = torch.meshgrid(*(torch.arange(n, device=values.device) for n in self.grid), indexing='ij')
     at = torch.stack([row,col], -1).reshape(-1,2).to(values.dtype)
     weight = 1 / (torch.cdist(at, at).square() + 1e-3)              # (L,L)
     weight = weight * (visible & (n[...,0] >= 2))[:,None]           # (B,L,L)
     weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)
+
     known = weight.sum(-1, keepdim=True) > 0
     with torch.autocast(values.device.type, enabled=False):
         return weight @ mean, torch.where(known, (weight @ (var+1e-6).log()).exp(), 1)
