@@ -1,6 +1,6 @@
 "What watches a run changes nothing in it, cannot stop it, and survives restarts"
-import hashlib, json, logging, os, re, socket, subprocess, sys, textwrap, time
-import numpy as np, pytest, torch
+import hashlib, json, logging, os, pickle, re, socket, subprocess, sys, textwrap, time, traceback
+import numpy as np, psutil, pytest, torch
 from fastai.callback.core import Callback
 from astromask.core import RunDir, StorageError, Unfinished
 from astromask.data.cutouts import Cutouts
@@ -9,9 +9,24 @@ from astromask.models.mae import MAE
 from astromask.models.simmim import SimMIM
 from astromask.train import watch
 from astromask.train.pretrain import pretrain_learner
-from astromask.train.watch import Bar, OnlineProbe, WandB, probe_question, rankme
+from astromask.evaluate.probe import rankme
+from astromask.train.watch import Bar, OnlineProbe, WandB, probe_question
 
 BAD_KEY = dict(WANDB_API_KEY='0123456789'*4, WANDB_BASE_URL='http://127.0.0.1:9')
+
+def elsewhere(f):
+    "What f gives in a process of its own, which has its own wandb"
+    read,write = os.pipe()
+    if not (pid := os.fork()):
+        try: answer = None,f()
+        except BaseException as e: answer = ''.join(traceback.format_exception(e)),None
+        with os.fdopen(write, 'wb') as o: pickle.dump(answer, o)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, 'rb') as o: error,answer = pickle.load(o)
+    os.waitpid(pid, 0)
+    assert not error, error
+    return answer
 
 class NoProbe(OnlineProbe):
     "In the probe's place, asking nothing"
@@ -75,6 +90,9 @@ def test_rankme_against_another_way(seed):
 @pytest.mark.parametrize('model', [MAE, SimMIM])
 def test_watching_changes_no_bit(survey, tmp_path, model, monkeypatch):
     monkeypatch.setenv('WANDB_MODE', 'offline')
+    elsewhere(lambda: watching_changes_no_bit(survey, tmp_path, model))
+
+def watching_changes_no_bit(survey, tmp_path, model):
     plain = learner(survey, tmp_path/'plain', model=model)
     plain.fit(2)
     bare,before = torch.get_rng_state(),np.random.get_state()[1].copy()
@@ -152,7 +170,7 @@ def test_other_ranks_do_not_watch(survey, tmp_path, monkeypatch):
     monkeypatch.setenv('WANDB_MODE', 'offline')
     learn = learner(survey, tmp_path/'run', often, WandB, Bar(show=True))
     learn.fit(1)
-    assert not learn.online_probe.rows and learn.wandb.process is None and learn.bar.line is None
+    assert not learn.online_probe.rows and learn.wandb.thread is None and learn.bar.line is None
     assert not (tmp_path/'run/probe.csv').exists() and not (tmp_path/'run/wandb.json').exists()
 
 def test_a_slow_probe_is_asked_less_often(survey, tmp_path):
@@ -176,7 +194,9 @@ def records(run):
     "What the newest offline run tells: (rows by step, id)"
     from wandb.proto import wandb_internal_pb2 as pb
     newest = sorted((run/'wandb').glob('offline-run-*'))[-1]
-    data,rows = next(iter(newest.glob('run-*.wandb'))).read_bytes(),{}
+    file,deadline = next(iter(newest.glob('run-*.wandb'))),time.monotonic()+10
+    while file.stat().st_size < 4000 and time.monotonic() < deadline: time.sleep(.1)      # its service writes when it likes
+    data,rows = file.read_bytes(),{}
     for o in _parts(data):
         record = pb.Record()
         record.ParseFromString(o)
@@ -187,29 +207,33 @@ def records(run):
 def test_offline_with_one_id_over_restarts(survey, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv('WANDB_MODE', 'offline')
     run,ids = RunDir(tmp_path/'run'),[]
-    for epochs in (1,2):
+    def session(epochs):
         learn = learner(survey, run.path, OnlineProbe, WandB)
         learn.fit(epochs)
         run.metrics(pretrain=dict(valid_loss=.5))
         learn.wandb.finish()
+        return learn.history.rows,warnings(caplog)
+    for epochs in (1,2):
+        history,said = elsewhere(lambda: session(epochs))
         rows,name = records(run.path)
         ids.append(name)
-        last = learn.history.rows[-1]
-        assert rows[last['step']]['train_loss'] == pytest.approx(last['train_loss']) and 'rankme' in rows[0] and len(learn.history.rows) == epochs
+        last = history[-1]
+        assert not said and rows[last['step']]['train_loss'] == pytest.approx(last['train_loss']) and 'rankme' in rows[0] and len(history) == epochs
         assert {'progress','metrics'} <= {k.split('/')[0] for row in rows.values() for k in row}
         time.sleep(1)                                          # directories are named by the second
     assert len(set(ids)) == 1 == len({json.loads((run/'wandb.json').read_text())['id'], *ids})
-    assert 'W&B' not in caplog.text and len(list((run/'wandb').glob('offline-run-*'))) == 2
+    assert len(list((run/'wandb').glob('offline-run-*'))) == 2
 
-def watched(survey, run, seconds=30, **kw):
-    "A run that W&B was to follow: its weights, and how long the fit and the farewell took"
-    learn = learner(survey, run, WandB)
-    start = time.monotonic()
-    learn.fit(1)
-    fitted = time.monotonic()
-    learn.wandb.finish(seconds)
-    time.sleep(.2)                                             # for the thread that listens
-    return weights(learn), fitted-start, time.monotonic()-fitted
+def watched(survey, run, caplog, *cbs, seconds=30, fake=False):
+    "A run that W&B was to show: its weights, how long the farewell took, and the warnings"
+    def one():
+        for name in [k for k in sys.modules if k.split('.')[0] == 'wandb'] if fake else (): del sys.modules[name]
+        learn = learner(survey, run, WandB, *cbs)
+        learn.fit(1)
+        start = time.monotonic()
+        learn.wandb.finish(seconds)
+        return weights(learn),time.monotonic()-start,warnings(caplog)
+    return elsewhere(one)
 
 @pytest.fixture(scope='module')
 def unwatched(survey, tmp_path_factory):
@@ -222,35 +246,51 @@ def warnings(caplog): return [r.message for r in caplog.records if 'W&B' in r.me
 def test_no_network_and_a_bad_key(survey, tmp_path, monkeypatch, caplog, unwatched):
     monkeypatch.delenv('WANDB_MODE')
     for k,v in BAD_KEY.items(): monkeypatch.setenv(k, v)
-    found,_,_ = watched(survey, tmp_path/'run', 90)
-    assert found == unwatched and len(warnings(caplog)) == 1 and 'offline' in warnings(caplog)[0]
+    found,_,said = watched(survey, tmp_path/'run', caplog, seconds=90)
+    assert found == unwatched and len(said) == 1 and 'offline' in said[0]
     assert len(records(tmp_path/'run')[0]) > 0
 
 FAKES = dict(missing='raise ImportError("No module named wandb")', broken='def __getattr__(name): raise RuntimeError("it broke\\nagain")',
-             crashing='import os\nos._exit(11)', hanging='import time\ntime.sleep(100)')
+             hanging='import time\ntime.sleep(100)')
 
 @pytest.mark.parametrize('kind', FAKES)
 def test_a_wandb_that_fails(survey, tmp_path, monkeypatch, caplog, unwatched, kind):
     (tmp_path/'fake').mkdir()
     (tmp_path/'fake/wandb.py').write_text(FAKES[kind])
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path/'fake'), os.pathsep)
+    monkeypatch.syspath_prepend(tmp_path/'fake')
     monkeypatch.setenv('WANDB_MODE', 'offline')
-    found,_,farewell = watched(survey, tmp_path/'run', 2 if kind == 'hanging' else 30)
-    assert found == unwatched and len(warnings(caplog)) == 1 and farewell < 20
+    found,farewell,said = watched(survey, tmp_path/'run', caplog, seconds=2 if kind == 'hanging' else 30, fake=True)
+    assert found == unwatched and len(said) == 1 and farewell < 20
+
+def services(): return [p for p in psutil.Process().children(recursive=True) if p.name().startswith(('wandb','gpu_stats'))]
+
+def test_a_service_that_crashes(survey, tmp_path, monkeypatch, caplog, unwatched):
+    "Killed in the middle of the run"
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    class Kill(Callback):
+        order = 95
+        def after_batch(self):
+            if self.learn.step != 2: return
+            deadline = time.monotonic()+60
+            while not hasattr(self.learn.wandb, 'shown') and time.monotonic() < deadline: time.sleep(.1)
+            for p in services(): p.kill()
+    found,farewell,said = watched(survey, tmp_path/'run', caplog, Kill(), seconds=10)
+    assert found == unwatched and len(said) == 1 and farewell < 20
 
 def test_a_place_that_cannot_be_written(survey, tmp_path, monkeypatch, caplog, unwatched):
     monkeypatch.setenv('WANDB_MODE', 'offline')
     (tmp_path/'run').mkdir()
     (tmp_path/'run/wandb').touch()                             # permissions would not stop root
-    assert watched(survey, tmp_path/'run')[0] == unwatched and len(warnings(caplog)) == 1
+    found,_,said = watched(survey, tmp_path/'run', caplog)
+    assert found == unwatched and len(said) == 1
 
 def test_a_server_that_never_answers(survey, tmp_path, monkeypatch, caplog, unwatched):
     monkeypatch.delenv('WANDB_MODE')
     with socket.create_server(('127.0.0.1', 0)) as server:
         monkeypatch.setenv('WANDB_API_KEY', BAD_KEY['WANDB_API_KEY'])
         monkeypatch.setenv('WANDB_BASE_URL', f'http://127.0.0.1:{server.getsockname()[1]}')
-        found,_,farewell = watched(survey, tmp_path/'run', 3)
-    assert found == unwatched and farewell < 10 and len(warnings(caplog)) == 1
+        found,farewell,said = watched(survey, tmp_path/'run', caplog, seconds=3)
+    assert found == unwatched and farewell < 10 and len(said) == 1
 
 def test_a_full_disk_for_wandb(survey, tmp_path, monkeypatch, caplog, unwatched):
     monkeypatch.setenv('WANDB_MODE', 'offline')
@@ -259,42 +299,39 @@ def test_a_full_disk_for_wandb(survey, tmp_path, monkeypatch, caplog, unwatched)
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16k', 'tmpfs', home], capture_output=True).returncode:
         pytest.skip('mounting a small file system needs root')
     try:
-        found,_,farewell = watched(survey, tmp_path/'run', 20)
-        assert found == unwatched and farewell < 30 and len(warnings(caplog)) <= 1
+        found,farewell,said = watched(survey, tmp_path/'run', caplog, seconds=20)
+        assert found == unwatched and farewell < 30 and len(said) <= 1
     finally: subprocess.run(['umount', '-l', home])
 
 def test_a_damaged_id(survey, tmp_path, monkeypatch, caplog, unwatched):
     monkeypatch.setenv('WANDB_MODE', 'offline')
     (tmp_path/'run').mkdir()
     (tmp_path/'run/wandb.json').write_text('{')
-    assert watched(survey, tmp_path/'run')[0] == unwatched and len(warnings(caplog)) == 1
+    found,_,said = watched(survey, tmp_path/'run', caplog)
+    assert found == unwatched and len(said) == 1
 
 def test_disabled_starts_nothing(survey, tmp_path, caplog):
     learn = learner(survey, tmp_path/'run', WandB)             # conftest says WANDB_MODE=disabled
     learn.fit(1)
-    assert learn.wandb.process is None and not (tmp_path/'run/wandb.json').exists()
+    assert learn.wandb.thread is None and not (tmp_path/'run/wandb.json').exists()
 
-def test_a_run_that_is_killed_leaves_no_follower(tmp_path):
-    run,code = RunDir(tmp_path/'run'),'''
+def test_a_run_that_is_killed_leaves_no_service(tmp_path):
+    code = '''
         import sys, time
-        from types import SimpleNamespace
         from astromask.core import RunDir
         from astromask.train.watch import WandB
         cb = WandB(RunDir(sys.argv[1]), config={})
         cb.start()
-        print(cb.process.pid, flush=True)
+        while not hasattr(cb, 'shown'): time.sleep(.1)
+        print('begun', flush=True)
         time.sleep(100)'''
     env = os.environ | dict(WANDB_MODE='offline')
-    process = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code), run.path], stdout=subprocess.PIPE, text=True, env=env)
-    follower = int(process.stdout.readline())
+    process = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code), tmp_path/'run'], stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout.readline() == 'begun\n'
+    left = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    deadline = time.monotonic()+60
-    def there():
-        try: return open(f'/proc/{follower}/stat').read().split()[2] != 'Z'
-        except FileNotFoundError: return False
-    while there() and time.monotonic() < deadline: time.sleep(.2)
-    assert not there()
+    assert left and not psutil.wait_procs(left, 60)[1]
 
 # A bar
 

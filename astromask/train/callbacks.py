@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/train.callbacks.html.md"""
 
 # %% auto #0
 __all__ = ['in_parts', 'BatchLearner', 'RunCallback', 'MaskedBatch', 'output_loss', 'warmup_cosine', 'Schedule', 'targets',
-           'finite_loss', 'SafeStep', 'Average', 'History', 'Checkpoints', 'Stop', 'Figures']
+           'finite_loss', 'SafeStep', 'Average', 'mean_of', 'History', 'Checkpoints', 'Stop', 'Figures']
 
 # %% ../../nbs/41_train.callbacks.ipynb #1aaf8132
 import csv, io, math, numpy as np, signal, threading, time, torch
@@ -91,25 +91,38 @@ class MaskedBatch(RunCallback):
         self.band_dropout = band_dropout
         self.coords = coords
 
-    def change(self, planes, rows, epoch):
-        "Training images, and their inverse variances where they come along"
-        x,*ivar = planes
-        if self.augment:
-            x,*ivar = self.augment(torch.cat(planes, dim=1), self.seed, epoch, rows).split(x.shape[1], dim=1)
-        if self.band_dropout: x = drop_bands(x, self.seed, epoch, rows, self.band_dropout)
-        return x,*ivar
-
-    def batch(self, planes, rows, epoch, training=True):
-        "What the model is given, by name"
-        x,*ivar = self.change(planes, rows, epoch) if training else planes
-        n = self.model.n_noise
-        noise = uniform(self.seed, epoch, rows, n, 'mask') if training else uniform(self.seed, 0, rows, n, 'valid')
-        found = dict(x=x, generator=noise)
-        if ivar: found['ivar'] = ivar[0]
-        if self.coords is not None: found['coords'] = self.coords[rows]
-        return found
-
     def before_batch(self): self.learn.xb = self.batch(self.xb, self.yb[0], self.epoch, self.training)
+
+# %% ../../nbs/41_train.callbacks.ipynb #c70a2d05
+@patch
+def change(self:MaskedBatch,
+    planes, # Images, and their inverse variances where they come along: (B,C,H,W) each
+    rows,   # (B,) row numbers
+    epoch,  # Pass over the data
+):          # The same for training
+    "Turn images and inverse variances alike, and lose bands of the images"
+    x,*ivar = planes
+    if self.augment:
+        x,*ivar = self.augment(torch.cat(planes, dim=1), self.seed, epoch, rows).split(x.shape[1], dim=1)
+    if self.band_dropout: x = drop_bands(x, self.seed, epoch, rows, self.band_dropout)
+    return x,*ivar
+
+# %% ../../nbs/41_train.callbacks.ipynb #e23e5222
+@patch
+def batch(self:MaskedBatch,
+    planes,        # As `change` takes them
+    rows,          # (B,) row numbers
+    epoch,         # Pass over the data
+    training=True, # Else nothing is changed, and masks are the same in every epoch
+)->dict:
+    "What the model is given, by name"
+    x,*ivar = self.change(planes, rows, epoch) if training else planes
+    n = self.model.n_noise
+    noise = uniform(self.seed, epoch, rows, n, 'mask') if training else uniform(self.seed, 0, rows, n, 'valid')
+    found = dict(x=x, generator=noise)
+    if ivar: found['ivar'] = ivar[0]
+    if self.coords is not None: found['coords'] = self.coords[rows]
+    return found
 
 # %% ../../nbs/41_train.callbacks.ipynb #8461e980
 def output_loss(
@@ -193,39 +206,19 @@ class SafeStep(RunCallback):
         self.losses = 0.
         self.finite = True
 
-    def after_loss(self):
-        if not self.training: return
-        n = targets(self.pred)/(getattr(self.dls.train, 'bs', 1)*world())      # in units of a whole batch
-        loss,counted = finite_loss(self.loss, n)
-        self.targets = self.targets + counted
-        self.losses = self.losses + loss*counted
-        self.finite = self.finite & self.loss.isfinite()
-        if self.parts*world() > 1: self.learn.loss_grad = self.loss_grad * n
-        if self.scale is not None: self.learn.loss_grad = self.loss_grad * self.scale
-
-    def before_step(self):
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        finite = self.everywhere = self._together() if world() > 1 else self.finite
-        if self.parts*world() > 1: torch._foreach_mul_(grads, world()/self.targets.clamp(min=1e-12))
-        if self.scale is not None: torch._foreach_mul_(grads, 1/self.scale)
-        norm = get_total_norm(grads)
-        clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
-        may_overflow = False if self.scale is None else self.scale > 1          # at first: then the scale is halved
-        if self.scale is not None: self._rescale(norm.isfinite())
-        finite = finite & (norm.isfinite() | may_overflow)
-        self.opt.opt.found_inf = (~(finite & norm.isfinite() & (self.targets > 0))).float()
-        self._count(finite)
-
 # %% ../../nbs/41_train.callbacks.ipynb #d4c6f32a
 @patch
-def _together(self:SafeStep):
+def together(self:SafeStep):
     "Targets and losses of all ranks, and whether all are finite"
     self.targets,self.losses,bad = summed(torch.stack([self.targets, self.losses, (~self.finite).float()]))
     return bad == 0
 
 # %% ../../nbs/41_train.callbacks.ipynb #bd8043e5
 @patch
-def _rescale(self:SafeStep, finite):
+def rescale(self:SafeStep,
+    finite, # Is the gradient finite? On the device
+):
+    "Half the scale of the loss after an overflow; double it after 2,000 good steps"
     self.good = (self.good + 1) * finite
     grown = self.good >= 2000
     self.scale = torch.where(finite, torch.where(grown, 2*self.scale, self.scale), self.scale/2).clamp(1., 2.**24)
@@ -233,15 +226,52 @@ def _rescale(self:SafeStep, finite):
 
 # %% ../../nbs/41_train.callbacks.ipynb #648adf5d
 @patch
-def _count(self:SafeStep, finite):
-    # another rank has the bad ones
+def count(self:SafeStep,
+    finite, # Is everything finite? On the device
+):
+    "Count the steps that are not taken, and remember their objects"
     rows = self.yb[0]
-    innocent = finite | (self.finite & ~self.everywhere)
+    innocent = finite | (self.finite & ~self.everywhere)                    # another rank has the bad ones
     if self.suspects is None or self.suspects.shape != rows.shape: self.suspects = torch.full_like(rows, -1)
     self.suspects = torch.where(innocent, self.suspects, rows)
     self.bad = (self.bad + 1) * ~finite
     self.lost = self.lost + ~finite
     self.skipped = self.skipped + self.opt.opt.found_inf
+
+# %% ../../nbs/41_train.callbacks.ipynb #36fb79fd
+@patch
+def after_loss(self:SafeStep):
+    "Count the targets, and let the part weigh as much as it has of them"
+    if not self.training: return
+    n = targets(self.pred)/(getattr(self.dls.train, 'bs', 1)*world())      # in units of a whole batch
+    loss,counted = finite_loss(self.loss, n)
+    self.targets = self.targets + counted
+    self.losses = self.losses + loss*counted
+    self.finite = self.finite & self.loss.isfinite()
+    if self.parts*world() > 1: self.learn.loss_grad = self.loss_grad * n
+    if self.scale is not None: self.learn.loss_grad = self.loss_grad * self.scale
+
+# %% ../../nbs/41_train.callbacks.ipynb #f7e3ebd3
+@patch
+def before_step(self:SafeStep):
+    "Divide, limit, and say on the device whether the step is to be taken"
+    grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+    finite = self.everywhere = self.together() if world() > 1 else self.finite
+
+    # the gradient of the whole batch, in units of the loss
+    if self.parts*world() > 1: torch._foreach_mul_(grads, world()/self.targets.clamp(min=1e-12))
+    if self.scale is not None: torch._foreach_mul_(grads, 1/self.scale)
+
+    # limited
+    norm = get_total_norm(grads)
+    clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
+
+    # taken or not; a gradient that overflows at first is no fault: then the scale is halved
+    may_overflow = False if self.scale is None else self.scale > 1
+    if self.scale is not None: self.rescale(norm.isfinite())
+    finite = finite & (norm.isfinite() | may_overflow)
+    self.opt.opt.found_inf = (~(finite & norm.isfinite() & (self.targets > 0))).float()
+    self.count(finite)
 
 # %% ../../nbs/41_train.callbacks.ipynb #a7ffec5c
 @patch
@@ -259,21 +289,26 @@ def check(self:SafeStep)->int: # Steps that were not taken so far
 # %% ../../nbs/41_train.callbacks.ipynb #27a98b70
 @patch
 @torch.no_grad()
-def culprits(self:SafeStep, most:int=5)->str:
+def culprits(self:SafeStep,
+    most:int=5, # Names, at most
+)->str:
     "Which objects of the last bad batch are to blame"
     rows = self.suspects[self.suspects >= 0]
     if not len(rows): return 'objects of another rank'
-    try: guilty = [r for r in rows.split(1) if not self._loss_of(r).isfinite()]
+    try: guilty = [r for r in rows.split(1) if not self.loss_of(r).isfinite()]
     except (AttributeError,KeyError,TypeError):
         return 'rows ' + ', '.join(map(str, rows[:most].tolist()))  # a loader that cannot be asked
     some = torch.cat(guilty) if guilty else rows
     ids = [str(o) for o in self.dls.train.dataset.cutouts.catalog['id'][some[:most].cpu().numpy()]]
-    return f'{len(some)} object(s) ' + ('' if guilty
-                                        else 'none of which is to blame alone ') + f'({", ".join(ids)}{", ..." if len(some) > most else ""})'
+    names = ', '.join(ids) + (', ...' if len(some) > most else '')
+    return f'{len(some)} object(s) {"" if guilty else "none of which is to blame alone "}({names})'
 
 # %% ../../nbs/41_train.callbacks.ipynb #0473efe8
 @patch
-def _loss_of(self:SafeStep, row):
+def loss_of(self:SafeStep,
+    row, # (1,) row number
+):
+    "The loss of one object in training"
     planes = self.dls.train.dataset[row.cpu().numpy()]
     planes = [o.to(row.device) for o in (planes if isinstance(planes, tuple) else (planes,))]
     return self.learn.forward(self.learn.prepare.batch(planes, row, self.learn.epoch)).loss
@@ -314,25 +349,6 @@ class Average(RunCallback):
     def before_fit(self):
         if self.mean is None: self.mean = self.copied()
 
-    @torch.no_grad()
-    def after_step(self):
-        decay = min(self.decay, (1+self.learn.step)/(10+self.learn.step))
-        now = self.model.state_dict()
-        torch._foreach_lerp_([*self.mean.values()], [now[k] for k in self.mean], 1-decay)
-
-    @torch.no_grad()
-    def take(self):
-        "Give the model the mean for weights"
-        if self.own is not None: return
-        self.own = self.copied()
-        self.model.load_state_dict(self.mean, strict=False)
-
-    @torch.no_grad()
-    def give_back(self):
-        "Give the model its own weights again"
-        if self.own is not None: self.model.load_state_dict(self.own, strict=False)
-        self.own = None
-
     def before_validate(self): self.take()
     def after_validate(self): self.give_back()
 
@@ -341,14 +357,49 @@ class Average(RunCallback):
         self.mean = {k: v.to(self.dls.device) for k,v in named(state, 'mean').items()} or self.mean
         self.own = None
 
-    @contextmanager
-    def swapped(self):
-        "The model with the mean for weights"
-        already = self.own is not None
-        self.take()
-        try: yield
-        finally:
-            if not already: self.give_back()
+# %% ../../nbs/41_train.callbacks.ipynb #82f32340
+@patch
+@torch.no_grad()
+def after_step(self:Average):
+    "Move the mean towards the weights"
+    decay = min(self.decay, (1+self.learn.step)/(10+self.learn.step))
+    now = self.model.state_dict()
+    torch._foreach_lerp_([*self.mean.values()], [now[k] for k in self.mean], 1-decay)
+
+# %% ../../nbs/41_train.callbacks.ipynb #bd2f1237
+@patch
+@torch.no_grad()
+def take(self:Average):
+    "Give the model the mean for weights"
+    if self.own is not None: return
+    self.own = self.copied()
+    self.model.load_state_dict(self.mean, strict=False)
+
+# %% ../../nbs/41_train.callbacks.ipynb #6a585c98
+@patch
+@torch.no_grad()
+def give_back(self:Average):
+    "Give the model its own weights again"
+    if self.own is not None: self.model.load_state_dict(self.own, strict=False)
+    self.own = None
+
+# %% ../../nbs/41_train.callbacks.ipynb #a444809a
+@patch
+@contextmanager
+def swapped(self:Average):
+    "The model with the mean for weights"
+    already = self.own is not None
+    self.take()
+    try: yield
+    finally:
+        if not already: self.give_back()
+
+# %% ../../nbs/41_train.callbacks.ipynb #02477cae
+def mean_of(
+    sums, # (sum of losses, number of targets)
+)->float: # NaN where there is no target
+    "A mean loss; the device is waited for here"
+    return float(sums[0])/float(sums[1]) if float(sums[1]) else math.nan
 
 # %% ../../nbs/41_train.callbacks.ipynb #56e1fb25
 class History(RunCallback):
@@ -372,63 +423,6 @@ class History(RunCallback):
         self.sums_valid = [0.,0.]
         self.ended = time.monotonic()
 
-    def after_batch(self):
-        step = self.learn.safe_step
-        if self.training: self.sums = [self.sums[0] + step.losses, self.sums[1] + step.targets]       # of all ranks
-        else:
-            loss,n = finite_loss(self.loss, targets(self.pred))
-            self.sums_valid = [self.sums_valid[0] + loss*n, self.sums_valid[1] + n]
-        if not self.training: return
-        self.seen += len(self.yb[0])*world()
-        if time.monotonic()-self.last >= self.every: self.say()
-
-    def after_epoch(self):
-        self.sums_valid = totals(*self.sums_valid)
-        row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=_mean(self.sums),
-                   valid_loss=_mean(self.sums_valid), **self.learn.judged(),
-                   lr=self.learn.schedule.now, seconds=round(self.learn.seconds(), 3),
-                   images_per_second=round(self.seen/(self.ended-self.epoch_began), 1),
-                   stalled=round(self.stalled(self.ended), 4))
-        self.rows.append(row)
-        if not float(self.sums[1]) and not int(self.learn.safe_step.lost): raise InputError(self.learn.nothing)
-        self.learn.safe_step.check()
-        self.write()
-        log.info(f"epoch {row['epoch']}: train {row['train_loss']:.4f}, valid {row['valid_loss']:.4f}, "
-                 f"{row['images_per_second']:.0f} images/s")
-
-def _mean(sums): return float(sums[0])/float(sums[1]) if float(sums[1]) else math.nan
-
-# %% ../../nbs/41_train.callbacks.ipynb #9d0f48ee
-@patch
-def state(self:History)->dict: # What JSON knows
-    "The rows, the sums of an epoch that is not done, and how good the last one was"
-    sums = [float(o) for o in self.sums] if self.learn.batch else [0.,0.]
-    return dict(history=self.rows, sums=sums, score=self.learn.score(self.rows[-1]) if self.rows else None)
-
-# %% ../../nbs/41_train.callbacks.ipynb #300edccb
-@patch
-def load(self:History,
-    state:dict, # All that a checkpoint holds
-):
-    "Take rows and sums back; JSON has no NaN"
-    self.rows = [{k: math.nan if v is None else v for k,v in row.items()} for row in state['history']]
-    self.sums = state['sums']
-
-# %% ../../nbs/41_train.callbacks.ipynb #1fdefee5
-@patch
-def say(self:History):
-    "Print where the run is; the device is waited for here"
-    self.last = time.monotonic()
-    self.learn.safe_step.check()
-    log.info(f'step {self.learn.step}, {100*self.learn.progress():.0f} %: loss {_mean(self.sums):.4f}, '
-             f'{self.seen/(self.last-self.epoch_began):.0f} images/s, stalled {self.stalled(self.last):.1%}')
-
-# %% ../../nbs/41_train.callbacks.ipynb #f7aaf551
-@patch
-def stalled(self:History, now)->float:
-    "Share of the time since the epoch began that batches were waited for"
-    return (self.dls.train.waited-self.waited)/max(now-self.epoch_began, 1e-9)
-
 # %% ../../nbs/41_train.callbacks.ipynb #872c7226
 @patch
 def columns(self:History)->dict: # Name to list
@@ -445,6 +439,67 @@ def write(self:History):
     writer.writerows(self.rows)
     try: self.run_dir.write('history.csv', text.getvalue())
     except StorageError as e: log.error(f'{e}. Training goes on; the rows are kept for the next time')
+
+# %% ../../nbs/41_train.callbacks.ipynb #50205665
+@patch
+def after_batch(self:History):
+    "Add up, on the device"
+    step = self.learn.safe_step
+    if self.training: self.sums = [self.sums[0] + step.losses, self.sums[1] + step.targets]       # of all ranks
+    else:
+        loss,n = finite_loss(self.loss, targets(self.pred))
+        self.sums_valid = [self.sums_valid[0] + loss*n, self.sums_valid[1] + n]
+    if not self.training: return
+    self.seen += len(self.yb[0])*world()
+    if time.monotonic()-self.last >= self.every: self.say()
+
+# %% ../../nbs/41_train.callbacks.ipynb #43ab69b8
+@patch
+def after_epoch(self:History):
+    "A row"
+    self.sums_valid = totals(*self.sums_valid)
+    row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=mean_of(self.sums),
+               valid_loss=mean_of(self.sums_valid), **self.learn.judged(),
+               lr=self.learn.schedule.now, seconds=round(self.learn.seconds(), 3),
+               images_per_second=round(self.seen/(self.ended-self.epoch_began), 1),
+               stalled=round(self.stalled(self.ended), 4))
+    self.rows.append(row)
+    if not float(self.sums[1]) and not int(self.learn.safe_step.lost): raise InputError(self.learn.nothing)
+    self.learn.safe_step.check()
+    self.write()
+    log.info(f"epoch {row['epoch']}: train {row['train_loss']:.4f}, valid {row['valid_loss']:.4f}, "
+             f"{row['images_per_second']:.0f} images/s")
+
+# %% ../../nbs/41_train.callbacks.ipynb #f7aaf551
+@patch
+def stalled(self:History, now)->float:
+    "Share of the time since the epoch began that batches were waited for"
+    return (self.dls.train.waited-self.waited)/max(now-self.epoch_began, 1e-9)
+
+# %% ../../nbs/41_train.callbacks.ipynb #1fdefee5
+@patch
+def say(self:History):
+    "Print where the run is; the device is waited for here"
+    self.last = time.monotonic()
+    self.learn.safe_step.check()
+    log.info(f'step {self.learn.step}, {100*self.learn.progress():.0f} %: loss {mean_of(self.sums):.4f}, '
+             f'{self.seen/(self.last-self.epoch_began):.0f} images/s, stalled {self.stalled(self.last):.1%}')
+
+# %% ../../nbs/41_train.callbacks.ipynb #9d0f48ee
+@patch
+def state(self:History)->dict: # What JSON knows
+    "The rows, the sums of an epoch that is not done, and how good the last one was"
+    sums = [float(o) for o in self.sums] if self.learn.batch else [0.,0.]
+    return dict(history=self.rows, sums=sums, score=self.learn.score(self.rows[-1]) if self.rows else None)
+
+# %% ../../nbs/41_train.callbacks.ipynb #300edccb
+@patch
+def load(self:History,
+    state:dict, # All that a checkpoint holds
+):
+    "Take rows and sums back; JSON has no NaN"
+    self.rows = [{k: math.nan if v is None else v for k,v in row.items()} for row in state['history']]
+    self.sums = state['sums']
 
 # %% ../../nbs/41_train.callbacks.ipynb #15b03077
 class Checkpoints(RunCallback):
@@ -466,40 +521,48 @@ class Checkpoints(RunCallback):
         self.failed = 0
         self.loaded = None
 
-    def before_fit(self):
-        if rank() == 0:
-            check_space(self.folder, 2*sum(t.nbytes
-                                           for t in self.model.state_dict().values())*(3
-                                               +hasattr(self.learn, 'average')))
-        self.due = self.learn.seconds() + 60*self.minutes          # by the clock that all ranks share
-
     def after_batch(self):
         if self.training and self.learn.seconds() > self.due: self.try_to_save()
 
-    def try_to_save(self, pause=None):
-        "Save now, or after a pause; rank 0 does it, and the others wait"
-        pause = self.wait if pause is None else pause
-        error = None
-        try:
-            if rank() == 0:
-                save_checkpoint(self.folder, self.learn.step, *self.learn.state(), keep=self.keep, loaded=self.loaded)
-        except StorageError as e: error = e
-        if not wait(error is not None):
-            self.due = self.learn.seconds() + 60*self.minutes
-            self.failed = 0
-            return
-        self.failed += 1
-        if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
-        self.due = self.learn.seconds() + pause
-        if error: log.error(f'{error}. The next try is in {pause:.0f} s ({self.failed} of {self.tries} failed)')
+# %% ../../nbs/41_train.callbacks.ipynb #fc7368fa
+@patch
+def save(self:Checkpoints):
+    "Save now; there is no later"
+    self.failed,pause = 0,min(self.wait, 3.)
+    while True:
+        self.try_to_save(pause)
+        if not self.failed: return
+        time.sleep(pause)
 
-    def save(self):
-        "Save now; there is no later"
-        self.failed,pause = 0,min(self.wait, 3.)
-        while True:
-            self.try_to_save(pause)
-            if not self.failed: return
-            time.sleep(pause)
+# %% ../../nbs/41_train.callbacks.ipynb #4a568806
+@patch
+def try_to_save(self:Checkpoints,
+    pause=None, # Seconds until the next try, if this one fails; None: the usual ones
+):
+    "Save now, or after a pause; rank 0 does it, and the others wait"
+    pause = self.wait if pause is None else pause
+    error = None
+    try:
+        if rank() == 0:
+            save_checkpoint(self.folder, self.learn.step, *self.learn.state(), keep=self.keep, loaded=self.loaded)
+    except StorageError as e: error = e
+    if not wait(error is not None):
+        self.due = self.learn.seconds() + 60*self.minutes
+        self.failed = 0
+        return
+    self.failed += 1
+    if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
+    self.due = self.learn.seconds() + pause
+    if error: log.error(f'{error}. The next try is in {pause:.0f} s ({self.failed} of {self.tries} failed)')
+
+# %% ../../nbs/41_train.callbacks.ipynb #f7a19ed8
+@patch
+def before_fit(self:Checkpoints):
+    "Ask for room"
+    copies = 3 + hasattr(self.learn, 'average')                 # the weights, AdamW's two means of gradients, their mean
+    size = copies*sum(t.nbytes for t in self.model.state_dict().values())
+    if rank() == 0: check_space(self.folder, 2*size)
+    self.due = self.learn.seconds() + 60*self.minutes          # by the clock that all ranks share
 
 # %% ../../nbs/41_train.callbacks.ipynb #262d35dd
 _STOPS = signal.SIGINT,signal.SIGTERM,signal.SIGUSR1
@@ -519,35 +582,42 @@ class Stop(RunCallback):
         if number == signal.SIGINT and self.asked: raise KeyboardInterrupt
         self.asked = True
 
-    @contextmanager
-    def around(self):
-        "During a fit, signals ask for a stop"
-        self.asked = False
-        self.left = False
-        main = threading.current_thread() is threading.main_thread()      # others cannot catch signals
-        old = {s: signal.signal(s, self.hear) for s in (_STOPS if main else ())}
-        try: yield
-        finally:
-            for s,handler in old.items(): signal.signal(s, signal.SIG_DFL if handler is None else handler)
-
-    def after_batch(self):
-        wanted = self.asked or self.run_dir.stop_requested()
-        if not self.training:
-            return self.leave() if wanted and world() == 1 else None  # ranks may have unequal numbers of these
-        if self.learn.agree(wanted): self.leave()
-        if self.learn.time_is_up(): raise CancelTrainException()
-
-    def leave(self):
-        "Save, and end the loop"
-        self.left = True
-        if hasattr(self.learn, 'average'): self.learn.average.give_back()
-        self.learn.checkpoints.save()
-        if rank() == 0: self.run_dir.clear_stop()
-        raise CancelFitException()
-
     def after_epoch(self):
         self.learn.agree()
         if self.learn.time_is_up(): raise CancelFitException()
+
+# %% ../../nbs/41_train.callbacks.ipynb #9aae89ca
+@patch
+def leave(self:Stop):
+    "Save, and end the loop"
+    self.left = True
+    if hasattr(self.learn, 'average'): self.learn.average.give_back()
+    self.learn.checkpoints.save()
+    if rank() == 0: self.run_dir.clear_stop()
+    raise CancelFitException()
+
+# %% ../../nbs/41_train.callbacks.ipynb #bf1ecaa1
+@patch
+def after_batch(self:Stop):
+    "Leave where someone has asked for it, in training on all ranks together"
+    wanted = self.asked or self.run_dir.stop_requested()
+    if not self.training:
+        return self.leave() if wanted and world() == 1 else None  # ranks may have unequal numbers of these
+    if self.learn.agree(wanted): self.leave()
+    if self.learn.time_is_up(): raise CancelTrainException()
+
+# %% ../../nbs/41_train.callbacks.ipynb #9fb88683
+@patch
+@contextmanager
+def around(self:Stop):
+    "During a fit, signals ask for a stop"
+    self.asked = False
+    self.left = False
+    main = threading.current_thread() is threading.main_thread()      # others cannot catch signals
+    old = {s: signal.signal(s, self.hear) for s in (_STOPS if main else ())}
+    try: yield
+    finally:
+        for s,handler in old.items(): signal.signal(s, signal.SIG_DFL if handler is None else handler)
 
 # %% ../../nbs/41_train.callbacks.ipynb #ca7b2726
 class Figures(RunCallback):
@@ -573,18 +643,20 @@ class Figures(RunCallback):
         except Exception as e: log.warning(f'The figures were not drawn: {type(e).__name__}: {e}')
         self.last = time.monotonic()
 
-    def draw(self):
-        "Draw now, on rank 0; gives the reconstruction"
-        if rank(): return
-        x,*_,rows = next(iter(self.learn.dls.valid))
-        x = x[:self.n].to(self.learn.dls.device)
-        rows = rows[:self.n].to(self.learn.dls.device)
-        m = self.learn.model
-        coords = None if self.learn.prepare.coords is None else self.learn.prepare.coords[rows]
-        mask = m.choose_mask(m.pixels(x)[1], None, uniform(self.learn.seed, 0, rows, m.n_noise, 'valid'))
-        with self.learn.averaged():
-            shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
-        figure = reconstruction_figure(*shown, bands=m.bands, origin=self.learn.dls.valid.dataset.cutouts.origin)
-        self.run_dir.savefig(figure, 'reconstruction')
-        self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
-        return figure
+# %% ../../nbs/41_train.callbacks.ipynb #458dff0a
+@patch
+def draw(self:Figures):
+    "Draw now, on rank 0; gives the reconstruction"
+    if rank(): return
+    x,*_,rows = next(iter(self.learn.dls.valid))
+    x = x[:self.n].to(self.learn.dls.device)
+    rows = rows[:self.n].to(self.learn.dls.device)
+    m = self.learn.model
+    coords = None if self.learn.prepare.coords is None else self.learn.prepare.coords[rows]
+    mask = m.choose_mask(m.pixels(x)[1], None, uniform(self.learn.seed, 0, rows, m.n_noise, 'valid'))
+    with self.learn.averaged():
+        shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
+    figure = reconstruction_figure(*shown, bands=m.bands, origin=self.learn.dls.valid.dataset.cutouts.origin)
+    self.run_dir.savefig(figure, 'reconstruction')
+    self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
+    return figure

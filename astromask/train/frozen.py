@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/train.frozen.html.md"""
 
 # %% auto #0
 __all__ = ['freeze_named', 'freeze_lowest', 'freeze', 'check_batches', 'Frozen', 'sees_the_same', 'feature_bytes',
-           'orientation_bits', 'FeatureTable', 'NoPixels', 'FrozenFeatures']
+           'orientation_bits', 'turned_batch', 'FeatureTable', 'NoPixels', 'FrozenFeatures']
 
 # %% ../../nbs/43_train.frozen.ipynb #471f5757
 import numpy as np, torch
@@ -16,7 +16,7 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from ..core import InputError
 from ..data.augment import turn
-from ..embed import evaluating
+from ..embed import ask
 from ..models.encoder import BandEncoder
 from .callbacks import RunCallback
 
@@ -113,6 +113,19 @@ def orientation_bits(
     n = (8 if p.img_size[0] == p.img_size[1] else 4) if turned else 1
     return torch.tensor([[k>>i & 1 for i in range(3)] for k in range(n)], dtype=torch.bool, device=p.device)
 
+# %% ../../nbs/43_train.frozen.ipynb #b7ff24f9
+def turned_batch(
+    p,      # A `Predictor`
+    pixels, # `Pixels`
+    rows,   # (B,) row numbers
+    code,   # (3,) bool: how images are turned
+    coords, # (N,2) sky positions by row, or None
+)->dict:
+    "What `Predictor.see` is given"
+    x = pixels[rows]
+    x = turn((x[0] if pixels.ivar else x).to(p.device), code.expand(len(rows), 3))
+    return dict(x=x, coords=None if coords is None else coords[torch.from_numpy(rows)])
+
 # %% ../../nbs/43_train.frozen.ipynb #8aaffb61
 class FeatureTable:
     "What a frozen encoder sees in some objects, in all orientations that are needed"
@@ -127,30 +140,12 @@ class FeatureTable:
         self.codes = orientation_bits(p, turned)
         self.rows = torch.from_numpy(rows).to(p.device)
         self.tables = None
-        with evaluating(p):
-            for k,code in enumerate(self.codes):
-                for i in range(0, len(rows), bs):
-                    found = self.look(p, pixels, rows[i:i+bs], code, coords)
-                    if self.tables is None: self.tables = self.room(found, len(rows))
-                    for t,v in zip(self.tables, found): t[k,i:i+bs] = v
-
-    def room(self, found, n):
-        with torch.inference_mode(False): return [v.new_empty((len(self.codes), n, *v.shape[1:])) for v in found]
-
-# %% ../../nbs/43_train.frozen.ipynb #086dc57e
-@patch
-def look(self:FeatureTable,
-    p,      # A `Predictor`
-    pixels, # `Pixels`
-    rows,   # (B,) row numbers
-    code,   # (3,) bool: how images are turned
-    coords, # (N,2) sky positions by row, or None
-):
-    "What the encoder sees in one batch"
-    x = pixels[rows]
-    x = (x[0] if pixels.ivar else x).to(p.device)
-    at = torch.from_numpy(rows).to(p.device)
-    return p.see(turn(x, code.expand(len(rows), 3)), coords=None if coords is None else coords[at])
+        steps = [(k,i) for k in range(len(self.codes)) for i in range(0, len(rows), bs)]
+        batches = (turned_batch(p, pixels, rows[i:i+bs], self.codes[k], coords) for k,i in steps)
+        for (k,i),found in zip(steps, ask(p, batches, p.see)):
+            if self.tables is None:
+                self.tables = [v.new_empty((len(self.codes), len(rows), *v.shape[1:])) for v in found]
+            for t,v in zip(self.tables, found): t[k,i:i+bs] = v
 
 # %% ../../nbs/43_train.frozen.ipynb #1676496f
 @patch

@@ -27,7 +27,8 @@ from ..files import digest, locked, storage_errors
 from ..models.weights import save_model
 from ..scaling import scaling_from_config
 from ..seen import seen_of
-from .callbacks import Average, BatchLearner, Checkpoints, History, RunCallback, SafeStep, Schedule, Stop, output_loss
+from .callbacks import (Average, BatchLearner, Checkpoints, History, RunCallback, SafeStep, Schedule,
+                                       Stop, output_loss)
 from .checkpoint import load_checkpoint, named, newest_checkpoint
 from .ranks import join, largest, parallel, rank_errors, shared, wait
 from .watch import Bar, WandB
@@ -63,6 +64,30 @@ class RunLearner(BatchLearner):
         "How good an epoch is; less is better"
         return row['valid_loss']
     def is_done(self, n_epoch): return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
+
+# %% ../../nbs/40_train.learner.ipynb #009fbe9d
+@patch
+def _do_one_batch(self:RunLearner):
+    self.torn = True                                         # until the fit ends as it should
+    BatchLearner._do_one_batch(self)
+    if not self.training: return
+    self.step += 1
+    self.batch += 1
+
+# %% ../../nbs/40_train.learner.ipynb #d7f782a0
+@patch
+def _do_epoch(self:RunLearner):
+    self.dls.train.epoch = self.epoch
+    self.dls.train.start = self.batch
+    Learner._do_epoch(self)
+    self.epochs_done = self.epoch+1
+    self.batch = 0
+
+# %% ../../nbs/40_train.learner.ipynb #c87a1618
+@patch
+def _do_fit(self:RunLearner):
+    for self.epoch in range(self.epochs_done, self.n_epoch):
+        self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
 # %% ../../nbs/40_train.learner.ipynb #b9801155
 @patch
@@ -103,30 +128,6 @@ def do_part(self:RunLearner,
     "Forward and backward; ranks meet in the last part"
     if world() > 1: self.parallel.require_backward_grad_sync = last
     BatchLearner.do_part(self, last)
-
-# %% ../../nbs/40_train.learner.ipynb #009fbe9d
-@patch
-def _do_one_batch(self:RunLearner):
-    self.torn = True                                         # until the fit ends as it should
-    BatchLearner._do_one_batch(self)
-    if not self.training: return
-    self.step += 1
-    self.batch += 1
-
-# %% ../../nbs/40_train.learner.ipynb #d7f782a0
-@patch
-def _do_epoch(self:RunLearner):
-    self.dls.train.epoch = self.epoch
-    self.dls.train.start = self.batch
-    Learner._do_epoch(self)
-    self.epochs_done = self.epoch+1
-    self.batch = 0
-
-# %% ../../nbs/40_train.learner.ipynb #c87a1618
-@patch
-def _do_fit(self:RunLearner):
-    for self.epoch in range(self.epochs_done, self.n_epoch):
-        self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
 # %% ../../nbs/40_train.learner.ipynb #0d59fe5b
 @patch
@@ -218,6 +219,18 @@ def state(self:RunLearner)->tuple: # (tensors, the rest)
     tensors = {k: v for k,v in found.items() if torch.is_tensor(v)}
     return tensors, {k: v for k,v in found.items() if k not in tensors}
 
+# %% ../../nbs/40_train.learner.ipynb #c56d2c4a
+def restore_optimizer(
+    opt,          # One of torch's
+    tensors:dict, # '0.exp_avg' to tensor, and so on
+):
+    "Give an optimizer its memory back, and leave its learning rates"
+    state = {}
+    for k,v in tensors.items():
+        i,_,name = k.partition('.')
+        state.setdefault(int(i), {})[name] = v
+    opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups']))
+
 # %% ../../nbs/40_train.learner.ipynb #bceb5c03
 @patch
 def restore(self:RunLearner,
@@ -236,18 +249,6 @@ def restore(self:RunLearner,
     self.step,self.epochs_done,self.batch,self.earlier = (state[k] for k in ('step','epochs_done','batch','seconds'))
     for cb in self.run_callbacks(): cb.load(tensors | state)
     if path: self.checkpoints.loaded = path
-
-# %% ../../nbs/40_train.learner.ipynb #c56d2c4a
-def restore_optimizer(
-    opt,          # One of torch's
-    tensors:dict, # '0.exp_avg' to tensor, and so on
-):
-    "Give an optimizer its memory back, and leave its learning rates"
-    state = {}
-    for k,v in tensors.items():
-        i,_,name = k.partition('.')
-        state.setdefault(int(i), {})[name] = v
-    opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups']))
 
 # %% ../../nbs/40_train.learner.ipynb #17de7541
 def same_scaling(
@@ -375,6 +376,43 @@ def owned(
         with storage_errors(run): (run/'checkpoints').mkdir(exist_ok=True)
         with locked(run/'checkpoints'): yield
 
+# %% ../../nbs/40_train.learner.ipynb #acb624b0
+@patch
+def rows_used(self:RunLearner)->tuple:
+    "Rows that train, and rows that validate"
+    return self.dls.train.rows,self.dls.valid.rows
+
+# %% ../../nbs/40_train.learner.ipynb #dbd60f9f
+@patch
+def objects(self:RunLearner):
+    "Marks of the objects that train, and of those that validate; None if their pixels cannot be read any more"
+    try: return seen_of(self.dls.train.dataset.cutouts, *self.rows_used())
+    except DataError as e: log.warning(f'It is not kept which objects the model was trained on: {e}')
+
+# %% ../../nbs/40_train.learner.ipynb #e57b2c48
+@patch
+def settle(self:RunLearner):
+    "Give the model the weights that are kept, where these are not its own; to go on, its own are in the checkpoint"
+    if not hasattr(self, 'average') or not self.average.mean: return
+    self.average.take()
+    self.average.own = None
+    self.torn = True
+
+# %% ../../nbs/40_train.learner.ipynb #97ba45da
+@patch
+def averaged(self:RunLearner):
+    "A context in which the model has the mean of its weights, where one is kept: what is judged is what is kept"
+    return self.average.swapped() if hasattr(self, 'average') else nullcontext()
+
+# %% ../../nbs/40_train.learner.ipynb #12c81501
+@patch
+def finish(self:RunLearner):
+    "Write the model, with what it was trained on"
+    self.settle()
+    if rank(): return
+    self.model.trained_on = self.objects()
+    save_model(self.model, self.out/'model')
+
 # %% ../../nbs/40_train.learner.ipynb #9b38facc
 @patch
 def resume(self:RunLearner):
@@ -424,43 +462,6 @@ def train(self:RunLearner):
     if self.stop.left: raise Unfinished(f'{self.out} was asked to stop and is saved at step {self.step}')
     self.checkpoints.save()
     for cb in self.run_callbacks(): cb.at_end()
-
-# %% ../../nbs/40_train.learner.ipynb #e57b2c48
-@patch
-def settle(self:RunLearner):
-    "Give the model the weights that are kept, where these are not its own; to go on, its own are in the checkpoint"
-    if not hasattr(self, 'average') or not self.average.mean: return
-    self.average.take()
-    self.average.own = None
-    self.torn = True
-
-# %% ../../nbs/40_train.learner.ipynb #97ba45da
-@patch
-def averaged(self:RunLearner):
-    "A context in which the model has the mean of its weights, where one is kept: what is judged is what is kept"
-    return self.average.swapped() if hasattr(self, 'average') else nullcontext()
-
-# %% ../../nbs/40_train.learner.ipynb #acb624b0
-@patch
-def rows_used(self:RunLearner)->tuple:
-    "Rows that train, and rows that validate"
-    return self.dls.train.rows,self.dls.valid.rows
-
-# %% ../../nbs/40_train.learner.ipynb #dbd60f9f
-@patch
-def objects(self:RunLearner):
-    "Marks of the objects that train, and of those that validate; None if their pixels cannot be read any more"
-    try: return seen_of(self.dls.train.dataset.cutouts, *self.rows_used())
-    except DataError as e: log.warning(f'It is not kept which objects the model was trained on: {e}')
-
-# %% ../../nbs/40_train.learner.ipynb #12c81501
-@patch
-def finish(self:RunLearner):
-    "Write the model, with what it was trained on"
-    self.settle()
-    if rank(): return
-    self.model.trained_on = self.objects()
-    save_model(self.model, self.out/'model')
 
 # %% ../../nbs/40_train.learner.ipynb #7807286a
 def check_task(

@@ -19,7 +19,8 @@ from ..models.mae import MAE
 from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, with_bands
 from .callbacks import Figures, MaskedBatch
-from .learner import RunLearner, as_augment, check_length, check_task, in_known_units, make_learner, sky_positions
+from .learner import (RunLearner, as_augment, check_length, check_task, in_known_units, make_learner,
+                                     sky_positions)
 from .options import Recipe
 from .watch import OnlineProbe
 from ..surveys import band_names
@@ -80,9 +81,9 @@ def pretraining_model(
     method:str='mae',      # mae | simmim
     preset:str='small',    # Sizes by name
     bands=None,            # Names of the bands
-    predict_ratio:float=0, # Share of the hidden patches that is predicted; less than 1 takes the cross-attention decoder
-    weights='',            # Start from these, which bring their sizes: a model's directory, or a checkpoint of the method's published code
-    weights_bands='',      # Names of the checkpoint's bands, in the order of its weights; '': R, G, B where there are three
+    predict_ratio:float=0, # Share of the hidden patches that is predicted; less than 1: by the cross-attention decoder
+    weights='',            # Start from these and their sizes: a model's directory, or a published checkpoint of the method
+    weights_bands='',      # Names of the checkpoint's bands, in their order; '': R, G, B where there are three
     **sizes,               # img_size, patch_size, mask_ratio, sky_token, ...: 0 leaves the preset's
 ):                         # A model to train
     "The model that an experiment's parameters describe"

@@ -69,7 +69,7 @@ def target_weight(
     y,  # (B,) or (B,K) targets
     w,  # (B,) weights, or None
 ):      # A scalar: what `answer.loss` divides by
-    "How many objects of a batch have a target and a weight: this is how much its loss weighs among other parts and ranks"
+    "How many objects have a target and a weight: what a loss counts among those of other parts and ranks"
     known = answered(y)
     return (known if w is None else known & (w > 0)).float().sum()
 
