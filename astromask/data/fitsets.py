@@ -621,7 +621,7 @@ def _make(self:FitsSet, rows):
         x,w = self._finished(o)
         if not np.can_cast(x.dtype, self.kind, 'same_kind'):
             raise DataError(f'{o.path} holds {x.dtype}, but {self.first.path} {self.kind}: open them apart')
-        self._check_top(o, np.abs(x[np.isfinite(x)]).max(initial=0))
+        if x.dtype == np.float64: self._check_top(o, np.abs(x[np.isfinite(x)]).max(initial=0))
         out.append((x,w))
     made = dict(image=np.stack([x for x,_ in out]).astype(self.kind, copy=False))
     return made | (dict(ivar=np.stack([w for _,w in out]).astype(np.float32)) if self.with_ivar else {})

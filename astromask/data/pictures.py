@@ -430,7 +430,7 @@ def _as_whole_numbers(values):
     "Texts as whole numbers where all are"
     return np.array(values, np.int64) if all(re.fullmatch(r'-?\d{1,18}', o) for o in values) else np.array(values)
 
-def _single_values(o):
+def _plain_values(o):
     "What a JSON object says in one value each"
     return {k: v for k,v in o.items() if isinstance(v, (str,int,float,bool,type(None)))} if isinstance(o, dict) else {}
 
@@ -441,7 +441,7 @@ def _json_columns(self:TarSet):
     has = [i for i,k in enumerate(self.keys) if 'json' in self.members[k]]
     rows = [{}]*len(self.keys)
     for i,b in zip(has, self._blobs(has, 'json')):
-        with damage(f'{self.keys[i]}.json of {self.path}', 'read'): rows[i] = _single_values(json.loads(b))
+        with damage(f'{self.keys[i]}.json of {self.path}', 'read'): rows[i] = _plain_values(json.loads(b))
     return {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
 
 # %% ../../nbs/09_data.pictures.ipynb #74917df9
