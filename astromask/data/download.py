@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.download.html.md"""
 __all__ = ['FetchError', 'download']
 
 # %% ../../nbs/17_data.download.ipynb #a336bd16
-import hashlib, json, os, re, shutil, sys, time
+import json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 import requests

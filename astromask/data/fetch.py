@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/data.fetch.html.md"""
 __all__ = ['sources', 'FileSource', 'HubSource', 'list_sources', 'fetch_hub', 'fetch']
 
 # %% ../../nbs/17_data.fetch.ipynb #dd7c71ed
-import io, itertools, json, math, os, re, shutil
+import io, itertools, json, math, re, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path

@@ -16,14 +16,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays, save as array_bytes
 from safetensors.torch import load as load_tensors, save as tensor_bytes
-from ..core import DataError, InputError, check_seed, log
+from ..core import DataError, InputError, check_seed
 from ..files import check_file, digest, read_json, write_atomic, write_json
 from ..surveys import band_names
 from ..scaling import scaling_from_config
 from ..seen import seen_from_tensors
 import astromask.models.astromae    # adds its encoder and its head to the tables
 from .heads import ENCODERS, Predictor, encoder_only
-from .mae import MAE
 from .pretrained import (cpu_tensors, load_mae_checkpoint, load_simmim_checkpoint, load_timm_vit,
                                          read_checkpoint)
 from ..units import Measure
