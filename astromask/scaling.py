@@ -85,7 +85,7 @@ def slope(self:AsinhScaling,
     return self.gain / torch.hypot(softening, x-center)
 
 # %% ../nbs/05_scaling.ipynb #9361a41d
-def _median(v):
+def _nan_median(v):
     "Of the numbers in the last axis that are not NaN"
     if not torch.compiler.is_exporting(): return v.nanmedian(-1, keepdim=True).values
     n = (~v.isnan()).sum(-1, keepdim=True)                                 # ONNX knows no median
@@ -99,8 +99,8 @@ def sky_and_noise(
     "The level and the noise of every object in every band, robustly"
     v = x.detach().to(torch.promote_types(x.dtype, torch.float32)).flatten(-2)
     v = torch.where(v.isfinite(), v, torch.nan)
-    sky = _median(v)
-    return sky[...,None], 1.4826*_median((v-sky).abs())[...,None]
+    sky = _nan_median(v)
+    return sky[...,None], 1.4826*_nan_median((v-sky).abs())[...,None]
 
 # %% ../nbs/05_scaling.ipynb #4285b45c
 class ObjectScaling(AsinhScaling):

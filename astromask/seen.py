@@ -16,7 +16,7 @@ from .core import DataError, mix
 # %% ../nbs/05_seen.ipynb #afe68fe9
 _cell = .5/3600                        # degrees
 
-def _cells(ra, row, shift=0):
+def _place_cells(ra, row, shift=0):
     "(N,) numbers of cells: `shift` cells further along their row"
     n = np.maximum(1, np.floor(360*np.cos(np.deg2rad((row+.5)*_cell-90))/_cell)).astype(np.int64)
     cell = (np.floor(np.mod(ra, 360)/360*n).astype(np.int64)+shift) % n
@@ -34,7 +34,7 @@ def place_marks(
     ra = np.where(known, ra, 0)
     row = np.floor((np.where(known, dec, 0)+90)/_cell).astype(np.int64)
     steps = [(i,j) for i in (-1,0,1) for j in (-1,0,1)] if around else [(0,0)]
-    found = np.stack([_cells(ra, np.maximum(row+i, 0), j) for i,j in steps], 1)
+    found = np.stack([_place_cells(ra, np.maximum(row+i, 0), j) for i,j in steps], 1)
     found = np.where(known[:,None], found + np.uint64(1), np.uint64(0))
     return found if around else found[:,0]
 

@@ -2,7 +2,7 @@
 import math, numpy as np, pytest, torch
 from scipy import ndimage
 from astromask.core import InputError, uniform
-from astromask.data.augment import (Augment, _WORDS, _blur, _map, _resample, affine, bad_pixels, blur, cosmic_rays, dihedral, drop_bands, gain, noise)
+from astromask.data.augment import (Augment, _WORDS, _convolve, _map, _resample, affine, bad_pixels, blur, cosmic_rays, dihedral, drop_bands, gain, noise)
 from astromask.data.cutouts import Cutouts
 from astromask.data.loaders import cutout_dls
 from astromask.models.mae import MAE
@@ -98,7 +98,7 @@ def test_blur_is_scipys_and_keeps_flux(sigma):
     rng = np.random.default_rng(0)
     x = np.zeros((48,55), 'f4')
     x[16:32,16:38] = rng.normal(size=(16,22))
-    found = _blur(torch.from_numpy(x)[None,None], torch.tensor([sigma]), math.ceil(4*sigma))[0,0].numpy()
+    found = _convolve(torch.from_numpy(x)[None,None], torch.tensor([sigma]), math.ceil(4*sigma))[0,0].numpy()
     want = ndimage.gaussian_filter(x, sigma, mode='constant', radius=math.ceil(4*sigma))
     np.testing.assert_allclose(found[12:-12,12:-12], want[12:-12,12:-12], atol=1e-5)
     assert abs(found.sum()-x.sum()) < 1e-3*np.abs(x).sum()
@@ -107,7 +107,7 @@ def test_blur_of_each_object_is_its_own():
     x,ids = batch((40,2,33,33))
     y = blur(x, 0, 0, ids, 2.)
     sigma = 2*uniform(0, 0, ids, 1, 'blur')[:,0]
-    for i in (5,6,7): torch.testing.assert_close(y[i:i+1], _blur(x[i:i+1], sigma[i:i+1], 8), rtol=1e-6, atol=1e-6, equal_nan=True)
+    for i in (5,6,7): torch.testing.assert_close(y[i:i+1], _convolve(x[i:i+1], sigma[i:i+1], 8), rtol=1e-6, atol=1e-6, equal_nan=True)
 
 def test_noise_is_gaussian_and_independent():
     x,ids = batch((400,2,64,64))

@@ -8,7 +8,7 @@ from scipy.ndimage import zoom
 from astromask.core import DataError, InputError, log
 from astromask.files import read_json
 from astromask.data.cutouts import Cutouts
-from astromask.data.duplicates import _alike, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
+from astromask.data.duplicates import _all_candidates, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -128,7 +128,7 @@ def test_neighbourhoods_find_what_all_pairs_find():
     thumbs = rng.normal(size=(3000,32,32)).astype(np.float32)
     thumbs[2500:] = np.roll(thumbs[:500,:,::-1], (1,-1), (1,2))+.3*rng.normal(size=(500,32,32))
     z = fingerprints(thumbs)
-    every,some = ({tuple(p) for p in _alike(z, _neighbourhoods(z, n))[0]} for n in (5000,100))
+    every,some = ({tuple(p) for p in _all_candidates(z, _neighbourhoods(z, n))[0]} for n in (5000,100))
     copies = {(i,2500+i) for i in range(500)}
     assert copies <= every and len(copies & some) > 495
     thumbs[:2000] = 0                                                       # nothing to see is nobody's neighbour

@@ -46,7 +46,7 @@ def dihedral(
     return turn(x, dihedral_bits(seed, epoch, ids))
 
 # %% ../../nbs/15_data.augment.ipynb #48a6f065
-def _check(name, v, low, high):
+def _check_strength(name, v, low, high):
     if not low <= v <= high: raise InputError(f'{name} is {v}: it must be from {low} to {high}')
 
 def _resample(
@@ -87,7 +87,7 @@ def affine(
     "Turn, shift and enlarge every object, as (seed, epoch, id) say"
     H,W = x.shape[-2:]
     for name,v,low,high in (('rotate',rotate,0,180), ('jitter',jitter,0,max(H,W)), ('crop',crop,.01,1)):
-        _check(name, v, low, high)
+        _check_strength(name, v, low, high)
     if not (rotate or jitter or crop < 1): return x
     u = uniform(seed, epoch, ids, 6, 'affine')
     zoom = (1 - (1-crop)*u[:,:1]).sqrt()                                     # (B,1)
@@ -111,7 +111,7 @@ def _smooth(
     return out
 
 # %% ../../nbs/15_data.augment.ipynb #4460036b
-def _blur(
+def _convolve(
     x,           # (B,C,H,W)
     sigma,       # (B,) standard deviations, in pixels
     radius:int,  # Where the kernel ends
@@ -134,9 +134,9 @@ def blur(
     strength:float=1., # Largest standard deviation, in pixels; each object's is drawn between 0 and this
 ):                     # (B,C,H,W)
     "Blur every object, as (seed, epoch, id) say"
-    _check('blur', strength, 0, 10)
+    _check_strength('blur', strength, 0, 10)
     if not strength: return x
-    return _blur(x, strength*uniform(seed, epoch, ids, 1, 'blur')[:,0], math.ceil(4*strength))
+    return _convolve(x, strength*uniform(seed, epoch, ids, 1, 'blur')[:,0], math.ceil(4*strength))
 
 # %% ../../nbs/15_data.augment.ipynb #f2897959
 def gain(
@@ -147,7 +147,7 @@ def gain(
     strength:float=.1, # The factors are within 1-strength and 1+strength
 ):                     # (B,C,H,W)
     "Make each band brighter or fainter, as (seed, epoch, id) say"
-    _check('gain', strength, 0, .99)
+    _check_strength('gain', strength, 0, .99)
     return x * (1 + strength*(2*uniform(seed, epoch, ids, x.shape[1], 'gain')-1))[:,:,None,None].to(x.dtype)
 
 # %% ../../nbs/15_data.augment.ipynb #d90a169e
@@ -174,7 +174,7 @@ def noise(
     strength:float=1., # Most noise to add, in units of the sky's; each object's is drawn between 0 and this
 ):                     # (B,C,H,W)
     "Add noise that is matched to the sky, as (seed, epoch, id) say"
-    _check('noise', strength, 0, 100)
+    _check_strength('noise', strength, 0, 100)
     if not strength: return x
     level = strength*uniform(seed, epoch, ids, 1, 'noise level')[:,:,None,None] * _sky_noise(x)
     return x + (level*_normal(seed, epoch, ids, x.shape[1:], 'noise')).to(x.dtype)
@@ -205,7 +205,7 @@ def cosmic_rays(
     p:float=.05,  # Probability that a band is hit
 ):                # (B,C,H,W)
     "Let particles hit the detector, as (seed, epoch, id) say"
-    _check('cosmic_rays', p, 0, 1)
+    _check_strength('cosmic_rays', p, 0, 1)
     if not p: return x
     C,H,W = x.shape[1:]
     u = uniform(seed, epoch, ids, 6*C, 'cosmic rays').unflatten(1, (C,6))
@@ -221,7 +221,7 @@ def bad_pixels(
     share:float=.005,   # Share of pixels that go, and a tenth of it in columns more
 ):                      # (B,C,H,W) with these NaN
     "Take single pixels and whole columns away, as (seed, epoch, id) say"
-    _check('bad_pixels', share, 0, .5)
+    _check_strength('bad_pixels', share, 0, .5)
     if not share: return x
     C,H,W = x.shape[1:]
     n = math.ceil(-math.log1p(-share)*H*W)                                    # with repetitions
@@ -254,7 +254,7 @@ _WORDS = dict(dihedral=(dihedral,None,None), rotate=(affine,'rotate',180.), jitt
               noise=(noise,'strength',1.), cosmic_rays=(cosmic_rays,'p',.05), bad_pixels=(bad_pixels,'share',.005))
 
 # %% ../../nbs/15_data.augment.ipynb #9e63f567
-def _word(word):
+def _read_word(word):
     "'noise=0.5' -> ('noise', 0.5)"
     name,given,value = (o.strip() for o in word.partition('='))
     if name not in _WORDS: raise InputError(f'augment names {name!r}; it must be made of {", ".join(_WORDS)}')
@@ -264,7 +264,7 @@ def _word(word):
     except ValueError: raise InputError(f'augment says {word.strip()!r}: after = comes a number') from None
 
 # %% ../../nbs/15_data.augment.ipynb #8b99402d
-def _steps(asked):
+def _ordered(asked):
     "Function -> its strengths, in the order in which light meets them"
     steps = {}
     for word,(function,parameter,_) in _WORDS.items():
@@ -278,9 +278,9 @@ class Augment:
         words:str='dihedral', # Names with commas between them, each alone or as name=strength; '' for nothing
     ):
         if not isinstance(words, str): raise InputError(f'augment is {words!r}: give names with commas between them')
-        asked = dict(_word(o) for o in words.split(',') if o.strip())
+        asked = dict(_read_word(o) for o in words.split(',') if o.strip())
         self.name = ', '.join(k if asked[k] is None else f'{k}={asked[k]:g}' for k in _WORDS if k in asked)
-        self.steps = _steps(asked)
+        self.steps = _ordered(asked)
         self.moves = all(f in (dihedral,affine) for f in self.steps)          # pixels are moved, never changed
         self(torch.zeros(1,1,2048,2048, device='meta'), 0, 0, torch.zeros(1, dtype=torch.int64, device='meta'))
 

@@ -43,7 +43,7 @@ def hash_images(
 
 # %% ../../nbs/13_data.duplicates.ipynb #ab16b47b
 @lru_cache
-def _area(n, size):
+def _area_weights(n, size):
     "(size,n) weights that take means over cells"
     edge = np.linspace(0, n, size+1)
     left = np.maximum(edge[:-1,None], np.arange(n))
@@ -57,7 +57,7 @@ def _cell_means(x, size):
     side = min(x.shape[-2:])
     top,left = ((n-side)//2 for n in x.shape[-2:])
     whole = x.dtype.kind in 'iub'
-    a = _area(side, size)
+    a = _area_weights(side, size)
     x = x[...,top:top+side,left:left+side].astype(np.float32)
     if whole or (ok := np.isfinite(x)).all(): return a @ x @ a.T
     share = a @ ok.astype(np.float32) @ a.T
@@ -111,7 +111,7 @@ def _speckle(g):
 
 # %% ../../nbs/13_data.duplicates.ipynb #d22e7363
 @lru_cache
-def _noise(n):
+def _noise_speckle(n):
     "Mean and scatter of the speckle of pure noise"
     s = _speckle(uniform(0, 0, np.arange(2000), n*n, 'fingerprint').reshape(-1, n, n)*3.4)
     return s.mean(0),s.std(0)
@@ -124,7 +124,7 @@ def fingerprints(
     z = np.empty((len(thumbs), len(_orbits(3*thumbs.shape[-1]//8)[1])), np.float32)
     some = thumbs.any((1,2))
     for i in range(0, len(z), 2048): z[i:i+2048] = _speckle(thumbs[i:i+2048].astype(np.float32))
-    mean,scatter = _noise(thumbs.shape[-1]) if some.sum() < 500 else (z[some].mean(0),z[some].std(0))
+    mean,scatter = _noise_speckle(thumbs.shape[-1]) if some.sum() < 500 else (z[some].mean(0),z[some].std(0))
     z -= mean
     z /= np.maximum(scatter, 1e-6)
     np.clip(z, -3, 3, out=z)
@@ -192,7 +192,7 @@ def keep_best(self:_Candidates):
     self.cosines = [cosines[keep]]
 
 # %% ../../nbs/13_data.duplicates.ipynb #5321da35
-def _alike(z, near, rows=None, group=None, least=.35, each=3, block=1024):
+def _all_candidates(z, near, rows=None, group=None, least=.35, each=3, block=1024):
     "Candidates (M,2) for `rows` (None: all), the best first; and the rows that have more"
     group = np.arange(len(z)) if group is None else group
     wanted = np.full(len(z), rows is None)
@@ -208,14 +208,14 @@ def _alike(z, near, rows=None, group=None, least=.35, each=3, block=1024):
     return pairs[np.sort(first)],np.flatnonzero(best.full)
 
 # %% ../../nbs/13_data.duplicates.ipynb #451d184b
-def _blur(g, sigma): return gaussian_filter(g, (0,sigma,sigma), mode='nearest')
+def _smoothed(g, sigma): return gaussian_filter(g, (0,sigma,sigma), mode='nearest')
 
 def _texture(g):
     "What is left of a thumbnail without smooth light, strength and symmetry"
-    h = _blur(g, .7) - _blur(g, 1.5)
+    h = _smoothed(g, .7) - _smoothed(g, 1.5)
     turned = h[:,::-1,::-1]
-    h = h*np.minimum(_blur((h-turned)**2, 1.5)/(_blur((h+turned)**2, 1.5)+1e-6), 1)
-    h = h/(np.sqrt(_blur(h*h, 3))+.02)
+    h = h*np.minimum(_smoothed((h-turned)**2, 1.5)/(_smoothed((h+turned)**2, 1.5)+1e-6), 1)
+    h = h/(np.sqrt(_smoothed(h*h, 3))+.02)
     n = g.shape[-1]
     edge = np.clip(np.minimum(np.arange(n), np.arange(n)[::-1])/3+.3, 0, 1).astype(np.float32)
     h = h*edge*edge[:,None]
@@ -276,7 +276,7 @@ def near_pairs(
     rows = None
     found = []
     while rows is None or len(rows):
-        pairs,full = _alike(z, near, rows, group)
+        pairs,full = _all_candidates(z, near, rows, group)
         p,s,group = _prove(thumbs, pairs, group, least+.025*(32-thumbs.shape[-1]))
         found.append((p,s))
         rows = full[np.isin(group[full], group[p[:,0]])]

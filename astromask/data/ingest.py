@@ -10,7 +10,7 @@ __all__ = ['Job', 'Plan', 'plan_catalog', 'plan_grid', 'plan_pixels', 'BandFiles
            'half_power', 'is_inverse_variance', 'look_at_pixels', 'Headers', 'settle_weights', 'ingest']
 
 # %% ../../nbs/12_data.ingest.ipynb #b40f3cab
-import json, os, shutil, threading, time
+import astromask, json, os, shutil, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,7 +19,6 @@ import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
-from .. import __version__
 from ..core import DataError, InputError, log, progress
 from .cutouts import Cutouts
 from .fits import power_of_two, scaled_unit
@@ -281,7 +280,7 @@ def part_paths(
     return [(Path(parts)/f'{key}-{i//k:04d}',slice(i, min(i+k, len(job.rows)))) for i in range(0, len(job.rows), k)]
 
 # %% ../../nbs/12_data.ingest.ipynb #d44a7891
-def _is_whole(path, rows, how):
+def _part_is_whole(path, rows, how):
     "Is a part there, and as long as it must be?"
     try: return os.path.getsize(path) == (rows.stop-rows.start)*how.dtype().itemsize
     except OSError: return False
@@ -293,7 +292,7 @@ def cut_job(
     parts, # Folder of the parts
 )->int:    # Objects that were cut
     "Cut a job's objects, but for the parts that are there already"
-    todo = [(p,rows) for p,rows in part_paths(job, how, parts) if not _is_whole(p, rows, how)]
+    todo = [(p,rows) for p,rows in part_paths(job, how, parts) if not _part_is_whole(p, rows, how)]
     if not todo: return 0
     tile = OpenTile(job.tile, how, job.factors)
     for path,rows in todo:
@@ -376,7 +375,7 @@ def _gather(chosen, jobs, how, parts, what, k=256):
         yield block
 
 # %% ../../nbs/12_data.ingest.ipynb #63509cc2
-def _table(chosen, plan):
+def _found_catalog(chosen, plan):
     "The catalogue of the chosen objects, with where they were found"
     t = plan.catalog[np.asarray(chosen['object'])]
     jobs = [plan.jobs[j] for j in chosen['job']]
@@ -389,7 +388,7 @@ def _table(chosen, plan):
     return t
 
 # %% ../../nbs/12_data.ingest.ipynb #f75f77f4
-def _write(plan, out, parts, min_bands, min_valid, dtype, overwrite):
+def _write_file(plan, out, parts, min_bands, min_valid, dtype, overwrite):
     "Write the file of all parts; the number of objects in it"
     chosen = choose(plan.jobs, plan.how, parts, min_bands, min_valid)
     if not len(chosen):
@@ -397,8 +396,8 @@ def _write(plan, out, parts, min_bands, min_valid, dtype, overwrite):
                         'see masks, bands and min_valid')
     blocks = partial(_gather, chosen, plan.jobs, plan.how, parts)
     ivar = blocks('ivar') if plan.how.has_ivar() else None
-    Cutouts.write(out, blocks('image'), plan.how.bands, _table(chosen, plan), ivar, dtype=dtype, overwrite=overwrite,
-                  **plan.facts)
+    table = _found_catalog(chosen, plan)
+    Cutouts.write(out, blocks('image'), plan.how.bands, table, ivar, dtype=dtype, overwrite=overwrite, **plan.facts)
     return len(chosen)
 
 # %% ../../nbs/12_data.ingest.ipynb #11efb4da
@@ -481,7 +480,7 @@ def _say_unknown(first, units):
                     'zero points are not known: pixels stay as they are; give --zero-point')
 
 # %% ../../nbs/12_data.ingest.ipynb #b67c4969
-def _factor(p, zero_point):
+def _factor_to(p, zero_point):
     "What brings pixels to a zero point; exactly 1 where nothing is to be done"
     if p.zero_point is None or abs(p.zero_point-zero_point) < 1e-7: return 1.
     return flux_factor(p.zero_point, zero_point)
@@ -496,7 +495,7 @@ def bring_together(
     units = list(dict.fromkeys(p.unit for some in told.values() for _,p in some))
     known = all(p.zero_point is not None for p in first.values())
     target = next(iter(first.values())).zero_point if known else None
-    factors = {image: _factor(p, target if known else first[b].zero_point) for b in told for image,p in told[b]}
+    factors = {image: _factor_to(p, target if known else first[b].zero_point) for b in told for image,p in told[b]}
     same = len(units) == 1 and {*factors.values()} == {1.}
     if known: return factors,units[0] if same else unit_name(target),target
     _say_unknown(first, units)
@@ -792,7 +791,7 @@ def _plan(tiles, how, table, at, overlap, given, survey, dtype):
     return replace(plan, how=how, facts=dict(unit=unit, pixel_scale=scale, zero_point=zero_point, said=said))
 
 # %% ../../nbs/12_data.ingest.ipynb #d4c91304
-def _cut(bands, size, layout, survey, mask_planes, *resampling):
+def _asked_cut(bands, size, layout, survey, mask_planes, *resampling):
     "The `Cut` that is asked for: with the caller's masks, on the grid of the survey's reference band or of the first"
     known = get_survey(survey) if survey is not None else None
     reference = known.reference if known and known.reference in bands else bands[0]
@@ -869,7 +868,7 @@ def _carry_out(plan, out, processes, *what):
         for old in parts.glob('.*.*'): old.unlink()   # what a killed process was writing
         cut = _cut_all(plan.jobs, plan.how, parts, processes)
         for _ in progress(cut, f'cutting {n} objects', len(plan.jobs), unit='tile'): pass
-        kept = _write(plan, out, parts, *what)
+        kept = _write_file(plan, out, parts, *what)
         shutil.rmtree(parts, ignore_errors=True)
     log.info(f'{out}: {kept} of {len(plan.catalog)} objects from {len(plan.jobs)} tile(s); '
              f'{len(plan.catalog)-n} on no tile, {n-kept} without enough valid pixels')
@@ -878,7 +877,7 @@ def _carry_out(plan, out, processes, *what):
 def _file_facts(facts, tiles, catalog, survey, pixel_scale):
     "What the file says: the survey's usual values must not overrule what is known, or known to be unknown"
     source = 'a table' if isinstance(catalog, Table) else Path(catalog).name if catalog is not None else 'a grid'
-    made = dict(made_by=f'astromask {__version__} ingest', tiles=len(tiles), catalog=source,
+    made = dict(made_by=f'astromask {astromask.__version__} ingest', tiles=len(tiles), catalog=source,
                 resampled_to=pixel_scale, files_in=facts['said'])
     facts = {k: facts[k] for k in ('unit','pixel_scale','zero_point')} | dict(provenance=made)
     if survey is None: return facts
@@ -923,7 +922,7 @@ def ingest(
     table,at = _objects(catalog, ra, dec, x, y, first_pixel)
     hdus = dict(image_hdu=image_hdu, mask_hdu=mask_hdu, variance_hdu=variance_hdu)
     tiles,bands,layout = find_tiles(tiles, survey, bands, **hdus)
-    how = _cut(bands, size, layout, survey, mask_planes, pixel_scale, masks, weights)
+    how = _asked_cut(bands, size, layout, survey, mask_planes, pixel_scale, masks, weights)
     plan = _plan(tiles, how, table, at, overlap, dict(unit=unit, zero_point=zero_point), survey, dtype)
     plan.facts = _file_facts(plan.facts, tiles, catalog, survey, pixel_scale)
     _carry_out(plan, out, processes, min_bands, min_valid, dtype, overwrite)

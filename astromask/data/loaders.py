@@ -74,7 +74,7 @@ def epoch_order(
 GROUPS = {'': ('/sys/fs/cgroup','memory.max','memory.current'),         # control groups, version 2 and 1
           'memory': ('/sys/fs/cgroup/memory','memory.limit_in_bytes','memory.usage_in_bytes')}
 
-def _limits(path):
+def _group_limits(path):
     "(limit, use) of memory of the groups of processes that this one is in"
     for line in Path(path).read_text().splitlines():
         _,kind,name = line.split(':', 2)
@@ -91,7 +91,7 @@ def free_memory(
 )->int:                         # Bytes
     "Memory that this process may still take"
     free = psutil.virtual_memory().available
-    if os.path.exists(groups): free = min([free, *(max(0, limit-used) for limit,used in _limits(groups))])
+    if os.path.exists(groups): free = min([free, *(max(0, limit-used) for limit,used in _group_limits(groups))])
     return free//int(os.environ.get('LOCAL_WORLD_SIZE', 1))
 
 # %% ../../nbs/16_data.loaders.ipynb #89819e85

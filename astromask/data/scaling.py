@@ -21,24 +21,24 @@ def _sample_pixels(cutouts, n, seed, block=128):
     return np.concatenate([b.transpose(1,0,2,3).reshape(b.shape[1], -1) for b in blocks], axis=1)
 
 # %% ../../nbs/14_data.scaling.ipynb #abcb0e3a
-def _noise(v):
+def _band_noise(v):
     "Median and noise of a band's valid pixels; where all are the same, their size for the noise"
     center = np.median(v)
     return center, 1.4826*np.median(np.abs(v-center)) or v.std() or abs(center) or 1.
 
 # %% ../../nbs/14_data.scaling.ipynb #68431367
 def _fit_asinh(v, softening, percentiles):
-    center,noise = _noise(v)
+    center,noise = _band_noise(v)
     spread = np.arcsinh((v-center) / (softening*noise)).std()
     return center, softening*noise, 1/spread if spread > 1e-3 else 1.
 
 # %% ../../nbs/14_data.scaling.ipynb #aff17c40
 def _fit_object(v, softening, percentiles): return *_fit_asinh(v, softening, percentiles), softening
 
-def _fit_astromask(v, softening, percentiles): return 0., 3*_noise(v)[1]
+def _fit_astromask(v, softening, percentiles): return 0., 3*_band_noise(v)[1]
 
 # %% ../../nbs/14_data.scaling.ipynb #5c48da3d
-def _fit_standard(v, softening, percentiles): return _noise(v)
+def _fit_standard(v, softening, percentiles): return _band_noise(v)
 
 def _fit_minmax(v, softening, percentiles):
     low,high = np.percentile(v, percentiles)
@@ -66,7 +66,7 @@ def _fixed(kind, C):
     return LinearScaling(*255*_IMAGENET)
 
 # %% ../../nbs/14_data.scaling.ipynb #1c079a86
-def _check_fit(kind, n, percentiles):
+def _check_fitting(kind, n, percentiles):
     "Refuse what cannot be fitted"
     if kind not in SCALINGS: raise InputError(f'scaling is {kind!r}; it must be one of {", ".join(SCALINGS)}')
     if n < 1: raise InputError(f'n is {n}: look at one cutout or more')
@@ -83,7 +83,7 @@ def fit_scaling(
     percentiles=(0.1, 99.9),   # minmax and percentile: what becomes 0 and 1
 )->Scaling:
     "The scaling that suits a survey"
-    _check_fit(kind, n, percentiles)
+    _check_fitting(kind, n, percentiles)
     if kind not in _FITS: return _fixed(kind, cutouts.shape[0])
     make,fit = _FITS[kind]
     bands = [v[np.isfinite(v)].astype(np.float64) for v in _sample_pixels(cutouts, n, seed)]

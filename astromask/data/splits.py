@@ -40,7 +40,7 @@ def _width(data):
     return None if not scale or not hasattr(data, 'shape') else max(data.shape[1:])*float(scale)
 
 # %% ../../nbs/13_data.splits.ipynb #15dc2d53
-def _overlapping(data, twins, ra, dec):
+def _overlap_width(data, twins, ra, dec):
     "Width of the cutouts in arcsec if most overlap another object's, else 0"
     width = _width(data)
     known = np.flatnonzero(np.isfinite(ra))
@@ -95,7 +95,7 @@ def _fill(order, members, counts, share, taken):
     return mine
 
 # %% ../../nbs/13_data.splits.ipynb #609649f2
-def _classes(t, labels, n, share):
+def _classes_to_share(t, labels, n, share):
     "Whole numbers from 0: what is dealt out evenly"
     if labels is None: labels = class_labels(t)[0]
     labels = np.full(n, -1) if labels is False else np.asarray(labels)
@@ -156,9 +156,9 @@ def split_rows(
     n = len(data)
     twins = twin_groups(data, within, pixels_up_to)
     ra,dec = positions(t)
-    width = _overlapping(data, twins, ra, dec)
+    width = _overlap_width(data, twins, ra, dec)
     groups = group_rows(twins.astype(np.int64), _cells_that_split(ra, dec, width))
-    classes = _classes(t, labels, n, min([s for s in (valid,test) if s] or [1]))
+    classes = _classes_to_share(t, labels, n, min([s for s in (valid,test) if s] or [1]))
     te,va = _dealt(groups, classes, _group_order(groups, hash_ids(t['id']), seed), (test,valid))
     parts = np.setdiff1d(np.arange(n), np.concatenate([te,va])),va,te
     return _guarded(parts, ra, dec, width) if width else parts

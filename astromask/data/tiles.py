@@ -253,7 +253,7 @@ def _called(plane, kind):
 # %% ../../nbs/11_data.tiles.ipynb #a450d7e6
 _weights = 'ivar','variance','error'
 
-def _beside(image, role, say):
+def _plane_beside(image, role, say):
     "The mask or weight of an image that is in a file of its own, or None"
     found = files_beside(image.path).get(role, [])
     if len(found) > 1:
@@ -304,7 +304,7 @@ def _belonging(image, role, tile, band, layout, say):
                          weight=('variance',layout.variance_hdu,layout.invvar_file))[role]
     if hdu is not None: return _told_plane(image, hdu, what)
     if file and layout.read_name(image.path): return _required(image, what, file, tile, band, layout)
-    return getattr(image, role) or _beside(image, role, say)
+    return getattr(image, role) or _plane_beside(image, role, say)
 
 # %% ../../nbs/11_data.tiles.ipynb #e96a8b08
 def open_band(
@@ -365,7 +365,7 @@ def share_in(self:Plane,
     return float(((x > -.5) & (y > -.5) & (x < other.shape[1]-.5) & (y < other.shape[0]-.5)).mean())
 
 # %% ../../nbs/11_data.tiles.ipynb #4d957636
-def _overlapping(planes, where, layout):
+def _same_sky_pairs(planes, where, layout):
     "Pairs of a band's planes that the survey does not name as different tiles, and how much sky they have in common"
     radius = max(r for _,r in where)
     for i,j in sorted(cKDTree([v for v,_ in where]).query_pairs(radius)):
@@ -377,7 +377,7 @@ def _overlapping(planes, where, layout):
 # %% ../../nbs/11_data.tiles.ipynb #35636ee7
 def _refuse_same_sky(band, planes, where, layout):
     "Two images of a band must not show the same sky"
-    for a,b,share in _overlapping(planes, where, layout):
+    for a,b,share in _same_sky_pairs(planes, where, layout):
         if share > 0.5:
             a,b = (a.path,b.path) if a.path != b.path else (a.where,b.where)
             raise DataError(f'{a} and {b} are both band {band} of the same sky ({share:.0%} of one is in the other): '
@@ -429,7 +429,7 @@ def _with_own_names(tiles):
     return tiles
 
 # %% ../../nbs/11_data.tiles.ipynb #479b1d4d
-def _place(tiles, centres, band, planes, names, where):
+def _add_band(tiles, centres, band, planes, names, where):
     "Add a band's images to the tiles whose centres they share, or as tiles of their own"
     near,of = cKDTree(centres).query([v for v,_ in where]) if tiles else ([np.inf]*len(planes),)*2
     for plane,name,(vector,radius),distance,i in zip(planes, names, where, near, of):
@@ -453,7 +453,7 @@ def tiles_by_sky(
     for band,(planes,names) in found.items():
         where = [p.find_sky().centre() for p in planes]     # refuses the one without a WCS
         _refuse_same_sky(band, planes, where, layout)
-        _place(tiles, centres, band, planes, names, where)
+        _add_band(tiles, centres, band, planes, names, where)
     return _with_own_names(tiles)
 
 # %% ../../nbs/11_data.tiles.ipynb #9a033cd0
