@@ -39,6 +39,7 @@ class PixelNet(nn.Module):
         self.config = dict(bands=list(self.bands), img_size=list(self.img_size), views=self.views)
 
     place_bands = BandEncoder.place_bands
+    check_images = BandEncoder.check_images
 
     def pixels(self,
         x,          # (B,C',H,W) pixels in survey units, NaN where missing
