@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 from .core import InputError
 from .imaging import Canvas
-from .physics import Population, draw_galaxy, draw_size, galaxy_sed, magnitudes, quasar_sed, star_sed
+from .physics import Population, draw_galaxy, draw_size, galaxy_sed, quasar_sed, seen_magnitudes, star_sed
 from .surveys import Survey, get_survey, parse_bands
 
 # %% ../nbs/06_objects.ipynb #852142d4
@@ -110,14 +110,15 @@ def draw(self:Scene, kind, law, smallest=.7):
 @patch
 def flux(self:Scene, sed, share=1., z=None, M=None):
     "Flux per band of a spectrum at the object's redshift, for a share of its light"
-    mags = magnitudes(sed, self.z if z is None else z, self.sim.survey, self.sim.bands, self.M if M is None else M)
+    z = self.z if z is None else z
+    mags = seen_magnitudes(sed, z, self.sim.survey, self.sim.bands, self.M if M is None else M)
     return share*self.sim.flux(mags)
 
 # %% ../nbs/06_objects.ipynb #b973bcb8
 @patch
 def apparent(self:Scene, sed, mag, z=0.):
     "Flux per band of a spectrum that has an apparent magnitude in the reference band"
-    def mags(bands): return magnitudes(sed, z, self.sim.survey, bands)
+    def mags(bands): return seen_magnitudes(sed, z, self.sim.survey, bands)
     return self.sim.flux(mags(self.sim.bands) - mags((self.sim.survey.reference,)) + mag)
 
 # %% ../nbs/06_objects.ipynb #ae59cbc4
@@ -349,7 +350,7 @@ def draw_lens(
     source_z = z+rng.uniform(.4, 1.8)
     offset = einstein*rng.uniform(0, .4)*np.array([np.cos(o := rng.uniform(0, 2*np.pi)), np.sin(o)])
     sed = galaxy_sed(s.normal(2.3, .4, 1.2, 3), -.2, abs(s.normal(0, .25)))
-    total = magnitudes(galaxy_sed(0), z, s.sim.survey, (s.sim.survey.reference,), M)[0]
+    total = seen_magnitudes(galaxy_sed(0), z, s.sim.survey, (s.sim.survey.reference,), M)[0]
     arcs = s.apparent(sed, total, source_z)
     s.canvas.raster(_lensed(s, einstein, einstein*rng.uniform(.1, .25), offset), arcs*rng.uniform(.12, .45))
     return dict(redshift=z, size=size, ellipticity=1-q)

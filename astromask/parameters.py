@@ -149,7 +149,7 @@ def _check_whole(name, value):
         if name == 'seed' and v < 0: raise InputError(f'Parameter seed is {v}: a seed is a whole number from 0 on')
 
 # %% ../nbs/03_parameters.ipynb #45d88919
-def _check_names(given, names):
+def _refuse_unknown(given, names):
     "Refuse names that an experiment does not know, and say which may be meant"
     if 'run_dir' in given: raise InputError('`run_dir` is set by the runner: name the directory with --out')
     for name in given:
@@ -165,7 +165,7 @@ def check_parameters(
 )->dict:         # Every parameter but `run_dir`, cast, in the order of the cell
     "Refuse unknown names and wrong types; fill in the defaults"
     names = [n for n in spec if n != 'run_dir']
-    _check_names(given, names)
+    _refuse_unknown(given, names)
     params = {}
     for name in names:
         kind,default,_ = spec[name]

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/physics.html.md"""
 
 # %% auto #0
 __all__ = ['wavelengths', 'normalised', 'galaxy_sed', 'star_sed', 'quasar_sed', 'distance_modulus', 'kpc_per_arcsec',
-           'magnitudes', 'Population', 'draw_galaxy', 'draw_size']
+           'seen_magnitudes', 'Population', 'draw_galaxy', 'draw_size']
 
 # %% ../nbs/04_physics.ipynb #ae6cbca0
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ def _filters(survey, bands):
     return np.array(rows)
 
 # %% ../nbs/04_physics.ipynb #7ced6f5a
-def magnitudes(
+def seen_magnitudes(
     sed,        # (W,) a normalised spectrum
     z:float,    # Redshift
     survey,     # Name or Survey
@@ -165,7 +165,7 @@ def _joint(population, survey, bright, limit):
     M = np.linspace(p.brightest, p.faintest, 120)
     z = np.exp(log_z)
     sed = galaxy_sed(p.kind)
-    seen = np.array([magnitudes(sed, o, survey, (ref,))[0] for o in z])[:,None] + M - p.fading*z[:,None]
+    seen = np.array([seen_magnitudes(sed, o, survey, (ref,))[0] for o in z])[:,None] + M - p.fading*z[:,None]
     ratio = 10**(-0.4*(M-p.m_star))
     volume = np.interp(np.log1p(z), _cosmology()[0], _cosmology()[3])*z
     chosen = 10**(0.3*(limit-seen)) * ((seen > bright) & (seen < limit))

@@ -46,7 +46,7 @@ def _border(x):
     return x[...,~inner]
 
 # %% ../nbs/02_plots.ipynb #bed8295d
-def _median(x):
+def _finite_median(x):
     "Over the last axis, NaN where nothing is finite"
     with np.errstate(all='ignore'):
         return np.ma.median(np.ma.masked_invalid(x), -1).filled(np.nan)
@@ -62,7 +62,7 @@ def _filled(y):
     return np.where(gone[...,None,None], np.where(valid, mean, np.nan)[:,None], y)
 
 # %% ../nbs/02_plots.ipynb #13011b1a
-def _mean(y):
+def _finite_mean(y):
     "(N,3,H,W) -> (N,H,W): over what is finite, NaN where nothing is"
     ok = np.isfinite(y)
     return np.where(ok.any(1), np.where(ok, y, 0).sum(1)/np.maximum(ok.sum(1), 1), np.nan)
@@ -88,10 +88,10 @@ def colour_scale(
     waves = np.minimum([band_wavelength(bands[i]) or np.nan for i in channels], 1e4)
     weight = np.where(np.isfinite(waves).all(), (waves/waves.max())**-1.7, 1.)[:,None,None]
     y = x[:,channels]
-    black = np.nan_to_num(_median(_border(y)))[...,None,None]
+    black = np.nan_to_num(_finite_median(_border(y)))[...,None,None]
     y = _filled((y-black)*weight)
-    edge = _border(_mean(y)[:,None])[:,0]
-    noise = np.nan_to_num(1.4826*_median(np.abs(edge-_median(edge)[:,None])))
+    edge = _border(_finite_mean(y)[:,None])[:,0]
+    noise = np.nan_to_num(1.4826*_finite_median(np.abs(edge-_finite_median(edge)[:,None])))
     top = np.nan_to_num(y, nan=0, posinf=0, neginf=0).max((1,2,3), initial=0)
     soft = np.maximum(3*noise, 1e-4*top)
     soft = np.where(soft > 0, soft, 1)[:,None,None]                      # nothing but sky without noise
@@ -239,16 +239,16 @@ def reconstruction_figure(
     return fig
 
 # %% ../nbs/02_plots.ipynb #e0dc93bc
-def _column(table, name):
+def _as_floats(table, name):
     try: values = table[name]
     except KeyError: return None
     return np.array([np.nan if v in (None, '') or v is np.ma.masked else float(v) for v in values])
 
 # %% ../nbs/02_plots.ipynb #e2b2ad86
 def _curves(ax, table, names, label):
-    step = _column(table, 'step')
+    step = _as_floats(table, 'step')
     for name in names:
-        y = _column(table, name)
+        y = _as_floats(table, name)
         if y is None: continue
         at = np.arange(1, len(y)+1) if step is None else step
         ok = np.isfinite(y)
@@ -264,7 +264,7 @@ def history_figure(
 ):           # Figure
     "Losses, what else validation measured, and learning rate by step"
     measured = [(k,label) for k,label in (('balanced_accuracy','balanced accuracy'), ('nmad','NMAD'))
-                if _column(history, k) is not None]
+                if _as_floats(history, k) is not None]
     fig,axs = axes_grid(1, 2+len(measured), 3., width_ratios=(3,*[2]*(1+len(measured))))
     _curves(axs[0,0], history, ('train_loss','valid_loss'), 'loss')
     for ax,(k,label) in zip(axs[0,1:], (*measured, ('lr','learning rate'))): _curves(ax, history, (k,), label)
@@ -280,7 +280,7 @@ def progress_figure(
               (probe, ('probe_accuracy','knn_accuracy'), 'balanced accuracy'),
               (probe, ('probe_nmad','knn_nmad'), 'NMAD'),
               (probe, ('rankme',), 'RankMe')]
-    def known(t, names): return any((y := _column(t, k)) is not None and np.isfinite(y).any() for k in names)
+    def known(t, names): return any((y := _as_floats(t, k)) is not None and np.isfinite(y).any() for k in names)
     panels = [p for p in panels if known(*p[:2])] or panels[:1]
     cols = min(3, len(panels))
     fig,axs = axes_grid(-(-len(panels)//cols), cols, 2.6)

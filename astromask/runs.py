@@ -218,7 +218,7 @@ def rank_environments(
 _GRACE = 10.   # seconds that the others have when a rank failed
 
 # %% ../nbs/03_runs.ipynb #4121ab91
-def _give_up(kernel):
+def _end_stuck(kernel):
     "End a rank that does not end, and say where it was"
     kernel.signal(signal.SIGUSR2)
     time.sleep(0.5)
@@ -307,7 +307,7 @@ def _time_left(kernel):
     return math.inf if kernel.rank else float(os.environ.get('ASTROMASK_RANK_TIMEOUT', 300))
 
 # %% ../nbs/03_runs.ipynb #db243e32
-def _ask(run, kernels, who):
+def _request_stop(run, kernels, who):
     "Request a stop: by the STOP file, or where none can be written by a signal"
     try: run.request_stop(who)
     except StorageError as e:
@@ -331,7 +331,7 @@ class _Session:
         self.until = min(self.until, time.monotonic() + _time_left(kernel))
 
     def give_up(self):
-        for k in self.left: _give_up(k)
+        for k in self.left: _end_stuck(k)
         self.until = math.inf
 
 # %% ../nbs/03_runs.ipynb #4e3df98d
@@ -341,7 +341,7 @@ def signalled(self:_Session, number):
     now = time.monotonic()
     if self.asked is None:
         self.asked,self.first = now,number
-        _ask(self.run, self.kernels, signal.Signals(number).name)
+        _request_stop(self.run, self.kernels, signal.Signals(number).name)
     elif number == signal.SIGINT or now-self.asked > 5:
         for k in self.kernels: k.kill()
         for k in self.left: k.error = Unfinished('Stopped at once; what the last checkpoint holds is kept')

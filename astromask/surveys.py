@@ -219,7 +219,7 @@ _cameras = _sloan + ('subaru vista viking vhs video uvista ultravista ukidss wfc
                      'euclid nisp gaia atlas johnson cousins bessell').split()
 
 # %% ../nbs/01_surveys.ipynb #1fa424da
-def _pieces(token): # The token itself, then without a camera's name before or behind it
+def _without_camera(token): # The token itself, then without a camera's name before or behind it
     yield token
     for c in _cameras:
         if token.lower().startswith(c): yield token[len(c):]
@@ -227,7 +227,7 @@ def _pieces(token): # The token itself, then without a camera's name before or b
 
 # %% ../nbs/01_surveys.ipynb #a94d570c
 def _by_name(token, name): # Angstrom by a part of a band's name, or None
-    for t in _pieces(token):
+    for t in _without_camera(token):
         if t in tuple('UGRIZY') and any(c in name for c in _sloan): t = t.lower()
         if 'gaia' in name and t in ('g','G'): return _exact['Gaia']
         if re.search('irac|spitzer', name) and t[-1:].isdigit(): t = 'IRAC'+t[-1]

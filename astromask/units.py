@@ -32,14 +32,14 @@ UNIT_WORDS = (
 
 # %% ../nbs/01_units.ipynb #96014995
 _spelling = {}
-for _word,_names in {'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies maggie mgy mgys',
+for _unit,_names in {'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies maggie mgy mgys',
                      'sr': 'sr str ster steradian steradians', 'erg': 'erg ergs',
                      's': 's sec secs second seconds', 'Hz': 'hz hertz',
                      'Angstrom': 'a aa ang angs angstrom angstroms å ångström ångströms',
                      'um': 'um µm μm micron microns',
                      'nm': 'nm', 'cm': 'cm', 'm': 'm', 'W': 'w watt watts',
                      'arcsec': 'arcsec arcsecond arcseconds asec', 'arcmin': 'arcmin', 'deg': 'deg'}.items():
-    _spelling |= dict.fromkeys(_names.split(), _word)
+    _spelling |= dict.fromkeys(_names.split(), _unit)
 
 # %% ../nbs/01_units.ipynb #0d904356
 _prefixes = {'nano': 'n', 'micro': 'u', 'milli': 'm', 'kilo': 'k', 'mega': 'M', 'pico': 'p', 'mu': 'u', 'n': 'n',
@@ -49,7 +49,7 @@ _prefixes = {'nano': 'n', 'micro': 'u', 'milli': 'm', 'kilo': 'k', 'mega': 'M', 
 _maggies = [u.def_unit(p+'AB', 10.**k*u.AB) for p,k in dict(n=-9, u=-6, m=-3, k=3, M=6, p=-12).items()]
 
 # %% ../nbs/01_units.ipynb #e11facee
-def _word(m):
+def _spelled(m):
     "A unit's word as astropy spells it; an unknown one raises ValueError"
     word = m[0]
     low = word.lower()
@@ -70,7 +70,7 @@ _ten = re.compile(rf'\s*(10|2)\s*(?:{_power_of}|([-+]\d+))\s*[*.]?\s*')
 _times = re.compile(rf'\s*({_digits}(?:[eEdD][-+]?\d+)?)\s*[*x×]?\s*')
 
 # %% ../nbs/01_units.ipynb #65935872
-def _factor(text):
+def _leading_factor(text):
     "What stands before the unit as a number, and the rest: '10**(-0.4*30) maggies', '1e-17 erg/s'"
     factor = 1.
     while m := _ten.match(text) or _times.match(text):
@@ -83,13 +83,13 @@ def _factor(text):
 @lru_cache(maxsize=None)
 def _unit_of(text):
     "(factor, astropy unit) of a unit's text; ValueError if it is none that we know"
-    factor,rest = _factor(text)
+    factor,rest = _leading_factor(text)
     rest = re.sub(r'[({]([-+]?\d+)[)}]', r'\1', rest)
     rest = re.sub(r'([/*.\s]|\bper\b)*\b(pix|pixel|pixels|spaxel)\b(\*\*|\^)?(-1)?', '', rest, flags=re.I)
     rest = re.sub(r'\bper\b', '/', re.sub(r'\bsq(uare)?[. ]*arcsec\w*', 'arcsec2', rest, flags=re.I), flags=re.I)
     rest = re.sub(r'\bflam\b', 'erg/s/cm2/A', re.sub(r'\bfnu\b', 'erg/s/cm2/Hz', rest, flags=re.I), flags=re.I)
     if not rest.strip(): raise ValueError('no unit')
-    words = re.sub(r'[^\W\d_]+', _word, rest)
+    words = re.sub(r'[^\W\d_]+', _spelled, rest)
     with warnings.catch_warnings(), u.add_enabled_units(_maggies):
         warnings.simplefilter('ignore', u.UnitsWarning)
         return factor,u.Unit(words)
@@ -169,7 +169,7 @@ class Photometry:
     source:str=''           # The card that said so; '' nobody
 
 # %% ../nbs/01_units.ipynb #dd8f59a0
-def _card(name, *headers):
+def _card_of(name, *headers):
     "(value, comment) of the first header that has a card and a value in it"
     for h in headers:
         if h is None or name not in h: continue
@@ -181,9 +181,9 @@ def _card(name, *headers):
     return None,''
 
 # %% ../nbs/01_units.ipynb #ab44a7ff
-def _number(name, *headers, low, high):
+def _card_number(name, *headers, low, high):
     "A card's number and its comment: None where it says nothing; DataError where it cannot be"
-    value,comment = _card(name, *headers)
+    value,comment = _card_of(name, *headers)
     if value is None: return None,comment
     try: x = np.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError): x = np.nan
@@ -199,7 +199,7 @@ _one_second = re.compile(r'(per[ -]?s(ec(ond)?)?\b|\b(1|one)[ -]?s(ec(ond)?)?\b|
 # %% ../nbs/01_units.ipynb #638039de
 def _per_exposure(zero, unit, *headers):
     "A zero point per second as that of the pixels, and '': or None, and why not"
-    exposure,_ = _number('EXPTIME', *headers, low=-np.inf, high=np.inf)
+    exposure,_ = _card_number('EXPTIME', *headers, low=-np.inf, high=np.inf)
     if _per_second.search(unit) or exposure == 1: return zero,''
     if not exposure or exposure < 0: return None,'it is per second, and EXPTIME does not say how many there were'
     if not unit: return None,'it is per second, and no BUNIT says whether the pixels are, too'
@@ -209,12 +209,12 @@ def _per_exposure(zero, unit, *headers):
 def _vega(name, comment, *headers):
     "Why a zero point is not an AB one; '' if nothing speaks against it"
     for k in ('MAGSYS','PHOTSYS','ZPSYS','MAGTYPE'):
-        system = str(_card(k, *headers)[0] or '').upper()
+        system = str(_card_of(k, *headers)[0] or '').upper()
         if system.startswith('AB'): return ''
         if system.startswith(('VEGA','ST')): return f'{k} is {system}'
     if re.search(r'\bAB\b', comment): return ''
     if re.search(r'vega', comment, re.I): return 'its comment says Vega'
-    cameras = ' '.join(str(_card(k, *headers)[0] or '') for k in ('TELESCOP','INSTRUME','ORIGIN')).lower()
+    cameras = ' '.join(str(_card_of(k, *headers)[0] or '') for k in ('TELESCOP','INSTRUME','ORIGIN')).lower()
     return next((f'{c.upper()} has Vega magnitudes' for c in _vega_cameras
                  if name not in ('ZPAB','ABMAGZP','ABZP') and re.search(rf'\b{c}\b', cameras)), '')
 
@@ -222,12 +222,12 @@ def _vega(name, comment, *headers):
 def _said(name, unit, pixel_area, *headers):
     "(zero point or None, why it is not used) by one card; (None, '') if the card says nothing"
     if name == 'FLUXMAG0':
-        flux,_ = _number(name, *headers, low=0, high=np.inf)
+        flux,_ = _card_number(name, *headers, low=0, high=np.inf)
         return (None,'') if flux is None else (2.5*np.log10(flux),'')
     if name in ('PHOTFNU','PHOTFLAM','PHOTMJSR'): return _inverse_sensitivity(name, unit, pixel_area, *headers)
     # fluxes that float32 could not hold were scaled, and the unit says so
     far = 60 if abs(unit_zero_point(unit, 1., 5000.) or 0) < 60 else 1000
-    zero,comment = _number(name, *headers, low=-far, high=far)
+    zero,comment = _card_number(name, *headers, low=-far, high=far)
     if zero is None: return None,''
     why = _vega(name, comment, *headers)
     if why: return None,why
@@ -236,13 +236,15 @@ def _said(name, unit, pixel_area, *headers):
 # %% ../nbs/01_units.ipynb #ac673bde
 def _inverse_sensitivity(name, unit, pixel_area, *headers):
     "As `_said`, by the flux of one count per second"
-    x,_ = _number(name, *headers, low=-np.inf, high=np.inf)
+    x,_ = _card_number(name, *headers, low=-np.inf, high=np.inf)
     if not x or x < 0 or unit_zero_point(unit, 1., 5000.) is not None: return None,''
     if name == 'PHOTFNU': zero = unit_zero_point(f'{x!r} Jy')
     elif name == 'PHOTMJSR': zero = unit_zero_point(f'{x!r} MJy/sr', pixel_area)
-    else: zero = unit_zero_point(f'{x!r} erg/s/cm2/A', wavelength=_number('PHOTPLAM', *headers, low=0, high=np.inf)[0])
+    else:
+        wave = _card_number('PHOTPLAM', *headers, low=0, high=np.inf)[0]
+        zero = unit_zero_point(f'{x!r} erg/s/cm2/A', wavelength=wave)
     if zero is None: return None,'the area of a pixel is not known' if name == 'PHOTMJSR' else 'PHOTPLAM is not there'
-    if unit or _card('EXPTIME', *headers)[0] is not None: return _per_exposure(zero, unit, *headers)
+    if unit or _card_of('EXPTIME', *headers)[0] is not None: return _per_exposure(zero, unit, *headers)
     log.warning(f'No BUNIT and no EXPTIME: the pixels are taken as counts per second, as {name} is defined')
     return zero,''
 
@@ -253,7 +255,7 @@ _no_zero_points = 'BZERO','PHOTZPT','CRDER','ZPERR','MAGZPUNC','MAGZPRMS'
 # %% ../nbs/01_units.ipynb #0d4878a5
 def _readable(name, *headers):
     "A card's value; a card that cannot be read says nothing"
-    try: return _card(name, *headers)[0]
+    try: return _card_of(name, *headers)[0]
     except Exception: return None 
 
 # %% ../nbs/01_units.ipynb #f23e3ab7
@@ -268,11 +270,11 @@ def _unread(*headers):
             for k,x in said.items()]
 
 # %% ../nbs/01_units.ipynb #ac3c7686
-def _area(given, *headers):
+def _pixel_area(given, *headers):
     "Area of a pixel in sr, by the caller or by Webb's cards"
     if given: return given
-    sr = _number('PIXAR_SR', *headers, low=-np.inf, high=np.inf)[0]
-    a2 = _number('PIXAR_A2', *headers, low=-np.inf, high=np.inf)[0]
+    sr = _card_number('PIXAR_SR', *headers, low=-np.inf, high=np.inf)[0]
+    a2 = _card_number('PIXAR_A2', *headers, low=-np.inf, high=np.inf)[0]
     return sr or (a2*u.arcsec**2).to_value(u.sr) if sr or a2 else None
 
 # %% ../nbs/01_units.ipynb #c51383df
@@ -309,9 +311,9 @@ def header_photometry(
 )->Photometry:             # Unit '' and zero point None where nothing is said; DataError for a value that cannot be
     "What a FITS header says of its pixels' unit and zero point"
     both = header,primary
-    unit = re.sub(r'\s+', ' ', str(_card('BUNIT', *both)[0] or ''))
-    area = _area(pixel_area, *both)
-    wave = wavelength or _number('PHOTPLAM', *both, low=-np.inf, high=np.inf)[0]
+    unit = re.sub(r'\s+', ' ', str(_card_of('BUNIT', *both)[0] or ''))
+    area = _pixel_area(pixel_area, *both)
+    wave = wavelength or _card_number('PHOTPLAM', *both, low=-np.inf, high=np.inf)[0]
     told = []
     unused = []
     for name,_ in ZERO_POINT_CARDS:
