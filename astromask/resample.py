@@ -33,6 +33,15 @@ def axis_weights(
     w = _cubic((at[:,None]-np.arange(n))*min(1, ratio))
     return (w/w.sum(1, keepdims=True)).astype(np.float32)
 
+# %% ../nbs/05_resample.ipynb #34372891
+def _mean_of_known(x, rows, cols):
+    "Weighted means of what is there; NaN where half of the weight is missing"
+    there = np.isfinite(x)
+    if there.all(): return rows @ x @ cols.T
+    share = rows @ there.astype(np.float32) @ cols.T
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return np.where(share > .5, rows @ np.where(there, x, 0) @ cols.T / share, np.nan)
+
 # %% ../nbs/05_resample.ipynb #ae3a0dec
 def resampled(
     x,           # (...,H,W) floats, NaN where missing
@@ -41,11 +50,5 @@ def resampled(
 )->np.ndarray:   # (...,round(H*ratio),round(W*ratio)) float32, NaN where half of what is needed is missing
     "Images on another grid"
     rows,cols = (axis_weights(n, float(ratio)) for n in x.shape[-2:])
-    x = np.asarray(x, np.float32)
-    there = np.isfinite(x)
-    if there.all(): out = rows @ x @ cols.T
-    else:
-        share = rows @ there.astype(np.float32) @ cols.T
-        with np.errstate(invalid='ignore', divide='ignore'):
-            out = np.where(share > .5, rows @ np.where(there, x, 0) @ cols.T / share, np.nan)
-    return out.astype(np.float32)/np.float32(ratio**2) if flux else out.astype(np.float32)
+    out = _mean_of_known(np.asarray(x, np.float32), rows, cols).astype(np.float32)
+    return out/np.float32(ratio**2) if flux else out
