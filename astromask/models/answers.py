@@ -20,6 +20,7 @@ def _mean(losses, known, weight=None):
     w = known.to(losses.dtype) if weight is None else torch.where(known, weight.to(losses), 0)
     return (torch.where(known, losses, 0)*w).sum() / (w > 0).sum().clamp(min=1)
 
+# %% ../../nbs/27_models.answers.ipynb #af7f7030
 def _check(out, n):
     if out.ndim != 2 or out.shape[1] != n:
         raise InputError(f'The head gives {tuple(out.shape)}; this answer reads (B,{n})')
@@ -35,22 +36,32 @@ class Classes:
         smoothing:float=0. # Share of a label that is spread over all classes; if more than 0, instead of the recipe's
     ):
         self.names = [str(n) for n in names]
+        self.n_out = len(self.names)
         self.smoothing = float(smoothing)
         self.weights = None if weights is None else [float(w) for w in weights]
-        if len(self.names) < 2: raise InputError(f'A class needs another to be told from; here are {len(self.names)}')
-        if self.weights is not None and len(self.weights) != len(self.names):
-            raise InputError(f'{len(self.weights)} weights for {len(self.names)} classes: give one for each')
-        if self.weights is not None and not all(0 < w < math.inf for w in self.weights):
-            raise InputError(f'weights are {self.weights}: all must be more than 0')
-        if not 0 <= self.smoothing < 1: raise InputError(f'smoothing is {smoothing}: it must be from 0 to below 1')
-        self.n_out = len(self.names)
+        self.check()
 
     def config(self): return dict(answer='Classes', names=self.names, weights=self.weights, smoothing=self.smoothing)
 
-    def init_bias(self, y):
-        "The logarithm of each class's share, one object added to each"
-        counts = torch.bincount(torch.as_tensor(y).long()+1, minlength=self.n_out+1)[1:] + 1.
-        return (counts/counts.sum()).log()
+# %% ../../nbs/27_models.answers.ipynb #6dcc3fab
+@patch
+def check(self:Classes):
+    "Refuse classes that cannot be told apart"
+    if self.n_out < 2: raise InputError(f'A class needs another to be told from; here are {self.n_out}')
+    if self.weights is not None and len(self.weights) != self.n_out:
+        raise InputError(f'{len(self.weights)} weights for {self.n_out} classes: give one for each')
+    if self.weights is not None and not all(0 < w < math.inf for w in self.weights):
+        raise InputError(f'weights are {self.weights}: all must be more than 0')
+    if not 0 <= self.smoothing < 1: raise InputError(f'smoothing is {self.smoothing}: it must be from 0 to below 1')
+
+# %% ../../nbs/27_models.answers.ipynb #29c9404f
+@patch
+def init_bias(self:Classes,
+    y, # (N,) classes of the training set, -1 where unknown
+):     # (K,)
+    "The logarithm of each class's share, one object added to each"
+    counts = torch.bincount(torch.as_tensor(y).long()+1, minlength=self.n_out+1)[1:] + 1.
+    return (counts/counts.sum()).log()
 
 # %% ../../nbs/27_models.answers.ipynb #c1a303f9
 @patch
@@ -80,8 +91,6 @@ def predict(self:Classes,
     return dict(probability=out.float().softmax(1))
 
 # %% ../../nbs/27_models.answers.ipynb #9c610746
-_losses = dict(mse=F.mse_loss, mae=F.l1_loss, l1=F.l1_loss, huber=F.smooth_l1_loss)
-
 class _Redshift:
     "What all redshift answers share: targets, and the units of the training set"
     kind = 'redshift'
@@ -92,16 +101,22 @@ class _Redshift:
         known = z.isfinite() & (z > -1)
         return torch.log1p(torch.where(known, z, 0)).to(out.dtype),known
 
-    def measure(self, z):
-        "Take the mean and spread of ln(1+z) as units"
-        t = torch.as_tensor(z).double()
-        t = torch.log1p(t[t.isfinite() & (t > -1)])
-        if not len(t): raise InputError('No redshift is known: there is nothing to learn from')
-        self.center = t.mean().item()
-        self.scale = max(t.std(unbiased=False).item(), 1e-3)
-        return t
+# %% ../../nbs/27_models.answers.ipynb #d3531c16
+@patch
+def measure(self:_Redshift,
+    z, # (N,) redshifts of the training set, NaN where unknown
+):     # ln(1+z) of the known ones, float64
+    "Take the mean and spread of ln(1+z) as units"
+    t = torch.as_tensor(z).double()
+    t = torch.log1p(t[t.isfinite() & (t > -1)])
+    if not len(t): raise InputError('No redshift is known: there is nothing to learn from')
+    self.center = t.mean().item()
+    self.scale = max(t.std(unbiased=False).item(), 1e-3)
+    return t
 
 # %% ../../nbs/27_models.answers.ipynb #9eafe633
+_losses = dict(mse=F.mse_loss, mae=F.l1_loss, l1=F.l1_loss, huber=F.smooth_l1_loss)
+
 class Point(_Redshift):
     "One redshift: the mean of ln(1+z)"
     n_out = 1
@@ -123,18 +138,28 @@ class Point(_Redshift):
         self.measure(y)
         return torch.zeros(1)
 
-    def loss(self, out, y, weight=None):
-        "The error of ln(1+z) in units of its spread"
-        t,known = self.log_target(out, y)
-        return _mean(_losses[self.loss_name](out[:,0], (t-self.center)/self.scale, reduction='none'), known, weight)
+# %% ../../nbs/27_models.answers.ipynb #7ebf44ac
+@patch
+def loss(self:Point,
+    out,         # (B,1) what the head gives
+    y,           # (B,) redshifts, NaN where unknown
+    weight=None, # (B,) weights of the objects
+):               # A scalar
+    "The error of ln(1+z) in units of its spread"
+    t,known = self.log_target(out, y)
+    return _mean(_losses[self.loss_name](out[:,0], (t-self.center)/self.scale, reduction='none'), known, weight)
 
-    def predict(self, out):
-        "z (B,)"
-        _check(out, 1)
-        return dict(z=torch.expm1(self.center + self.scale*out[:,0].float()))
+# %% ../../nbs/27_models.answers.ipynb #5c61bdd8
+@patch
+def predict(self:Point,
+    out, # (B,1) what the head gives
+)->dict: # z (B,)
+    "The redshift"
+    _check(out, 1)
+    return dict(z=torch.expm1(self.center + self.scale*out[:,0].float()))
 
 # %% ../../nbs/27_models.answers.ipynb #ee0bab2f
-def _steps(grid): return (grid[1:]-grid[:-1])
+def _steps(grid): return grid[1:]-grid[:-1]
 
 def normalise_pdf(
     pdf,  # (B,G) not negative
@@ -172,6 +197,13 @@ class _Density(_Redshift):
         pdf = normalise_pdf(pdf, grid)
         return dict(z=pdf_median(pdf, grid).float(), pdf=pdf.float())
 
+# %% ../../nbs/27_models.answers.ipynb #c974aaad
+def _even_edges(n, low, high):
+    "n+1 edges of bins that are as wide in ln(1+z)"
+    if n < 2 or not -1 < low < high:
+        raise InputError(f'{n} bins from {low} to {high}: give at least 2, from low to a higher redshift')
+    return torch.linspace(math.log1p(low), math.log1p(high), n+1, dtype=torch.float64).expm1()
+
 # %% ../../nbs/27_models.answers.ipynb #3da49756
 class Bins(_Density):
     "A density: softmax over bins of redshift"
@@ -182,32 +214,35 @@ class Bins(_Density):
         edges=None,    # (n+1,) increasing redshifts instead of the three above
         loss:str='crps', # crps, or ce: cross-entropy of the true bin
     ):
-        if edges is None:
-            if n < 2 or not -1 < low < high:
-                raise InputError(f'{n} bins from {low} to {high}: give at least 2, from low to a higher redshift')
-            edges = torch.linspace(math.log1p(low), math.log1p(high), n+1, dtype=torch.float64).expm1()
-        self.edges = torch.as_tensor(edges, dtype=torch.float64)
+        self.edges = torch.as_tensor(_even_edges(n, low, high) if edges is None else edges, dtype=torch.float64)
         if self.edges.ndim != 1 or len(self.edges) < 3 or not (_steps(self.edges) > 0).all() or self.edges[0] <= -1:
             raise InputError('edges must be three or more increasing redshifts')
         self.n_out = len(self.edges)-1
         self.loss_name = str(loss).lower()
         if self.loss_name not in ('crps','ce'): raise InputError(f'loss is {loss!r}; it must be crps or ce')
         self.grid = torch.cat([self.edges[:1], (self.edges[1:]+self.edges[:-1])/2, self.edges[-1:]])
-        # by device, so that no step of training waits for a copy
-        self.inner = {}
+        self.inner = {}     # by device, so that no step of training waits for a copy
 
     def config(self): return dict(answer='Bins', edges=self.edges.tolist(), loss=self.loss_name)
 
-    def bin(self, z):
-        "The bin of each redshift"
-        if z.device not in self.inner: self.inner[z.device] = self.edges[1:-1].float().to(z.device)
-        return torch.bucketize(z.float(), self.inner[z.device], right=True)
+# %% ../../nbs/27_models.answers.ipynb #e9d71aac
+@patch
+def bin(self:Bins,
+    z, # (B,) redshifts
+):     # (B,) whole numbers
+    "The bin of each redshift"
+    if z.device not in self.inner: self.inner[z.device] = self.edges[1:-1].float().to(z.device)
+    return torch.bucketize(z.float(), self.inner[z.device], right=True)
 
-    def init_bias(self, y):
-        "The logarithm of each bin's share, one object spread over all"
-        y = torch.as_tensor(y)
-        counts = torch.bincount(self.bin(y[y.isfinite()]), minlength=self.n_out) + 1/self.n_out
-        return (counts/counts.sum()).log().float()
+# %% ../../nbs/27_models.answers.ipynb #de4c2159
+@patch
+def init_bias(self:Bins,
+    y, # (N,) redshifts of the training set, NaN where unknown
+):     # (n,)
+    "The logarithm of each bin's share, one object spread over all"
+    y = torch.as_tensor(y)
+    counts = torch.bincount(self.bin(y[y.isfinite()]), minlength=self.n_out) + 1/self.n_out
+    return (counts/counts.sum()).log().float()
 
 # %% ../../nbs/27_models.answers.ipynb #ba3fb030
 @patch
@@ -261,12 +296,16 @@ class Mixture(_Density):
     def config(self):
         return dict(answer='Mixture') | {k: getattr(self, k) for k in ('k','low','high','points','center','scale')}
 
-    def init_bias(self, y):
-        "Measures the units; the Gaussians start side by side over the quantiles of the targets"
-        t = (self.measure(y)-self.center)/self.scale
-        means = np.quantile(t.cpu(), (np.arange(self.k)+.5)/self.k)
-        return torch.cat([torch.zeros(self.k), torch.tensor(means, dtype=torch.float32),
-                          torch.full((self.k,), math.log(math.expm1(1/self.k)))])
+# %% ../../nbs/27_models.answers.ipynb #e5523775
+@patch
+def init_bias(self:Mixture,
+    y, # (N,) redshifts of the training set, NaN where unknown
+):     # (3k,)
+    "Measures the units; the Gaussians start side by side over the quantiles of the targets"
+    t = (self.measure(y)-self.center)/self.scale
+    means = np.quantile(t.cpu(), (np.arange(self.k)+.5)/self.k)
+    widths = torch.full((self.k,), math.log(math.expm1(1/self.k)))
+    return torch.cat([torch.zeros(self.k), torch.tensor(means, dtype=torch.float32), widths])
 
 # %% ../../nbs/27_models.answers.ipynb #c7d9c33c
 @patch

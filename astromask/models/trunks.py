@@ -63,7 +63,8 @@ class ViT:
         self.positions = positions
 
     def place(self, m): place_positions(m, 'pos_embed', m.embed_dim, self.positions)
-    def blocks(self, m): return transformer(m.embed_dim, self.depth, self.num_heads, self.mlp_ratio, m.norm_eps, self.block)
+    def blocks(self, m):
+        return transformer(m.embed_dim, self.depth, self.num_heads, self.mlp_ratio, m.norm_eps, self.block)
     def told(self, m, ids): return ()
 
 # %% ../../nbs/20_models.trunks.ipynb #95d558a6
