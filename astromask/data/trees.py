@@ -260,8 +260,8 @@ def asdf_object(
         if isinstance(names, (list,tuple)): bands = tuple(map(str, names))
         else: bands = (band,) if band and len(x) == 1 else None
         facts = {k: v for k in ('id','ra','dec','redshift') if (v := _meta_of(node, k, f'meta.{k}')) is not None}
-        return dict(image=_hidden(x, planes), ivar=_inverse_variance(x, planes), bands=bands, photometry=photometry, scale=scale,
-                    facts=facts, path=str(path))
+        return dict(image=_hidden(x, planes), ivar=_inverse_variance(x, planes), bands=bands, photometry=photometry,
+                    scale=scale, facts=facts, path=str(path))
 
 # %% ../../nbs/09_data.trees.ipynb #741d60d5
 def _without_band(label, band):
