@@ -7,11 +7,11 @@ root = Path(__file__).parent.parent
 MOST = 60_000       # bytes
 
 def small(png):
-    "The same picture in as few colours as it needs to be small; of 256 no eye can tell"
+    "The same picture in as few colours as it needs to be small"
     im = Image.open(io.BytesIO(png))
     found = png
     for colours in (256, 128, 64, 32):
-        if im.mode == 'P' and len(png) <= MOST: return png
+        if im.mode == 'P': return png                    # it was done before
         out = io.BytesIO()
         flat = Image.new('RGB', im.size, 'white')
         flat.paste(im, mask=im.convert('RGBA').getchannel('A'))
