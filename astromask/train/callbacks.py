@@ -559,7 +559,7 @@ def try_to_save(self:Checkpoints,
 @patch
 def before_fit(self:Checkpoints):
     "Ask for room"
-    copies = 3 + hasattr(self.learn, 'average')                 # the weights, AdamW's two means of gradients, their mean
+    copies = 3 + hasattr(self.learn, 'average')                 # weights, AdamW's two means, the mean of the weights
     size = copies*sum(t.nbytes for t in self.model.state_dict().values())
     if rank() == 0: check_space(self.folder, 2*size)
     self.due = self.learn.seconds() + 60*self.minutes          # by the clock that all ranks share

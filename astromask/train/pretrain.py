@@ -82,7 +82,7 @@ def pretraining_model(
     preset:str='small',    # Sizes by name
     bands=None,            # Names of the bands
     predict_ratio:float=0, # Share of the hidden patches that is predicted; less than 1: by the cross-attention decoder
-    weights='',            # Start from these and their sizes: a model's directory, or a published checkpoint of the method
+    weights='',            # Start from these and their sizes: a model's directory, or a published checkpoint
     weights_bands='',      # Names of the checkpoint's bands, in their order; '': R, G, B where there are three
     **sizes,               # img_size, patch_size, mask_ratio, sky_token, ...: 0 leaves the preset's
 ):                         # A model to train

@@ -131,31 +131,45 @@ class OnlineProbe(RunCallback):
         self.taken = 0.
         self.label,self.redshift = label,redshift
 
-    def before_fit(self):
-        path = self.run_dir/'probe.csv'
-        self.last = self.learn.seconds()
-        if rank() == 0:
-            # later ones will come again
-            self.rows = [r for r in self.rows or read_rows(path) if r['step'] <= self.learn.step]
-        if wait(not self.rows and rank() == 0): self.ask()
-
     def after_batch(self):
         if self.learn.seconds()-self.last > max(60*self.minutes, self.taken/self.share): self.ask()
 
     def at_end(self): self.ask()
-    def ask(self):
-        "Ask now, on rank 0, while the others wait; no answer is worth a run"
-        try: self.measure()
-        except Exception as e: log.warning(f'The probe was left out: {type(e).__name__}: {e}')
-        self.taken,self.last = wait(self.taken),self.learn.seconds()
 
-    def ask_about(self):
-        "The question, among objects that train or validate: those held out for tests stay unseen"
-        train = self.learn.dls.train
-        valid = self.learn.dls.valid
-        rows = np.union1d(train.rows, valid.rows)
-        q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
-        return q._replace(rows=rows[q.rows])
+# %% ../../nbs/41_train.watch.ipynb #9f782c64
+@patch
+def columns(self:OnlineProbe)->dict: # Name to list
+    "The answers by column, as figures want them"
+    return {k: [row[k] for row in self.rows] for k in self.rows[0]} if self.rows else {}
+
+# %% ../../nbs/41_train.watch.ipynb #1a8da49c
+@patch
+def ask_about(self:OnlineProbe):
+    "The question, among objects that train or validate: those held out for tests stay unseen"
+    train = self.learn.dls.train
+    valid = self.learn.dls.valid
+    rows = np.union1d(train.rows, valid.rows)
+    q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
+    return q._replace(rows=rows[q.rows])
+
+# %% ../../nbs/41_train.watch.ipynb #f8619d42
+@patch
+def before_fit(self:OnlineProbe):
+    "Go on with the rows of this run; those of steps that will be taken again come again"
+    path = self.run_dir/'probe.csv'
+    self.last = self.learn.seconds()
+    if rank() == 0:
+        # later ones will come again
+        self.rows = [r for r in self.rows or read_rows(path) if r['step'] <= self.learn.step]
+    if wait(not self.rows and rank() == 0): self.ask()
+
+# %% ../../nbs/41_train.watch.ipynb #aaf0f05c
+@patch
+def ask(self:OnlineProbe):
+    "Ask now, on rank 0, while the others wait; no answer is worth a run"
+    try: self.measure()
+    except Exception as e: log.warning(f'The probe was left out: {type(e).__name__}: {e}')
+    self.taken,self.last = wait(self.taken),self.learn.seconds()
 
 # %% ../../nbs/41_train.watch.ipynb #b3c7102c
 @patch
@@ -172,6 +186,21 @@ def embeddings(self:OnlineProbe,
             x = pixels[rows]
             yield dict(x=x[0] if pixels.ivar else x, coords=None if coords is None else coords[torch.from_numpy(rows)])
     return joined(ask(m, batches(), partial(m.embed, views=1)))
+
+# %% ../../nbs/41_train.watch.ipynb #ba9e0be2
+@patch
+def say(self:OnlineProbe):
+    "A line about the last row, and a louder one if the embeddings are worth nothing"
+    row = self.rows[-1]
+    parts = [f'{name} {row["probe_"+k]:.3f} (kNN {row["knn_"+k]:.3f})'
+             for k,name in (('accuracy','accuracy'), ('nmad','NMAD')) if np.isfinite(row['probe_'+k])]
+    log.info(', '.join([f'probe at step {row["step"]}', *parts,
+                        f'RankMe {row["rankme"]:.1f}, {row["seconds_taken"]:.1f} s']))
+    if np.isnan(row['rankme']):
+        log.warning('THE EMBEDDINGS ARE NOT FINITE: go back to an older checkpoint and lower the learning rate (lr)')
+    elif max(r['rankme'] for r in self.rows[-2:]) < 2 and len(self.rows) > 1:
+        log.warning(f'THE EMBEDDINGS HAVE COLLAPSED: RankMe is {row["rankme"]:.2f} at step {row["step"]}; lower the '
+                    'learning rate (lr) or raise mask_ratio')
 
 # %% ../../nbs/41_train.watch.ipynb #9266e36b
 @patch
@@ -198,27 +227,6 @@ def draw(self:OnlineProbe):
         write_rows(self.run_dir/'probe.csv', self.rows)
         self.run_dir.savefig(progress_figure(history, self.columns()), 'progress')
     except StorageError as e: log.warning(f'The probe is not written: {e}')
-
-# %% ../../nbs/41_train.watch.ipynb #9f782c64
-@patch
-def columns(self:OnlineProbe)->dict: # Name to list
-    "The answers by column, as figures want them"
-    return {k: [row[k] for row in self.rows] for k in self.rows[0]} if self.rows else {}
-
-# %% ../../nbs/41_train.watch.ipynb #ba9e0be2
-@patch
-def say(self:OnlineProbe):
-    "A line about the last row, and a louder one if the embeddings are worth nothing"
-    row = self.rows[-1]
-    parts = [f'{name} {row["probe_"+k]:.3f} (kNN {row["knn_"+k]:.3f})'
-             for k,name in (('accuracy','accuracy'), ('nmad','NMAD')) if np.isfinite(row['probe_'+k])]
-    log.info(', '.join([f'probe at step {row["step"]}', *parts,
-                        f'RankMe {row["rankme"]:.1f}, {row["seconds_taken"]:.1f} s']))
-    if np.isnan(row['rankme']):
-        log.warning('THE EMBEDDINGS ARE NOT FINITE: go back to an older checkpoint and lower the learning rate (lr)')
-    elif max(r['rankme'] for r in self.rows[-2:]) < 2 and len(self.rows) > 1:
-        log.warning(f'THE EMBEDDINGS HAVE COLLAPSED: RankMe is {row["rankme"]:.2f} at step {row["step"]}; lower the '
-                    'learning rate (lr) or raise mask_ratio')
 
 # %% ../../nbs/41_train.watch.ipynb #ce0719fd
 def new_rows(
@@ -274,24 +282,12 @@ class WandB(RunCallback):
         self.last = time.monotonic()
         self.jobs.put(self.tell)
 
-# %% ../../nbs/41_train.watch.ipynb #cdb0fb31
-@patch
-def start(self:WandB):
-    "Start the thread, and let it begin"
-    self.last = time.monotonic()
-    self.jobs = queue.SimpleQueue()
-    self.jobs.put(self.begin)
-    self.thread = threading.Thread(target=self.work, daemon=True)
-    self.thread.start()
-    atexit.register(self.finish)
-
-# %% ../../nbs/41_train.watch.ipynb #351e5849
-@patch
-def work(self:WandB):
-    "Do job after job, until one fails or there is none"
-    try:
-        while (job := self.jobs.get()) is not None: job()
-    except Exception as e: self.warn('W&B is left out, and the run goes on without it', e)
+# %% ../../nbs/41_train.watch.ipynb #e0e21133
+def one_line(
+    e, # An error
+)->str:
+    "Its sentence, short"
+    return ' '.join(str(e).split())[:200]
 
 # %% ../../nbs/41_train.watch.ipynb #57b7626a
 @patch
@@ -302,13 +298,6 @@ def warn(self:WandB,
     "Say what is wrong, once"
     if not self.warned: log.warning(what + (f' ({type(e).__name__}: {one_line(e)})' if e else ''))
     self.warned = True
-
-# %% ../../nbs/41_train.watch.ipynb #e0e21133
-def one_line(
-    e, # An error
-)->str:
-    "Its sentence, short"
-    return ' '.join(str(e).split())[:200]
 
 # %% ../../nbs/41_train.watch.ipynb #1ce0b531
 @patch
@@ -374,6 +363,25 @@ def tell_all(self:WandB):
         self.shown.log(dict(metrics=wandb.Table(columns=['name','value'], data=rows)), step=step)
     self.shown.finish()
 
+# %% ../../nbs/41_train.watch.ipynb #351e5849
+@patch
+def work(self:WandB):
+    "Do job after job, until one fails or there is none"
+    try:
+        while (job := self.jobs.get()) is not None: job()
+    except Exception as e: self.warn('W&B is left out, and the run goes on without it', e)
+
+# %% ../../nbs/41_train.watch.ipynb #cdb0fb31
+@patch
+def start(self:WandB):
+    "Start the thread, and let it begin"
+    self.last = time.monotonic()
+    self.jobs = queue.SimpleQueue()
+    self.jobs.put(self.begin)
+    self.thread = threading.Thread(target=self.work, daemon=True)
+    self.thread.start()
+    atexit.register(self.finish)
+
 # %% ../../nbs/41_train.watch.ipynb #b16accaa
 @patch
 def finish(self:WandB,
@@ -405,37 +413,46 @@ class Bar(RunCallback):
         self.show = someone_looks() if show is None else show
         self.line = None
 
-    def place(self):
-        return min(round(self.learn.seconds()), self.line.total) if self.learn.max_minutes else self.learn.step
-
-    def before_fit(self):
-        if not self.show or rank(): return
-        self.after_fit()                                 # of a fit that was broken off
-        from tqdm.auto import tqdm
-        from tqdm.contrib.logging import logging_redirect_tqdm
-        learn = self.learn
-        timed = bool(self.learn.max_minutes)
-        self.last = time.monotonic()
-        self.above = ExitStack()
-        self.every = learn.history.every
-        self.above.enter_context(logging_redirect_tqdm([log]))
-        self.above.callback(setattr, learn.history, 'every', self.every)
-        learn.history.every = math.inf
-        total = round(60*learn.max_minutes) if timed else learn.n_total*len(learn.dls.train)
-        self.line = tqdm(total=total, initial=round(learn.seconds()) if timed else learn.step, desc='training',
-                         unit='s' if timed else 'step', dynamic_ncols=True)
-
-    def after_batch(self):
-        if self.line is None: return
-        if time.monotonic()-self.last >= self.every:
-            self.last = time.monotonic()
-            total,n = self.learn.history.sums
-            self.learn.safe_step.check()
-            self.line.set_postfix(loss=f'{float(total)/max(float(n), 1e-12):.4f}', refresh=False)
-        self.line.update(self.place()-self.line.n)
-
     def after_fit(self):
         if self.line is None: return
         self.line.close()
         self.above.close()
         self.line = None
+
+# %% ../../nbs/41_train.watch.ipynb #a9b26bd3
+@patch
+def before_fit(self:Bar):
+    "Show it, and let log lines be written above"
+    if not self.show or rank(): return
+    self.after_fit()                                 # of a fit that was broken off
+    from tqdm.auto import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+    learn = self.learn
+    timed = bool(self.learn.max_minutes)
+    self.last = time.monotonic()
+    self.above = ExitStack()
+    self.every = learn.history.every
+    self.above.enter_context(logging_redirect_tqdm([log]))
+    self.above.callback(setattr, learn.history, 'every', self.every)
+    learn.history.every = math.inf
+    total = round(60*learn.max_minutes) if timed else learn.n_total*len(learn.dls.train)
+    self.line = tqdm(total=total, initial=round(learn.seconds()) if timed else learn.step, desc='training',
+                     unit='s' if timed else 'step', dynamic_ncols=True)
+
+# %% ../../nbs/41_train.watch.ipynb #17af9296
+@patch
+def after_batch(self:Bar):
+    "Move it; the loss is fetched every few seconds"
+    if self.line is None: return
+    if time.monotonic()-self.last >= self.every:
+        self.last = time.monotonic()
+        total,n = self.learn.history.sums
+        self.learn.safe_step.check()
+        self.line.set_postfix(loss=f'{float(total)/max(float(n), 1e-12):.4f}', refresh=False)
+    self.line.update(self.place()-self.line.n)
+
+# %% ../../nbs/41_train.watch.ipynb #82327e19
+@patch
+def place(self:Bar):
+    "How far it is, in steps or in seconds"
+    return min(round(self.learn.seconds()), self.line.total) if self.learn.max_minutes else self.learn.step
