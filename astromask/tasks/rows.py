@@ -204,7 +204,8 @@ def looks_at(
     answer = getattr(m, 'answer', None)
     truth = None if answer is None else 'label' if hasattr(answer, 'names') else 'redshift'
     return dict(bands=m.bands, img_size=m.img_size, magnitudes=getattr(m, 'magnitudes', ()),
-                photometry=getattr(m, 'photometry', None), truth=truth, trained_on=None if answer is None else m.trained_on)
+                photometry=getattr(m, 'photometry', None), truth=truth,
+                trained_on=None if answer is None else m.trained_on)
 
 # %% ../../nbs/52_tasks.rows.ipynb #8de48d1b
 class Rows:
