@@ -170,14 +170,14 @@ def crps(
     # the area below F left of the truth's cell, and above F right of it
     below = _sums(h*_area(F[:,:-1], F[:,1:]))
     above = _sums(h*_area(1-F[:,:-1], 1-F[:,1:]))
-    outer = below[rows,i] + above[:,-1]-above[rows,i+1]
 
     # of the cell that the truth divides both
     low = F[rows,i]
     high = F[rows,i+1]
     here = low + t*(high-low)
     own = h[i]*(t*_area(low, here) + (1-t)*_area(1-here, 1-high))
-    return outer + own + np.maximum(grid[0]-z, 0) + np.maximum(z-grid[-1], 0)
+    inside = below[rows,i] + own + above[:,-1]-above[rows,i+1]
+    return inside + np.maximum(grid[0]-z, 0) + np.maximum(z-grid[-1], 0)
 
 def _area(a, b): return (a*a+a*b+b*b)/3
 
