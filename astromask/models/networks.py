@@ -1,4 +1,4 @@
-"""A convolutional network for named bands and missing pixels, and the branches of AstroMAE: Inception on the pixels, magnitudes beside them.
+"""What one would train without pretraining: a convolutional network for named bands and missing pixels, photometry in rings, and the columns of a catalogue.
 
 Docs: https://astromask.github.io/astromask/models.networks.html.md"""
 
