@@ -329,8 +329,8 @@ def test_multiband_tables(hub, tmp_path):
 def test_columns(caplog):
     rows = [dict(image=0, v=np.arange(3, dtype=np.float32), w=np.arange(i+1), text=np.bytes_(b'ab'), deep=dict(a=1), words=np.array(['a','b'], object),
                  k=np.int64(2**60+1) if i else np.float64('nan'), ok=np.array(True) if i else None, mask=i, big=2**70) for i in range(3)]
-    cells,left = zip(*(fetching._catalog_cells(r, 'image') for r in rows))
-    with caplog.at_level('WARNING', 'astromask'): t = fetching._catalog(json.loads(json.dumps(cells)), (), left[0])
+    cells = [fetching._catalog_cells(r, 'image') for r in rows]
+    with caplog.at_level('WARNING', 'astromask'): t = fetching._catalog(json.loads(json.dumps(cells)), ())
     assert t.colnames == ['v','text','k','catalog_mask','ok'] and t['v'].shape == (3,3) and list(t['text']) == ['ab']*3
     assert t['k'].mask.tolist() == t['ok'].mask.tolist() == [True,False,False] and t['k'][1] == 2**60+1
     assert 'left out: big, deep, w, words' in caplog.text

@@ -12,10 +12,11 @@ import json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 import requests
+from requests.exceptions import RequestException, SSLError, TooManyRedirects
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 from ..core import AstroMaskError, DataError, InputError, StorageError, Unfinished, log, utc_now
-from ..files import read_json, storage_errors, write_json, file_digest, making, put_in_place
+from ..files import read_json, storage_errors, write_atomic, write_json, file_digest, making, put_in_place
 
 # %% ../../nbs/17_data.download.ipynb #a5c513f2
 class FetchError(AstroMaskError):
@@ -41,15 +42,14 @@ def _reason(e):
 @contextmanager
 def _network():
     "Sort what the network libraries raise; an address that is none is a ValueError there"
-    bad = requests.exceptions
     try: yield
-    except (ValueError, bad.SSLError, bad.TooManyRedirects) as e: raise FetchError(_reason(e)) from e
-    except (requests.RequestException, HTTPError) as e: raise _Again(_reason(e)) from e
+    except (ValueError,SSLError,TooManyRedirects) as e: raise FetchError(_reason(e)) from e
+    except (RequestException,HTTPError) as e: raise _Again(_reason(e)) from e
 
 # %% ../../nbs/17_data.download.ipynb #364745ba
 def _request(url, patience, **headers):
     "Ask for a file, or a part of it; an answer that cannot be used is an error"
-    headers |= {'Accept-Encoding': 'identity', 'Connection': 'close', 'User-Agent': 'astromask'}
+    headers = {'Accept-Encoding': 'identity', 'Connection': 'close', 'User-Agent': 'astromask'} | headers
     r = requests.get(url, headers=headers, stream=True, timeout=(min(patience, 20), patience))
     if url.startswith('https:') and not r.url.startswith('https:'):
         raise FetchError(f'it leads to {r.url}, which is not secure')
@@ -77,7 +77,7 @@ class _Part:
 
     def begin(self, url, validator):
         "Start from nothing"
-        with storage_errors(self.path): self.path.write_bytes(b'')
+        write_atomic(self.path, b'')
         write_json(self.note, dict(url=url, validator=validator))
 
     def clear(self):
@@ -97,7 +97,6 @@ def _resume_at(part, url, checksum):
 class _Lines:
     "What a bar draws over itself, as lines"
     def write(self, text): print(text.strip(), end='\n' if text.strip() else '', flush=True)
-    def flush(self): pass
 
 def _bar(name, have, total, every=10.):
     "tqdm for bytes; total may be None"
@@ -109,15 +108,14 @@ def _bar(name, have, total, every=10.):
 # %% ../../nbs/17_data.download.ipynb #99423390
 def _body(r, patience):
     "The body as it comes"
-    since = time.monotonic()
+    until = time.monotonic()+patience
     got = 0
     while piece := r.raw.read1(1 << 18, decode_content=False):
         yield memoryview(piece)
         got += len(piece)
-        passed = time.monotonic()-since
-        if passed < patience: continue
-        if got < 1024*patience: raise _Again(f'only {got} bytes came in {passed:.0f} s')
-        since += passed
+        if time.monotonic() < until: continue
+        if got < 1024*patience: raise _Again(f'only {got} bytes came in {patience:.3g} s')
+        until = time.monotonic()+patience
         got = 0
 
 # %% ../../nbs/17_data.download.ipynb #762e3799
@@ -132,9 +130,8 @@ def _write_body(path, r, start, bar, patience):
 
 # %% ../../nbs/17_data.download.ipynb #fe7abf87
 def _bytes(n):
-    for unit in ('B','KiB','MiB','GiB'):
-        if n < 1024 or unit == 'GiB': return f'{n:.4g} {unit}' if n < 1000 else f'{n:.0f} {unit}'
-        n /= 1024
+    k = max(int(n).bit_length()-1, 0)//10
+    return f'{n/1024**k:.4g} {("B","KiB","MiB","GiB","TiB","PiB")[k]}'
 
 # %% ../../nbs/17_data.download.ipynb #4abb190c
 def _check_space(path, need):
@@ -151,11 +148,12 @@ def _fault(found, name, checksum):
     "What is wrong with a file that came; None if nothing is"
     with open(found, 'rb') as f: first = f.read(64)
     page = ' (it is a web page)' if first.lstrip()[:1] == b'<' else ''
-    kind,_,digest = checksum.partition(':')
-    if checksum and (is_ := file_digest(found, kind)) != digest.lower():
-        return f'what came has the {kind} {is_[:12]}... and not the published {digest[:12]}...{page}'
-    magic = _MAGIC.get(Path(name).suffix.lower(), b'')
-    if not checksum and not first.startswith(magic): return f'what came is no {Path(name).suffix} file{page}'
+    if not checksum:
+        ending = Path(name).suffix.lower()
+        return None if first.startswith(_MAGIC.get(ending, b'')) else f'what came is no {ending} file{page}'
+    kind,digest = checksum.lower().split(':')
+    is_ = file_digest(found, kind)
+    if is_ != digest: return f'what came has the {kind} {is_[:12]}... and not the published {digest[:12]}...{page}'
 
 # %% ../../nbs/17_data.download.ipynb #f266652c
 def _file_address(url, patience):
@@ -171,8 +169,7 @@ def _file_address(url, patience):
 def _attempt(url, part, name, checksum, patience):
     "One request for what is lacking; the byte at which its answer began"
     start,version = _resume_at(part, url, checksum)
-    headers = {'Range': f'bytes={start}-'} if start else {}
-    if start and version: headers['If-Range'] = version
+    headers = {'Range': f'bytes={start}-' if start else None, 'If-Range': version if start and version else None}
     with _network(), _request(_file_address(url, patience), patience, **headers) as r:
         validator = _validator(r.headers)
         if r.status_code == 200: start = 0
@@ -218,22 +215,12 @@ def _keep_asking(url, part, name, checksum, tries, wait, patience):
             log.info(f'{url}: {e}; asking again in {pause:.3g} s')
             time.sleep(pause)
 
-# %% ../../nbs/17_data.download.ipynb #70d768f8
-def _record(path): return path.with_name(f'{path.name}.source.json')
-
-def _untouched(path, checksum):
-    "Is this the file that came with this checksum, by its size and time?"
-    try: was = read_json(_record(path), dict)
-    except AstroMaskError: return False
-    s = path.stat()
-    return (was.get('checksum'), was.get('size'), was.get('mtime_ns')) == (checksum, s.st_size, s.st_mtime_ns)
-
 # %% ../../nbs/17_data.download.ipynb #d96cd1a2
 def _is_there(path, checksum):
     "Is the file there already? One that is not the published one is an error"
     if not path.exists(): return False
     if not path.is_file(): raise InputError(f'{path} is a folder: give --out another one')
-    fault = None if _untouched(path, checksum) else _fault(path, path.name, checksum)
+    fault = _fault(path, path.name, checksum)
     if not fault: return True
     raise DataError(f'{path} is there, but {fault.replace("what came", "it")}: move it away and '
                     'run the same command again')
@@ -241,11 +228,9 @@ def _is_there(path, checksum):
 # %% ../../nbs/17_data.download.ipynb #744b9567
 def _settle(part, path, url, checksum):
     "Give the file its name"
-    s = part.path.stat()
-    kind,_,sha = checksum.lower().partition(':')
-    if kind != 'sha256': sha = file_digest(part.path, 'sha256')
-    write_json(_record(path), dict(url=url, fetched=utc_now(), checksum=checksum, sha256=sha, size=s.st_size,
-                                   mtime_ns=s.st_mtime_ns))
+    sha = checksum[7:].lower() if checksum.startswith('sha256:') else file_digest(part.path, 'sha256')
+    write_json(path.with_name(f'{path.name}.source.json'),
+               dict(url=url, fetched=utc_now(), checksum=checksum, sha256=sha))
     if not checksum: log.info(f'no checksum of {path.name} is published; its sha256 is {sha}')
     put_in_place(part.path, path)
     part.clear()

@@ -8,18 +8,19 @@ Docs: https://astromask.github.io/astromask/data.fetch.html.md"""
 __all__ = ['sources', 'FileSource', 'HubSource', 'list_sources', 'fetch_hub', 'fetch']
 
 # %% ../../nbs/17_data.fetch.ipynb #dd7c71ed
-import io, itertools, json, math, re, shutil
+import io, itertools, json, re, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from astropy.table import Column, MaskedColumn, Table
+from astropy.table import Table
 from ..core import AstroMaskError, DataError, InputError, Unfinished, log
+from .columns import plain_column
 from .cutouts import Cutouts
 from .download import FetchError, download
 from .hdf5 import Galaxy10DECaLS
 from ..surveys import band_names
-from ..files import making, read_json, storage_errors, write_atomic, write_json
+from ..files import making, storage_errors, write_atomic
 
 # %% ../../nbs/17_data.fetch.ipynb #bc05e476
 @dataclass(frozen=True)
@@ -109,10 +110,8 @@ def _plane(o):
     if x is None: raise DataError(f'A band of its image has no flux, but {", ".join(o)}')
     x = np.array(x, np.float32)
     ivar = _first(o, 'ivar')
-    good = _first(o, 'mask', 'bit_mask')
-    if ivar is not None:
-        ivar = np.array(ivar, np.float32)
-        good = ivar > 0
+    if ivar is not None: ivar = np.array(ivar, np.float32)
+    good = _first(o, 'mask', 'bit_mask') if ivar is None else ivar > 0
     if good is not None: x[~np.asarray(good, bool)] = np.nan
     if ivar is not None: ivar[~np.isfinite(x)] = 0
     return x,ivar
@@ -128,9 +127,8 @@ def _multiband(image, bands, what):
     if len(shapes) > 1:
         raise DataError(f'{what} has bands of several sizes, {sorted(shapes)}: choose those of one size')
     blank = np.full(shapes.pop(), np.nan, np.float32)
-    x = np.stack([planes[b][0] if b in planes else blank for b in bands])
-    if any(w is None for _,w in planes.values()): return x,None
-    return x,np.stack([planes[b][1] if b in planes else np.nan_to_num(blank) for b in bands])
+    x,ivar = zip(*(planes.get(b, (blank,np.nan_to_num(blank))) for b in bands))
+    return np.stack(x),None if any(w is None for w in ivar) else np.stack(ivar)
 
 # %% ../../nbs/17_data.fetch.ipynb #be9d1074
 def _colour(image, stored, bands, what):
@@ -152,53 +150,23 @@ def _choose_bands(s, wanted, image):
 # %% ../../nbs/17_data.fetch.ipynb #08e4f0b1
 def _json_cell(v):
     "A cell as JSON holds it; None for what a catalogue cannot hold"
-    if isinstance(v, bytes): return v.decode(errors='replace')
-    if isinstance(v, (str,bool,int,float)): return v
-    if isinstance(v, dict): return
     try: x = np.asarray(v)
     except ValueError: return   # lists of several lengths
-    kind = x.dtype.kind
-    if x.ndim == 0 and kind == 'S': return _json_cell(x.item())
-    if x.ndim == 0 and kind in 'biufU' or x.ndim == 1 and len(x) and kind in 'biuf': return x.tolist()
+    if x.dtype.kind == 'S': x = np.char.decode(x, errors='replace')
+    if x.ndim < 2 and x.size and x.dtype.kind in 'biufU': return x.tolist()
 
 # %% ../../nbs/17_data.fetch.ipynb #8822e986
 def _catalog_cells(row, image):
-    "What of a row the catalogue keeps, and the names of what it cannot hold"
-    row = {k: v for k,v in row.items() if k != image and v is not None}
-    cells = {k: _json_cell(v) for k,v in row.items()}
-    return {k: v for k,v in cells.items() if v is not None},[k for k,v in cells.items() if v is None]
-
-# %% ../../nbs/17_data.fetch.ipynb #f0446fbb
-def _unknown(v): return v is None or isinstance(v, float) and math.isnan(v)
-
-def _fill_gaps(x, known):
-    "Values at the rows where they are known; a missing float is NaN, a missing integer masked"
-    out = np.full((len(known),*x.shape[1:]), np.nan if x.dtype.kind == 'f' else 0, x.dtype)
-    out[known] = x
-    if known.all() or x.dtype.kind == 'f': return Column(out)
-    return MaskedColumn(out, mask=np.broadcast_to(~known.reshape(-1, *[1]*(out.ndim-1)), out.shape))
-
-# %% ../../nbs/17_data.fetch.ipynb #73605617
-def _column_of(values):
-    "A column of cells, where None is a missing one; or None if they are of several kinds"
-    if all(_unknown(v) or isinstance(v, int) for v in values) and not all(map(_unknown, values)):
-        values = [None if _unknown(v) else v for v in values]
-    there = [v for v in values if v is not None]
-    if any(isinstance(v, str) for v in there):
-        if any(isinstance(v, list) for v in there): return
-        return Column(['' if v is None else str(v) for v in values])
-    if len({np.shape(v) for v in there}) > 1: return
-    x = np.array(there)
-    if x.dtype.kind not in 'biuf': return   # integers beyond 64 bits
-    return _fill_gaps(x, np.array([v is not None for v in values]))
+    "What of a row the catalogue keeps; None stands for what it cannot hold"
+    return {k: _json_cell(v) for k,v in row.items() if k != image and v is not None}
 
 # %% ../../nbs/17_data.fetch.ipynb #cafd283c
-def _catalog(rows, labels, left=()):
+def _catalog(rows, labels):
     "Rows as a table; what no column can hold is named"
     table = Table()
-    left = set(left)
-    for k in dict.fromkeys(k for r in rows for k in r):
-        col = _column_of([r.get(k) for r in rows])
+    left = {k for r in rows for k,v in r.items() if v is None}
+    for k in dict.fromkeys(k for r in rows for k,v in r.items() if v is not None):
+        col,_ = plain_column([r.get(k) for r in rows], k)
         name = k.replace('/', '_')
         if name.lower() in ('cutouts','ivar','mask','.',''): name = f'catalog_{name}'
         if col is None or name in table.colnames:
@@ -214,11 +182,8 @@ class _Blocks:
     "Blocks of rows on disk; with other parameters than before, it begins anew"
     def __init__(self, path, about):
         self.dir = path.with_name(f'.{path.name}.parts')
-        try: same = json.dumps(read_json(self.dir/'about.json')) == json.dumps(about)
-        except AstroMaskError: same = False
-        if not same:
-            self.clear()
-            write_json(self.dir/'about.json', about)
+        self.about = about
+        if self.last().get('about') != about: self.clear()
 
     def clear(self): shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -227,7 +192,7 @@ class _Blocks:
 
     def add(self, arrays, note):
         content = io.BytesIO()
-        np.savez(content, note=json.dumps(note), **arrays)
+        np.savez(content, note=json.dumps(note | dict(about=self.about)), **arrays)
         write_atomic(self.dir/f'{len(self.files):06d}.npz', content.getvalue())
 
     def read(self, name, files=None):
@@ -271,20 +236,14 @@ def _one_size(s, images):
 
 # %% ../../nbs/17_data.fetch.ipynb #0460155a
 def _read_block(s, block, bands, first):
-    "Arrays and catalogue rows of a block, and the names of what a catalogue cannot hold"
-    images = []
-    rows = []
-    left = set()
-    for i,(row,split,_) in enumerate(block, first):
-        what = f'Row {i} of {s.repo}'
-        images.append(_colour(row[s.image], s.rgb, bands, what) if s.rgb else _multiband(row[s.image], bands, what))
-        cells,cannot = _catalog_cells(row, s.image)
-        rows.append(cells | (dict(split=split) if len(s.splits) > 1 else {}))
-        left |= set(cannot)
+    "Arrays and catalogue rows of a block"
+    images = [_colour(row[s.image], s.rgb, bands, f'Row {i} of {s.repo}') if s.rgb else
+              _multiband(row[s.image], bands, f'Row {i} of {s.repo}') for i,(row,_,_) in enumerate(block, first)]
     _one_size(s, images)
+    rows = [_catalog_cells(row, s.image) | (dict(split=split) if s.splits[1:] else {}) for row,split,_ in block]
     arrays = dict(images=np.stack([x for x,_ in images]))
     if all(ivar is not None for _,ivar in images): arrays['ivar'] = np.stack([ivar for _,ivar in images])
-    return arrays,rows,sorted(left)
+    return arrays,rows
 
 # %% ../../nbs/17_data.fetch.ipynb #4cebb6a7
 def _stream(s, blocks, n, wanted, size):
@@ -297,15 +256,15 @@ def _stream(s, blocks, n, wanted, size):
         row,split,position = block[-1]
         if s.image not in row: raise DataError(f'{s.repo} has no column {s.image!r}; it has {", ".join(row)}')
         bands = bands or _choose_bands(s, wanted, block[0][0][s.image])
-        arrays,cells,left = _read_block(s, block, bands, count)
+        arrays,cells = _read_block(s, block, bands, count)
         count += len(block)
-        blocks.add(arrays, dict(split=split, position=position(), bands=bands, count=count, rows=cells, left=left))
+        blocks.add(arrays, dict(split=split, position=position(), bands=bands, count=count, rows=cells))
         log.info(f'{s.repo}: {count} rows')
 
 # %% ../../nbs/17_data.fetch.ipynb #e15daa64
 def _assemble(s, blocks, path, about):
     notes = list(blocks.read('note'))
-    catalog = _catalog([r for o in notes for r in o['rows']], s.labels, [k for o in notes for k in o.get('left', [])])
+    catalog = _catalog([r for o in notes for r in o['rows']], s.labels)
     with np.load(blocks.files[0]) as f:
         eight = f['images'].dtype == np.uint8
         ivar = 'ivar' in f
@@ -316,10 +275,8 @@ def _assemble(s, blocks, path, about):
 # %% ../../nbs/17_data.fetch.ipynb #a8912d10
 def _is_done(path, about):
     if not path.exists(): return False
-    import h5py
-    try:
-        with h5py.File(path, 'r') as f: was = json.loads(f.attrs['provenance'])
-    except (OSError,KeyError,ValueError,TypeError): was = None
+    try: was = Cutouts.open(path).provenance
+    except AstroMaskError: was = None
     if was == about: return True
     raise InputError(f'{path} is there, but is not what was asked for ({was}): move it away, or '
                      'give --out another folder')

@@ -20,7 +20,7 @@ from astropy.wcs import WCS
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
 from ..core import DataError, InputError, log
-from .files import cutout_paths, kind_by_name, natural_key
+from .files import cutout_paths, entries, folders_below, kind_by_name, natural_key
 from .fits import Plane, bad_bits, fits_damage, fits_planes, open_fits, open_plane, open_planes
 from .fits import check_weight_unit, pixel_area, plane_bits
 from ..surveys import band_wavelength, get_survey
@@ -70,17 +70,6 @@ def read_name(self:TileLayout,
         tile = g['tile'] if 'tile' in g else f'{int(g["x"]):03d}.{int(g["y"]):03d}'
         return tile,self.bands.get(g['band'].lower(), g['band'])
 
-# %% ../../nbs/11_data.tiles.ipynb #076b4e0d
-def _below(folder, seen):
-    "FITS files in a folder and in all below it"
-    at = os.stat(folder)
-    if (at.st_dev,at.st_ino) in seen: return       # a link in a circle
-    seen.add((at.st_dev,at.st_ino))
-    for o in os.scandir(folder):
-        if o.name.startswith('.'): continue
-        if o.is_dir(): yield from _below(o.path, seen)
-        elif kind_by_name(o.name) == 'FITS': yield o.path
-
 # %% ../../nbs/11_data.tiles.ipynb #1e3131c4
 @dataclass(frozen=True, order=True)
 class TileImage:
@@ -96,7 +85,9 @@ def _fits_files(source):
     if isinstance(source, (list,tuple)): return [p for s in source for p in _fits_files(s)]
     if isinstance(source, TileImage): return [source]
     source = os.path.expanduser(os.fspath(source))
-    if os.path.isdir(source): found = list(_below(source, set()))
+    if os.path.isdir(source):
+        found = [o for at in folders_below(source, set()) for o in entries(at)]
+        found = [o.path for o in found if o.kind == 'FITS' and not o.folder]
     elif os.path.lexists(source): return [source]
     else:
         found = [p for p in cutout_paths(source) if os.path.lexists(p)]
@@ -188,11 +179,7 @@ def _names_beside(stem):
 @lru_cache(256)
 def _in_folder(folder, changed):
     "The FITS files of a folder by their names without endings, in lower case"
-    out = {}
-    for name in sorted(os.listdir(folder)):
-        if name.startswith('.') or kind_by_name(name) != 'FITS': continue
-        out.setdefault(_stem(name).lower(), os.path.join(folder, name))
-    return out
+    return {_stem(p).lower(): p for p in sorted((o.path for o in entries(folder) if o.kind == 'FITS'), reverse=True)}
 
 # %% ../../nbs/11_data.tiles.ipynb #76b9552f
 def _all_beside(image):
