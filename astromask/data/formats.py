@@ -10,11 +10,12 @@ __all__ = ['KINDS', 'Packed', 'ArrayLayout', 'Pasquet', 'MappedFile', 'ArrayFile
 
 # %% ../../nbs/09_data.formats.ipynb #e980dbd2
 import os, pickletools, re, warnings, zipfile
-from contextlib import contextmanager
+from contextlib import nullcontext
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 import h5py, numpy as np
-from fastcore.basics import patch
+from fastcore.basics import store_attr
 from numpy.lib import format as npy
 from ..core import DataError
 from .cutoutfile import CutoutFile
@@ -51,35 +52,31 @@ def _npy_arrays(path):
         head = _npy_header(f, path, 'array', os.path.getsize(path))
         return {'array': _mapped(path, f.tell(), *head)}
 
+# %% ../../nbs/09_data.formats.ipynb #6b3d90ce
+_most = 1<<30    # Bytes that are unpacked for one array
+
+def _check_size(path, info):
+    "Refuse to unpack what memory should not hold, or what is no real data"
+    what = f'{path}: `{info.filename}` is packed and would take {info.file_size/2**30:.1f} GiB of memory'
+    if info.file_size > _most: raise DataError(f'{what}: unpack it and save it again with numpy.savez')
+    ratio = info.file_size/max(1, info.compress_size)
+    if ratio > 200 and info.file_size > 1<<26:
+        raise DataError(f'{what}, {ratio:.0f} times its size: that is no real data')
+
 # %% ../../nbs/09_data.formats.ipynb #95cea312
 class Packed:
     "A compressed array of an .npz archive: unpacked as a whole, when it is needed"
-    held = None
     def __init__(self, path, info, shape, order, dtype):
-        self.path = path
-        self.name = info.filename
-        self.shape = shape
-        self.dtype = dtype
+        store_attr()
         self.ndim = len(shape)
-        self.size = info.file_size
-        self.ratio = info.file_size/max(1, info.compress_size)
     def __len__(self): return self.shape[0]
-    def __array__(self, dtype=None, copy=None): return self.all()
-    def __getitem__(self, i): return self.all()[i]
+    def __array__(self, dtype=None, copy=None): return self.held
+    def __getitem__(self, i): return self.held[i]
 
-# %% ../../nbs/09_data.formats.ipynb #63cb30fe
-_most = 1<<30    # Bytes that are unpacked for one array
-
-@patch
-def all(self:Packed):
-    "The whole array"
-    if self.held is not None: return self.held
-    what = f'{self.path}: `{self.name}` is packed and would take {self.size/2**30:.1f} GiB of memory'
-    if self.size > _most: raise DataError(f'{what}: unpack it and save it again with numpy.savez')
-    if self.ratio > 200 and self.size > 1<<26:
-        raise DataError(f'{what}, {self.ratio:.0f} times its size: that is no real data')
-    with zipfile.ZipFile(self.path) as z, z.open(self.name) as f: self.held = npy.read_array(f, allow_pickle=False)
-    return self.held
+    @cached_property
+    def held(self):
+        _check_size(self.path, self.info)
+        with zipfile.ZipFile(self.path) as z, z.open(self.info) as f: return npy.read_array(f, allow_pickle=False)
 
 # %% ../../nbs/09_data.formats.ipynb #2e9e84e7
 def _zip_start(path, info):
@@ -128,21 +125,17 @@ class Pasquet(ArrayLayout):
 
 # %% ../../nbs/09_data.formats.ipynb #18a867f5
 class MappedFile(CutoutFile):
-    "A file whose arrays are mapped into memory, once in each process"
-    _arrays = None
-    @contextmanager
-    def _open(self):
-        if self._arrays is None: self._arrays = self._load()
-        yield self._arrays
-    def __getstate__(self):
-        return {k: v for k,v in self.__dict__.items() if k != '_arrays'}  # A pickle would hold all pixels
+    "A file whose `arrays` are mapped into memory, once in each process"
+    def _open(self): return nullcontext(self.arrays)
+    def __getstate__(self): return {k: v for k,v in vars(self).items() if k != 'arrays'}  # it would hold all pixels
 
 # %% ../../nbs/09_data.formats.ipynb #3b9360b5
 class ArrayFile(MappedFile):
     "Cutouts in an .npy file, or in an .npz archive with columns beside them"
     @property
     def layouts(self): return Pasquet(),ArrayLayout()    # These remember what they found
-    def _load(self):
+    @cached_property
+    def arrays(self):
         arrays = (_npz_arrays if zipfile.is_zipfile(self.path) else _npy_arrays)(self.path)
         return arrays | {k: d[k] for d in arrays.values() if d.dtype.names and d.ndim == 1 for k in d.dtype.names}
 
@@ -165,9 +158,9 @@ def _check_pickle(path):
             raise DataError(f'{path} is no file that torch.save makes')
         for op,arg,_ in pickletools.genops(z.read(inside[0])):
             call = _calls(op, arg)
-            if call is None or _called.fullmatch(call): continue
-            raise DataError(f'{path} is refused: it would call {call!r} when loaded, but only tensors in '
-                            'a TensorDataset are read')
+            if call and not _called.fullmatch(call):
+                raise DataError(f'{path} is refused: it would call {call!r} when loaded, but only tensors in '
+                                'a TensorDataset are read')
 
 # %% ../../nbs/09_data.formats.ipynb #9d37412d
 def _tensors(path):
@@ -194,7 +187,8 @@ class AstroMAE(Layout):
 class TorchFile(MappedFile):
     "Cutouts in a pickled TensorDataset"
     layouts = [AstroMAE()]
-    def _load(self):
+    @cached_property
+    def arrays(self):
         image,*rest = _tensors(self.path)
         found = dict(image=image)
         for i,x in enumerate(rest):
@@ -205,32 +199,32 @@ class TorchFile(MappedFile):
         return found | ({f'mag_{b}': mags[:,i] for i,b in enumerate('ugriz')} if mags.shape[1:] == (5,) else {})
 
 # %% ../../nbs/09_data.formats.ipynb #8042b448
-# What reads files of a kind, as `file_format` calls it
-KINDS = {'HDF5': H5File, 'FITS': FitsSet, 'NumPy': ArrayFile}
+def _in_zip(path):
+    "What reads a zip archive, by the names in it"
+    with zipfile.ZipFile(path) as z: names = z.namelist()
+    if any(o.endswith('/data.pkl') for o in names): return TorchFile
+    if any(o.endswith('.npy') for o in names): return ArrayFile
+
+# What reads files of a kind, as `file_format` calls it: a class, or what finds the class by looking into the file
+KINDS = {'HDF5': H5File, 'FITS': FitsSet, 'NumPy': ArrayFile, 'zip': _in_zip}
 
 # %% ../../nbs/09_data.formats.ipynb #5473d634
 def file_kind(
     path, # A file
 )->type:  # The class that reads it
     "Which class reads a file, by its first bytes"
-    kind = file_format(path)
-    if kind in KINDS:
-        if hasattr(KINDS[kind], 'check'):
-            with damage(path): KINDS[kind].check(path)
-        return KINDS[kind]
-    if kind == 'zip':
-        with damage(path), zipfile.ZipFile(path) as z: names = z.namelist()
-        if any(o.endswith('/data.pkl') for o in names): return TorchFile
-        if any(o.endswith('.npy') for o in names): return ArrayFile
-    if kind == '' and h5py.is_hdf5(path): return H5File
-    raise not_cutouts(path, kind)
+    kind = file_format(path) or ('HDF5' if h5py.is_hdf5(path) else '')
+    found = KINDS.get(kind)
+    if found and not isinstance(found, type):
+        with damage(path): found = found(path)
+    if found is None: raise not_cutouts(path, kind)
+    return found
 
 # %% ../../nbs/09_data.formats.ipynb #3870a1b2
 def _as_model(p, model, look):
     "A file taken to be stored like `model`; None where there is no model, or where a look shows that it is not"
-    part = model.like(p) if model else None
-    if part is not None and look and not (h5py.is_hdf5(p) and part.matches()): return None
-    return part
+    part = model and model.like(p)
+    return part if part and (not look or h5py.is_hdf5(p) and part.matches()) else None
 
 # %% ../../nbs/09_data.formats.ipynb #b1584421
 def open_files(
@@ -248,14 +242,11 @@ def open_files(
     for suffix,some in groupby(paths, lambda p: kind_by_name(p) or Path(p).suffix):
         some = [str(p) for p in some]
         kind = file_kind(some[0])
-        if getattr(kind, 'many', False):
+        if kind.many:
             parts.append(kind(some, *how))
             continue
         for p in some:
-            part = _as_model(p, model, len(parts) < at_once)
-            if part is None:
-                kind = kind if p == some[0] else file_kind(p)
-                part = kind([p] if getattr(kind, 'many', False) else p, *how)
+            part = _as_model(p, model, len(parts) < at_once) or file_kind(p)(p, *how)
             if model is None and isinstance(part, H5File): model = part
             parts.append(part)
     return parts

@@ -86,6 +86,7 @@ class Layout:
     mask_means = 'bad'   # What its True says of a pixel: 'bad' or 'good'
     row_bands = None     # The array that names each row's bands, where they may differ
     last = False         # (N,H,W,C) instead of (N,C,H,W)? None: told by the shape
+    def __init__(self, **facts): vars(self).update(facts)    # Any of these
 
     def recognises(self, found, attrs): # `found`: name -> array, `attrs`: the file's attributes
         "Is this file of this kind?"

@@ -6,14 +6,14 @@ Docs: https://astromask.github.io/astromask/data.parquet.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'image_kind', 'ParquetRows', 'dense_array', 'parquet_columns', 'InParquet', 'ParquetPictures',
-           'struct_arrays', 'StructLayout', 'ListLayout', 'ParquetArrays', 'parquet_set']
+           'struct_arrays', 'ParquetArrays', 'parquet_kind']
 
 # %% ../../nbs/09_data.parquet.ipynb #2203d0a9
 import json, os
 from contextlib import contextmanager
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from astropy.table import Table
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from ..core import DataError, log
 from .cutoutfile import CutoutFile, MadeFile
 from .files import damage
@@ -21,7 +21,6 @@ from .formats import KINDS
 from .layouts import Layout
 from .pictures import PictureSet
 from .tables import read_table
-from ..files import check_file
 
 # %% ../../nbs/09_data.parquet.ipynb #e65d5794
 def _storage(t): return _storage(t.storage_type) if isinstance(t, pa.BaseExtensionType) else t
@@ -63,30 +62,28 @@ def _image_column(schema, path):
         there = ', '.join(f'{f.name} ({f.type})'[:40] for f in list(schema)[:20])
         raise DataError(f'{path} holds no images: its columns are {there}; a table of Parquet can '
                         'be a catalogue, not cutouts')
-    for some in ({k for k,v in kinds.items() if v == 'bands'}, [k for u in _usual for k in kinds if k.lower() == u],
-                 kinds):
-        if not some or some is kinds and len(some) > 1: continue
-        name = next(iter(some))
-        if len(kinds) > 1:
-            log.warning(f'{path}: images are taken from the column {name}; '
-                        f'{", ".join(k for k in kinds if k != name)} are left out')
-        return name,kinds[name]
-    raise DataError(f'{path} has several columns with images ({", ".join(kinds)}): write the one that is '
-                    'meant into a file of its own')
+    best = [k for k,v in kinds.items() if v == 'bands'] or [k for u in _usual for k in kinds if k.lower() == u]
+    if len(kinds) > 1 and not best:
+        raise DataError(f'{path} has several columns with images ({", ".join(kinds)}): write the one that is '
+                        'meant into a file of its own')
+    name = (best or [*kinds])[0]
+    if len(kinds) > 1:
+        log.warning(f'{path}: images are taken from the column {name}; '
+                    f'{", ".join(k for k in kinds if k != name)} are left out')
+    return name,kinds[name]
 
 # %% ../../nbs/09_data.parquet.ipynb #173f11a5
 class ParquetRows:
     "Rows of a column of Parquet, read forward in batches; going back begins anew"
     def __init__(self, path, column, batch=64):
-        self.path = path
-        self.column = column
-        self.batch = batch
+        store_attr()
         self.at = 0
         self.held = None
         self.batches = None
         with pq.ParquetFile(path) as f:
             self.groups = np.cumsum([0] + [f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)])
 
+    def __len__(self): return int(self.groups[-1])
     def __getstate__(self): return self.__dict__ | dict(at=0, held=None, batches=None, pid=None)
 
 # %% ../../nbs/09_data.parquet.ipynb #be9092ac
@@ -158,23 +155,22 @@ def parquet_columns(
 # %% ../../nbs/09_data.parquet.ipynb #deb32412
 class InParquet:
     "What is common to sets in a column of a Parquet file"
-    def _begin_column(self, path, column, schema, strict, given, batch=64):
-        "What is known before anything is read; the number of rows"
-        self._begin([path], strict, given)
-        self.column = column
-        self.schema = schema
-        self.stamp = self._stamp()
-        self.source = ParquetRows(self.path, column, batch)
-        return int(self.source.groups[-1])
-    def _row_ids(self, labels): return CutoutFile._row_ids(self, labels)
+    batch = 64    # Rows that are unpacked together
+    def _prepare(self, bands):
+        super()._prepare(bands)
+        with damage(self.path): self.schema = pq.read_schema(self.path)
+        self.column,self.how = _image_column(self.schema, self.path)
+        self.source = ParquetRows(self.path, self.column, self.batch)
     def _table(self): return parquet_columns(self.path, self.schema)
 
 # %% ../../nbs/09_data.parquet.ipynb #7276e1e1
 class ParquetPictures(InParquet, PictureSet):
     "A Parquet file with encoded images"
-    def __init__(self, path, column, schema, bands, survey, strict, given):
-        n = self._begin_column(path, column, schema, strict, given)
-        self._settle([f'row {i}' for i in range(n)], self._blobs(range(n)), bands, survey)
+    _row_ids = CutoutFile._row_ids
+    def _prepare(self, bands):
+        super()._prepare(bands)
+        n = len(self.source)
+        self._settle([f'row {i}' for i in range(n)], self._blobs(range(n)))
 
     def _blobs(self, rows):
         self._check_unchanged()
@@ -214,29 +210,20 @@ def struct_arrays(
     scales = {*parts['scale'].to_pylist()} if 'scale' in parts else set()
     return out | ({'scale': scales.pop()} if len(scales) == 1 else {})
 
-# %% ../../nbs/09_data.parquet.ipynb #f82b7922
-class StructLayout(Layout):
-    name = 'Multimodal Universe, Parquet'
-    what = 'for each row and band: `band`, `flux`, `ivar`, `mask`, `scale`'
-    images = 'image'
-    mask_means = 'good'
-
-# %% ../../nbs/09_data.parquet.ipynb #8222b23f
-class ListLayout(Layout):
-    name = 'lists in Parquet'
-    what = '(C,H,W), (H,W,C) or (H,W) numbers a row, bands named by the caller'
-    images = 'image'
-    last = None
-
 # %% ../../nbs/09_data.parquet.ipynb #d3f06bdb
+_struct_layout = Layout(name='Multimodal Universe, Parquet', images='image', mask_means='good',
+                        what='for each row and band: `band`, `flux`, `ivar`, `mask`, `scale`')
+_list_layout = Layout(name='lists in Parquet', images='image', last=None,
+                      what='(C,H,W), (H,W,C) or (H,W) numbers a row, bands named by the caller')
+
 class ParquetArrays(InParquet, MadeFile):
     "A Parquet file with images as lists of numbers"
-    def __init__(self, path, column, schema, bands, survey, strict, given):
-        self._begin_column(path, column, schema, strict, given, batch=8)
-        self.structs = image_kind(schema.field(column).type) == 'bands'
-        self.layouts = [StructLayout() if self.structs else ListLayout()]
-        with damage(self.path): self.first = self._first()
-        self._describe(self._arrays(), bands, survey)
+    batch = 8
+    def _prepare(self, bands):
+        super()._prepare(bands)
+        self.structs = self.how == 'bands'
+        self.layouts = [_struct_layout if self.structs else _list_layout]
+        self.first = self._first()
 
     def _list(self, f):
         return f,dict(pixel_scale=self.first.get('scale'), bands=self.first['band']) if self.structs else {}
@@ -258,19 +245,16 @@ def _row(self:ParquetArrays, i):
 @patch
 def _first(self:ParquetArrays):
     "The arrays of the first row that has an image"
-    n = int(self.source.groups[-1])
-    if not n: raise DataError(f'{self.path} has no rows')
-    for i in range(min(n, 100)):
-        row = self._row(i)
-        if row.get('image') is not None: return row
+    if not len(self.source): raise DataError(f'{self.path} has no rows')
+    for row in map(self._row, range(min(len(self.source), 100))):
+        if 'image' in row: return row
     raise DataError(f'{self.path}: none of the first rows of `{self.column}` holds an image')
 
 # %% ../../nbs/09_data.parquet.ipynb #61786cfe
 @patch
 def _kinds(self:ParquetArrays):
     "The arrays of the file"
-    n = int(self.source.groups[-1])
-    return {k: ((n,*v.shape),v.dtype) for k,v in self.first.items() if k in ('image','ivar','mask')}
+    return {k: ((len(self.source),*v.shape),v.dtype) for k,v in self.first.items() if k in ('image','ivar','mask')}
 
 # %% ../../nbs/09_data.parquet.ipynb #b104a7b6
 @patch
@@ -301,21 +285,11 @@ def _make(self:ParquetArrays, rows):
     return out
 
 # %% ../../nbs/09_data.parquet.ipynb #46749ffe
-def parquet_set(
-    path,          # The file
-    bands=None,    # As in `CutoutFile`
-    survey=None,   # As in `CutoutFile`
-    strict=True,   # As in `CutoutFile`
-    given=None,    # As in `CutoutFile`
-)->CutoutFile:     # `ParquetPictures` or `ParquetArrays`
-    "A Parquet file with images"
-    check_file(path)
-    with damage(path): schema = pq.read_schema(path)
-    column,kind = _image_column(schema, path)
-    return (ParquetPictures if kind == 'encoded' else ParquetArrays)(path, column, schema, bands, survey, strict, given)
+def parquet_kind(
+    path,     # A Parquet file; most of them are tables
+)->type:      # `ParquetPictures` or `ParquetArrays`
+    "Which class reads a Parquet file, by its column with images"
+    _,kind = _image_column(pq.read_schema(path), path)
+    return ParquetPictures if kind == 'encoded' else ParquetArrays
 
-# %% ../../nbs/09_data.parquet.ipynb #b84da811
-# Asked by `file_kind`: most Parquet files are tables
-parquet_set.check = lambda path: _image_column(pq.read_schema(path), path)
-
-KINDS |= {'Parquet': parquet_set}
+KINDS |= {'Parquet': parquet_kind}

@@ -59,11 +59,8 @@ def _in_blocks(images, k):
     "Images as arrays of about k rows"
     if not isinstance(images, Iterable) and not hasattr(images, 'shape'):
         raise InputError(f'Images are an array, Cutouts or blocks of them, not {type(images).__name__}')
-    if not hasattr(images, 'shape') and not isinstance(images, list): return images
-    if isinstance(images, list):
-        if images and np.ndim(images[0]) == 4: return images
-        images = np.asarray(images)
-    return (images[i:i+k] for i in range(0, len(images), k))
+    if isinstance(images, list) and not (images and np.ndim(images[0]) == 4): images = np.asarray(images)
+    return (images[i:i+k] for i in range(0, len(images), k)) if hasattr(images, 'shape') else images
 
 # %% ../../nbs/09_data.writing.ipynb #f26b24e4
 def _check_fits(x, y, what):
@@ -196,8 +193,8 @@ def _write_beside(f, sink, name, x, dtype, c, checksum):
     "Store what each pixel has beside its value"
     if x is None: return
     _write_pixels(f, sink, name, x, dtype, c, checksum)
-    if f[name].shape == f['cutouts'].shape: return
-    raise InputError(f'`{name}` has shape {f[name].shape}, but the images have {f["cutouts"].shape}')
+    if f[name].shape != f['cutouts'].shape:
+        raise InputError(f'`{name}` has shape {f[name].shape}, but the images have {f["cutouts"].shape}')
 
 # %% ../../nbs/09_data.writing.ipynb #5d10bca7
 def write_cutouts(
