@@ -6,10 +6,10 @@ Docs: https://astromask.github.io/astromask/core.html.md"""
 
 # %% auto #0
 __all__ = ['mix', 'check_seed', 'uniform', 'shuffled', 'size2d', 'git_commit', 'versions', 'world', 'rank', 'local_rank',
-           'utc_now', 'new_run_dir', 'RunDir']
+           'in_processes', 'utc_now', 'new_run_dir', 'RunDir']
 
 # %% ../nbs/00_core.ipynb #0b78069c
-import io, os, platform, subprocess, tempfile, zlib
+import io, os, platform, subprocess, tempfile, threading, time, zlib
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -124,6 +124,29 @@ def rank()->int: # 0 is the one that writes
 def local_rank()->int: # The number of its GPU
     "Which of those on this machine this is"
     return int(os.environ.get('LOCAL_RANK', 0)) if world() > 1 else 0
+
+# %% ../nbs/00_core.ipynb #fc372d73
+def _leave_with(parent):
+    "End this process when another one is gone: a thread waits for that"
+    def watch():
+        while os.getppid() == parent: time.sleep(0.5)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+# %% ../nbs/00_core.ipynb #d8552a69
+def in_processes(
+    do,              # What is done; of a module, by whose name the processes know it
+    jobs,            # A list of what it is done to
+    processes:int=0, # How many; 0: one for each core
+    ordered=True,    # Answers in the order of the jobs? Else as they come
+):                   # An iterator over the answers
+    "Do something to each of a list, in this process or in several"
+    from joblib import Parallel, cpu_count, delayed
+    n = min(processes or cpu_count(), len(jobs))
+    if n < 2: return map(do, jobs)
+    pool = Parallel(n, return_as='generator' if ordered else 'generator_unordered', max_nbytes=None,
+                    initializer=_leave_with, initargs=(os.getpid(),))
+    return pool(map(delayed(do), jobs))
 
 # %% ../nbs/00_core.ipynb #f74907f7
 def utc_now()->str: # Such as 20261121T093000Z

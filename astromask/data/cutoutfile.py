@@ -26,7 +26,7 @@ from ..surveys import band_names, get_survey
 from ..files import text_of, texts_of, check_file
 from ..resample import resampled
 from ..units import (ZERO_POINT_CARDS, Measure, conversion, flux_factor, header_photometry, scale_ratio,
-                             unit_name, unit_zero_point)
+                             stated_zero, unit_name, unit_zero_point)
 
 # %% ../../nbs/08_data.cutoutfile.ipynb #4cb4d84a
 def _infinite(x):
@@ -80,16 +80,6 @@ def _pixel_scale(file, given, path):
         log.warning(f'{path} says that its pixels are {file:g} arcsec wide, but you say {given:g}: yours is taken')
     return given or file
 
-# %% ../../nbs/08_data.cutoutfile.ipynb #8b9e7eca
-def _stated_zero(given, scale):
-    "The zero point that the caller states, by number or by a unit; None if neither"
-    zero = unit_zero_point(given.unit, scale and (scale/206264.80625)**2)
-    if given.zero_point is None: return zero
-    if zero is not None and abs(zero-given.zero_point) > .01:
-        raise InputError(f'You state the unit {given.unit}, whose zero point is {zero:g}, and a zero point of '
-                         f'{given.zero_point:g}: state one of them')
-    return given.zero_point
-
 # %% ../../nbs/08_data.cutoutfile.ipynb #8e86b29c
 def measure_of(
     file:Measure,  # What the file says
@@ -98,7 +88,7 @@ def measure_of(
 )->Measure:
     "What the pixels of a file are, by the caller's word or else by the file's"
     scale = _pixel_scale(file.pixel_scale, given.pixel_scale, path)
-    zero = _stated_zero(given, scale)
+    zero = stated_zero(given.unit, given.zero_point, scale and (scale/206264.80625)**2)
     if zero is None: return Measure(given.unit or file.unit, file.zero_point, scale)
     if file.zero_point is not None and abs(zero-file.zero_point) > 1e-3:
         log.warning(f'{path} says that one unit is {file.zero_point:g} mag AB, but you say {zero:g}: yours is taken')

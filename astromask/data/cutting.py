@@ -80,8 +80,8 @@ class Cut:
 @patch
 def has_ivar(self:Cut)->bool: # Can inverse variances be kept, and are they wanted?
     "Are there inverse variances to keep?"
-    if self.ivar is not None: return self.weights and self.ivar
-    return self.weights and (self.layout.variance_hdu is not None or bool(self.layout.invvar_file))
+    told = self.layout.variance_hdu is not None or bool(self.layout.invvar_file)
+    return self.weights and (told if self.ivar is None else self.ivar)
 
 # %% ../../nbs/12_data.cutting.ipynb #20ba1f26
 @patch

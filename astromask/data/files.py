@@ -323,8 +323,8 @@ def not_cutouts(
 )->DataError:    # To be raised
     "What to say of a file of a kind that holds no cutouts that are read"
     read = 'cutouts are read from HDF5, FITS, NumPy, PyTorch, JPEG, PNG, TIFF, WebDataset tar, Parquet, ASDF and Zarr'
-    what = 'of no kind that is known, or its beginning is damaged'
-    if kind: what = f'a file of kind {kind} ({WAYS_OUT.get(kind, _tell)})'
+    what = (f'a file of kind {kind} ({WAYS_OUT.get(kind, _tell)})' if kind else
+            'of no kind that is known, or its beginning is damaged')
     return DataError(f'{path} is {what}: {read}')
 
 # %% ../../nbs/07_data.files.ipynb #99f00ef4
@@ -342,8 +342,7 @@ def file_labels(
     labels = [_label(os.fspath(p)) for p in paths]
     for depth in range(1, 4):
         often = Counter(labels)
-        again = [i for i,k in enumerate(labels) if often[k] > 1]
-        if not again: break
-        for i in again:
-            labels[i] = '/'.join((*Path(paths[i]).absolute().parts[-1-depth:-1], _label(os.fspath(paths[i]))))
+        labels = [k if often[k] == 1 else
+                  '/'.join((*Path(p).absolute().parts[-1-depth:-1], _label(os.fspath(p))))
+                  for p,k in zip(paths, labels)]
     return labels

@@ -41,9 +41,6 @@ def fits_damage(
             warnings.simplefilter('ignore')   # astropy warns of each header that it repairs
             yield
     except AstroMaskError: raise
-    except FileNotFoundError: raise DataError(f'No such file: {path}') from None
-    except IsADirectoryError: raise DataError(f'{path} is a folder: give the files in it') from None
-    except PermissionError: raise DataError(f'{path} cannot be read: check its permissions') from None
     except MemoryError as e:
         raise DataError(f'{path} cannot be read: that takes more memory than there is ({e})') from e
     except Exception as e:
@@ -51,12 +48,9 @@ def fits_damage(
         raise DataError(f'{path} is damaged, truncated or not FITS ({why}): get the file again') from e
 
 # %% ../../nbs/07_data.fits.ipynb #3603dc04
-def _unpacked(path):
-    "A file as bytes, unpacked on the way where it is packed as a whole; and whether it is"
-    f = open(path, 'rb')
-    packer = PACKERS.get(kind_by_bytes(f.read(6)))
-    f.seek(0)
-    return (packer(f) if packer else f),packer is not None
+def _packer(path):
+    "What unpacks a file that is packed as a whole; None for any other"
+    with open(path, 'rb') as f: return PACKERS.get(kind_by_bytes(f.read(6)))
 
 # %% ../../nbs/07_data.fits.ipynb #423f0981
 _end = re.compile(rb'END {77}')
@@ -120,20 +114,23 @@ def _walk_headers(path, f, packed):
                     'files do): get the file again')
 
 # %% ../../nbs/07_data.fits.ipynb #020ebb92
+def _stamp(path):
+    "A file, and what changes when it does"
+    check_file(path)
+    s = os.stat(path)
+    return str(path),s.st_ino,s.st_size,s.st_mtime_ns
+
 @lru_cache(1<<14)
 def _check_once(path, *stamp):
-    f,packed = _unpacked(path)
-    with f: _walk_headers(path, f, packed)
+    packer = _packer(path)
+    with (packer or open)(path, 'rb') as f: _walk_headers(path, f, packer is not None)
 
 # %% ../../nbs/07_data.fits.ipynb #d1ddb7c4
 def check_fits(
     path, # A file
 ):
     "Refuse a FITS file whose headers never end, count what cannot be, or tell of more than there is"
-    check_file(path)
-    with fits_damage(path):
-        s = os.stat(path)
-        _check_once(str(path), s.st_ino, s.st_size, s.st_mtime_ns)
+    with fits_damage(path): _check_once(*_stamp(path))
 
 # %% ../../nbs/07_data.fits.ipynb #f535f99f
 @contextmanager
@@ -213,8 +210,13 @@ class Plane:
     version:int = 1     # EXTVER
     mask:'Plane' = None   # The mask that belongs to an image
     weight:'Plane' = None # The inverse variance, variance, error or weight that belongs to an image
+
     @property
     def where(self): return f'HDU {self.hdu} of {self.path}'
+
+    @property
+    def headers(self): # What speaks for it, its own first
+        return (self.header,) if self.header.get('INHERIT') is False else (self.header,self.primary)
 
 # %% ../../nbs/07_data.fits.ipynb #4eda897b
 @patch
@@ -222,7 +224,7 @@ def card(self:Plane,
     *names, # Keywords, the best one first
 ):          # The value of the first that has one; None where none has
     "What a header says: the plane's own, then the file's"
-    for h in (self.header,) if self.header.get('INHERIT') is False else (self.header,self.primary):
+    for h in self.headers:
         for k in names:
             v = h.get(k)
             if isinstance(v, str): v = v.strip()
@@ -248,11 +250,8 @@ def band_of(
     "The band of a plane by its cards"
     pupil = str(plane.card('PUPIL') or '')
     if re.fullmatch(r'F\d{3}[WMN]\d?', pupil): return pupil      # NIRCam's narrow filters are in the pupil wheel
-    for h in (plane.header,) if plane.header.get('INHERIT') is False else (plane.header,plane.primary):
-        for k in FILTER_CARDS:
-            band = _band_in(h[k]) if isinstance(h.get(k), str) else ''
-            if band: return band
-    return ''
+    told = (_band_in(h[k]) for h in plane.headers for k in FILTER_CARDS if isinstance(h.get(k), str))
+    return next(filter(None, told), '')
 
 # %% ../../nbs/07_data.fits.ipynb #870a93b7
 def plane_shape(
@@ -299,8 +298,7 @@ def _inherit_sky(h, primary, shape):
     if 'CTYPE1' in h or h is primary or h.get('INHERIT') is False or not _is_sky(primary): return h
     if primary.get('NAXIS', 0) and (primary.get('NAXIS2'),primary.get('NAXIS1')) != shape[-2:]: return h
     h = h.copy()
-    for k,v in card_values(primary):
-        if _sky_cards.fullmatch(k): h[k] = v
+    h.update({k: v for k,v in card_values(primary) if _sky_cards.fullmatch(k)})
     return h
 
 # %% ../../nbs/07_data.fits.ipynb #b5184fe1
@@ -309,10 +307,7 @@ def _as_plane(hdu, i, primary, path):
     h = _inherit_sky(hdu.header, primary, plane_shape(hdu))
     version = hdu.header.get('EXTVER', 1)
     kind,label = _told_kind(h)
-    if isinstance(version, str):
-        # grizli names the filter there
-        label = f'{label} {version.strip()}'.strip()
-        version = 1
+    if isinstance(version, str): label = f'{label} {version.strip()}'.strip()      # grizli names the filter there
     p = Plane(str(path), i, plane_shape(hdu), h, primary, kind=kind, label=label,
               name=str(h.get('EXTNAME', '')).strip(),
               version=version if isinstance(version, int) else 1)
@@ -562,8 +557,7 @@ def _area_by_wcs(plane):
 @patch
 def photometry(self:Plane): # `Photometry`
     "What the pixels are"
-    primary = None if self.header.get('INHERIT') is False else self.primary
-    try: return header_photometry(self.header, primary, _area_by_wcs(self))
+    try: return header_photometry(*self.headers, pixel_area=_area_by_wcs(self))
     except DataError as e: raise DataError(f'{self.where}: {e}') from e
 
 # %% ../../nbs/07_data.fits.ipynb #55792faa
@@ -603,10 +597,8 @@ def _wcs_position(plane):
     "Longitude, latitude and frame (None: ICRS) of the middle of an image; None without a WCS"
     if not _is_sky(plane.header) or impossible_wcs(plane.header): return None
     rows,columns = plane.shape[-2:]
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with fits_damage(plane.path):
         w = _wcs_of(plane)
-        if not w.has_celestial: return None
         lon,lat = (float(o[0]) for o in _lon_lat(w, (columns-1)/2, (rows-1)/2))
         frame = sky_frame(w)
     return lon,lat,None if isinstance(frame, ICRS) else frame
@@ -648,10 +640,7 @@ def _look(path, *stamp):
         return planes,image_planes(planes, path),f'it has {"; ".join(names)}'
 
 # %% ../../nbs/07_data.fits.ipynb #f1b4dc4e
-def _looked(path):
-    check_fits(path)
-    s = os.stat(path)
-    return _look(str(path), s.st_ino, s.st_size, s.st_mtime_ns)
+def _looked(path): return _look(*_stamp(path))
 
 # %% ../../nbs/07_data.fits.ipynb #9c65ec94
 def open_planes(
@@ -692,15 +681,13 @@ def _is_unsigned(x, scale, zero):
 def hdu_bits(
     hdu,         # An image HDU of a file that was opened with `do_not_scale_image_data`
     where,       # For messages
-    exact=False, # As unsigned integers of the same size where they are so? Else as int64
 ):               # Its shape without leading ones; an integer type
     "The values of an HDU as bit patterns; whole numbers that were stored as floats are taken, NaN as all bits"
     x = hdu.data.reshape(plane_shape(hdu))
     scale,zero = _scale_of(hdu)
     if _is_unsigned(x, scale, zero):
         unsigned = np.dtype(x.dtype.str.replace('i','u'))
-        if exact or x.dtype.itemsize == 8: return x.view(unsigned) ^ unsigned.type(int(zero))
-        return x.astype(np.int64) + int(zero)
+        return x.view(unsigned) ^ unsigned.type(int(zero))
     if x.dtype.kind in 'iub' and (zero,scale) == (0,1): return x
     y = x*np.float64(scale) + zero
     known = np.isfinite(y)
@@ -733,7 +720,7 @@ def hdu_pixels(
         y = x if (scale,zero) == (1,0) else x*np.float64(scale) + zero
         return _from_asinh(y, h) if 'BSOFTEN' in h else y
     if whole and blank is None and scale == 1 and zero in (0, 1 << (8*x.dtype.itemsize-1)):
-        return hdu_bits(hdu, '', exact=True)
+        return hdu_bits(hdu, '')
     y = x.astype(np.float32 if x.dtype.itemsize < 4 and (scale,zero) == (1,0) else np.float64)*scale + zero
     if blank is not None: y[x == blank] = np.nan
     if 'BSOFTEN' in h: return _from_asinh(y, h)
@@ -762,9 +749,7 @@ def check_sum(self:Plane)->bool: # False if the pixels are not those of the head
     "Compare the pixels with the header's `DATASUM`, if it has one; warn where they differ"
     told = str(self.header.get('DATASUM', '')).strip()
     if not told.isdecimal(): return True
-    with _open_hdu(self) as hdu:
-        if isinstance(hdu, fits.CompImageHDU): return True
-        same = bool(hdu.verify_datasum())
+    with _open_hdu(self) as hdu: same = isinstance(hdu, fits.CompImageHDU) or bool(hdu.verify_datasum())
     if not same:
         log.warning(f'{self.where}: its pixels do not have the checksum of its header; the file was damaged on its '
                     'way, or changed without a new checksum: compare it with the archive')
@@ -820,11 +805,11 @@ def _hides(name, band):
 def _instrument(plane):
     "The table of an instrument whose masks do not name their bits, or None"
     said = ' '.join(str(plane.card(k) or '') for k in ('TELESCOP','INSTRUME','OBSERVAT','IMAGETYP')).upper()
-    if 'DECAM' in said and plane.card('PLVER'): return 'DECAM'
-    if plane.card('DES_EXT','DESFNAME'): return 'DES'
-    if 'MASKBITS' in said or plane.name.upper() == 'MASKBITS': return 'LEGACY'
-    found = next((k for k in ('JWST','EUCLID','HST','GEMINI') if k in said), None)
-    return 'WFC3_IR' if found == 'HST' and 'WFC3' in said and plane.card('DETECTOR') == 'IR' else found
+    is_it = dict(DECAM='DECAM' in said and plane.card('PLVER'), DES=plane.card('DES_EXT','DESFNAME'),
+                 LEGACY='MASKBITS' in said or plane.name.upper() == 'MASKBITS', JWST='JWST' in said,
+                 EUCLID='EUCLID' in said, WFC3_IR='HST' in said and 'WFC3' in said and plane.card('DETECTOR') == 'IR',
+                 HST='HST' in said, GEMINI='GEMINI' in said)
+    return next((k for k,yes in is_it.items() if yes), None)
 
 # %% ../../nbs/07_data.fits.ipynb #d800dbd6
 def _named_rule(named, band):
@@ -862,25 +847,17 @@ def bad_pixels(
 
 # %% ../../nbs/07_data.fits.ipynb #81c89c78
 def bad_bits(
-    plane,       # The mask's `Plane`
-    wanted=(),   # Names or numbers of bits; unknown ones are an error
-    usual=(),    # Names of bits that are taken where they are known
-    known=None,  # Name -> number, for files whose header does not tell
-):               # A number to be compared with the mask by `&`; None means any bit
-    "Which bits of a mask make a pixel bad"
-    told = plane_bits(plane.header)
-    named = {k.upper(): v for k,v in {**(known or {}), **told}.items()}
-    if usual and not named:
-        raise DataError(f'{plane.where} does not name its mask planes (no MP_ or MBIT_ keywords): '
-                        'give the bits by number, '
-                        'or leave masks out')
-    bits = {named[b] for b in usual if b in named}
-    for b in map(str, wanted):
-        if not b.isdecimal() and b.upper() not in named:
-            raise InputError(f'{plane.where} has no mask plane {b!r}; it has {", ".join(named) or "none by name"}')
-        bits.add(int(b) if b.isdecimal() else named[b.upper()])
+    plane,  # The mask's `Plane`
+    wanted, # Names or numbers of bits
+):          # A number to be compared with the mask by `&`
+    "The bits of a mask that the caller names"
+    named = {k.upper(): v for k,v in plane_bits(plane.header).items()}
+    unknown = [b for b in map(str, wanted) if not b.isdecimal() and b.upper() not in named]
+    if unknown:
+        raise InputError(f'{plane.where} has no mask plane {unknown[0]!r}; it has {", ".join(named) or "none by name"}')
+    bits = {int(b) if b.isdecimal() else named[b.upper()] for b in map(str, wanted)}
     if any(b > 63 for b in bits): raise InputError(f'A mask has bits 0 to 63, not {max(bits)}')
-    return sum(1 << b for b in bits) if bits or named else None
+    return sum(1 << b for b in bits)
 
 # %% ../../nbs/07_data.fits.ipynb #81c47d9d
 def inverse_variance(

@@ -6,22 +6,22 @@ Docs: https://astromask.github.io/astromask/data.ingest.html.md"""
 
 # %% auto #0
 __all__ = ['Job', 'Plan', 'plan_catalog', 'plan_grid', 'plan_pixels', 'BandFiles', 'complete', 'part_key', 'part_paths',
-           'cut_job', 'cut_in_worker', 'choose', 'file_photometry', 'assume_survey', 'bring_together', 'scaled_measure',
-           'half_power', 'is_inverse_variance', 'look_at_pixels', 'Headers', 'settle_weights', 'ingest']
+           'cut_job', 'choose', 'file_photometry', 'assume_survey', 'bring_together', 'scaled_measure', 'half_power',
+           'is_inverse_variance', 'look_at_pixels', 'Headers', 'settle_weights', 'ingest']
 
 # %% ../../nbs/12_data.ingest.ipynb #b40f3cab
-import astromask, json, os, shutil, threading, time
+import astromask, json, os, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
 from scipy.spatial import cKDTree
-from ..core import DataError, InputError, log, progress
+from ..core import DataError, InputError, in_processes, log, progress
 from .cutouts import Cutouts
-from .fits import power_of_two, scaled_unit
+from .fits import inverse_variance, power_of_two, scaled_unit
 from .columns import counts_from_one, find_column, numbers
 from .tables import read_catalog, read_table
 from .cutting import Cut, OpenTile, pixel_shift, rule_of
@@ -29,7 +29,7 @@ from .tiles import Tile, files_beside, find_tiles, open_band
 from ..files import digest, locked, storage_errors, write_atomic
 from ..sky import on_sphere
 from ..surveys import band_names, get_survey
-from ..units import Photometry, flux_factor, unit_name, unit_zero_point
+from ..units import Photometry, flux_factor, stated_zero, unit_name, unit_zero_point
 
 # %% ../../nbs/12_data.ingest.ipynb #623a608c
 @dataclass
@@ -116,9 +116,8 @@ def plan_grid(
         y,x = (o.ravel() for o in np.meshgrid(*(_starts(k, size, step) for k in plane.shape), indexing='ij'))
         rows = np.arange(len(ids), len(ids)+len(x))
         ids += [f'{tile.name}:{a},{b}' for a,b in zip(x, y)]
-        x = x+(size-1)/2
-        y = y+(size-1)/2
-        jobs.append(Job(tile, plane.shape, rows, *_sky_of(plane, x, y), x, y))
+        middles = x+(size-1)/2,y+(size-1)/2
+        jobs.append(Job(tile, plane.shape, rows, *_sky_of(plane, *middles), *middles))
     return Plan(jobs, Table(dict(id=ids, **{k: np.concatenate([getattr(j, k) for j in jobs]) for k in ('ra','dec')})))
 
 # %% ../../nbs/12_data.ingest.ipynb #231abced
@@ -131,9 +130,8 @@ def plan_pixels(
 )->Plan:     # With one job, or none if no object is on the tile
     "Which objects are on a tile, by their pixels"
     on = np.flatnonzero(_inside(x, y, plane.shape) > 0)     # NaN compares as False
-    x = x[on]
-    y = y[on]
-    return Plan([Job(tile, plane.shape, on, *_sky_of(plane, x, y), x, y)] if len(on) else [], catalog)
+    at = x[on],y[on]
+    return Plan([Job(tile, plane.shape, on, *_sky_of(plane, *at), *at)] if len(on) else [], catalog)
 
 # %% ../../nbs/12_data.ingest.ipynb #a05dcd2d
 class BandFiles:
@@ -251,10 +249,8 @@ _VERSION = 3   # Another number makes old parts useless: change it when cutting 
 
 def _all_files(tile):
     "The files that a tile's cutouts depend on"
-    for _,image in sorted(tile.files.items()):
-        path = os.fspath(image)
-        yield path
-        for some in files_beside(path).values(): yield from (p for _,p in some)
+    images = [os.fspath(image) for _,image in sorted(tile.files.items())]
+    return images + [p for image in images for some in files_beside(image).values() for _,p in some]
 
 # %% ../../nbs/12_data.ingest.ipynb #fe826364
 def part_key(
@@ -279,12 +275,6 @@ def part_paths(
     key = part_key(job, how)
     return [(Path(parts)/f'{key}-{i//k:04d}',slice(i, min(i+k, len(job.rows)))) for i in range(0, len(job.rows), k)]
 
-# %% ../../nbs/12_data.ingest.ipynb #d44a7891
-def _part_is_whole(path, rows, how):
-    "Is a part there, and as long as it must be?"
-    try: return os.path.getsize(path) == (rows.stop-rows.start)*how.dtype().itemsize
-    except OSError: return False
-
 # %% ../../nbs/12_data.ingest.ipynb #193103a4
 def cut_job(
     job,   # `Job`
@@ -292,7 +282,7 @@ def cut_job(
     parts, # Folder of the parts
 )->int:    # Objects that were cut
     "Cut a job's objects, but for the parts that are there already"
-    todo = [(p,rows) for p,rows in part_paths(job, how, parts) if not _part_is_whole(p, rows, how)]
+    todo = [(p,rows) for p,rows in part_paths(job, how, parts) if not p.exists()]
     if not todo: return 0
     tile = OpenTile(job.tile, how, job.factors)
     for path,rows in todo:
@@ -301,33 +291,6 @@ def cut_job(
         write_atomic(path, records.tobytes())
     tile.say()
     return sum(rows.stop-rows.start for _,rows in todo)
-
-# %% ../../nbs/12_data.ingest.ipynb #dd174043
-def _leave_after(parent):
-    "End this process when another one is gone"
-    while os.getppid() == parent: time.sleep(0.5)
-    os._exit(1)
-
-# %% ../../nbs/12_data.ingest.ipynb #a9600643
-def cut_in_worker(
-    parent, # Number of the process that this one works for
-    *job,   # As `cut_job` takes it
-)->int:     # Objects that were cut
-    "`cut_job` in a worker process"
-    name = f'leaves after {parent}'
-    if not any(t.name == name for t in threading.enumerate()):
-        threading.Thread(target=_leave_after, args=(parent,), name=name, daemon=True).start()
-    return cut_job(*job)
-
-# %% ../../nbs/12_data.ingest.ipynb #a6ab888f
-def _cut_all(jobs, how, parts, processes):
-    "Numbers of objects cut, tile by tile as they are done"
-    from joblib import Parallel, cpu_count, delayed
-    from astromask.data.ingest import cut_in_worker # by its module's name, which the worker processes know
-    processes = min(processes or cpu_count(), len(jobs))
-    if processes < 2: return (cut_job(j, how, parts) for j in jobs)
-    work = (delayed(cut_in_worker)(os.getpid(), j, how, parts) for j in jobs)
-    return Parallel(processes, return_as='generator_unordered', max_nbytes=None)(work)
 
 # %% ../../nbs/12_data.ingest.ipynb #0c9010e7
 def _shown(i, job, how, parts):
@@ -362,17 +325,12 @@ def choose(
 # %% ../../nbs/12_data.ingest.ipynb #31461f26
 def _gather(chosen, jobs, how, parts, what, k=256):
     "Images or inverse variances of the chosen objects, in blocks"
-    opened = {}
+    opened = lru_cache(1000)(partial(np.memmap, dtype=how.dtype(), mode='r'))    # a process may map only so many files
     paths = [part_paths(j, how, parts) for j in jobs]
     per_part = max(1, _PART//how.dtype().itemsize)
     for i in progress(range(0, len(chosen), k), f'writing {what}s', unit='block'):
-        if len(opened) > 1000: opened.clear()   # a process may map only so many files
-        block = np.empty((min(k, len(chosen)-i),*how.dtype()[what].shape), np.float32)
-        for at,(j,place) in enumerate(zip(chosen['job'][i:i+k], chosen['place'][i:i+k])):
-            part,row = divmod(int(place), per_part)
-            if (j,part) not in opened: opened[j,part] = np.memmap(paths[j][part][0], how.dtype(), 'r')
-            block[at] = opened[j,part][what][row]
-        yield block
+        some = zip(chosen['job'][i:i+k], chosen['place'][i:i+k])
+        yield np.stack([opened(paths[j][place//per_part][0])[what][place % per_part] for j,place in some])
 
 # %% ../../nbs/12_data.ingest.ipynb #63509cc2
 def _found_catalog(chosen, plan):
@@ -404,12 +362,7 @@ def _write_file(plan, out, parts, min_bands, min_valid, dtype, overwrite):
 def _by_caller(plane, unit, zero_point):
     "The zero point that the caller states; None if the unit does not say"
     scale = plane.pixel_scale()
-    area = np.radians(scale/3600)**2 if scale else None
-    by_unit = unit_zero_point(unit, area, plane.card('PHOTPLAM')) if unit else None
-    if None not in (by_unit,zero_point) and abs(by_unit-zero_point) > 0.01:
-        raise InputError(f'One {unit} is {by_unit:.6g} mag AB, but the zero point is given as {zero_point:g}: '
-                         'give one of them')
-    return by_unit if zero_point is None else float(zero_point)
+    return stated_zero(unit, zero_point, np.radians(scale/3600)**2 if scale else None, plane.card('PHOTPLAM'))
 
 # %% ../../nbs/12_data.ingest.ipynb #f0f91575
 def _say_contradiction(own, zero, unit, plane):
@@ -438,8 +391,7 @@ def file_photometry(
 # %% ../../nbs/12_data.ingest.ipynb #1df24b1b
 def _tells_nothing(p, survey):
     "Is the zero point unknown, and may it be the survey's?"
-    if p.zero_point is not None: return False
-    return unit_zero_point(p.unit, 1., 5000.) is None or p.unit == survey.unit
+    return p.zero_point is None and (unit_zero_point(p.unit, 1., 5000.) is None or p.unit == survey.unit)
 
 # %% ../../nbs/12_data.ingest.ipynb #0b080860
 def assume_survey(
@@ -550,11 +502,9 @@ def look_at_pixels(
     with np.errstate(over='ignore', invalid='ignore'): flux = image*factor
     if plane.weight is None: return flux,None,False
     weight = _sampled(plane.weight)
-    kind = plane.weight.kind
-    if kind == 'weight' and not is_inverse_variance(image, weight): return flux,None,True
-    with np.errstate(all='ignore'):
-        ivar = 1/weight if kind == 'variance' else 1/weight/weight if kind == 'error' else weight
-        return flux,ivar/factor/factor,False
+    kind = 'ivar' if plane.weight.kind == 'weight' else plane.weight.kind
+    if kind != plane.weight.kind and not is_inverse_variance(image, weight): return flux,None,True
+    return flux,inverse_variance(weight, kind, factor, np.float64),False
 
 # %% ../../nbs/12_data.ingest.ipynb #0688059a
 @dataclass
@@ -586,15 +536,10 @@ def note(self:Headers,
 # %% ../../nbs/12_data.ingest.ipynb #6ec23fe9
 def _tile_planes(tile, how, headers, given):
     "Where each image of a tile is on the sky; those on the reference band's grid are its plane"
-    planes = {}
-    first = None
-    reference = how.reference_of(tile)
-    for b in sorted(tile.files, key=lambda b: b != reference):
-        image = tile.files[b]
-        p = open_band(image, b, how.layout, tile.name, how.roles, say=True)
-        headers.note(image, b, p, how, given)
-        first = first or p
-        planes[b] = first if p.shape == first.shape and pixel_shift(first, p) == (0,0) else p
+    planes = {b: open_band(image, b, how.layout, tile.name, how.roles, say=True) for b,image in tile.files.items()}
+    for b,p in planes.items(): headers.note(tile.files[b], b, p, how, given)
+    first = planes[how.reference_of(tile)]
+    planes = {b: first if p.shape == first.shape and pixel_shift(first, p) == (0,0) else p for b,p in planes.items()}
     for p in planes.values(): p.header = p.primary = p.mask = p.weight = None   # of ten thousand tiles, too much
     return planes
 
@@ -602,12 +547,8 @@ def _tile_planes(tile, how, headers, given):
 @contextmanager
 def _said_once():
     "Let the log say each thing once"
-    seen = set()
-    def is_new(record):
-        text = record.getMessage()
-        new = text not in seen
-        seen.add(text)
-        return new
+    seen = {}    # Text -> the record that said it first
+    def is_new(record): return seen.setdefault(record.getMessage(), record) is record
     log.addFilter(is_new)
     try: yield
     finally: log.removeFilter(is_new)
@@ -641,10 +582,9 @@ def say(self:Headers,
 def _look_at_band(headers, band, how, factors):
     "`look_at_pixels` of the first of some images of a band that holds anything at all"
     told = headers.told[band]
-    seen = look_at_pixels(headers.first[band], factors[told[0][0]])
-    for image,_ in told[1::-(-len(told)//8)]:          # chips and tiles at the edge may be empty
-        if (np.isfinite(seen[0]) & (seen[0] != 0)).any(): break
+    for image,_ in told[:1] + told[1::-(-len(told)//8)]:       # chips and tiles at the edge may be empty
         seen = look_at_pixels(open_band(image, band, how.layout, roles=how.roles), factors[image])
+        if (np.isfinite(seen[0]) & (seen[0] != 0)).any(): break
     return seen
 
 # %% ../../nbs/12_data.ingest.ipynb #4ccfef60
@@ -683,12 +623,12 @@ def settle_weights(
 # %% ../../nbs/12_data.ingest.ipynb #4ee1c663
 def _check_scales(found):
     "How wide pixels are; refuse tiles whose pixels differ in size, since cutouts of them would differ in scale"
-    scales = [p.scale() for _,p in found]
-    small = int(np.argmin(scales))
-    large = int(np.argmax(scales))
-    if scales[large] < 1.01*scales[small]: return scales[0]
-    raise DataError(f'{found[large][1].path} has pixels of {scales[large]:.4g}", but {found[small][1].path} of '
-                    f'{scales[small]:.4g}": ingest them apart, or give a pixel_scale to resample all to')
+    scales = sorted((p.scale(),p.path) for _,p in found)
+    small,fine = scales[0]
+    large,coarse = scales[-1]
+    if large < 1.01*small: return found[0][1].scale()
+    raise DataError(f'{coarse} has pixels of {large:.4g}", but {fine} of '
+                    f'{small:.4g}": ingest them apart, or give a pixel_scale to resample all to')
 
 # %% ../../nbs/12_data.ingest.ipynb #21a5f5dc
 def _own_scale(own, headers, how):
@@ -751,18 +691,17 @@ def _plan_objects(own, found, how, table, at, overlap):
     if table is None: return _plan_of_grid(own, found, how, overlap)
     plan = _plan_of_sky(own, found, how, table) if at is None else _plan_of_pixels(own, found, how, table, at)
     if plan.jobs: return plan
-    there = f'the first tile has {plane.shape[1]} columns and {plane.shape[0]} rows'
-    if at is None: there = f'the first tile is at {plane.to_sky(0, 0)[0].to_string()}'
-    raise DataError(f'None of the {len(table)} objects is on one of the {len(own)} tiles; {there}')
+    there = (f'is at {plane.to_sky(0, 0)[0].to_string()}' if at is None else
+             f'has {plane.shape[1]} columns and {plane.shape[0]} rows')
+    raise DataError(f'None of the {len(table)} objects is on one of the {len(own)} tiles; the first tile {there}')
 
 # %% ../../nbs/12_data.ingest.ipynb #21e65a43
 def _per_band(given, bands, what):
     "What the caller says of each band"
-    if given is None or given == '': return {}
-    if not isinstance(given, dict): return {b: given for b in bands}
+    if not isinstance(given, dict): return {} if given in (None,'') else dict.fromkeys(bands, given)
     strange = [b for b in given if b not in bands]
     if strange: raise InputError(f'A {what} is given for band {strange[0]!r}, but the bands are {",".join(bands)}')
-    return dict(given)
+    return given
 
 # %% ../../nbs/12_data.ingest.ipynb #0c6b0f0f
 def _multiply(jobs, factors):
@@ -786,8 +725,7 @@ def _plan(tiles, how, table, at, overlap, given, survey, dtype):
     _multiply(plan.jobs, {image: f*2.**k for image,f in factors.items()})
     if zero_point is not None and _per_area(unit) and _is_resampled(found, how): unit = unit_name(zero_point)
     unit,zero_point = scaled_measure(unit, zero_point, k)
-    first = {b: some[0][1] for b,some in told.items()}
-    said = {b: dict(unit=p.unit, zero_point=p.zero_point, by=p.source) for b,p in first.items()}
+    said = {b: dict(unit=p.unit, zero_point=p.zero_point, by=p.source) for b,((_,p),*_) in told.items()}
     return replace(plan, how=how, facts=dict(unit=unit, pixel_scale=scale, zero_point=zero_point, said=said))
 
 # %% ../../nbs/12_data.ingest.ipynb #d4c91304
@@ -820,8 +758,7 @@ def _on_sky(catalog, ra, dec):
 # %% ../../nbs/12_data.ingest.ipynb #2a32a259
 def _first_pixel(names, given):
     "What columns of pixel positions call the first pixel"
-    by_name = int(all(counts_from_one(k) for k in names))
-    first = by_name if given is None else given
+    first = int(all(counts_from_one(k) for k in names)) if given is None else given
     how = '' if given is not None else ' (by their names; --first-pixel says otherwise)'
     log.info(f'The columns {names[0]} and {names[1]} are taken to count pixels from {first}{how}')
     return first
@@ -865,8 +802,7 @@ def _carry_out(plan, out, processes, *what):
     parts = _parts_folder(out, plan)
     n = len(np.unique(np.concatenate([j.rows for j in plan.jobs])))
     with locked(parts, wait=2):
-        for old in parts.glob('.*.*'): old.unlink()   # what a killed process was writing
-        cut = _cut_all(plan.jobs, plan.how, parts, processes)
+        cut = in_processes(partial(cut_job, how=plan.how, parts=parts), plan.jobs, processes, ordered=False)
         for _ in progress(cut, f'cutting {n} objects', len(plan.jobs), unit='tile'): pass
         kept = _write_file(plan, out, parts, *what)
         shutil.rmtree(parts, ignore_errors=True)

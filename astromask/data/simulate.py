@@ -11,11 +11,11 @@ __all__ = ['simulator_version', 'measure', 'simulate_object', 'simulate_block', 
 # %% ../../nbs/11_data.simulate.ipynb #5ead3f0f
 import json, math, os, tempfile, time
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from zlib import crc32
 import numpy as np
-from ..core import InputError, local_rank, progress
+from ..core import InputError, in_processes, local_rank, progress
 from ..files import storage_errors, digest
 from ..imaging import add_flaws, add_noise, noise_variance, photons_per_unit
 from ..objects import Scene, Simulation, add_neighbours, recipes, simulation
@@ -151,13 +151,10 @@ def simulate_block(
 
 # %% ../../nbs/11_data.simulate.ipynb #783038bd
 def _blocks(n, sim, processes, ivar, size=64):
-    "Blocks in order, from this process or from a pool"
-    from joblib import Parallel, cpu_count, delayed
+    "Blocks in order, from this process or from several"
     from astromask.data.simulate import simulate_block   # by its module's name, which the worker processes know
     blocks = [range(i, min(i+size, n)) for i in range(0, n, size)]
-    processes = min(processes or cpu_count(), len(blocks))
-    if processes < 2: yield from (simulate_block(b, sim, ivar) for b in blocks)
-    else: yield from Parallel(processes, return_as='generator')(delayed(simulate_block)(b, sim, ivar) for b in blocks)
+    return in_processes(partial(simulate_block, sim=sim, ivar=ivar), blocks, processes)
 
 # %% ../../nbs/11_data.simulate.ipynb #17650861
 def _images(blocks, columns, scratch):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
-from fastcore.basics import patch
+from fastcore.basics import groupby, patch
 from scipy.spatial import cKDTree
 from ..core import DataError, InputError, log
 from .files import cutout_paths, entries, folders_below, kind_by_name, natural_key
@@ -256,16 +256,13 @@ def _plane_beside(image, role, say):
 # %% ../../nbs/11_data.tiles.ipynb #d91deaeb
 def _size(plane): return f'{plane.shape[-2]} x {plane.shape[-1]} pixels'
 
-def _of_another_image(plane, image, what):
-    "The error that says so"
-    return DataError(f'{plane.where} has {_size(plane)}, but the image of {image.path} has {_size(image)}: '
-                     f'the {what} belongs to another image')
-
 # %% ../../nbs/11_data.tiles.ipynb #38d41af9
 def _told_plane(image, hdu, what):
     "The plane in the HDU that the caller named"
     plane = open_plane(image.path, hdu, sky=False)
-    if plane.shape != image.shape: raise _of_another_image(plane, image, what)
+    if plane.shape != image.shape:
+        raise DataError(f'{plane.where} has {_size(plane)}, but the image of {image.path} has {_size(image)}: '
+                        f'the {what} belongs to another image')
     weight = plane.kind if plane.kind in (*_weights,'weight') else 'variance'
     return replace(plane, kind='mask' if what == 'mask' else weight)
 
@@ -411,9 +408,7 @@ def _registered(found):
 def _with_own_names(tiles):
     "Tiles whose names are told apart"
     names = Counter(t.name for t in tiles)
-    for i,t in enumerate(tiles):
-        if names[t.name] > 1: t.name = f'{t.name}-{i}'
-    return tiles
+    return [replace(t, name=f'{t.name}-{i}') if names[t.name] > 1 else t for i,t in enumerate(tiles)]
 
 # %% ../../nbs/11_data.tiles.ipynb #479b1d4d
 def _add_band(tiles, centres, band, planes, names, where):
@@ -461,9 +456,7 @@ def _matched(source, paths):
 # %% ../../nbs/11_data.tiles.ipynb #16f70fdc
 def _by_template(source, bands):
     "band -> files, from a path with {band} in it"
-    found = {}
-    for p,band in _matched(source, without_sisters(_fits_files(re.sub(r'\{\w+\}', '*', source)))):
-        found.setdefault(band, []).append(p)
+    found = groupby(_matched(source, without_sisters(_fits_files(re.sub(r'\{\w+\}', '*', source)))), 1, 0)
     if bands is None: return found
     own = {k: _own_band(k, bands) for k in found}
     return {b: found[k] for b in bands for k in found if own[k] == b}
