@@ -6,13 +6,14 @@ Docs: https://astromask.github.io/astromask/data.columns.html.md"""
 
 # %% auto #0
 __all__ = ['MISSING_WORDS', 'SENTINELS', 'NAMES', 'is_missing', 'plain_column', 'clean_column', 'text_numbers', 'one_a_row',
-           'numbers', 'texts', 'degrees', 'plain_name', 'rounded_ids', 'find_column', 'find_positions', 'first_columns',
-           'counts_from_one']
+           'numbers', 'is_known', 'texts', 'degrees', 'plain_name', 'column_named', 'free_name', 'rounded_ids',
+           'find_column', 'find_positions', 'first_columns', 'counts_from_one']
 
 # %% ../../nbs/07_data.columns.ipynb #eed46f0d
 import re
 from datetime import date, time
 from decimal import Decimal
+from itertools import chain, count
 from uuid import UUID
 import numpy as np
 from astropy import units as u
@@ -25,12 +26,6 @@ MISSING_WORDS = (        # Lower case; a cell that holds one of these holds noth
     '+nan', '-nan', 'masked', 'indef', '#n/a', '#na', '#null!', '#value!', '#ref!', '#div/0!', '#num!', '#name?',
     '1.#qnan', '1.#ind', '-1.#ind')
 
-# %% ../../nbs/07_data.columns.ipynb #a3483cb9
-def _lower(x):
-    "Text with small letters for the Latin capitals"
-    codes = np.ascontiguousarray(x).view(np.uint32)
-    return np.where((codes >= 65) & (codes <= 90), codes+32, codes).astype(np.uint32).view(x.dtype).reshape(x.shape)
-
 # %% ../../nbs/07_data.columns.ipynb #fe1ecea3
 def is_missing(
     x, # Array of text
@@ -40,7 +35,7 @@ def is_missing(
     out = np.zeros(x.shape, bool)
     most = max(map(len, MISSING_WORDS))
     short = np.strings.str_len(x) <= most
-    out[short] = np.isin(_lower(x[short].astype(f'U{most}')), MISSING_WORDS)
+    out[short] = np.isin(np.strings.lower(x[short].astype(f'U{most}')), MISSING_WORDS)
     return out
 
 # %% ../../nbs/07_data.columns.ipynb #f0b05420
@@ -105,15 +100,13 @@ def _from_lists(values, hidden):
     shapes = {o.shape for o in rows if o is not None}
     if len(shapes) != 1 or any(o is not None and o.dtype.kind not in 'biuf' for o in rows):
         return None,'lists that are not numbers of one length'
-    if any(hidden): rows = [np.full(next(iter(shapes)), np.nan) if o is None else o for o in rows]
-    return np.ma.array(np.stack(rows)),''
+    none = np.full(shapes.pop(), np.nan)
+    return np.ma.array(np.stack([none if o is None else o for o in rows])),''
 
 # %% ../../nbs/07_data.columns.ipynb #fd337d9e
 def _object_text(o):
     "An object as text"
-    if isinstance(o, bytes):
-        try: return o.decode()
-        except UnicodeDecodeError: return o.decode('latin-1')
+    if isinstance(o, bytes): return str(_decoded(np.array(o)))
     return o.isoformat() if isinstance(o, (date,time)) else str(o)
 
 # %% ../../nbs/07_data.columns.ipynb #0afec7d6
@@ -140,18 +133,11 @@ def _from_objects(x, hidden):
         return _clean_text(_object_texts(x, hidden), hidden)
     return None,f'{next(type(o).__name__ for o in known if not isinstance(o, str))} objects'
 
-# %% ../../nbs/07_data.columns.ipynb #1f2fe797
-def _as_objects(values):
-    "A list as an array of its objects: NumPy would make floats of 64-bit numbers"
-    out = np.empty(len(values), object)
-    for i,o in enumerate(values): out[i] = o
-    return out
-
 # %% ../../nbs/07_data.columns.ipynb #22141ed8
 def _as_column(col):
     "Any sequence of values as astropy's column; or None, and what it is instead"
     if hasattr(col, 'isot'): col = col.isot                                    # astropy's Time
-    if isinstance(col, (list,tuple)): col = _as_objects(col)
+    if isinstance(col, (list,tuple)): col = np.fromiter(col, object, len(col))  # else 64-bit numbers may become floats
     try: col = Table(dict(x=col))['x']
     except (TypeError,ValueError) as e: return None,f'no column ({e})'
     return (col,'') if isinstance(col, Column) else (None,f'{type(col).__name__} objects')
@@ -289,8 +275,14 @@ def numbers(
 def _is_known(x):
     "Which values of an array are there"
     if x.dtype.kind == 'U': return np.strings.str_len(x) > 0
-    if x.dtype.kind == 'f': return ~np.isnan(x)
-    return ~np.ma.getmaskarray(x)
+    return ~(np.isnan(x) if x.dtype.kind == 'f' else np.ma.getmaskarray(x))
+
+def is_known(
+    col,       # Any column
+)->np.ndarray: # (N,) or (N,n) bool
+    "Where a column says something"
+    x,_ = _cleaned(col)
+    return np.ones(len(col), bool) if x is None else _is_known(x)
 
 # %% ../../nbs/07_data.columns.ipynb #530a3a3e
 def _as_written(x):
@@ -396,6 +388,30 @@ def plain_name(
     "The name of a column without its dress"
     return re.sub(r'[\s.\-]+', '_', _bracket.sub('', str(name).strip().lstrip('#').strip())).lower()
 
+# %% ../../nbs/07_data.columns.ipynb #3d48f3ba
+def column_named(
+    t,         # Table, or dict of columns
+    name:str,  # As a caller gives it
+    where:str='The catalogue', # Which it is, for messages
+    role:str='', # What it shall hold, for messages
+)->str:        # As the table has it
+    "The column that is meant, or a sentence with those that there are"
+    names = list(map(str, t.keys()))
+    if name in names: return name
+    alike = [k for k in names if plain_name(k) == plain_name(name)]
+    if len(alike) == 1: return alike[0]
+    if alike: raise InputError(f'{name!r} may be the column {" or ".join(alike)}: write it as it is there')
+    what = f': name the one that holds {role} among' if role else '; it has'
+    raise InputError(f'{where} has no column {name!r}{what} {", ".join(names)}')
+
+# %% ../../nbs/07_data.columns.ipynb #338b2d99
+def free_name(
+    name:str, # That is wanted
+    taken,    # Names that are taken
+)->str:       # With _2, _3, ... behind it where it is taken
+    "A name for one more column"
+    return next(o for o in chain([name], (f'{name}_{k}' for k in count(2))) if o not in taken)
+
 # %% ../../nbs/07_data.columns.ipynb #1619c3a0
 NAMES = dict(              # Role -> names, the likeliest first; those of ra and dec in the same order
     id=('id','object_id','objectid','obj_id','targetid','target_id','source_id','sourceid','coadd_object_id',
@@ -437,10 +453,8 @@ def rounded_ids(
 )->np.ndarray: # (N,) bool
     "Which ids have lost digits"
     x = _single_values(col)
-    if x is None: return np.zeros(len(col), bool)
-    if x.dtype.kind == 'f': return np.abs(x) >= 2.**(np.finfo(x.dtype).nmant+1)
-    if x.dtype.kind != 'U': return np.zeros(len(x), bool)
-    if np.strings.find(x, '.').max(initial=-1) != 1: return np.zeros(len(x), bool)
+    if x is not None and x.dtype.kind == 'f': return np.abs(x) >= 2.**(np.finfo(x.dtype).nmant+1)
+    if x is None or x.dtype.kind != 'U' or np.strings.find(x, '.').max(initial=-1) != 1: return np.zeros(len(col), bool)
     return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()])
 
 # %% ../../nbs/07_data.columns.ipynb #fe27b07d
@@ -457,20 +471,11 @@ def _is_count(t, name, x):
 def _usable(t, name, role):
     "Does a column hold something for this role?"
     x = _single_values(t[name])
-    if x is None: return False
-    if role in ('ra','dec'): return x.dtype.kind != 'b' and bool(np.isfinite(_angles(x, role)[0]).any())
-    if role in ('x','y'): return x.dtype.kind != 'b' and bool(np.isfinite(_values(x)[0]).any())
-    if role != 'id' or not _is_known(x).any(): return bool(_is_known(x).any())
-    return not (_is_count(t, name, x) and _repeats(x))
-
-# %% ../../nbs/07_data.columns.ipynb #3d48f3ba
-def _given_column(t, given, role, where):
-    "The column that a caller named, in any dress"
-    names = list(t.keys())
-    found = given if given in names else next((k for k in names if plain_name(k) == plain_name(given)), None)
-    if found is not None: return found
-    raise InputError(f'{where} has no column {given!r}: name the one that holds {role} among '
-                     f'{", ".join(map(str, names))}')
+    if x is None or not _is_known(x).any(): return False
+    if role in ('ra','dec','x','y'):
+        values,*_ = _angles(x, role) if role in ('ra','dec') else _values(x)
+        return x.dtype.kind != 'b' and bool(np.isfinite(values).any())
+    return role != 'id' or not (_is_count(t, name, x) and _repeats(x))
 
 # %% ../../nbs/07_data.columns.ipynb #afb15103
 def _is_text(col): return np.asarray(col).dtype.kind in "USO"
@@ -482,7 +487,7 @@ def find_column(
     where:str='The table', # Which it is, for messages
 ):                 # Its name, None if there is none
     "The column that holds something for a role"
-    if given: return _given_column(t, given, role, where)
+    if given: return column_named(t, given, where, role)
     lower = {plain_name(k): k for k in reversed(list(t.keys()))}
     some = [lower[o] for o in NAMES[role] if o in lower]
     if role in ('ra','dec'): some.sort(key=lambda k: _is_text(t[k]))           # numbers go before text
@@ -525,14 +530,13 @@ def _refuse_impossible(v, axis, name, where, strict):
 # %% ../../nbs/07_data.columns.ipynb #da0c4b0c
 def _of_axis(t, name, axis, where, strict):
     "The name of a column of positions, and what `_known_angles` says of it; None and NaN where it is none"
-    n = len(next(iter(t.values()), ()))
-    none = None,np.full(n, np.nan),np.zeros(n, bool),np.zeros(n, bool)
-    if name is None: return none
-    try: return name,*_known_angles(t, name, axis, where)
+    try:
+        if name is not None: return name,*_known_angles(t, name, axis, where)
     except DataError as e:
         if strict: raise
         log.warning(f'{e}; these positions are unknown')
-        return none
+    n = len(next(iter(t.values()), ()))
+    return None,np.full(n, np.nan),np.zeros(n, bool),np.zeros(n, bool)
 
 # %% ../../nbs/07_data.columns.ipynb #c7b71dda
 def _say_radians(t, name, x, y, where):
@@ -576,11 +580,6 @@ def _say_lost_digits(t, own, where):
                     f'{texts(t[own])[lost.argmax()]}, have lost digits: they were floats or went through a spreadsheet')
 
 # %% ../../nbs/07_data.columns.ipynb #1d831183
-def _is_empty(col):
-    "Does a column with one value a row hold none at all?"
-    x = _single_values(col)
-    return x is not None and not _is_known(x).any()
-
 def _object_ids(t, own, rows):
     "What to call each object: its own id, else its file and row"
     mine = texts(t[own]) if own is not None else np.asarray(rows()).astype(str)
@@ -602,7 +601,7 @@ def first_columns(
     ids = _object_ids(t, own, rows)
     if not len(t.keys()): x = y = np.full(len(ids), np.nan)
     used = {k for k in (own,a,d) if k is not None and (k != own or plain_name(k) == 'id')}
-    used |= {k for k in ('id','ra','dec') if k in t.keys() and _is_empty(t[k])}
+    used |= {k for k in ('id','ra','dec') if k in t.keys() and not is_known(t[k]).any()}
     return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg'))),used
 
 # %% ../../nbs/07_data.columns.ipynb #fdf058f2

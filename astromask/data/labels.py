@@ -6,33 +6,21 @@ Docs: https://astromask.github.io/astromask/data.labels.html.md"""
 
 # %% auto #0
 __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BANDS', 'ERROR_WORDS', 'KINDS_OF_MAGNITUDE',
-           'column_named', 'Found', 'say_once', 'impossible_redshifts', 'redshift_columns', 'find_redshifts',
-           'redshifts', 'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'unknown_values',
-           'choose_classes', 'galaxies', 'Measured', 'measured_columns', 'like_magnitudes', 'find_magnitudes',
-           'read_magnitudes', 'magnitudes', 'catalog_magnitudes', 'catalog_features', 'match_ids']
+           'Found', 'say_once', 'impossible_redshifts', 'redshift_columns', 'find_redshifts', 'redshifts',
+           'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'unknown_values', 'choose_classes',
+           'galaxies', 'Measured', 'measured_columns', 'like_magnitudes', 'find_magnitudes', 'read_magnitudes',
+           'magnitudes', 'catalog_magnitudes', 'catalog_features', 'match_ids']
 
 # %% ../../nbs/07_data.labels.ipynb #4fdb9bd0
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import numpy as np
 from astropy.table import Table
 from ..core import InputError, log
-from .columns import (NAMES, SENTINELS, is_missing, numbers, one_a_row, plain_name, rounded_ids,
-                                    text_numbers, texts)
+from .columns import (NAMES, SENTINELS, column_named, is_known, is_missing, numbers, one_a_row,
+                                    plain_name, rounded_ids, text_numbers, texts)
 from ..surveys import band_wavelength
-
-# %% ../../nbs/07_data.labels.ipynb #0afcbbbc
-def column_named(
-    catalog,  # Table
-    name:str, # As a caller gives it
-)->str:       # As the catalogue has it
-    "The column that is meant, or a sentence with those that there are"
-    if name in catalog.colnames: return name
-    alike = [k for k in catalog.colnames if plain_name(k) == plain_name(name)]
-    if len(alike) == 1: return alike[0]
-    if alike: raise InputError(f'{name!r} may be the column {" or ".join(alike)}: write it as the catalogue does')
-    raise InputError(f'The catalogue has no column {name!r}; it has {", ".join(catalog.colnames)}')
 
 # %% ../../nbs/07_data.labels.ipynb #45f27fa3
 @dataclass(frozen=True)
@@ -43,6 +31,9 @@ class Found:
     names:tuple = ()     # Of the classes
     kind:str = 'unknown' # Of the redshifts: spectroscopic | photometric | simulated | unknown
     remarks:tuple = ()   # Sentences: what is odd, what was looked at and not used
+
+    @property
+    def known(self): return self.values > -1   # (N,) bool
 
 # %% ../../nbs/07_data.labels.ipynb #1c162b04
 _said = set()
@@ -64,22 +55,38 @@ def _counted(values, most=4):
     return text + (f' and {len(counts)-most} others' if len(counts) > most else '')
 
 def _put_aside(bad, n, name, why='count as unknown'):
-    return f'{len(bad)} of {n} values of `{name}` {why}: {_counted(bad)}'
+    return (f'{len(bad)} of {n} values of `{name}` {why}: {_counted(bad)}',) if len(bad) else ()
 
 # %% ../../nbs/07_data.labels.ipynb #8141cb48
 def _numbers_of(col, name):
-    "(N,) float64, NaN where missing, and what is to be said; or None and why there are none"
+    "(N,) float64, NaN where missing, and what is to be said; InputError where there are none"
     col = one_a_row(col)
     if col.ndim != 1:
-        return None,f'the column `{name}` has {"x".join(map(str, col.shape[1:]))} values for each object, not one'
-    if col.dtype.kind in 'biuf': return numbers(col),''
+        many = 'x'.join(map(str, col.shape[1:]))
+        raise InputError(f'the column `{name}` has {many} values for each object, not one')
+    if col.dtype.kind in 'biuf': return numbers(col),()
     words,back = np.unique(texts(col), return_inverse=True)
     values = text_numbers(words)
-    odd = np.isnan(values) & (words != '')
-    if not odd.any(): return values[back],''
-    example = repr(str(words[odd][0]))
-    if odd.sum() > (words != '').sum()/2: return None,f'the column `{name}` is text, such as {example}'
-    return values[back],f'the column `{name}` has texts that are no numbers, such as {example}: they count as unknown'
+    odd = words[np.isnan(values) & (words != '')].tolist()
+    if len(odd) > (words != '').sum()/2: raise InputError(f'the column `{name}` is text, such as {odd[0]!r}')
+    return values[back],tuple(f'the column `{name}` has texts that are no numbers, such as {o!r}: they count as unknown'
+                              for o in odd[:1])
+
+# %% ../../nbs/07_data.labels.ipynb #c6c053ba
+def _capital(e): return str(e)[0].upper() + str(e)[1:]
+
+def _first_found(catalog, column, names, remarks, read, unknown):
+    "What the first column says that says something, as `read` gives it, and remarks on all that were looked at"
+    for k in [column_named(catalog, column)] if column else names:
+        try: found = read(catalog, k, bool(column))
+        except InputError as e:
+            if column: raise InputError(_capital(e)) from e
+            remarks += tuple(f'{o}: it is not used' for o in e.args)
+            continue
+        remarks += found.remarks
+        if found.known.any(): return replace(found, remarks=remarks)
+        if column: remarks = (*remarks, f'the column `{k}` holds nothing that is known')
+    return Found('', np.full(len(catalog), unknown), remarks=remarks)
 
 # %% ../../nbs/07_data.labels.ipynb #332b406e
 PLAUSIBLE_REDSHIFTS = -.1,20.
@@ -97,47 +104,28 @@ def impossible_redshifts(
     "Numbers that no galaxy has as a redshift: what they say is that it is not known"
     return _is_coded(z) | (z < PLAUSIBLE_REDSHIFTS[0]) | (z > PLAUSIBLE_REDSHIFTS[1])
 
-# %% ../../nbs/07_data.labels.ipynb #0130d172
-def _redshift_values(catalog, name):
-    "(N,) redshifts of a column and a remark; or None and why not"
-    z,why = _numbers_of(catalog[name], name)
-    unit = str(catalog[name].unit or '')
-    if z is None: return None,f'{why}, so its redshifts are not used'
-    if unit not in ('','1','redshift'):
-        return None,f'the column `{name}` is in {unit}, and a redshift has no unit: it is not used'
-    known = np.isfinite(z)
-    bad = impossible_redshifts(z)
-    if (bad & ~_is_coded(z)).sum() > (known & ~bad).sum():
-        return None,(f'the values of `{name}` run from {np.min(z[known]):g} to {np.max(z[known]):g}, and redshifts '
-                     'do not: it is not used')
-    if not bad.any(): return z,why
-    return np.where(bad, np.nan, z),_put_aside(z[bad], len(z), name, 'cannot be redshifts and count as unknown')
-
 # %% ../../nbs/07_data.labels.ipynb #d6aa77f2
 def _bands_beside(catalog, name):
     "Columns called by a band that make a column `z` or `Z` one more of them"
-    beside = [b for b in catalog.colnames if b in tuple('ugri' if name == 'z' else 'UGRI')]
-    if name.swapcase() in catalog.colnames: return beside
-    return beside + [b for b in catalog.colnames if b in tuple('UGRI' if name == 'z' else 'ugri')]
+    bands = 'ugri' if name == 'z' else 'UGRI'
+    if name.swapcase() not in catalog.colnames: bands += bands.swapcase()
+    return [b for b in catalog.colnames if b in tuple(bands)]
 
 # %% ../../nbs/07_data.labels.ipynb #8ee8ea43
 _spectral = {'zwarn','zwarning','spectype','zerr','z_err','e_z','zconf','z_conf','zqual','z_qual','z_quality','zq','nq',
              'zflag','z_flag'}
 
-def _unlike_redshift(catalog, name, z):
-    "Why a column `z` is no redshift; '' if it is one, None if it is a magnitude"
+def _check_like_redshift(catalog, name, z):
+    "Refuse a column `z` that may be no redshift; without a word where it is a magnitude"
     beside = _bands_beside(catalog, name)
     known = z[np.isfinite(z) & ~_is_coded(z)]
     large = len(known) > 0 and np.median(known) > 8
-    if beside and large: return None
-    if _spectral & {plain_name(k) for k in catalog.colnames}: return ''
-    told = f'if they are, say redshift={name}'
-    if beside:
-        return (f'`{name}` stands beside {", ".join(beside)} as a magnitude would, but its values are like redshifts: '
-                f'{told}')
-    if large: return f'`{name}` may hold redshifts or magnitudes, with a median of {np.median(known):g}: {told}'
-    whole = len(known) > 0 and (known % 1 == 0).all()
-    return f'`{name}` holds whole numbers only, which are hardly redshifts: {told}' if whole else ''
+    if beside and large: raise InputError
+    if _spectral & {plain_name(k) for k in catalog.colnames}: return
+    why = (f'stands beside {", ".join(beside)} as a magnitude would, but its values are like redshifts' if beside else
+           f'may hold redshifts or magnitudes, with a median of {np.median(known):g}' if large else
+           'holds whole numbers only, which are hardly redshifts' if len(known) and not (known % 1).any() else '')
+    if why: raise InputError(f'`{name}` {why} (if they are, say redshift={name})')
 
 # %% ../../nbs/07_data.labels.ipynb #06a8c175
 _redshift_words = re.compile(r'(^|_)(redshifts?|spec_?z|z_?spec|photo?_?z|z_?phot(o|om)?|zbest|z_best)(_|$)')
@@ -159,20 +147,16 @@ def redshift_columns(
 
 # %% ../../nbs/07_data.labels.ipynb #975748b9
 REDSHIFT_KINDS = dict(                                                  # Words in a name or description
-    simulated=r'true|truth|sim|simulated|mock|cosmo|cosmological|cos|zcos|ztrue|zsim|zcosmo',
-    spectroscopic=r'z?spec|specz|spectro|spectroscopic|zsp|grism|zgrism',
-    photometric=r'z?phot|photo|photoz|photz|photometric|zphoto?|phz|bpz|eazy|dnf|lephare|zpdf|zml|zb')
-_z_names = dict(z_b='photometric', z_peak='photometric', z_ml='photometric', z_cos='simulated', z_sp='spectroscopic')
+    simulated=r'true|truth|sim|simulated|mock|cosmo|cosmological|cos|zcos|ztrue|zsim|zcosmo|z_cos',
+    spectroscopic=r'z?spec|specz|spectro|spectroscopic|zsp|grism|zgrism|z_sp',
+    photometric=r'z?phot|photo|photoz|photz|photometric|zphoto?|phz|bpz|eazy|dnf|lephare|zpdf|zml|zb|z_b|z_peak|z_ml')
 
 # %% ../../nbs/07_data.labels.ipynb #1611342e
 def _kind_of(catalog, name):
     "What kind of redshifts a column holds, as far as it can be known"
-    p = plain_name(name)
-    if p in _z_names: return _z_names[p]
-    for text in (name, getattr(catalog[name], 'description', '')):
-        words = re.split(r'[^a-z0-9]+', str(text or '').lower())
+    for text in (plain_name(name), name.lower(), str(getattr(catalog[name], 'description', '')).lower()):
         for kind,pattern in REDSHIFT_KINDS.items():
-            if any(re.fullmatch(pattern, w) for w in words): return kind
+            if re.search(rf'(?<![a-z0-9])({pattern})(?![a-z0-9])', text): return kind
     beside = {plain_name(k) for k in catalog.colnames}
     spectra = beside & {'zwarn','zwarning','spectype'} or beside >= {'plate','mjd'} and beside & {'fiberid','fiber'}
     return 'spectroscopic' if spectra else 'unknown'
@@ -180,26 +164,32 @@ def _kind_of(catalog, name):
 # %% ../../nbs/07_data.labels.ipynb #c6968386
 def _doubted(catalog, name, z):
     "What the fit of the redshifts says of itself"
-    for k in catalog.colnames:
-        if plain_name(k) not in ('zwarn','zwarning'): continue
-        flag,_ = _numbers_of(catalog[k], k)
-        n = 0 if flag is None else int((np.isfinite(z) & np.isfinite(flag) & (flag != 0)).sum())
+    flags = [k for k in catalog.colnames if plain_name(k) in ('zwarn','zwarning')
+             and one_a_row(catalog[k]).ndim == 1]
+    for k in flags:
+        n = int((np.isfinite(z) & (np.nan_to_num(numbers(catalog[k])) != 0)).sum())
         if n:
             yield (f'{n} of {np.isfinite(z).sum()} redshifts of `{name}` have a {k} other than 0, which warns of the '
                    'fit: they are used all the same')
     zero = int((z == 0).sum())
     if zero > 1: yield f'{zero} redshifts of `{name}` are exactly 0: if that means unknown, write NaN'
 
-# %% ../../nbs/07_data.labels.ipynb #6193fd30
-def _redshifts_in(catalog, name, given):
-    "(N,) redshifts of a column, or None; and what is to be said about it"
-    raw,_ = _numbers_of(catalog[name], name)
-    if not given and plain_name(name) == 'z' and raw is not None:
-        why = _unlike_redshift(catalog, name, np.where(np.isin(raw, SENTINELS['redshift']), np.nan, raw))
-        if why != '': return None,why or ''
-    z,text = _redshift_values(catalog, name)
-    if z is None and given: raise InputError(text[0].upper()+text[1:])
-    return z,text
+# %% ../../nbs/07_data.labels.ipynb #0130d172
+def _redshifts_in(catalog, name, given=True):
+    "The redshifts of a column; InputError where it holds none"
+    z,said = _numbers_of(catalog[name], name)
+    if plain_name(name) == 'z' and not given: _check_like_redshift(catalog, name, z)
+    unit = str(catalog[name].unit or '')
+    if unit not in ('','1','redshift'):
+        raise InputError(f'the column `{name}` is in {unit}, and a redshift has no unit')
+    known = np.isfinite(z)
+    bad = impossible_redshifts(z)
+    if (bad & ~_is_coded(z)).sum() > (known & ~bad).sum():
+        raise InputError(f'the values of `{name}` run from {np.min(z[known]):g} to {np.max(z[known]):g}, and redshifts '
+                         'do not')
+    said += _put_aside(z[bad], len(z), name, 'cannot be redshifts and count as unknown')
+    z = np.where(bad, np.nan, z)
+    return Found(name, z, kind=_kind_of(catalog, name), remarks=(*said, *_doubted(catalog, name, z)))
 
 # %% ../../nbs/07_data.labels.ipynb #7148a121
 def find_redshifts(
@@ -207,14 +197,7 @@ def find_redshifts(
     column=None, # Where they are; None: the first of the usual columns that holds some
 )->Found:
     "How far each object is, from which column, and what was looked at and not used"
-    names,remarks = ([column_named(catalog, column)],()) if column else redshift_columns(catalog)
-    for k in names:
-        z,text = _redshifts_in(catalog, k, bool(column))
-        remarks = (*remarks, text) if text else remarks
-        if z is not None and np.isfinite(z).any():
-            return Found(k, z, kind=_kind_of(catalog, k), remarks=(*remarks, *_doubted(catalog, k, z)))
-    if column: remarks = (*remarks, f'the column `{names[0]}` holds no known redshift')
-    return Found('', np.full(len(catalog), np.nan), remarks=remarks)
+    return _first_found(catalog, column, *redshift_columns(catalog), _redshifts_in, np.nan)
 
 # %% ../../nbs/07_data.labels.ipynb #413b230a
 def redshifts(
@@ -246,23 +229,21 @@ def _says_nothing(words):
     return is_missing(words) | np.isin(np.strings.lower(np.strings.strip(words)), UNKNOWN_CLASSES)
 
 # %% ../../nbs/07_data.labels.ipynb #3511fb7b
-def _classes_of_text(col, name):
+def _classes_of_text(col, name, names=()):
     "Labels, names, and what is to be said"
     values,back = np.unique(texts(col), return_inverse=True)
     nothing = _says_nothing(values)
     labels = np.where(nothing, -1, np.cumsum(~nothing)-1)[back]
-    said = (nothing & (values != ''))[back]
-    text = _put_aside(values[back[said]], len(back), name) if said.any() else ''
-    return labels,tuple(map(str, values[~nothing])),text
+    said = _put_aside(values[back[(nothing & (values != ''))[back]]], len(back), name)
+    return labels,tuple(map(str, values[~nothing])),said
 
 # %% ../../nbs/07_data.labels.ipynb #18adc1a8
 def _placeholders(x):
     "(N,) bool: numbers that are no class, being negative, or 99 and the like far above all others"
     out = x < 0
-    ends = [99,999,9999] + ([np.iinfo(x.dtype).max] if x.dtype.kind == 'u' else [])
-    for end in ends:
+    for end in (99,999,9999,*([np.iinfo(x.dtype).max] if x.dtype.kind == 'u' else [])):
         others = x[~out & (x != end)]
-        if (x == end).any() and len(others) and others.max() < end/2: out |= x == end
+        if len(others) and others.max() < end/2: out |= x == end
     return out
 
 # %% ../../nbs/07_data.labels.ipynb #739b8ab3
@@ -273,53 +254,58 @@ def _by_value(x, known):
     labels[known] = found
     return labels,tuple(str(v) for v in values)
 
-# %% ../../nbs/07_data.labels.ipynb #9c9cf440
-def _why_no_classes(x, name):
-    "Why numbers are no classes; '' if they may be"
-    if (x % 1 != 0).any():
-        return (f'the column `{name}` holds numbers that are not whole, such as {x[x % 1 != 0][0]:g}, and a class is '
-                'a text or a whole number: it is not used')
-    if not (x >= 2**63).any(): return ''
-    return f'the column `{name}` holds numbers beyond 2**63, which are no classes: it is not used'
-
 # %% ../../nbs/07_data.labels.ipynb #0c4ea55a
-def _classes_of_numbers(col, name, names):
-    "Labels, names, and what is to be said; or None and why not"
+def _classes_of_numbers(col, name, names=()):
+    "Labels, names, and what is to be said"
     x = np.ma.getdata(col)
     known = ~np.ma.getmaskarray(np.ma.asarray(col)) & np.isfinite(x)
-    if x.dtype.kind == 'b': return *_by_value(x, known),''
-    why = _why_no_classes(x[known], name)
-    if why: return None,(),why
+    if x.dtype.kind == 'b': return *_by_value(x, known),()
+    parts = x[known & (x % 1 != 0)]
+    if len(parts):
+        raise InputError(f'the column `{name}` holds numbers that are not whole, such as {parts[0]:g}, and a class is '
+                         'a text or a whole number')
+    if (x[known] >= 2**63).any():
+        raise InputError(f'the column `{name}` holds numbers beyond 2**63, which are no classes')
     none = known & _placeholders(np.where(known, x, 0))
     known &= ~none
-    odd = none & (x != -1)
-    text = _put_aside(x[odd], len(x), name) if odd.any() else ''
+    said = _put_aside(x[none & (x != -1)], len(x), name)
     whole = np.where(known, x, -1).astype(np.int64)
-    if not len(names) > whole.max(initial=-1): return *_by_value(whole, known),text
-    return np.where(known & ~_says_nothing(names)[whole], whole, -1) if len(names) else whole,names,text
+    if not names or whole.max(initial=-1) >= len(names): return *_by_value(whole, known),said
+    return np.where(known & ~_says_nothing(names)[whole], whole, -1),names,said
 
 # %% ../../nbs/07_data.labels.ipynb #6e9736ca
-def _classes_of_places(col, name, names):
-    "Labels, names, and what is to be said of rows with one 1; or None and why not"
+def _classes_of_places(col, name, names=()):
+    "Labels, names, and what is to be said of rows with one 1"
     x = np.ma.filled(np.ma.asarray(col).astype(np.float64), np.nan)
-    empty = ~(x > 0).any(1)
     one = ((x == 0) | (x == 1)).all(1) & (x.sum(1) == 1)
-    if not one.any() or not (one | empty).all():
-        return None,(),(f'the column `{name}` has {x.shape[1]} values for each object that are not one 1 and zeros, '
-                        'and a class is one: it is not used (take argmax, if these are probabilities)')
-    if len(names) != x.shape[1]: names = tuple(map(str, range(x.shape[1])))
-    return np.where(one, x.argmax(1), -1),names,''
+    if not one.any() or (~one & (x > 0).any(1)).any():
+        raise InputError(f'the column `{name}` has {x.shape[1]} values for each object that are not one 1 and zeros, '
+                         'and a class is one (take argmax, if these are probabilities)')
+    return np.where(one, x.argmax(1), -1),names if len(names) == x.shape[1] else tuple(map(str, range(x.shape[1]))),()
+
+# %% ../../nbs/07_data.labels.ipynb #2f421e26
+def _alike_names(name, names):
+    "What is odd about the names of classes"
+    alike = [k for k,n in Counter(str(o).lower() for o in names).items() if n > 1]
+    if alike:
+        yield f'classes of `{name}` differ in capitals only: {", ".join(o for o in names if o.lower() == alike[0])}'
 
 # %% ../../nbs/07_data.labels.ipynb #553cfffe
-def _classes_in(catalog, name):
-    "Labels, names, and what is to be said; or None and why not"
+_classes_by_type = {(1,k): _classes_of_text for k in 'OSU'} | {(1,k): _classes_of_numbers for k in 'biuf'} | {
+                    (2,k): _classes_of_places for k in 'biuf'}
+
+def _classes_in(catalog, name, given=True):
+    "The classes of a column; InputError where it holds none"
     col = one_a_row(catalog[name])
-    names = tuple(map(str, col.meta.get('names', ())))
-    if col.ndim == 1 and col.dtype.kind in 'OSU': return _classes_of_text(col, name)
-    if col.ndim == 1 and col.dtype.kind in 'biuf': return _classes_of_numbers(col, name, names)
-    if col.ndim == 2 and col.dtype.kind in 'biuf': return _classes_of_places(col, name, names)
-    return None,(),(f'the column `{name}` is {col.dtype} of shape {col.shape}, and a class is one text or whole number '
-                    'for each object: it is not used')
+    read = _classes_by_type.get((col.ndim, col.dtype.kind))
+    if read is None:
+        raise InputError(f'the column `{name}` is {col.dtype} of shape {col.shape}, and a class is one text or whole '
+                         'number for each object')
+    labels,names,said = read(col, name, tuple(map(str, col.meta.get('names', ()))))
+    own = len(np.unique(labels[labels >= 0]))
+    if not given and own > max(20, (labels >= 0).sum()/2):
+        raise InputError(f'the column `{name}` has a value of its own for nearly every object, and a class is shared')
+    return Found(name, labels, names, remarks=(*said, *_alike_names(name, names)))
 
 # %% ../../nbs/07_data.labels.ipynb #494e5035
 _class_words = re.compile(r'(^|_)(class|classes|morphology)(_|$)')
@@ -337,39 +323,13 @@ def class_columns(
     more = [k for k,p in plain.items() if k not in found and _class_words.search(p) and not _no_class.search(p)]
     return found + more if len(more) == 1 else found
 
-# %% ../../nbs/07_data.labels.ipynb #7abb7077
-def _too_many(labels):
-    "Does nearly every object have a class of its own?"
-    n = len(np.unique(labels[labels >= 0]))
-    return n > max(20, (labels >= 0).sum()/2)
-
-# %% ../../nbs/07_data.labels.ipynb #2f421e26
-def _odd_names(name, labels, names):
-    "What is odd about the names of classes"
-    alike = [k for k,n in Counter(str(o).lower() for o in names).items() if n > 1]
-    if alike:
-        yield f'classes of `{name}` differ in capitals only: {", ".join(o for o in names if o.lower() == alike[0])}'
-
 # %% ../../nbs/07_data.labels.ipynb #0aa854b8
 def find_classes(
     catalog,     # Table
     column=None, # Where the classes are; None: the first of the usual columns that says something
 )->Found:
     "What each object is, from which column, and what was looked at and not used"
-    names = [column_named(catalog, column)] if column else class_columns(catalog)
-    remarks = ()
-    for k in names:
-        labels,classes,text = _classes_in(catalog, k)
-        if labels is None and column: raise InputError(text[0].upper()+text[1:])
-        if labels is not None and not column and _too_many(labels):
-            labels = None
-            text = (f'the column `{k}` has a value of its own for nearly every object, and a class is shared: '
-                    'it is not used')
-        remarks = (*remarks, text) if text else remarks
-        if labels is not None and (labels >= 0).any():
-            return Found(k, labels, classes, remarks=(*remarks, *_odd_names(k, labels, classes)))
-    if column: remarks = (*remarks, f'the column `{names[0]}` holds no known class')
-    return Found('', np.full(len(catalog), -1), remarks=remarks)
+    return _first_found(catalog, column, class_columns(catalog), (), _classes_in, -1)
 
 # %% ../../nbs/07_data.labels.ipynb #dd9337c1
 def class_labels(
@@ -387,11 +347,8 @@ def unknown_values(
     name:str, # What it is called
 )->np.ndarray: # (N,) bool
     "Where a column says nothing: masked, NaN, a missing word; a negative class, what cannot be a redshift"
-    x = np.ma.asarray(col)
-    hidden = np.ma.getmaskarray(x).copy()
-    x = x.filled() if hidden.any() else np.asarray(x)
-    if x.dtype.kind == 'f': hidden |= np.isnan(x)
-    if x.dtype.kind in 'US': hidden |= is_missing(np.char.decode(x, 'utf-8', 'replace') if x.dtype.kind == 'S' else x)
+    hidden = ~is_known(col)
+    x = np.ma.getdata(col)
     if plain_name(name) in NAMES['class'] and x.dtype.kind in 'if': hidden |= x < 0
     if plain_name(name) in NAMES['redshift'][:-1] and x.dtype.kind in 'if':
         hidden |= impossible_redshifts(x.astype(np.float64))  # not `z`, which may be a magnitude
@@ -481,8 +438,8 @@ def measured_columns(
     errors = {}
     for k in catalog.colnames:
         words = _name_words(k)
-        other = {'mag','flux'} & set(words) if not what else {'mag'} & set(words) if what == 'flux' else ()
-        if one_a_row(catalog[k]).ndim != 1 or what and what not in words or other: continue
+        kind = 'mag' if 'mag' in words else 'flux' if 'flux' in words else ''
+        if kind != what or one_a_row(catalog[k]).ndim != 1: continue
         rest = tuple(w for w in words if w != what)
         left = tuple(w for w in rest if w not in ERROR_WORDS and w != 'ivar')
         if left != rest: errors[left] = k,'ivar' in rest
@@ -496,11 +453,10 @@ def like_magnitudes(
     "Are these magnitudes, by their unit or their values?"
     unit = str(col.unit or '').lower()
     if unit: return unit.startswith('mag') or 'mag(' in unit
-    v,_ = _numbers_of(col, col.name)
-    if v is None: return False
+    try: v,_ = _numbers_of(col, col.name)
+    except InputError: return False
     v = v[np.isfinite(v) & ~np.isin(v, SENTINELS['magnitude'])]
-    if not len(v): return None
-    return bool(8 <= np.median(v) <= 35 and ((v > 0) & (v < 45)).mean() >= .99)
+    return bool(8 <= np.median(v) <= 35 and ((v > 0) & (v < 45)).mean() >= .99) if len(v) else None
 
 # %% ../../nbs/07_data.labels.ipynb #52691e09
 def _bare(catalog):
@@ -535,25 +491,24 @@ def find_magnitudes(
     return sorted(taken, key=lambda m: place(m.column)),[m for m in every if m not in taken]
 
 # %% ../../nbs/07_data.labels.ipynb #fbfc56db
-_brightest,_faintest = -40,50       # Beyond these nothing is a magnitude, not even one without zero point
+_possible = dict(magnitude=(-40,50), error=(0,np.inf))       # Nothing beyond is one, not even without zero point
 
 def _meaningless(v, role):
     "Which numbers stand for nothing as a magnitude, an error, or anything else ('')"
     coded = np.isin(v, SENTINELS['magnitude'])
-    if role == 'magnitude': return coded | (v < _brightest) | (v > _faintest)
-    if role == 'error': return coded | (v < 0)
+    low,high = _possible.get(role, (-np.inf,np.inf))
+    if role: return coded | (v < low) | (v > high)
     coded &= v < 0
     return coded & ~(v[~coded] < 0).any()          # -99 may be a value where others are negative
 
 # %% ../../nbs/07_data.labels.ipynb #3a19968c
 def _clean_numbers(col, name, role):
     "(N,) float64 and what is to be said; text and lists are refused"
-    v,why = _numbers_of(col, name)
-    if v is None: raise InputError(f'{why[0].upper()}{why[1:]}, and a magnitude is one number: name another column')
+    try: v,said = _numbers_of(col, name)
+    except InputError as e: raise InputError(f'{_capital(e)}, and a magnitude is one number: name another column') from e
     v = np.where(np.isinf(v), np.nan, v)
     bad = _meaningless(v, role)
-    if not bad.any(): return v,why
-    return np.where(bad, np.nan, v),_put_aside(v[bad], len(v), name, 'stand for nothing and count as unknown')
+    return np.where(bad, np.nan, v),said + _put_aside(v[bad], len(v), name, 'stand for nothing and count as unknown')
 
 # %% ../../nbs/07_data.labels.ipynb #9678aa60
 def _blue_first(bands):
@@ -587,14 +542,11 @@ def read_magnitudes(
     "How bright each object is, and what in the columns means nothing"
     names = _magnitude_names(catalog, names)
     bands,errors = _roles(catalog, names)
-    out = {}
-    remarks = []
-    for k in names:
-        out[k],text = _clean_numbers(catalog[k], k, 'magnitude' if k in bands else 'error' if k in errors else '')
-        remarks += [text] if text else []
-    for k,of in errors.items():
-        if of in out: out[k] = np.where(np.isnan(out[of]), np.nan, out[k])
-    return Table(out, meta=dict(bands=_blue_first(bands), errors=errors)),tuple(remarks)
+    roles = dict.fromkeys(bands, 'magnitude') | dict.fromkeys(errors, 'error')
+    read = {k: _clean_numbers(catalog[k], k, roles.get(k, '')) for k in names}
+    out = {k: v for k,(v,_) in read.items()}
+    out |= {k: np.where(np.isnan(out[of]), np.nan, out[k]) for k,of in errors.items() if of in out}
+    return Table(out, meta=dict(bands=_blue_first(bands), errors=errors)),tuple(o for _,said in read.values() for o in said)
 
 # %% ../../nbs/07_data.labels.ipynb #451f45ce
 def magnitudes(
@@ -655,13 +607,12 @@ def _refuse_lost_digits(ids, other, where):
 
 # %% ../../nbs/07_data.labels.ipynb #bd05d213
 def _first_rows(ids, where):
-    "Each id, and the first row that has it; repeats are said"
-    values,first,counts = np.unique(ids, return_index=True, return_counts=True)
-    twice = (counts > 1) & (values != '')
-    if twice.any():
-        say_once([f'{counts[twice].sum()-twice.sum()} rows of {where} repeat an id, such as {str(values[twice][0])!r}: '
-                  'the first row of each counts'])
-    return values,first
+    "The first row that has each id; repeats are said"
+    first = {k: i for i,k in reversed([*enumerate(ids)]) if k}
+    again = [k for i,k in enumerate(ids) if k and first[k] != i]
+    if again:
+        say_once([f'{len(again)} rows of {where} repeat an id, such as {min(again)!r}: the first row of each counts'])
+    return first
 
 # %% ../../nbs/07_data.labels.ipynb #f63ef0ac
 def match_ids(
@@ -672,13 +623,10 @@ def match_ids(
     "Which row of another table has the same id"
     ids,other = (Table(dict(id=o))['id'] for o in (ids, other))
     _refuse_lost_digits(ids, other, where)
-    ids,other = (texts(o) for o in (ids, other))
-    values,first = _first_rows(other, where)
-    rows = np.full(len(ids), -1)
-    if len(values):
-        at = np.minimum(np.searchsorted(values, ids), len(values)-1)
-        rows = np.where((values[at] == ids) & (ids != ''), first[at], -1)
+    ids,other = (texts(o).tolist() for o in (ids, other))
+    first = _first_rows(other, where)
+    rows = np.array([first.get(k, -1) for k in ids], dtype=np.int64)
     if len(ids) and (rows < 0).all():
-        say_once([f'No id is in {where}: {", ".join(map(repr, ids[:2].tolist()))} here, and '
-                  f'{", ".join(map(repr, other[:2].tolist()))} there'])
+        say_once([f'No id is in {where}: {", ".join(map(repr, ids[:2]))} here, and '
+                  f'{", ".join(map(repr, other[:2]))} there'])
     return rows
