@@ -31,19 +31,18 @@ UNIT_WORDS = (
 )
 
 # %% ../nbs/01_units.ipynb #96014995
-_spelling = {}
-for _unit,_names in {'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies maggie mgy mgys',
-                     'sr': 'sr str ster steradian steradians', 'erg': 'erg ergs',
-                     's': 's sec secs second seconds', 'Hz': 'hz hertz',
-                     'Angstrom': 'a aa ang angs angstrom angstroms å ångström ångströms',
-                     'um': 'um µm μm micron microns',
-                     'nm': 'nm', 'cm': 'cm', 'm': 'm', 'W': 'w watt watts',
-                     'arcsec': 'arcsec arcsecond arcseconds asec', 'arcmin': 'arcmin', 'deg': 'deg'}.items():
-    _spelling |= dict.fromkeys(_names.split(), _unit)
+_spelling = {word: unit for unit,words in {
+    'Jy': 'jy jansky janskys janskies', 'AB': 'maggy maggies maggie mgy mgys',
+    'sr': 'sr str ster steradian steradians', 'erg': 'erg ergs', 's': 's sec secs second seconds', 'Hz': 'hz hertz',
+    'Angstrom': 'a aa ang angs angstrom angstroms å ångström ångströms', 'um': 'um µm μm micron microns',
+    'nm': 'nm', 'cm': 'cm', 'm': 'm', 'W': 'w watt watts',
+    'arcsec': 'arcsec arcsecond arcseconds asec', 'arcmin': 'arcmin', 'deg': 'deg'}.items() for word in words.split()}
 
 # %% ../nbs/01_units.ipynb #0d904356
 _prefixes = {'nano': 'n', 'micro': 'u', 'milli': 'm', 'kilo': 'k', 'mega': 'M', 'pico': 'p', 'mu': 'u', 'n': 'n',
              'u': 'u', 'µ': 'u', 'μ': 'u', 'k': 'k', 'p': 'p'}
+_spelling |= {prefix+word: short+unit for word,unit in _spelling.items() if unit in ('Jy','AB')
+              for prefix,short in _prefixes.items()}
 
 # %% ../nbs/01_units.ipynb #3ba7db47
 _maggies = [u.def_unit(p+'AB', 10.**k*u.AB) for p,k in dict(n=-9, u=-6, m=-3, k=3, M=6, p=-12).items()]
@@ -52,16 +51,11 @@ _maggies = [u.def_unit(p+'AB', 10.**k*u.AB) for p,k in dict(n=-9, u=-6, m=-3, k=
 def _spelled(m):
     "A unit's word as astropy spells it; an unknown one raises ValueError"
     word = m[0]
-    low = word.lower()
-    if low in _spelling: return _spelling[low]
     if word in ('mJy','MJy'): return word
-    if low == 'mjy' and word[0] == 'M' and re.search(r'/ *sr|sr *-1', m.string, re.I):
+    if word.lower() == 'mjy' and word[0] == 'M' and re.search(r'/ *sr|sr *-1', m.string, re.I):
         return 'MJy'  # 'MJY/SR' of headers in capitals
-    for prefix,short in _prefixes.items():
-        base = _spelling.get(low[len(prefix):]) if low.startswith(prefix) else None
-        if base == 'Jy': return short + 'Jy'
-        if base == 'AB': return short + 'AB'
-    raise ValueError(word)
+    if word.lower() not in _spelling: raise ValueError(word)
+    return _spelling[word.lower()]
 
 # %% ../nbs/01_units.ipynb #a9aa3cf3
 _digits = r'[-+]?(?:\d+\.?\d*|\.\d+)'
@@ -80,14 +74,15 @@ def _leading_factor(text):
     return factor,text
 
 # %% ../nbs/01_units.ipynb #aa66c3df
+_rewritten = ((r'[({]([-+]?\d+)[)}]', r'\1'), (r'([/*.\s]|\bper\b)*\b(pix|pixel|pixels|spaxel)\b(\*\*|\^)?(-1)?', ''),
+              (r'\bsq(uare)?[. ]*arcsec\w*', 'arcsec2'), (r'\bper\b', '/'),
+              (r'\bfnu\b', 'erg/s/cm2/Hz'), (r'\bflam\b', 'erg/s/cm2/A'))
+
 @lru_cache(maxsize=None)
 def _unit_of(text):
     "(factor, astropy unit) of a unit's text; ValueError if it is none that we know"
     factor,rest = _leading_factor(text)
-    rest = re.sub(r'[({]([-+]?\d+)[)}]', r'\1', rest)
-    rest = re.sub(r'([/*.\s]|\bper\b)*\b(pix|pixel|pixels|spaxel)\b(\*\*|\^)?(-1)?', '', rest, flags=re.I)
-    rest = re.sub(r'\bper\b', '/', re.sub(r'\bsq(uare)?[. ]*arcsec\w*', 'arcsec2', rest, flags=re.I), flags=re.I)
-    rest = re.sub(r'\bflam\b', 'erg/s/cm2/A', re.sub(r'\bfnu\b', 'erg/s/cm2/Hz', rest, flags=re.I), flags=re.I)
+    for pattern,new in _rewritten: rest = re.sub(pattern, new, rest, flags=re.I)
     if not rest.strip(): raise ValueError('no unit')
     words = re.sub(r'[^\W\d_]+', _spelled, rest)
     with warnings.catch_warnings(), u.add_enabled_units(_maggies):
@@ -238,7 +233,7 @@ def _said(name, unit, pixel_area, *headers):
     if name == 'FLUXMAG0':
         flux,_ = _card_number(name, *headers, low=0, high=np.inf)
         return (None,'') if flux is None else (2.5*np.log10(flux),'')
-    if name in ('PHOTFNU','PHOTFLAM','PHOTMJSR'): return _inverse_sensitivity(name, unit, pixel_area, *headers)
+    if name in _one_count: return _inverse_sensitivity(name, unit, pixel_area, *headers)
     # fluxes that float32 could not hold were scaled, and the unit says so
     far = 60 if abs(unit_zero_point(unit, 1., 5000.) or 0) < 60 else 1000
     zero,comment = _card_number(name, *headers, low=-far, high=far)
@@ -248,15 +243,14 @@ def _said(name, unit, pixel_area, *headers):
     return _per_exposure(zero, unit, *headers) if _one_second.search(comment) else (zero,'')
 
 # %% ../nbs/01_units.ipynb #ac673bde
+_one_count = dict(PHOTFNU='Jy', PHOTMJSR='MJy/sr', PHOTFLAM='erg/s/cm2/A')
+
 def _inverse_sensitivity(name, unit, pixel_area, *headers):
     "As `_said`, by the flux of one count per second"
     x,_ = _card_number(name, *headers, low=-np.inf, high=np.inf)
     if not x or x < 0 or unit_zero_point(unit, 1., 5000.) is not None: return None,''
-    if name == 'PHOTFNU': zero = unit_zero_point(f'{x!r} Jy')
-    elif name == 'PHOTMJSR': zero = unit_zero_point(f'{x!r} MJy/sr', pixel_area)
-    else:
-        wave = _card_number('PHOTPLAM', *headers, low=0, high=np.inf)[0]
-        zero = unit_zero_point(f'{x!r} erg/s/cm2/A', wavelength=wave)
+    wave = _card_number('PHOTPLAM', *headers, low=0, high=np.inf)[0] if name == 'PHOTFLAM' else None
+    zero = unit_zero_point(f'{x!r} {_one_count[name]}', pixel_area, wave)
     if zero is None: return None,'the area of a pixel is not known' if name == 'PHOTMJSR' else 'PHOTPLAM is not there'
     if unit or _card_of('EXPTIME', *headers)[0] is not None: return _per_exposure(zero, unit, *headers)
     log.warning(f'No BUNIT and no EXPTIME: the pixels are taken as counts per second, as {name} is defined')
@@ -276,12 +270,11 @@ def _readable(name, *headers):
 def _unread(*headers):
     "Cards that may tell a zero point, by their names and values, and that nobody has defined to us"
     known = {k for k,_ in ZERO_POINT_CARDS} | {*_no_zero_points}
-    names = {k: 0 for h in headers if h is not None for k in h
-             if _like_zero_point.fullmatch(k) and k.upper() not in known}
+    names = dict.fromkeys(k for h in headers if h is not None for k in h
+                          if _like_zero_point.fullmatch(k) and k.upper() not in known)
     values = {k: _readable(k, *headers) for k in names}
-    said = {k: x for k,x in values.items() if isinstance(x, (int,float)) and not isinstance(x, bool) and 12 < x < 45}
     return [f'{k} = {x:.6g} may tell it, but what it means is not known: give the zero point yourself if you know it'
-            for k,x in said.items()]
+            for k,x in values.items() if isinstance(x, (int,float)) and not isinstance(x, bool) and 12 < x < 45]
 
 # %% ../nbs/01_units.ipynb #ac3c7686
 def _pixel_area(given, *headers):
@@ -394,8 +387,7 @@ def conversion(
 )->float:              # Multiply by it; exactly 1 where nothing is to be done
     "What brings pixels of one set to those of another; InputError if nothing does"
     if has.ab is not None and wants.ab is not None: return flux_factor(has.ab, wants.ab)
-    a,b = ({'unit': re.sub(r',? *u?int\d+ as stored$', '', m.unit).strip(), 'zero': m.ab} for m in (has, wants))
-    told = [m['unit'] or (unit_name(m['zero'])) for m in (a, b)]
+    told = [re.sub(r',? *u?int\d+ as stored$', '', m.unit).strip() or unit_name(m.ab) for m in (has, wants)]
     ratio = _unit_ratio(*told)
     if ratio is not None: return ratio
     if not told[0]:

@@ -12,6 +12,7 @@ import numpy as np
 from pathlib import Path
 from astropy.table import MaskedColumn, Table
 from ..core import InputError, progress
+from .columns import free_name
 from .cutouts import Cutouts
 from .duplicates import positions
 from .labels import column_named, match_ids, unknown_values
@@ -64,27 +65,19 @@ def _check_columns_alike(mine, theirs, name):
 def _filled_column(t, other, name, match):
     "A column with the other catalogue's values where there is a match and nothing else is known; how many these are"
     theirs = other[name]
+    mine = t[name] if name in t.colnames else MaskedColumn(np.zeros(len(t), theirs.dtype), mask=True)
+    _check_columns_alike(mine, theirs, name)
     at = np.maximum(match, 0)
-    value = np.asarray(np.ma.getdata(theirs))[at]
-    free = unknown_values(t[name], name) if name in t.colnames else np.ones(len(t), bool)
+    free = unknown_values(mine, name) | np.ma.getmaskarray(mine)
     use = (match >= 0) & free & ~unknown_values(theirs, name)[at]
-    unit = theirs.unit
-    if name in t.colnames:
-        mine = np.asarray(np.ma.getdata(t[name]))
-        _check_columns_alike(t[name], theirs, name)
-        unit = t[name].unit or unit
-        kind = np.result_type(mine, value)
-        value = np.where(use, value.astype(kind), mine.astype(kind))
-    return MaskedColumn(value, name=name, mask=free & ~use, unit=unit, meta=dict(theirs.meta)),int(use.sum())
+    value = np.where(use, np.ma.getdata(theirs)[at], np.ma.getdata(mine))
+    column = MaskedColumn(value, name=name, mask=free & ~use, unit=mine.unit or theirs.unit, meta=dict(theirs.meta))
+    return column,int(use.sum())
 
 # %% ../../nbs/18_data.catalogs.ipynb #de936e1c
 def _with_separation(out, match, separation, within):
     "Add how far away each match was; what an earlier match found is kept"
-    name,k = 'separation',2
-    while name in out.colnames:
-        name = f'separation_{k}'
-        k += 1
-    out[name] = MaskedColumn(separation, mask=match < 0, unit='arcsec')
+    out[free_name('separation', out.colnames)] = MaskedColumn(separation, mask=match < 0, unit='arcsec')
     known = separation[match >= 0]
     out.meta['cross_match'] |= dict(within=within, median_separation=float(np.median(known)) if len(known) else None)
     return out

@@ -8,12 +8,13 @@ Docs: https://astromask.github.io/astromask/data.inspect.html.md"""
 __all__ = ['Report', 'inspect_cutouts', 'contact_sheet', 'write_report']
 
 # %% ../../nbs/19_data.inspect.ipynb #9b70cccb
-import io, logging
+import logging
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..core import InputError, log
-from ..files import write_atomic, write_json
+from ..files import whole_file, write_json
+from .columns import is_known
 from .cutouts import Cutouts, sample_rows
 from .duplicates import pixel_twins, sky_twins
 from .labels import find_classes, find_redshifts, read_magnitudes
@@ -41,15 +42,6 @@ def _band_statistics(x, rows, full):
     values = np.percentile(some, at).tolist() if some.size else [np.nan]*len(at)
     return dict(missing=float(1-valid.mean()), percentiles=dict(zip(map(str, at), values)),
                 **{k: int(o.sum()) for k,o in odd.items()}), {k: rows[o] for k,o in odd.items()}
-
-# %% ../../nbs/19_data.inspect.ipynb #d31a9e55
-def _count_known(col):
-    "How many values of a column say something"
-    x = np.ma.filled(np.ma.asarray(col))
-    seen = ~np.ma.getmaskarray(np.ma.asarray(col))
-    if x.dtype.kind == 'f': seen &= np.isfinite(x)
-    if x.dtype.kind == 'U': seen &= x != ''
-    return int(seen.reshape(len(x), -1).any(1).sum())
 
 # %% ../../nbs/19_data.inspect.ipynb #25a5d5df
 def _extent(t):
@@ -100,17 +92,15 @@ def _wrong_pixels(bands, n, blank, zeros=True):
         if s['missing'] > .5: yield f'{s["missing"]:.0%} of the pixels of band {b} are missing'
 
 # %% ../../nbs/19_data.inspect.ipynb #b106972b
-def _pairs_of(n): return f'{n} pair{"s" if n > 1 else ""} of cutouts'
-
 def _wrong_twins(w, n):
     "Sentences about pairs among n cutouts"
     among = '' if w['searched'] == n else f' (among {w["searched"]} that were compared)'
-    if w['equal']: yield f'{_pairs_of(w["equal"])} have the same pixels{among}: split_rows keeps them on one side'
-    if w['near']:
-        yield (f'{_pairs_of(w["near"])} are copies but for shift, turn, brightness or noise{among}: '
-               'split_rows keeps them on one side')
-    if w['sky']: yield f'{_pairs_of(w["sky"])} are within 1 arcsec on the sky: split_rows keeps them on one side'
-    if w['labels_differ']: yield f'{_pairs_of(w["labels_differ"])} that are the same object have different labels'
+    apart = ': split_rows keeps them on one side'
+    for k,text in dict(equal=f'have the same pixels{among}{apart}',
+                       near=f'are copies but for shift, turn, brightness or noise{among}{apart}',
+                       sky=f'are within 1 arcsec on the sky{apart}',
+                       labels_differ='that are the same object have different labels').items():
+        if w[k]: yield f'{w[k]} pair{"s" if w[k] > 1 else ""} of cutouts {text}'
 
 # %% ../../nbs/19_data.inspect.ipynb #ad5dc306
 def _wrong_catalogue(t, r):
@@ -128,22 +118,21 @@ class Report(dict):
         return '\n'.join([*self._set(), '', *self._bands(), '', *self._columns(), *self._objects(), '', *wrong])
 
 # %% ../../nbs/19_data.inspect.ipynb #cff8bfff
-def _or_unknown(v, text, otherwise='unknown'): return otherwise if v is None else text.format(v)
-
 @patch
 def _set(self:Report):
     r = self
     c,h,w = r['shape']
+    rows = dict(
+        layout=r['layout'],
+        cutouts=f'{r["n"]} of {h} x {w} pixels in {c} band(s), {r["dtype"]}, {r["nbytes"]/2**20:.1f} MiB',
+        unit=r['unit'] or 'unknown',
+        zero='unknown' if r['zero_point'] is None else f'{r["zero_point"]:g} mag AB is one unit',
+        pixels=('of unknown size' if r['pixel_scale'] is None else f'of {r["pixel_scale"]:g} arcsec')
+               + f'; row 0 is at the {"top" if r["origin"] == "upper" else "bottom"}',
+        survey=r['survey'] or 'unknown',
+        ivar='inverse variance of every pixel' if r['ivar'] else 'none, or not in every file')
     more = len(r['files'])-1
-    yield r['files'][0] + (f' and {more} more' if more else '')
-    yield f'layout    {r["layout"]}'
-    yield f'cutouts   {r["n"]} of {h} x {w} pixels in {c} band(s), {r["dtype"]}, {r["nbytes"]/2**20:.1f} MiB'
-    yield f'unit      {r["unit"] or "unknown"}'
-    yield f'zero      {_or_unknown(r["zero_point"], "{:g} mag AB is one unit")}'
-    yield (f'pixels    {_or_unknown(r["pixel_scale"], "of {:g} arcsec", "of unknown size")}; row 0 is at the '
-           f'{"top" if r["origin"] == "upper" else "bottom"}')
-    yield f'survey    {r["survey"] or "unknown"}'
-    yield f'ivar      {"inverse variance of every pixel" if r["ivar"] else "none, or not in every file"}'
+    return [r['files'][0] + (f' and {more} more' if more else ''), *(f'{k:9} {v}' for k,v in rows.items())]
 
 # %% ../../nbs/19_data.inspect.ipynb #51ca2d0d
 @patch
@@ -161,22 +150,21 @@ def _columns(self:Report):
 # %% ../../nbs/19_data.inspect.ipynb #47eababd
 @patch
 def _objects(self:Report):
-    classes = ', '.join(f'{k} {n}' for k,n in self['classes'].items())
-    z = self['redshifts']
-    at = self['sky']
-    if classes: yield f'\nclasses   {classes}; unknown {self["unlabelled"]} (column {self["class_column"]})'
+    r = self
+    z = r['redshifts']
+    at = r['sky']
+    w = r['twins']
     kind = '' if z['kind'] == 'unknown' else f', {z["kind"]}'
-    if z['known']:
-        yield (f'\nredshifts {z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} '
-               f'(column {z["column"]}{kind})')
-    if self['magnitudes']:
-        yield f'\nmagnitudes in {", ".join(self["magnitudes"].values())} (columns {", ".join(self["magnitudes"])})'
-    if at['known']:
-        a,b = at['ra']
-        low,high = at['dec']
-        yield f'\nsky       {at["known"]} positions, ra {a:.4f} to {b:.4f}, dec {low:.4f} to {high:.4f} deg'
-    w = self['twins']
-    yield f'\ntwins     {w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky'
+    classes = ', '.join(f'{k} {n}' for k,n in r['classes'].items())
+    rows = dict(
+        classes=classes and f'{classes}; unknown {r["unlabelled"]} (column {r["class_column"]})',
+        redshifts=z['known'] and (f'{z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} '
+                                  f'(column {z["column"]}{kind})'),
+        magnitudes=r['magnitudes'] and f'in {", ".join(r["magnitudes"].values())} (columns {", ".join(r["magnitudes"])})',
+        sky=at['known'] and '{} positions, ra {:.4f} to {:.4f}, dec {:.4f} to {:.4f} deg'.format(at['known'], *at['ra'],
+                                                                                                *at['dec']),
+        twins=f'{w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky')
+    return [f'\n{k:9} {v}' for k,v in rows.items() if v]
 
 # %% ../../nbs/19_data.inspect.ipynb #bcdeac18
 class _Heard(logging.Handler):
@@ -202,7 +190,7 @@ def _about_objects(t):
     bright,said = read_magnitudes(t)
     z = far.values[np.isfinite(far.values)]
     low,middle,high = (np.percentile(z, (0,50,100)) if len(z) else [np.nan]*3)
-    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=_count_known(t[k])) for k in t.colnames},
+    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=int(is_known(t[k]).reshape(len(t), -1).any(1).sum())) for k in t.colnames},
                  class_column=kind.column,
                  classes={str(k): int((kind.values == i).sum()) for i,k in enumerate(kind.names)},
                  unlabelled=int((kind.values < 0).sum()),
@@ -225,7 +213,7 @@ def _about_pixels(c, rows):
     full = None if picture or c.dtype.kind == 'f' else np.iinfo(c.dtype).max
     stats = {b: _band_statistics(x[:,i], rows, full) for i,b in enumerate(c.bands)}
     bands = {b: s for b,(s,_) in stats.items()}
-    odd = {f'{k} in {b}': o for b,(_,s) in stats.items() for k,o in s.items() if len(o)}
+    odd = {f'{k} in {b}': o for b,(_,s) in stats.items() for k,o in s.items()}
     blank = int((~np.isfinite(x).any((1,2,3))).sum())
     return bands,odd,[*_wrong_pixels(bands, len(x), blank, zeros=c.dtype.kind == 'f' and not picture)]
 
@@ -248,10 +236,10 @@ def inspect_cutouts(
     bands,odd,wrong = _about_pixels(c, rows)
     labels,objects,remarks = _about_objects(t)
     twins,copies = _twins(c, np.arange(len(c)) if len(c) <= twins_up_to else rows, labels)
-    if len(copies): odd['a copy'] = copies
+    odd['a copy'] = copies
     left_out = sorted({k for p in c.parts for k in p.left_out})
     r = Report(**_about_set(c), sampled=len(rows), bands=bands, **objects, twins=twins, left_out=left_out,
-               odd={k: o[:100].tolist() for k,o in odd.items()})
+               odd={k: o[:100].tolist() for k,o in odd.items() if len(o)})
     untold = [] if all(p.told for p in c.parts) else ['the file does not tell its bands: name them in stored order']
     unread = [f'neither pixels nor columns, so not read: {", ".join(left_out)}'] if left_out else []
     r['wrong'] = [*untold, *wrong, *_wrong_twins(twins, len(c)), *_wrong_catalogue(t, r), *said, *remarks, *unread]
@@ -290,6 +278,4 @@ def write_report(
         if p and Path(p).exists() and not overwrite: raise InputError(f'{p} exists: give another name, or overwrite')
     if json_path: write_json(json_path, report)
     if sheet_path:
-        png = io.BytesIO()
-        sheet.savefig(png, format='png', dpi=2*sheet.dpi)
-        write_atomic(sheet_path, png.getvalue())
+        with whole_file(sheet_path) as path: sheet.savefig(path, format='png', dpi=2*sheet.dpi)

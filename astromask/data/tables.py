@@ -11,12 +11,14 @@ __all__ = ['typed', 'read_table', 'read_catalog']
 import csv, io, os, re
 from collections import Counter
 from contextlib import contextmanager
+from itertools import accumulate
 import h5py, numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from astropy.table import Table
 from h5py import h5l
 from pyarrow import csv as arrow_csv
 from ..core import DataError, InputError, log
-from .columns import MISSING_WORDS, NAMES, find_column, first_columns, plain_column, plain_name
+from .columns import (MISSING_WORDS, NAMES, find_column, first_columns, free_name, plain_column,
+                                    plain_name)
 from .files import PACKERS, WAYS_OUT, damage, file_format
 from .fits import open_fits
 from ..files import check_file
@@ -30,8 +32,8 @@ def _any(x, pattern): return bool(pc.any(pc.match_substring_regex(x, pattern)).a
 
 def _is_padded(x):
     "Is a whole number written with zeros before it?"
-    some = x.filter(pc.or_(pc.starts_with(x, '0'), pc.or_(pc.starts_with(x, '-0'), pc.starts_with(x, '+0'))))
-    return len(some) > 0 and _any(some, r'^[+-]?0[0-9]+$')
+    some = pc.or_(pc.starts_with(x, '0'), pc.or_(pc.starts_with(x, '-0'), pc.starts_with(x, '+0')))
+    return _any(x.filter(some), r'^[+-]?0[0-9]+$')
 
 def _try_cast(x, kind):
     try: return x.cast(kind)
@@ -82,11 +84,8 @@ _ratio = 300         # No table is packed better
 
 def _content(path, kind):
     "All bytes of a file, unpacked"
-    with damage(path, 'read'):
-        if kind not in PACKERS:
-            with open(path, 'rb') as f: return f.read()
-        most = max(1<<26, _ratio*os.path.getsize(path))
-        with PACKERS[kind](path, 'rb') as f: raw = f.read(most)
+    most = max(1<<26, _ratio*os.path.getsize(path)) if kind in PACKERS else -1
+    with damage(path, 'read'), PACKERS.get(kind, open)(path, 'rb') as f: raw = f.read(most)
     if len(raw) == most: raise DataError(f'{path} unpacks to more than {_ratio} times its size, as no table does')
     return raw
 
@@ -116,21 +115,18 @@ def _utf8(raw, path):
     return raw
 
 # %% ../../nbs/07_data.tables.ipynb #be422089
+_line = re.compile(rb'[^\n]+')
+
 def _lines(raw, at=0, most=40):
-    "The first lines that are neither blank nor comments, the comments before them, and where they begin"
-    lines = []
+    "The first lines that are neither blank nor comments, the comments before them, and where each line begins"
+    lines = {}
     comments = []
-    begin = None
-    while at < len(raw) and len(lines) < most:
-        end = raw.find(b'\n', at)
-        end = len(raw) if end < 0 else end
-        line = raw[at:end].decode(errors='replace').rstrip('\r')
+    for m in _line.finditer(raw, at):
+        line = m[0].decode(errors='replace').rstrip('\r')
         if line.lstrip().startswith('#'): comments += [] if lines else [line.lstrip()]
-        elif line.strip():
-            lines.append(line)
-            begin = at if begin is None else begin
-        at = end+1
-    return lines,comments,len(raw) if begin is None else begin
+        elif line.strip(): lines[m.start()] = line
+        if len(lines) == most: break
+    return [*lines.values()],comments,[*lines]
 
 # %% ../../nbs/07_data.tables.ipynb #6281b849
 def _split_cells(line, divider):
@@ -189,18 +185,13 @@ def _read_header(lines, comments, divider, path):
 def _unique_names(names, path):
     "Each name once, none empty"
     out = {}
-    twice = {}
-    for i,name in enumerate(names):
-        plain = name = str(name).strip().lstrip('#').strip() or f'column {i+1}'
-        if name in out: twice[name] = True
-        k = 2
-        while name in out:
-            name = f'{plain}_{k}'
-            k += 1
-        out[name] = i
+    for i,name in enumerate(names, 1):
+        name = str(name).strip().lstrip('#').strip() or f'column {i}'
+        out[free_name(name, out)] = name
+    twice = {name: f'{name}_2' for new,name in out.items() if new != name}
     if twice:
         log.warning(f'{path} has several columns called {", ".join(twice)}: the later ones are called '
-                    f'{", ".join(f"{o}_2" for o in twice)}')
+                    f'{", ".join(twice.values())}')
     return list(out)
 
 # %% ../../nbs/07_data.tables.ipynb #9718469e
@@ -230,7 +221,7 @@ def _refuse_odd_line(raw, at, body, divider, names, path, e):
 # %% ../../nbs/07_data.tables.ipynb #4795527c
 def _arrow_text(raw, at, divider, names, path):
     "The lines from a place on as an Arrow table of text"
-    body = raw[at:] if at else raw
+    body = raw[at:]
     if b'\n#' in body or body[:1] == b'#': body = re.sub(rb'(?m)^#.*\n?', b'', body)
     if divider == ' ':
         body = _spaced(body)
@@ -254,11 +245,11 @@ def _spare_cell(lines, names, divider):
 def _csv_table(raw, path):
     "A text with divided cells as columns"
     said = re.match(rb'sep=(.)\r?\n', raw)
-    lines,comments,at = _lines(raw, said.end() if said else 0)
+    lines,comments,starts = _lines(raw, said.end() if said else 0)
     if not lines: raise DataError(f'{path} has no rows')
     divider = said[1].decode() if said else _divider(lines)
     names,units,used = _read_header(lines, comments, divider, path)
-    for _ in range(used): at = raw.find(b'\n', _lines(raw, at, 1)[2])+1 or len(raw)
+    at = [*starts, len(raw)][used]
     if _spare_cell(lines[used:], names, divider): names = [*names,'']
     t = _arrow_text(raw, at, divider, _unique_names(names, path), path)
     points = divider == ',' or any(re.search(r'\d\.\d', o) for o in lines[used:])
@@ -270,16 +261,14 @@ def _csv_table(raw, path):
 _sextractor = re.compile(r'#\s*(\d+)\s+(\S+)(?:.*\[([^\]]*)\])?')
 
 def _sextractor_table(raw, path):
-    lines,comments,at = _lines(raw)
-    told = [m for m in map(_sextractor.match, comments) if m]
-    n = len(lines[0].split()) if lines else 0
-    names = ['']*n
-    units = {}
-    ends = [int(m[1]) for m in told[1:]] + [n+1]
-    for m,end in zip(told, ends):
-        for k in range(int(m[1]), min(end, n+1)): names[k-1] = m[2] if k == int(m[1]) else f'{m[2]}_{k-int(m[1])}'
-        units[m[2]] = m[3]
-    t = _arrow_text(raw, at, ' ', _unique_names(names, path), path)
+    "A table whose comments name the columns by their numbers; a column without a name belongs to that before it"
+    lines,comments,starts = _lines(raw)
+    told = {int(m[1]): m for m in map(_sextractor.match, comments) if m}
+    numbers = range(1, len(lines[0].split())+1 if lines else 1)
+    named = accumulate((k if k in told else 0 for k in numbers), max)
+    names = [told[o][2] if o == k else f'{told[o][2]}_{k-o}' for k,o in zip(numbers, named)]
+    t = _arrow_text(raw, starts[0] if starts else 0, ' ', _unique_names(names, path), path)
+    units = {m[2]: m[3] for m in told.values()}
     return {k: (typed(t[k], k),units.get(k)) for k in t.column_names}
 
 # %% ../../nbs/07_data.tables.ipynb #1c8715e6
@@ -288,15 +277,14 @@ def _ipac_table(raw, path):
     lines = raw.decode(errors='replace').split('\n')
     head = [o.rstrip() for o in lines[:4000] if o.startswith('|')][:4]
     bars = [i for i,c in enumerate(head[0]) if c == '|']
-    names,types,units,nulls = ([o[a+1:b].strip() for a,b in zip(bars, bars[1:])] for o in head + ['']*(4-len(head)))
+    names,*about = ([o[a+1:b].strip() for a,b in zip(bars, bars[1:])] for o in head + ['']*(4-len(head)))
     rows = [o for o in lines if o.strip() and o[0] not in '\\|']
     if not rows: raise DataError(f'{path} has no rows')
     out = {}
-    for k,(name,a,b) in enumerate(zip(_unique_names(names, path), bars, bars[1:])):
+    for name,a,b,kind,unit,null in zip(_unique_names(names, path), bars, bars[1:], *about):
         cells = [o[a:b].strip() for o in rows]
-        if nulls[k]: cells = ['' if o == nulls[k] else o for o in cells]
-        is_text = types[k].lower() in ('c','char','date')
-        out[name] = (np.array(cells) if is_text else typed(pa.array(cells), name)),units[k]
+        cells = ['' if o == null else o for o in cells]
+        out[name] = (np.array(cells) if kind.lower() in ('c','char','date') else typed(pa.array(cells), name)),unit
     return out
 
 # %% ../../nbs/07_data.tables.ipynb #2e36a445
@@ -370,9 +358,9 @@ def _arrow_column(x):
     x = _one_chunk(x)
     t = x.type
     if pa.types.is_dictionary(t): return _arrow_column(x.dictionary_decode())
-    if pa.types.is_fixed_size_list(t) and pa.types.is_primitive(t.value_type):
-        if not x.null_count and not x.flatten().null_count:
-            return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), -1)
+    if pa.types.is_fixed_size_list(t) and pa.types.is_primitive(t.value_type) and not (
+            x.null_count or x.flatten().null_count):
+        return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), -1)
     if pa.types.is_floating(t): return x.to_numpy(zero_copy_only=False)
     if pa.types.is_integer(t) or pa.types.is_boolean(t):
         hidden = x.is_null().to_numpy(zero_copy_only=False)
@@ -555,18 +543,15 @@ def _sky_in_two(columns):
 # %% ../../nbs/07_data.tables.ipynb #293dc67e
 def _cleaned_table(columns, path):
     "Columns with their units as a table; those that cannot be used are named"
-    good = []
-    odd = []
-    for name,(col,unit) in _sky_in_two(columns).items():
-        if isinstance(col, (pa.Array,pa.ChunkedArray)): col = _arrow_column(col)
-        new,why = plain_column(col, name, unit)
-        if new is None: odd.append(f'{name} ({why})')
-        else: good.append(new)
+    arrow = pa.Array,pa.ChunkedArray
+    found = {k: plain_column(_arrow_column(o) if isinstance(o, arrow) else o, k, unit)
+             for k,(o,unit) in _sky_in_two(columns).items()}
+    odd = [f'{k} ({why})' for k,(o,why) in found.items() if o is None]
     if odd:
         log.warning(f'{path}: columns that cannot be used are left out: {", ".join(odd[:20])}'
                     + (f' and {len(odd)-20} others' if len(odd) > 20 else ''))
-    if not good: raise DataError(f'{path} has no column that can be used')
-    t = Table(good, copy=False)
+    t = Table([o for o,_ in found.values() if o is not None], copy=False)
+    if not t.colnames: raise DataError(f'{path} has no column that can be used')
     if not len(t): raise DataError(f'{path} has no rows')
     return t
 
@@ -595,12 +580,11 @@ def _check_positions(t, ra, dec, path):
 # %% ../../nbs/07_data.tables.ipynb #5a8fa0c0
 def _say_repeats(ids, path):
     "Say how many ids are there more than once"
-    ids = ids.tolist()
-    again = len(ids) - len(set(ids))
-    if not again: return
-    first = next(i for i,k in Counter(ids).items() if k > 1)
-    log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as {first!r}: each is cut, '
-                'but ids will not tell them apart')
+    counts = Counter(ids.tolist())
+    again = len(ids) - len(counts)
+    if again:
+        log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as '
+                    f'{counts.most_common(1)[0][0]!r}: each is cut, but ids will not tell them apart')
 
 # %% ../../nbs/07_data.tables.ipynb #83ad023f
 def _renamed(t, used, path):
