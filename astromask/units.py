@@ -180,11 +180,9 @@ class Photometry:
 # %% ../nbs/01_units.ipynb #dd8f59a0
 def _card_of(name, *headers):
     "(value, comment) of the first header that has a card and a value in it"
-    for h in headers:
-        if h is None or name not in h: continue
-        value = h[name]
+    for h in (o for o in headers if o is not None and name in o):
+        value = h[name].strip() if isinstance(h[name], str) else h[name]
         comment = h.comments[name] if hasattr(h, 'comments') else ''
-        if isinstance(value, str): value = value.strip()
         if value is not None and type(value).__name__ != 'Undefined' and str(value).lower() not in _missing:
             return value,str(comment)
     return None,''
@@ -321,12 +319,10 @@ def header_photometry(
     unit = re.sub(r'\s+', ' ', str(_card_of('BUNIT', *both)[0] or ''))
     area = _pixel_area(pixel_area, *both)
     wave = wavelength or _card_number('PHOTPLAM', *both, low=-np.inf, high=np.inf)[0]
-    told = []
-    unused = []
-    for name,_ in ZERO_POINT_CARDS:
-        zero,why = (_bunit(unit, area, wave, *both) if name == 'BUNIT' else _said(name, unit, area, *both))
-        if zero is not None: told.append((name, zero))
-        elif why: unused.append(f'{name} ({why})')
+    said = {k: _bunit(unit, area, wave, *both) if k == 'BUNIT' else _said(k, unit, area, *both)
+            for k,_ in ZERO_POINT_CARDS}
+    told = [(k,zero) for k,(zero,_) in said.items() if zero is not None]
+    unused = [f'{k} ({why})' for k,(zero,why) in said.items() if zero is None and why]
     if not told: unused += _unread(*both)
     return _decide(unit, told, unused)
 

@@ -228,8 +228,7 @@ def one_a_row(
 def _single_values(col):
     "(N,) numbers or text of a column with one value a row; None where it has none such"
     x,_ = _cleaned(col)
-    x = x if x is None else one_a_row(x)
-    return x if x is not None and x.ndim == 1 else None
+    return one_a_row(x) if x is not None and one_a_row(x).ndim == 1 else None
 
 # %% ../../nbs/07_data.columns.ipynb #188929c5
 def _values(x):
@@ -513,8 +512,7 @@ def _known_angles(t, name, axis, where):
     "A column in degrees, which of its values stand for nothing, and which may (-99 is a right ascension, too)"
     v = degrees(t[name], f'The column {name!r} of {where}', axis)
     x,_ = _cleaned(t[name])
-    raw = v
-    if x is not None and x.dtype.kind in 'iuf': raw = np.ma.filled(one_a_row(x).astype(np.float64), np.nan)
+    raw = _values(one_a_row(x))[0] if x is not None and x.dtype.kind in 'iuf' else v
     gone = _sentinels(raw, 'position') & (_impossible(v, axis) | np.isinf(v))
     return v,gone,(raw == -99) & ~gone
 

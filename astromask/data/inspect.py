@@ -51,11 +51,10 @@ def _extent(t):
     known = np.isfinite(ra) & (np.abs(dec) <= 90)
     if not known.any(): return dict(known=0)
     sorted_ra = np.unique(ra[known] % 360)
-    dec = dec[known]
     gaps = np.diff(sorted_ra, append=sorted_ra[0]+360)
     widest = int(gaps.argmax())
     return dict(known=int(known.sum()), ra=[sorted_ra[(widest+1) % len(gaps)],sorted_ra[widest]],
-                dec=[dec.min(),dec.max()])
+                dec=[dec[known].min(),dec[known].max()])
 
 # %% ../../nbs/19_data.inspect.ipynb #88273226
 def _twins(c, rows, labels):
@@ -160,7 +159,8 @@ def _objects(self:Report):
         classes=classes and f'{classes}; unknown {r["unlabelled"]} (column {r["class_column"]})',
         redshifts=z['known'] and (f'{z["known"]} from {z["min"]:.3g} to {z["max"]:.3g}, median {z["median"]:.3g} '
                                   f'(column {z["column"]}{kind})'),
-        magnitudes=r['magnitudes'] and f'in {", ".join(r["magnitudes"].values())} (columns {", ".join(r["magnitudes"])})',
+        magnitudes=(r['magnitudes'] and
+                    f'in {", ".join(r["magnitudes"].values())} (columns {", ".join(r["magnitudes"])})'),
         sky=at['known'] and '{} positions, ra {:.4f} to {:.4f}, dec {:.4f} to {:.4f} deg'.format(at['known'], *at['ra'],
                                                                                                 *at['dec']),
         twins=f'{w["equal"]} equal, {w["near"]} near (of {w["searched"]} cutouts), {w["sky"]} on the sky')
@@ -188,12 +188,13 @@ def _about_objects(t):
     kind = find_classes(t)
     far = find_redshifts(t)
     bright,said = read_magnitudes(t)
-    z = far.values[np.isfinite(far.values)]
+    z = far.values[far.known]
     low,middle,high = (np.percentile(z, (0,50,100)) if len(z) else [np.nan]*3)
-    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=int(is_known(t[k]).reshape(len(t), -1).any(1).sum())) for k in t.colnames},
+    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=int(is_known(t[k]).reshape(len(t), -1).any(1).sum()))
+                          for k in t.colnames},
                  class_column=kind.column,
                  classes={str(k): int((kind.values == i).sum()) for i,k in enumerate(kind.names)},
-                 unlabelled=int((kind.values < 0).sum()),
+                 unlabelled=int((~kind.known).sum()),
                  redshifts=dict(column=far.column, kind=far.kind, known=len(z), min=low, median=middle, max=high),
                  magnitudes=dict(bright.meta['bands']), sky=_extent(t))
     return kind.values,facts,[*kind.remarks, *far.remarks, *said]

@@ -505,7 +505,8 @@ def _meaningless(v, role):
 def _clean_numbers(col, name, role):
     "(N,) float64 and what is to be said; text and lists are refused"
     try: v,said = _numbers_of(col, name)
-    except InputError as e: raise InputError(f'{_capital(e)}, and a magnitude is one number: name another column') from e
+    except InputError as e:
+        raise InputError(f'{_capital(e)}, and a magnitude is one number: name another column') from e
     v = np.where(np.isinf(v), np.nan, v)
     bad = _meaningless(v, role)
     return np.where(bad, np.nan, v),said + _put_aside(v[bad], len(v), name, 'stand for nothing and count as unknown')
@@ -546,7 +547,8 @@ def read_magnitudes(
     read = {k: _clean_numbers(catalog[k], k, roles.get(k, '')) for k in names}
     out = {k: v for k,(v,_) in read.items()}
     out |= {k: np.where(np.isnan(out[of]), np.nan, out[k]) for k,of in errors.items() if of in out}
-    return Table(out, meta=dict(bands=_blue_first(bands), errors=errors)),tuple(o for _,said in read.values() for o in said)
+    remarks = tuple(o for _,said in read.values() for o in said)
+    return Table(out, meta=dict(bands=_blue_first(bands), errors=errors)),remarks
 
 # %% ../../nbs/07_data.labels.ipynb #451f45ce
 def magnitudes(
@@ -585,9 +587,8 @@ def catalog_features(
     others = [n for n in catalog.colnames
               if _MEASURED.fullmatch(n) and catalog[n].ndim == 1 and catalog[n].dtype.kind in 'iuf']
     of_band = {b: n for n,b in m.meta['bands'].items()}
-    mags = [of_band[b] for b in bands or () if b in of_band]
-    # bands of other names, in their own order
-    mags = mags or list(m.meta['bands']) or [n for n in m.colnames if n not in m.meta['errors']]
+    mags = ([of_band[b] for b in bands or () if b in of_band] or list(m.meta['bands'])   # else in their own order
+            or [n for n in m.colnames if n not in m.meta['errors']])
     if not mags: return np.zeros((len(catalog), 0), np.float32), []
     found = {n: m[n] if n in m.colnames else np.ma.filled(np.ma.asarray(catalog[n], dtype=np.float64), np.nan)
              for n in sorted({*m.colnames, *others}, key=catalog.colnames.index)}

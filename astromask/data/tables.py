@@ -455,18 +455,14 @@ def _of_vaex(inside, path):
 # %% ../../nbs/07_data.tables.ipynb #f849705d
 def _h5_tables(group, path, name='/', deep=3):
     "The tables in a group and below it: their names and columns"
-    found = {}
     inside = _h5_children(group, path)
     sets = {k: d for k,d in inside.items() if isinstance(d, h5py.Dataset) and d.shape}
-    for k,d in sets.items():
-        if d.dtype.names and d.ndim == 1: found[f'{name}{k}'] = {o: (d,o) for o in d.dtype.names}
+    found = {f'{name}{k}': {o: (d,o) for o in d.dtype.names} for k,d in sets.items() if d.dtype.names and d.ndim == 1}
     sets = {k: d for k,d in sets.items() if not d.dtype.names and not k.endswith('.__table_column_meta__')}
     alone = _of_vaex(inside, path)
     if alone and not sets: return {name: alone}
     lengths = Counter(len(d) for d in sets.values() if d.ndim < 3)
-    if lengths:
-        n = lengths.most_common(1)[0][0]
-        found = {name: {k: (d,None) for k,d in sets.items() if len(d) == n}} | found
+    for n,_ in lengths.most_common(1): found = {name: {k: (d,None) for k,d in sets.items() if len(d) == n}} | found
     for k,g in inside.items():
         if isinstance(g, h5py.Group) and deep: found |= _h5_tables(g, path, f'{name}{k}/', deep-1)
     return found
