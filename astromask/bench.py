@@ -144,33 +144,23 @@ def _sources(c, bs, device):
     return dict(model=itertools.repeat((one,))) | {k: endless(dl) for k,dl in loaders.items()}
 
 # %% ../nbs/70_bench.ipynb #7a88934d
-class _Clock:
-    "Seconds between two points of the device's work"
-    def __init__(self, device): self.cuda = device.type == 'cuda'
-
-    def mark(self):
-        import torch
-        if not self.cuda: return time.perf_counter()
-        e = torch.cuda.Event(enable_timing=True)
-        e.record()
-        return e
-
-    def between(self, a, b):
-        if not self.cuda: return b-a
-        b.synchronize()
-        return a.elapsed_time(b)/1000
+def _now(device):
+    "The time, when the device has done what it was asked for"
+    import torch
+    if device.type == 'cuda': torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 # %% ../nbs/70_bench.ipynb #1af1a626
-def _turn(batches, step, steps, clock):
+def _turn(batches, step, steps, device):
     "Seconds that some steps take, and the share of them spent waiting for batches"
-    start = clock.mark()
+    start = _now(device)
     waited = 0.
     for _ in range(steps):
         asked = time.perf_counter()
         x = next(batches)[0]
         waited += time.perf_counter()-asked
         step(x)
-    seconds = clock.between(start, clock.mark())
+    seconds = _now(device)-start
     return seconds, waited/seconds
 
 # %% ../nbs/70_bench.ipynb #bc447901
@@ -188,9 +178,8 @@ def measure_training(
     device = default_device()
     step = _trainer(c, preset, device)
     sources = _sources(c, bs, device)
-    clock = _Clock(device)
     found = {k: [] for k in sources}
-    for k in list(sources)*(rounds+1): found[k].append(_turn(sources[k], step, steps, clock))
+    for k in list(sources)*(rounds+1): found[k].append(_turn(sources[k], step, steps, device))
     memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else _peak()
     medians = {k: np.median(turns[1:], 0).tolist() for k,turns in found.items()}
     return {k: dict(rate=steps*bs/seconds, stalled=stalled) for k,(seconds,stalled) in medians.items()} \
@@ -246,5 +235,5 @@ def run_bench(
         path = bench_file(Path(tmp)/'noise.h5', n)
         report = BenchReport(objects=n, bs=bs, nbytes=Cutouts.open(path).nbytes)
         if loader: report['loader'] = {k: _logged('measure_reader', k, path, bs) for k in READERS}
-        if training: report['training'] = _logged('measure_training', path, 64, rounds)
+        if training: report['training'] = _logged('measure_training', path, min(64, bs), rounds)
     return report

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/cli.html.md"""
 
 # %% auto #0
 __all__ = ['Verbs', 'main', 'split_bands', 'simulate', 'inspect', 'fetch', 'pack', 'predict', 'embed', 'bench', 'tile_sources',
-           'ingest', 'run']
+           'by_band', 'ingest', 'run']
 
 # %% ../nbs/71_cli.ipynb #c059c168
 import logging, os, sys
@@ -221,22 +221,23 @@ def tile_sources(
 # %% ../nbs/71_cli.ipynb #74f0ff0e
 def _hdu(text): return int(text) if text.isdecimal() else text or None
 
-def _zero_point(text):
-    "--zero-point as `ingest` takes it"
-    try:
-        if '=' not in text: return float(text) if text else None
-        return {b.strip(): float(z) for b,z in (o.split('=') for o in text.split(','))}
-    except ValueError:
-        raise InputError(f'--zero-point {text!r} is neither a magnitude nor BAND=MAGNITUDE,...') from None
+def _word(text):
+    if not text.strip(): raise ValueError
+    return text.strip()
 
 # %% ../nbs/71_cli.ipynb #f918a7e7
-def _unit_of(text):
-    "--unit as `ingest` takes it"
-    if '=' not in text: return text.strip()
-    pairs = [o.partition('=') for o in text.split(',')]
-    if not all(b.strip() and u.strip() for b,_,u in pairs):
-        raise InputError(f'--unit {text!r} is neither a unit nor BAND=UNIT,...')
-    return {b.strip(): u.strip() for b,_,u in pairs}
+def by_band(
+    option:str, # Its name, for the message
+    text:str,   # A value, or BAND=VALUE with commas
+    what:str,   # What a value is, such as magnitude
+    kind=_word, # What makes it of a text, or raises a ValueError
+):              # A value, or a dict of them; None without any
+    "One value for all bands, or one for each, as `ingest` takes them"
+    try:
+        if '=' not in text: return kind(text) if text.strip() else None
+        return {_word(b): kind(v) for b,v in (o.split('=') for o in text.split(','))}
+    except ValueError:
+        raise InputError(f'{option} {text!r} is neither a {what} nor BAND={what.upper()},...') from None
 
 # %% ../nbs/71_cli.ipynb #1516527a
 _tile_options = _options(
@@ -295,7 +296,8 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
     hdus = dict(image_hdu=_hdu(image_hdu), mask_hdu=_hdu(mask_hdu), variance_hdu=_hdu(variance_hdu))
     planes = [o.strip() for o in mask_planes.split(',') if o.strip()]
     click.echo(room.ingest(out, tile_sources(tiles), bands=split_bands(bands), mask_planes=planes,
-                           zero_point=_zero_point(zero_point), unit=_unit_of(unit),
+                           zero_point=by_band('--zero-point', zero_point, 'magnitude', float),
+                           unit=by_band('--unit', unit, 'unit') or '',
                            masks=not no_masks, weights=not no_weights, **hdus, **options))
 
 # %% ../nbs/71_cli.ipynb #3d7a9f27

@@ -138,6 +138,10 @@ def read_parameters(
 # %% ../nbs/03_parameters.ipynb #f7d7ee3d
 def _shorten(text, n): return text if len(text) <= n else text[:n-1]+'…'
 
+def _typed(name, kind, value):
+    try: return cast(kind, value)
+    except ValueError: raise InputError(f'{name} is of type {kind}; {_shorten(repr(value), 80)} is not') from None
+
 # %% ../nbs/03_parameters.ipynb #038f481c
 def _check_whole(name, value):
     "Refuse whole numbers of more than 64 bits, and seeds below 0"
@@ -169,9 +173,7 @@ def check_parameters(
     params = {}
     for name in names:
         kind,default,_ = spec[name]
-        try: params[name] = cast(kind, given[name]) if name in given else default
-        except ValueError:
-            raise InputError(f'Parameter {name} is of type {kind}; {_shorten(repr(given[name]), 80)} is not') from None
+        params[name] = _typed(f'Parameter {name}', kind, given[name]) if name in given else default
         _check_whole(name, params[name])
     return params
 
@@ -232,9 +234,5 @@ def recorded_parameters(
 )->dict:       # Name to value; text, where the experiment has no such parameter any more
     "What a run was made with"
     found = read_params_file(run/'params.yaml')
-    for name in [n for n in found if n in spec]:
-        try: found[name] = cast(spec[name].type, found[name])
-        except ValueError:
-            raise InputError(f'{run}/params.yaml: {name} is of type {spec[name].type}; '
-                             f'{_shorten(repr(found[name]), 80)} is not') from None
-    return {n: p.default for n,p in spec.items() if n != 'run_dir'} | found
+    known = {n: _typed(f'{run}/params.yaml: {n}', spec[n].type, v) for n,v in found.items() if n in spec}
+    return {n: p.default for n,p in spec.items() if n != 'run_dir'} | found | known

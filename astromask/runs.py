@@ -9,7 +9,7 @@ __all__ = ['is_done', 'slurm_job', 'requeue', 'rank_environments', 'continue_com
 
 # %% ../nbs/03_runs.ipynb #404bda0a
 import math, os, queue, re, shlex, shutil, signal, socket, subprocess, sys, tempfile, threading, time, yaml
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.resources import files
 from pathlib import Path
 from fastcore.basics import patch
@@ -107,8 +107,7 @@ class _Kernel:
 
     def signal(self, number):
         if self.pid:
-            try: os.killpg(self.pid, number)
-            except ProcessLookupError: pass
+            with suppress(ProcessLookupError): os.killpg(self.pid, number)
 
     def kill(self):
         self.killed = True
@@ -148,11 +147,9 @@ class _Echo:
     "A stream that may go away"
     def __init__(self, stream): self.stream = stream
     def write(self, text):
-        try: self.stream.write(text)
-        except (OSError, ValueError): pass
+        with suppress(OSError, ValueError): self.stream.write(text)
     def flush(self):
-        try: self.stream.flush()
-        except (OSError, ValueError): pass
+        with suppress(OSError, ValueError): self.stream.flush()
 
 # %% ../nbs/03_runs.ipynb #b446e9c5
 class _WholeFiles:

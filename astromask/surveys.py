@@ -156,13 +156,9 @@ def parse_bands(
     "The bands that a caller asked for"
     survey = get_survey(survey)
     if not bands: return survey.bands
-    if isinstance(bands, str):
-        single = ',' not in bands and bands not in survey.bands
-        bands = bands if single else [b.strip() for b in bands.split(',') if b.strip()]
-    bands = tuple(bands)
-    for b in bands: survey.index(b)
-    if len(set(bands)) < len(bands): raise InputError(f'Bands {",".join(bands)} name one twice; name each once')
-    return bands
+    names = (bands,) if bands in list(survey.bands) else band_names(bands)
+    for b in names: survey.index(b)
+    return names
 
 # %% ../nbs/01_surveys.ipynb #2887c113
 WAVELENGTHS = { # Who published them: name of band to Angstrom; where two share a name, the first has it

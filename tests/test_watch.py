@@ -1,5 +1,5 @@
 "What watches a run changes nothing in it, cannot stop it, and survives restarts"
-import hashlib, json, logging, os, pickle, re, socket, subprocess, sys, textwrap, time, traceback
+import faulthandler, hashlib, json, logging, os, pickle, re, socket, subprocess, sys, textwrap, time, traceback
 import numpy as np, psutil, pytest, torch
 from fastai.callback.core import Callback
 from astromask.core import RunDir, StorageError, Unfinished
@@ -18,6 +18,7 @@ def elsewhere(f):
     "What f gives in a process of its own, which has its own wandb"
     read,write = os.pipe()
     if not (pid := os.fork()):
+        faulthandler.dump_traceback_later(120, exit=True)    # a child that hangs ends, and its test fails
         try: answer = None,f()
         except BaseException as e: answer = ''.join(traceback.format_exception(e)),None
         with os.fdopen(write, 'wb') as o: pickle.dump(answer, o)

@@ -9,11 +9,11 @@ __all__ = ['WORDS', 'label_subsets', 'label_sizes', 'whole_numbers', 'check_size
            'labels_needed', 'equal_points', 'in_words', 'of_pretraining', 'equal_rows']
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #4842e529
-import shutil, numpy as np
+import numpy as np
 from astropy.table import Table
 from ..core import InputError, log
 from ..plots import rounded
-from .methods import LOWER, METRIC, answer_name, judge, kept_answer
+from .methods import LOWER, METRIC, judge, kept_answer
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #b1117b3e
 def label_subsets(
@@ -80,10 +80,7 @@ def passes(
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #40d197e0
 def _score(name, task, part, seed, run, images, metric):
     "Of a method that is given some labels"
-    epochs = passes(images, len(part[0]))
-    result = kept_answer(name, task, part, seed, run, epochs=epochs)
-    if run is not None:
-        shutil.rmtree(run/'fits'/answer_name(name, task, part, seed, epochs=epochs), ignore_errors=True)
+    result = kept_answer(name, task, part, seed, run, keep=False, epochs=passes(images, len(part[0])))
     return judge(task, result, part[2])[metric]
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #dda88ed3

@@ -183,7 +183,8 @@ def network(
     epochs:int=20,    # Passes over the objects that train
     minutes:float=0., # Instead, if more than 0: how long it is taught
     run=None,         # `RunDir` whose requests to stop count
-    folder=None,      # Where its model and curves are kept; None: nowhere
+    folder=None,      # Where it works; None: in a temporary one
+    keep:bool=True,   # Leave its model and curves there?
 ):           # (n,K) probabilities where classes are equally common, or (n,) redshifts
     "Teach a network, and ask it"
     p,recipe = _student(task, which, head, seed)
@@ -191,11 +192,13 @@ def network(
     if run is not None: out.stop_requested = run.stop_requested             # one request for all
     try:
         dls = cutout_dls(task.c, p.img_size, bs=batch_size(len(train)), split=(train,valid), seed=seed)
-        with quiet(): finetune_learner(dls, p, task.y, out, recipe=recipe, max_minutes=minutes).fit(epochs)
+        learn = finetune_learner(dls, p, task.y, out, recipe=recipe, max_minutes=minutes)
+        if folder is None or not keep: learn.remove_cb(learn.figures)       # which take as long as a short fit
+        with quiet(): learn.fit(epochs)
         found = predict_cutouts(p, task.c, test, views=task.views, progress=False)
     finally:
         if folder is None: shutil.rmtree(out.path, ignore_errors=True)
-    shutil.rmtree(out/'checkpoints', ignore_errors=True)
+    shutil.rmtree(out/'checkpoints' if keep else out.path, ignore_errors=True)
     return found['probability' if task.kind == 'class' else 'z']
 
 # %% ../../nbs/50_tasks.methods.ipynb #157513d0
@@ -263,6 +266,7 @@ def kept_answer(
     part,        # (train, valid, test) rows
     seed:int=0,  # Of all that is random
     run=None,    # `RunDir` in which answers are kept; None: nowhere
+    keep:bool=True, # Keep the networks, too?
     **training,  # How networks are taught
 )->dict:         # As `run_method` gives it
     "An answer from a file, or found and written there"
@@ -272,7 +276,7 @@ def kept_answer(
     if path.exists():
         with np.load(path, allow_pickle=False) as file: return dict(file)
     if run.stop_requested(): raise Unfinished(f'Stopped before {name} of seed {seed}')
-    found = run_method(name, task, *part, seed=seed, run=run, folder=run/'fits'/stem, **training)
+    found = run_method(name, task, *part, seed=seed, run=run, folder=run/'fits'/stem, keep=keep, **training)
     content = io.BytesIO()
     np.savez(content, **found)
     path.parent.mkdir(parents=True, exist_ok=True)
