@@ -133,10 +133,10 @@ def test_a_restart_keeps_the_rows(survey, tmp_path):
     learn.fit(1)
     done = learn.online_probe.rows
     lost = done + [done[-1] | dict(step=done[-1]['step']+1)]      # of a step that no checkpoint has
-    watch.write_rows(tmp_path/'run/probe.csv', lost)
+    watch.write_answers(tmp_path/'run/probe.csv', lost)
     learn = learner(survey, tmp_path/'run', often)
     learn.fit(2)
-    steps = [r['step'] for r in watch.read_rows(tmp_path/'run/probe.csv')]
+    steps = [r['step'] for r in watch.read_answers(tmp_path/'run/probe.csv')]
     assert steps == list(range(learn.step+1)) and str(learn.online_probe.rows[:len(done)]) == str(done)
 
 def test_a_damaged_table_is_begun_anew(survey, tmp_path, caplog):
@@ -161,7 +161,7 @@ def test_collapse_is_loud(survey, tmp_path, caplog):
 
 def test_a_full_disk_costs_the_files_only(survey, tmp_path, caplog, monkeypatch):
     def full(*a): raise StorageError('the disk is full')
-    monkeypatch.setattr(watch, 'write_rows', full)
+    monkeypatch.setattr(watch, 'write_answers', full)
     learn = learner(survey, tmp_path/'run', often)
     learn.fit(1)
     assert 'the disk is full' in caplog.text and len(learn.online_probe.rows) == learn.step+1

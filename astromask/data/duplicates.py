@@ -16,7 +16,7 @@ from astropy.table import Table
 from scipy.ndimage import gaussian_filter
 from fastcore.basics import patch
 from ..core import InputError, log, progress, uniform
-from ..sky import chained, chord, close_pairs, joined, on_sphere
+from ..sky import chained, chord, close_pairs, connected, on_sphere
 from .cutouts import Cutouts
 from .columns import degrees
 
@@ -259,7 +259,7 @@ def _prove(thumbs, pairs, group, enough, block=512):
         if not (s >= enough).any(): continue
         found.append(p[s >= enough])
         score.append(s[s >= enough])
-        group = joined(np.concatenate([found[-1],chained(group)]), len(thumbs))
+        group = connected(np.concatenate([found[-1],chained(group)]), len(thumbs))
         pairs = pairs[group[pairs[:,0]] != group[pairs[:,1]]]
     return np.concatenate(found),np.concatenate(score),group
 
@@ -377,7 +377,7 @@ def group_rows(
     "Rows that belong together by any of the keys or pairs"
     n = len(keys[0])
     edges,total = _edges(keys, n)
-    return joined(np.concatenate([*pairs,edges]), total)[:n]
+    return connected(np.concatenate([*pairs,edges]), total)[:n]
 
 # %% ../../nbs/13_data.duplicates.ipynb #8835b03a
 def pixels_compared(

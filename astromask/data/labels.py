@@ -48,14 +48,14 @@ def say_once(
         _said.add(sentence)
 
 # %% ../../nbs/07_data.labels.ipynb #0ab83d44
-def _counted(values, most=4):
+def _most_frequent(values, most=4):
     "The values that are there, the most frequent first, with their numbers"
     counts = Counter(np.asarray(values).tolist()).most_common()
     text = ', '.join(f'{v:g} ({n})' if isinstance(v, (int,float)) else f'{v!r} ({n})' for v,n in counts[:most])
     return text + (f' and {len(counts)-most} others' if len(counts) > most else '')
 
 def _put_aside(bad, n, name, why='count as unknown'):
-    return (f'{len(bad)} of {n} values of `{name}` {why}: {_counted(bad)}',) if len(bad) else ()
+    return (f'{len(bad)} of {n} values of `{name}` {why}: {_most_frequent(bad)}',) if len(bad) else ()
 
 # %% ../../nbs/07_data.labels.ipynb #8141cb48
 def _numbers_of(col, name):

@@ -401,11 +401,11 @@ def _crossed(a, b):
 # %% ../../nbs/34_evaluate.figures.ipynb #1b1ea92a
 def _clear(tables, row):
     "Is each method ahead on its side, by more than the spread?"
-    n,ahead = _ahead(tables[row['first']], tables[row['second']])
+    n,ahead = _lead(tables[row['first']], tables[row['second']])
     return bool((ahead[n < row['n']] > 1).any() and (ahead[n > row['n']] < -1).any())
 
 # %% ../../nbs/34_evaluate.figures.ipynb #24189d46
-def _ahead(a, b):
+def _lead(a, b):
     "Common numbers of labels, and the difference of two methods in units of its spread"
     (na,ma,sa),(nb,mb,sb) = ([np.asarray(t[k], float) for k in ('n','mean','std')] for t in (a, b))
     n,i,j = np.intersect1d(na, nb, return_indices=True)

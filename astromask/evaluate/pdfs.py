@@ -267,16 +267,16 @@ def _of_some(f, v):
         warnings.simplefilter('ignore')                 # the mean of nothing is NaN
         return f(v)
 
-def _mean(v): return _of_some(np.mean, v)
+def _average(v): return _of_some(np.mean, v)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #372fe8ae
 def _scores_of(grid, pdf, z):
     square = np.diff(grid)*(pdf[:,1:]**2 + pdf[:,:-1]**2)/2
-    return dict(crps=_mean(crps(grid, pdf, z)), log_likelihood=_mean(log_likelihood(grid, pdf, z)),
-                cde_loss=_mean(square.sum(1)) - 2*_mean(density_at(grid, pdf, z)))
+    return dict(crps=_average(crps(grid, pdf, z)), log_likelihood=_average(log_likelihood(grid, pdf, z)),
+                cde_loss=_average(square.sum(1)) - 2*_average(density_at(grid, pdf, z)))
 
 def _pit_numbers(p):
-    values = dict(pit_mean=_mean(p), pit_std=_of_some(np.std, p), pit_outliers=_mean((p < 1e-4) | (p > 1-1e-4)))
+    values = dict(pit_mean=_average(p), pit_std=_of_some(np.std, p), pit_outliers=_average((p < 1e-4) | (p > 1-1e-4)))
     return values | {f'pit_{k}': v for k,v in pit_uniformity(p).items()}
 
 def _held(levels): # of `coverage`

@@ -155,7 +155,7 @@ def _too_deep(own, shapes):
     return _leaves(own) > 1<<14 or _depths(own, 'depth') > blocks or _depths(own, 'decoder_depth') > max(blocks, 64)
 
 # %% ../../nbs/25_models.weights.ipynb #6704f1ff
-def _count(m): return sum(v.numel() for v in (*m.parameters(), *m.buffers()))
+def _numbers_of(m): return sum(v.numel() for v in (*m.parameters(), *m.buffers()))
 
 def _without_numbers(config):
     "The described model on the meta device; and the one that it is cut out of, a Predictor's encoder with its decoder"
@@ -190,7 +190,7 @@ def check_description(
         if m.img_size and math.prod(m.img_size) > 1<<22:
             raise ValueError(f'it describes images of {m.img_size[0]}x{m.img_size[1]} pixels, '
                              'and 4 million are the most')
-        if _count(whole) > 2*there + (1<<24) or sum(v.numel() for v in whole.buffers()) > max(1<<23, there):
+        if _numbers_of(whole) > 2*there + (1<<24) or sum(v.numel() for v in whole.buffers()) > max(1<<23, there):
             raise larger
         _check_names({k: tuple(v.shape) for k,v in m.state_dict().items()}, shapes)
 

@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/train.learner.html.md"""
 # %% auto #0
 __all__ = ['HALVES', 'fingerprint', 'RunLearner', 'generators_state', 'set_generators', 'restore_optimizer', 'same_scaling',
            'first_difference', 'make_learner', 'usual_callbacks', 'what_data', 'check_length', 'deterministic',
-           'plain_errors', 'owned', 'check_task', 'as_augment', 'sky_positions', 'in_known_units']
+           'plain_errors', 'owned', 'check_task', 'as_augment', 'sky_tensor', 'in_known_units']
 
 # %% ../../nbs/40_train.learner.ipynb #65bc867e
 import math, numpy as np, os, random, re, time, torch
@@ -489,7 +489,7 @@ def as_augment(
     return augment
 
 # %% ../../nbs/40_train.learner.ipynb #c21d6ddb
-def sky_positions(
+def sky_tensor(
     cutouts, # `Cutouts`
     device,  # Where the table shall be
 ):           # (N,2) float32: right ascension and declination in degrees, NaN where unknown

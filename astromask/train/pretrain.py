@@ -20,7 +20,7 @@ from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, with_bands
 from .callbacks import Figures, MaskedBatch
 from .learner import (RunLearner, as_augment, check_length, check_task, in_known_units, make_learner,
-                                     sky_positions)
+                                     sky_tensor)
 from .options import Recipe
 from .watch import OnlineProbe
 from ..surveys import band_names
@@ -58,7 +58,7 @@ def pretrain_learner(
     dls,cutouts = in_known_units(dls, m)
     if m.scaling is None: m.scaling = fit_scaling(cutouts, seed=dls.train.seed, kind=scaling)
 
-    coords = sky_positions(cutouts, dls.device) if m.sky_token else None
+    coords = sky_tensor(cutouts, dls.device) if m.sky_token else None
     recipe.lr = recipe.highest_lr(dls.train.bs*world())
     cbs = [MaskedBatch(dls.train.seed, augment, recipe.band_dropout, coords), Figures(run),
            OnlineProbe(run, probe_minutes, label=label or None, redshift=redshift or None)]

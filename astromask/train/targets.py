@@ -20,7 +20,7 @@ from ..models.answers import Classes
 from ..models.blocks import leave_out
 from ..data.labels import catalog_magnitudes
 from .callbacks import MaskedBatch
-from .learner import sky_positions
+from .learner import sky_tensor
 
 # %% ../../nbs/43_train.targets.ipynb #a9421fd8
 def as_column(
@@ -150,7 +150,7 @@ def target_tables(
     known,_ = counted_rows(dls, y, w)
     found = dict(y=y, weights=object_weights(y, w, known, p.answer, balanced),
                  mags=magnitude_table(p, c, magnitudes, known))
-    if p.sky_token: found['coords'] = sky_positions(c, dls.device)
+    if p.sky_token: found['coords'] = sky_tensor(c, dls.device)
     return {k: v.to(dls.device) for k,v in found.items() if v is not None}
 
 # %% ../../nbs/43_train.targets.ipynb #a38b25bc
