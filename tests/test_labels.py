@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np, pytest
 from astropy.table import Column, MaskedColumn, Table
 from astromask.core import InputError
+from astromask.data.catalogs import match_ids
 from astromask.data.cutouts import Cutouts
 from astromask.data.labels import (class_labels, find_classes, find_magnitudes, find_redshifts, magnitudes,
-                                   match_ids, read_magnitudes, redshift_kind, redshifts, say_once, catalog_features)
+                                   read_magnitudes, redshift_kind, redshifts, say_once, catalog_features)
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 needs_real = pytest.mark.skipif(not (real/'sdss_photometry.csv').exists(), reason=f'the real data of {real} are not here')

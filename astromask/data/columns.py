@@ -278,11 +278,10 @@ def _is_known(x):
 
 def is_known(
     col,       # Any column
-)->np.ndarray: # (N,) or (N,n) bool; infinite says nothing
+)->np.ndarray: # (N,) or (N,n) bool
     "Where a column says something"
     x,_ = _cleaned(col)
-    if x is None: return np.ones(len(col), bool)
-    return np.isfinite(x) if x.dtype.kind == 'f' else _is_known(x)
+    return np.ones(len(col), bool) if x is None else _is_known(x)
 
 # %% ../../nbs/07_data.columns.ipynb #530a3a3e
 def _as_written(x):

@@ -43,6 +43,13 @@ def _band_statistics(x, rows, full):
     return dict(missing=float(1-valid.mean()), percentiles=dict(zip(map(str, at), values)),
                 **{k: int(o.sum()) for k,o in odd.items()}), {k: rows[o] for k,o in odd.items()}
 
+# %% ../../nbs/19_data.inspect.ipynb #5c857af5
+def _count_known(col):
+    "In how many rows a column says something"
+    known = is_known(col)
+    if col.dtype.kind == 'f': known &= np.isfinite(np.ma.filled(col, np.nan))
+    return int(known.reshape(len(col), -1).any(1).sum())
+
 # %% ../../nbs/19_data.inspect.ipynb #25a5d5df
 def _extent(t):
     "Where on the sky the objects are: right ascension runs through 0 if that is the shorter way"
@@ -190,7 +197,7 @@ def _about_objects(t):
     bright,said = read_magnitudes(t)
     z = far.values[far.known]
     low,middle,high = (np.percentile(z, (0,50,100)) if len(z) else [np.nan]*3)
-    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=int(is_known(t[k]).reshape(len(t), -1).any(1).sum()))
+    facts = dict(columns={k: dict(dtype=str(t[k].dtype), known=_count_known(t[k]))
                           for k in t.colnames},
                  class_column=kind.column,
                  classes={str(k): int((kind.values == i).sum()) for i,k in enumerate(kind.names)},

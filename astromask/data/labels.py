@@ -9,7 +9,7 @@ __all__ = ['PLAUSIBLE_REDSHIFTS', 'REDSHIFT_KINDS', 'UNKNOWN_CLASSES', 'KNOWN_BA
            'Found', 'say_once', 'impossible_redshifts', 'redshift_columns', 'find_redshifts', 'redshifts',
            'redshift_kind', 'class_columns', 'find_classes', 'class_labels', 'unknown_values', 'choose_classes',
            'galaxies', 'Measured', 'measured_columns', 'like_magnitudes', 'find_magnitudes', 'read_magnitudes',
-           'magnitudes', 'catalog_magnitudes', 'catalog_features', 'match_ids']
+           'magnitudes', 'catalog_magnitudes', 'catalog_features']
 
 # %% ../../nbs/07_data.labels.ipynb #4fdb9bd0
 import re
@@ -19,7 +19,7 @@ import numpy as np
 from astropy.table import Table
 from ..core import InputError, log
 from .columns import (NAMES, SENTINELS, column_named, is_known, is_missing, numbers, one_a_row,
-                                    plain_name, rounded_ids, text_numbers, texts)
+                                    plain_name, text_numbers, texts)
 from ..surveys import band_wavelength
 
 # %% ../../nbs/07_data.labels.ipynb #45f27fa3
@@ -596,38 +596,3 @@ def catalog_features(
     x |= {f'{a}-{b}'.replace('mag_', ''): x[a]-x[b] for a,b in zip(mags, mags[1:])}
     x = {n: np.where(np.isfinite(v), v, np.nan) for n,v in x.items()}
     return np.stack(list(x.values()), 1), list(x)
-
-# %% ../../nbs/07_data.labels.ipynb #ff4a4287
-def _refuse_lost_digits(ids, other, where):
-    "Refuse ids that went through a float or a spreadsheet"
-    lost = [texts(o[rounded_ids(o)])[0] for o in (ids, other) if rounded_ids(o).any()]
-    if lost:
-        raise InputError(f'Ids cannot be matched with {where}: they have lost digits, as in {lost[0]}, for they were '
-                         'floats or went through a spreadsheet. Match by position, or write them again '
-                         'as whole numbers or text')
-
-# %% ../../nbs/07_data.labels.ipynb #bd05d213
-def _first_rows(ids, where):
-    "The first row that has each id; repeats are said"
-    first = {k: i for i,k in reversed([*enumerate(ids)]) if k}
-    again = [k for i,k in enumerate(ids) if k and first[k] != i]
-    if again:
-        say_once([f'{len(again)} rows of {where} repeat an id, such as {min(again)!r}: the first row of each counts'])
-    return first
-
-# %% ../../nbs/07_data.labels.ipynb #f63ef0ac
-def match_ids(
-    ids,        # (N,) ids: whole numbers or text
-    other,      # (M,) ids of another table
-    where='the other table', # Which that is, for messages
-)->np.ndarray:  # (N,) rows of the other table, -1 where there is none
-    "Which row of another table has the same id"
-    ids,other = (Table(dict(id=o))['id'] for o in (ids, other))
-    _refuse_lost_digits(ids, other, where)
-    ids,other = (texts(o).tolist() for o in (ids, other))
-    first = _first_rows(other, where)
-    rows = np.array([first.get(k, -1) for k in ids], dtype=np.int64)
-    if len(ids) and (rows < 0).all():
-        say_once([f'No id is in {where}: {", ".join(map(repr, ids[:2]))} here, and '
-                  f'{", ".join(map(repr, other[:2]))} there'])
-    return rows
