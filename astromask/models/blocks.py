@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.autograd.function import once_differentiable
 from fastcore.basics import patch
+from .masking import take
 
 # %% ../../nbs/20_models.blocks.ipynb #b89c9f41
 @cache
@@ -142,7 +143,7 @@ def finish(self:Block,
 ):            # (B,N,D) or (B,K,D)
     "What follows the queries, keys and values"
     q,k,v = qkv.unflatten(-1, (3,-1)).unbind(-2)
-    if ids is not None: x,q = (t.gather(1, ids[...,None].expand(-1,-1,t.shape[-1])) for t in (x,q))
+    if ids is not None: x,q = (take(t, ids) for t in (x,q))
     x = x + self.drop_path(self.attn.proj(attention(q, k, v, self.attn.num_heads)) + beside, 0)
     return x + self.drop_path(self.mlp(self.norm2(x)), 1)
 

@@ -11,13 +11,14 @@ __all__ = ['POOLS', 'PatchEmbed', 'orientations', 'check_views', 'BandEncoder', 
 # %% ../../nbs/21_models.encoder.ipynb #1267044e
 import copy, numpy as np, torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from fastcore.basics import patch
 from ..core import InputError, size2d
 from ..surveys import band_names
 from .blocks import linear
-from .masking import patchify, take
+from .masking import patchify
 from .trunks import partial_trunk, registered
 from ..units import Measure
 
@@ -220,11 +221,10 @@ def pixels(self:BandEncoder,
 ):              # (B,L,p*p*C) scaled pixels with 0 where missing, and (B,L,p*p*C) bool: valid
     "Images to patches of scaled pixels, and which of them are valid"
     x = self.place_bands(x, bands)
-    valid = x.isfinite()
-    if self.scaling is not None:
-        x = self.scaling(torch.where(valid, x, torch.nan))
-        valid = valid & x.isfinite()                        # a value that no scaled pixel can hold is none
-    return patchify(torch.where(valid, x, 0), self.patch_size), patchify(valid, self.patch_size)
+    if self.scaling is not None: x = self.scaling(torch.where(x.isfinite(), x, torch.nan))
+    x = patchify(x, self.patch_size)
+    valid = x.isfinite()                        # a value that no scaled pixel can hold is none
+    return torch.where(valid, x, 0), valid
 
 # %% ../../nbs/21_models.encoder.ipynb #d449a13d
 @patch
@@ -239,8 +239,8 @@ def tokens(self:BandEncoder,
     x = self.patch_embed(torch.where(valid, values, fill).to(fill.dtype))
     if hidden is not None: x = torch.where(hidden[...,None], self.mask_token.to(x.dtype), x)
     if self.pos_embed is None: return x
-    positions = self.pos_embed[:,1:]
-    return x + (positions if ids is None else take(positions.expand(x.shape[0],-1,-1), ids))
+    positions = self.pos_embed[0,1:]
+    return x + (positions if ids is None else F.embedding(ids, positions))
 
 # %% ../../nbs/21_models.encoder.ipynb #c1c4d8ad
 @patch

@@ -10,6 +10,7 @@ __all__ = ['MAE', 'CrossBlock', 'mae_sizes']
 # %% ../../nbs/22_models.mae.ipynb #196063d7
 import torch
 from torch import nn
+from torch.nn import functional as F
 from fastcore.basics import patch
 from ..core import InputError
 from .blocks import attention, Block, Linear, Mlp
@@ -138,10 +139,10 @@ def decode_cross(self:MAE,
 ):
     "Mask tokens look at the visible ones"
     n = memory.shape[1] - visible.shape[1]
-    positions = self.decoder_pos_embed[:,1:].expand(len(memory),-1,-1)
+    positions = self.decoder_pos_embed[0,1:]
     memory = torch.cat([memory[:,:1] + self.decoder_pos_embed[:,:1], memory[:,1:n],
-                        memory[:,n:] + take(positions, visible)], dim=1)
-    x = self.mask_token + take(positions, hidden)
+                        memory[:,n:] + F.embedding(visible, positions)], dim=1)
+    x = self.mask_token + F.embedding(hidden, positions)
     for block in self.decoder_blocks: x = self.run_block(block, x, memory)
     return x
 

@@ -73,13 +73,18 @@ def split_tokens(
     ids = mask.to(torch.uint8).argsort(dim=1, stable=True)
     return ids[:,:keep], ids[:,keep:]
 
+# %% ../../nbs/20_models.masking.ipynb #a1b2c301
+def _places(ids, L): # (B,K) positions among L tokens -> (B*K,) among those of all objects, one after the other
+    return (ids + L*torch.arange(ids.shape[0], device=ids.device)[:,None]).flatten()
+
 # %% ../../nbs/20_models.masking.ipynb #63f874d4
 def take(
     tokens, # (B,L,D)
     ids,    # (B,K) positions
 ): # (B,K,D)
     "The tokens at some positions"
-    return tokens.gather(1, ids[...,None].expand(-1,-1,tokens.shape[-1]))
+    B,L = tokens.shape[:2]
+    return tokens.flatten(0,1).index_select(0, _places(ids, L)).unflatten(0, (B,-1))
 
 # %% ../../nbs/20_models.masking.ipynb #28d94393
 def put(
@@ -88,7 +93,7 @@ def put(
     into,   # (B,L,D), or what expands to it without a copy
 ): # (B,L,D): `into` with `tokens` at these positions
     "Tokens written at some positions of a longer list"
-    return into.scatter(1, ids[...,None].expand(-1,-1,tokens.shape[-1]), tokens)
+    return into.flatten(0,1).index_copy(0, _places(ids, into.shape[1]), tokens.flatten(0,1)).view(into.shape)
 
 # %% ../../nbs/20_models.masking.ipynb #bed3e8a6
 def check_mask(

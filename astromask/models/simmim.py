@@ -13,8 +13,9 @@ from numbers import Real
 from torch import nn
 from fastcore.basics import patch
 from ..core import InputError
+from .blocks import linear
 from .masked import MaskedModel, MaskedOutput
-from .masking import patchify, spread_units, units_from_noise, unpatchify
+from .masking import spread_units, units_from_noise, unpatchify
 from .trunks import make_trunk
 
 # %% ../../nbs/23_models.simmim.ipynb #50e67a35
@@ -114,11 +115,11 @@ def observed_units(self:SimMIM,
     valid, # (B,L,P) bool: valid pixels of patches
 ):         # (B,C,L') bool
     "Which units have a valid pixel"
-    seen = unpatchify(valid, self.patch_size, self.img_size)
+    seen = valid.unflatten(-1, (-1,len(self.bands))).any(2).mT      # (B,C,L)
     if not self.per_band: seen = seen.any(1, keepdim=True)
     h,w = self.units
-    u = self.mask_unit
-    return seen.reshape(*seen.shape[:2], h, u, w, u).any(5).any(3).flatten(2)
+    f = self.mask_unit//self.patch_size
+    return seen.reshape(*seen.shape[:2], h, f, w, f).any(5).any(3).flatten(2)
 
 # %% ../../nbs/23_models.simmim.ipynb #fb01fe61
 @patch
@@ -160,7 +161,8 @@ def hidden_patches(self:SimMIM,
     mask, # (B,C,L') bool over units
 ):        # (B,L,P) bool
     "Which pixels of patches a mask hides"
-    return patchify(self.hidden_pixels(mask).expand(-1, len(self.bands), -1, -1), self.patch_size)
+    hidden = spread_units(mask, self.units, self.mask_unit//self.patch_size).flatten(2).mT
+    return hidden.expand(-1, -1, len(self.bands)).repeat(1, 1, self.patch_size**2)
 
 # %% ../../nbs/23_models.simmim.ipynb #050fe77d
 @patch
@@ -175,13 +177,13 @@ def predict(self:SimMIM,
     if self.mask_in == 'tokens': tokens = self.tokens(values, valid, hidden=hidden.any(-1))
     else: tokens = self.tokens(values, valid & ~hidden)
     x = self.attend(tokens, coords)[:,self.n_prefix:]
+    x = linear(x, self.head.weight.flatten(1), self.head.bias)
 
-    # each token's square of pixels
-    x = nn.functional.linear(x, self.head.weight.flatten(1), self.head.bias)
-    H,W = self.img_size
-    s = self.stride
-    image = x.reshape(len(x), H//s, W//s, -1, s, s).permute(0,3,1,4,2,5).reshape(len(x), -1, H, W)
-    return patchify(image, self.patch_size)
+    # each token's square of pixels, cut into patches
+    h,w = (side//self.stride for side in self.img_size)
+    p = self.patch_size
+    f = self.stride//p
+    return x.reshape(len(x), h, w, -1, f, p, f, p).permute(0,1,4,2,6,5,7,3).reshape(values.shape)
 
 # %% ../../nbs/23_models.simmim.ipynb #cd400dec
 @patch
