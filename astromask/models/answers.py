@@ -10,7 +10,7 @@ __all__ = ['ANSWERS', 'Classes', 'Point', 'normalise_pdf', 'pdf_median', 'in_dou
 
 # %% ../../nbs/27_models.answers.ipynb #6cef7e6a
 import math, numpy as np, torch
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from torch.nn import functional as F
 from ..core import InputError
 
@@ -283,13 +283,8 @@ class Mixture(_Density):
         if k < 1 or points < 3 or not -1 < low < high:
             raise InputError(f'{k} Gaussians on {points} points from {low} to {high}: give at least 1, on 3, from '
                              'low to a higher redshift')
-        self.k = int(k)
-        self.low = float(low)
-        self.high = float(high)
-        self.points = int(points)
-        self.n_out = 3*int(k)
-        self.center = float(center)
-        self.scale = float(scale)
+        store_attr(cast=True)
+        self.n_out = 3*self.k
         self.grid = torch.linspace(math.log1p(low), math.log1p(high), points, dtype=torch.float64).expm1()
         self.narrowest = (math.log1p(high)-math.log1p(low))/(points-1)
 

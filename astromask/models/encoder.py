@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from ..core import InputError, size2d
 from ..surveys import band_names
 from .blocks import linear
@@ -83,10 +83,8 @@ class BandEncoder(nn.Module):
         super().__init__()
         self.trunk = trunk or partial_trunk(block, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
                                             positions=positions)
-        self.patch_size = patch_size
+        store_attr('patch_size,embed_dim,norm_eps')
         self.bands = band_names(bands)
-        self.embed_dim = embed_dim
-        self.norm_eps = norm_eps
         self.fit_image(img_size, position_grid)
         self.build(sky_token, norm_after_pool)
         self.scaling = scaling

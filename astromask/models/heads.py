@@ -13,7 +13,7 @@ import copy, numpy as np, torch
 from functools import partial
 from torch import nn
 from timm.layers import AttentionPoolLatent
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from ..core import InputError, check_seed
 from .answers import answer_from_config, mean_prediction
 from .encoder import BandEncoder, POOLS, as_tensor, check_views, orientations
@@ -204,10 +204,7 @@ class Predictor(nn.Module):
         with torch.device('cpu'): self.answer = answer_from_config(answer) if isinstance(answer, dict) else answer
         self.magnitudes = (magnitudes,) if isinstance(magnitudes, str) else tuple(magnitudes)
         self.kind = head
-        self.pool = pool
-        self.norm = norm
-        self.head_std = head_std
-        self.seed = seed
+        store_attr('pool,norm,head_std,seed')
         self.hidden = [hidden] if np.ndim(hidden) == 0 else list(hidden)
         check_parts(self)
         with torch.random.fork_rng():

@@ -47,10 +47,8 @@ class PixelNet(nn.Module):
     ):
         "Scaled pixels with stand-ins for missing ones, and which objects have any: (B,C,H,W), (B,)"
         x = self.place_bands(x, bands)
+        if self.scaling is not None: x = self.scaling(torch.where(x.isfinite(), x, torch.nan))
         valid = x.isfinite()
-        if self.scaling is not None:
-            x = self.scaling(torch.where(valid, x, torch.nan))
-            valid = valid & x.isfinite()
         return torch.where(valid, x.to(self.fill.dtype), self.fill), valid.flatten(1).any(1)
 
 # %% ../../nbs/24_models.networks.ipynb #206c2ee9

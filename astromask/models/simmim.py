@@ -11,7 +11,7 @@ __all__ = ['hidden_shares', 'SimMIM']
 import torch
 from numbers import Real
 from torch import nn
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from ..core import InputError
 from .blocks import linear
 from .masked import MaskedModel, MaskedOutput
@@ -93,8 +93,7 @@ def set_masking(self:SimMIM,
     if unit % self.patch_size or H % unit or W % unit:
         raise InputError(f'mask_unit {unit} must be a multiple of the patch size {self.patch_size} and '
                          f'divide the image, {H}x{W}')
-    self.mask_in = mask_in
-    self.per_band = per_band
+    store_attr('mask_in,per_band')
     self.mask_ratio = hidden_shares(mask_ratio)
     self.mask_unit = unit
     self.units = H//unit, W//unit

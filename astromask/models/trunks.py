@@ -15,7 +15,7 @@ from importlib import import_module
 from inspect import signature
 from torch import nn
 from timm.models import beit
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from ..core import InputError
 from .blocks import Block
 from .positions import SkyToken, sincos_positions
@@ -57,10 +57,7 @@ class ViT:
         mlp_ratio:float=4,     # Width of a block's MLP, in units of the token's size
         positions:str='sincos' # sincos (fixed) or learned
     ):
-        self.depth = depth
-        self.num_heads = num_heads
-        self.mlp_ratio = mlp_ratio
-        self.positions = positions
+        store_attr()
 
     def place(self, m): place_positions(m, 'pos_embed', m.embed_dim, self.positions)
     def blocks(self, m):
