@@ -243,6 +243,7 @@ def test_timm_gives_the_same(kind, tmp_path):
 
 def test_timm_refuses_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match='timm has no sky-position token'): to_timm(model(**KINDS['sky']), tmp_path)
+    with pytest.raises(InputError, match="timm's Swin has no place for a norm after the pool"): to_timm(model(**SWIN, norm_after_pool=True), tmp_path)
     with pytest.raises(AstroMaskError, match='LayerNorm epsilon is 0.01, and timm keeps 1e-6'): to_timm(model(norm_eps=.01), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
