@@ -189,7 +189,7 @@ def _timm_beit(m):
 def _timm_swin(m):
     "A Swin, which is timm's own"
     if isinstance(m.norm, torch.nn.Identity):
-        raise InputError("timm's Swin has no place for a norm after the pool: this encoder cannot go there; use to_onnx")
+        raise InputError("timm's Swin has no place for a norm after the pool: use to_onnx")
     c = m.config
     args = dict(window_size=c['window_size']) if c['window_size'] else {}
     if isinstance(c['depth'], int): return c['encoder'], args, {}
