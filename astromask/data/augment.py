@@ -175,7 +175,6 @@ def noise(
 ):                     # (B,C,H,W)
     "Add noise that is matched to the sky, as (seed, epoch, id) say"
     _check_strength('noise', strength, 0, 100)
-    if not strength: return x
     level = strength*uniform(seed, epoch, ids, 1, 'noise level')[:,:,None,None] * _sky_noise(x)
     return x + (level*_normal(seed, epoch, ids, x.shape[1:], 'noise')).to(x.dtype)
 
@@ -206,7 +205,6 @@ def cosmic_rays(
 ):                # (B,C,H,W)
     "Let particles hit the detector, as (seed, epoch, id) say"
     _check_strength('cosmic_rays', p, 0, 1)
-    if not p: return x
     C,H,W = x.shape[1:]
     u = uniform(seed, epoch, ids, 6*C, 'cosmic rays').unflatten(1, (C,6))
     hit = torch.where(u[...,5] < p, _sky_noise(x)[...,0,0], 0)
@@ -222,7 +220,6 @@ def bad_pixels(
 ):                      # (B,C,H,W) with these NaN
     "Take single pixels and whole columns away, as (seed, epoch, id) say"
     _check_strength('bad_pixels', share, 0, .5)
-    if not share: return x
     C,H,W = x.shape[1:]
     n = math.ceil(-math.log1p(-share)*H*W)                                    # with repetitions
     u = uniform(seed, epoch, ids, C*(n+2), 'bad pixels').unflatten(1, (C,n+2))

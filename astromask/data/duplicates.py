@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 from astropy.table import Table
 from scipy.ndimage import gaussian_filter
-from fastcore.basics import patch
 from ..core import InputError, log, progress, uniform
 from ..sky import chained, chord, close_pairs, connected, on_sphere
 from .cutouts import Cutouts
@@ -161,35 +160,17 @@ def _candidates_in(z, group, mine, others, least, each):
     apart = group[pairs[:,0]] != group[pairs[:,1]]
     return pairs[apart],cosine.ravel()[at[apart]],full
 
-# %% ../../nbs/13_data.duplicates.ipynb #0dc85b86
-class _Candidates:
-    "The pairs that are found, of each of n rows the `each` most alike"
-    def __init__(self, n, each):
-        self.n = n
-        self.each = each
-        self.pairs = [np.zeros((0,2), np.int64)]
-        self.cosines = [np.zeros(0, np.float32)]
-        self.full = np.zeros(n, bool)             # Rows that have more
-
-    def add(self, pairs, cosines, full):
-        self.pairs.append(pairs)
-        self.cosines.append(cosines)
-        self.full[full] = True
-        if sum(map(len, self.cosines)) > 2*self.n*self.each: self.keep_best()
-
 # %% ../../nbs/13_data.duplicates.ipynb #672fd12f
-@patch
-def keep_best(self:_Candidates):
-    "Leave out what comes twice, and what is not among the best of its row"
-    pairs,first = np.unique(np.concatenate(self.pairs) @ [self.n,1], return_index=True)
-    cosines = np.concatenate(self.cosines)[first]
-    row = pairs//self.n
+def _best_of(pairs, cosines, full, n, each):
+    "Each pair once, and of each of n rows the `each` most alike; rows that have more are marked in `full`"
+    pairs,first = np.unique(np.concatenate(pairs) @ [n,1], return_index=True)
+    cosines = np.concatenate(cosines)[first]
+    row = pairs//n
     order = np.lexsort((-cosines, row))
     rank = np.arange(len(row))-np.searchsorted(row, row)
-    self.full[row[rank >= self.each]] = True
-    keep = order[rank < self.each]
-    self.pairs = [np.stack(np.divmod(pairs[keep], self.n), 1)]
-    self.cosines = [cosines[keep]]
+    full[row[rank >= each]] = True
+    keep = order[rank < each]
+    return [np.stack(np.divmod(pairs[keep], n), 1)],[cosines[keep]]
 
 # %% ../../nbs/13_data.duplicates.ipynb #5321da35
 def _all_candidates(z, near, rows=None, group=None, least=.35, each=3, block=1024):
@@ -197,15 +178,19 @@ def _all_candidates(z, near, rows=None, group=None, least=.35, each=3, block=102
     group = np.arange(len(z)) if group is None else group
     wanted = np.full(len(z), rows is None)
     if rows is not None: wanted[rows] = True
-    best = _Candidates(len(z), each)
+    found = [np.zeros((0,2), np.int64)],[np.zeros(0, np.float32)]
+    full = np.zeros(len(z), bool)                                  # rows that have more
     for others in near:
         ours = others[wanted[others]]
         for mine in np.array_split(ours, len(ours)//block+1):
-            best.add(*_candidates_in(z, group, mine, others, least, each))
-    best.keep_best()
-    pairs = np.sort(best.pairs[0], 1)[np.argsort(-best.cosines[0], kind='stable')]
+            *new,more = _candidates_in(z, group, mine, others, least, each)
+            found = tuple([*a,b] for a,b in zip(found, new))
+            full[more] = True
+            if sum(map(len, found[1])) > 2*len(z)*each: found = _best_of(*found, full, len(z), each)
+    (pairs,),(cosines,) = _best_of(*found, full, len(z), each)
+    pairs = np.sort(pairs, 1)[np.argsort(-cosines, kind='stable')]
     first = np.unique(pairs @ [len(z),1], return_index=True)[1]
-    return pairs[np.sort(first)],np.flatnonzero(best.full)
+    return pairs[np.sort(first)],np.flatnonzero(full)
 
 # %% ../../nbs/13_data.duplicates.ipynb #451d184b
 def _smoothed(g, sigma): return gaussian_filter(g, (0,sigma,sigma), mode='nearest')
@@ -358,26 +343,13 @@ def sky_twins(
     pairs = np.concatenate([same[same[:,0] < same[:,1]],np.sort(pairs, 1)])
     return known[pairs[np.lexsort(pairs.T[::-1])]]
 
-# %% ../../nbs/13_data.duplicates.ipynb #82981751
-def _edges(keys, n):
-    "Edges from rows 0 to n-1 to nodes from n on that stand for the values of keys, and the number of all nodes"
-    edges = [np.zeros((0,2), np.int64)]
-    for key in keys:
-        known = np.flatnonzero(key != -1)
-        values,place = np.unique(key[known], return_inverse=True)
-        edges.append(np.stack([known,place+n], 1))
-        n += len(values)
-    return np.concatenate(edges),n
-
 # %% ../../nbs/13_data.duplicates.ipynb #5b2fee06
 def group_rows(
     *keys,    # Each (N,) int64: rows with the same key belong together; -1 says nothing
     pairs=(), # Each (M,2) rows that belong together
 )->np.ndarray: # (N,) group numbers
     "Rows that belong together by any of the keys or pairs"
-    n = len(keys[0])
-    edges,total = _edges(keys, n)
-    return connected(np.concatenate([*pairs,edges]), total)[:n]
+    return connected(np.concatenate([*pairs,*map(_equal_pairs, keys)]), len(keys[0]))
 
 # %% ../../nbs/13_data.duplicates.ipynb #8835b03a
 def pixels_compared(

@@ -45,12 +45,9 @@ def block_edges(
 )->np.ndarray:       # First row of each block, and the number of rows
     "Where the blocks of a set begin"
     row = int(np.prod(cutouts.shape))*cutouts.dtype.itemsize
-    edges = []
-    first = 0
-    for p in cutouts.parts:
-        edges.append(np.arange(first, first+p.n, p.chunk*max(1, nbytes//(p.chunk*row))))
-        first += p.n
-    return np.concatenate([*edges, [first]])
+    ends = np.cumsum([p.n for p in cutouts.parts])
+    edges = [np.arange(end-p.n, end, p.chunk*max(1, nbytes//(p.chunk*row))) for p,end in zip(cutouts.parts, ends)]
+    return np.concatenate([*edges, ends[-1:]])
 
 # %% ../../nbs/16_data.loaders.ipynb #eba99a1b
 def epoch_order(
@@ -120,8 +117,7 @@ class Pixels:
         window=1<<28,  # Bytes of a window, about
     ):
         for p in cutouts.parts if ivar else (): p.check_ivar()
-        self.cutouts = cutouts
-        self.ivar = ivar
+        store_attr('cutouts,ivar')
         self._set_sizes(img_size)
         self.window = max(1, window//self.row_bytes)
         self.edges = block_edges(cutouts)
@@ -237,6 +233,16 @@ def __getitem__(self:Pixels,
         for a,b in self.pieces(mine): self.fill(kept, mine, a, b)
     found = self.finish([o.index_select(0, torch.from_numpy(at).to(o.device)) for o in kept])
     return found if self.ivar else found[0]
+
+# %% ../../nbs/16_data.loaders.ipynb #a7c41be2
+@patch
+def batch(self:Pixels,
+    rows,        # (n,) row numbers
+    coords=None, # (N,2) sky positions by row
+)->dict:
+    "What a model is called with to ask about some rows"
+    x = self[rows]
+    return dict(x=x[0] if self.ivar else x, coords=None if coords is None else coords[torch.from_numpy(rows)])
 
 # %% ../../nbs/16_data.loaders.ipynb #67f98543
 def _free_rooms(pixels, rooms, n, rows):
@@ -495,7 +501,5 @@ def multiplied(
     pixels = copy.copy(dls.train.dataset)
     loaders = [copy.copy(dl) for dl in (dls.train, dls.valid)]
     pixels.factor = pixels.factor*factor
-    for dl in loaders:
-        dl.dataset = pixels
-        dl._rooms = []
+    for dl in loaders: dl.dataset = pixels
     return DataLoaders(*loaders, device=dls.device)

@@ -8,7 +8,6 @@ Docs: https://astromask.github.io/astromask/data.splits.html.md"""
 __all__ = ['split_rows', 'split_hash', 'save_split', 'load_split', 'run_split']
 
 # %% ../../nbs/13_data.splits.ipynb #ec48d1a5
-import hashlib
 from pathlib import Path
 import numpy as np
 from astropy.table import Table
@@ -84,7 +83,6 @@ def _fill(order, members, counts, share, taken):
     mine = []
     for g in order:
         size = sum(k for _,k in members[g])
-        if room <= 0: break
         if g in taken or size > room or not _brings_nearer(members[g], left, counts): continue
         for l,k in members[g]: left[l] -= k
         room -= size
@@ -164,17 +162,15 @@ def split_rows(
     return _guarded(parts, ra, dec, width) if width else parts
 
 # %% ../../nbs/13_data.splits.ipynb #b6d0917c
+def _told(ids): return '\x1f'.join(sorted(ids))+'\x1e'
+
 def split_hash(
     data,  # `Cutouts`, or a catalogue with `id`
     parts, # Row numbers of each part, as of `split_rows`; or the (train, test) folds of a cross-validation
 )->str:    # 16 hexadecimal digits
     "A name for who is on which side"
     ids = np.asarray(getattr(data, 'catalog', data)['id']).astype(str)
-    h = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, tuple): h.update(split_hash(data, part).encode())
-        else: h.update('\x1f'.join(sorted(ids[part])).encode()+b'\x1e')
-    return h.hexdigest()[:16]
+    return digest(*(split_hash(data, p) if isinstance(p, tuple) else _told(ids[p]) for p in parts))[:16]
 
 # %% ../../nbs/13_data.splits.ipynb #4cb41c02
 def save_split(
@@ -206,8 +202,7 @@ def _read_split(path):
     s = read_json(path)
     if not _is_split(s): raise DataError(f'{path} is no split: write it with save_split')
     parts = [[str(i) for i in s[k]] for k in ('train','valid','test')]
-    h = digest(*('\x1f'.join(sorted(p))+'\x1e' for p in parts))[:16]
-    if h != s.get('hash'):
+    if digest(*map(_told, parts))[:16] != s.get('hash'):
         raise DataError(f'{path} was changed after it was written: its ids do not have the hash {s.get("hash")}')
     return [*parts,[str(i) for i in s.get('left', [])]],s.get('about', {})
 

@@ -6,12 +6,12 @@ Docs: https://astromask.github.io/astromask/train.callbacks.html.md"""
 
 # %% auto #0
 __all__ = ['in_parts', 'BatchLearner', 'RunCallback', 'MaskedBatch', 'output_loss', 'warmup_cosine', 'Schedule', 'targets',
-           'finite_loss', 'SafeStep', 'Average', 'mean_of', 'History', 'Checkpoints', 'Stop', 'Figures']
+           'finite_loss', 'SafeStep', 'Average', 'mean_of', 'History', 'csv_text', 'Checkpoints', 'Stop', 'Figures']
 
 # %% ../../nbs/41_train.callbacks.ipynb #1aaf8132
-import csv, io, math, numpy as np, signal, threading, time, torch
+import math, numpy as np, signal, threading, time, torch
 from contextlib import contextmanager, nullcontext
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from fastai.callback.core import Callback, CancelFitException, CancelStepException, CancelTrainException
 from fastai.learner import Learner
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -27,7 +27,6 @@ def in_parts(
     n:int,      # How many parts
 )->list:        # Dicts like it
     "A batch, cut into parts of equal size"
-    if n == 1: return [batch]
     B = len(next(iter(batch.values())))
     if B % n: raise InputError(f'A batch of {B} objects cannot be cut into {n} equal parts: change accumulate or bs')
     cut = {k: v.chunk(n) for k,v in batch.items()}
@@ -44,9 +43,9 @@ class BatchLearner(Learner):
         for k,part in enumerate(parts, 1):
             self.xb = part
             self.do_part(k == len(parts))
-        if not self.training: return
-        self._with_events(self.opt.step, 'step', CancelStepException)
-        self.opt.zero_grad()
+        if self.training:
+            self._with_events(self.opt.step, 'step', CancelStepException)
+            self.opt.zero_grad()
 
 # %% ../../nbs/41_train.callbacks.ipynb #85c69189
 @patch
@@ -59,9 +58,9 @@ def do_part(self:BatchLearner,
     self.loss_grad = self.loss_func(self.pred, *self.yb)
     self.loss = self.loss_grad.detach().clone()
     self('after_loss')
-    if not self.training: return
-    self('before_backward')
-    self.loss_grad.backward()
+    if self.training:
+        self('before_backward')
+        self.loss_grad.backward()
 
 # %% ../../nbs/41_train.callbacks.ipynb #e7329aa2
 class RunCallback(Callback):
@@ -85,11 +84,7 @@ class MaskedBatch(RunCallback):
         augment=dihedral,      # (x, seed, epoch, ids) -> x; None leaves training images as they are
         band_dropout:float=0., # Probability that an object in training loses a band
         coords=None,           # (N,2) right ascension and declination of all rows, on the device
-    ):
-        self.seed = seed
-        self.augment = augment
-        self.band_dropout = band_dropout
-        self.coords = coords
+    ): store_attr()
 
     def before_batch(self): self.learn.xb = self.batch(self.xb, self.yb[0], self.epoch, self.training)
 
@@ -150,20 +145,17 @@ class Schedule(RunCallback):
         kind:str='cosine',       # cosine | constant: what comes after the warm-up
         progress=None,           # Called without arguments: share of the run that is done
     ):
-        self.lr_max = lr
-        self.warmup = warmup
-        self.kind = kind
-        self.progress = progress
+        store_attr()
         self.now = lr
 
     def before_batch(self):
         if not self.training: return
         t = self.progress()
-        self.now = self.lr_max*warmup_cosine(t if self.kind == 'cosine' else min(t, self.warmup), self.warmup)
+        self.now = self.lr*warmup_cosine(t if self.kind == 'cosine' else min(t, self.warmup), self.warmup)
         for group in self.opt.opt.param_groups: group['lr'] = self.now*group.get('lr_scale', 1.)
 
     def state(self): return dict(lr=self.now)
-    def load(self, state): self.now = state.get('lr', self.lr_max)
+    def load(self, state): self.now = state.get('lr', self.lr)
 
 # %% ../../nbs/41_train.callbacks.ipynb #47ce9c1c
 def targets(
@@ -191,9 +183,7 @@ class SafeStep(RunCallback):
         parts:int=1,     # Of a batch
         scale:float=0.,  # Of the loss, to begin with (float16); 0 for none
     ):
-        self.clip = clip
-        self.patience = patience
-        self.parts = parts
+        store_attr('clip,patience,parts')
         self.scale,self.good = (torch.tensor(float(scale)),torch.tensor(0)) if scale else (None,None)
         # in a row, in all, in all for not being finite
         self.bad = self.skipped = self.lost = 0
@@ -202,8 +192,7 @@ class SafeStep(RunCallback):
     def before_fit(self):
         if self.scale is not None: self.scale,self.good = (o.to(self.dls.device) for o in (self.scale, self.good))
     def before_batch(self):
-        self.targets = 0.
-        self.losses = 0.
+        self.targets = self.losses = 0.
         self.finite = True
 
 # %% ../../nbs/41_train.callbacks.ipynb #d4c6f32a
@@ -329,8 +318,8 @@ def load(self:SafeStep,
     if scale := named(state, 'scale'):
         self.scale = scale['scale']
         self.good = scale['good']
-    counts = [torch.tensor(float(n), device=self.dls.device) for n in state.get('counts', (0,0,0))]
-    self.bad,self.skipped,self.lost = counts
+    counts = state.get('counts', (0,0,0))
+    self.bad,self.skipped,self.lost = torch.tensor(counts, dtype=torch.float32, device=self.dls.device)
     self.told = int(self.lost)
 
 # %% ../../nbs/41_train.callbacks.ipynb #d481c379
@@ -341,8 +330,7 @@ class Average(RunCallback):
         decay:float=0.999, # Share of the mean that a step leaves
     ):
         self.decay = decay
-        self.mean = None
-        self.own = None
+        self.mean = self.own = None
 
     def copied(self): return {k: v.clone() for k,v in self.model.state_dict().items() if v.is_floating_point()}
 
@@ -406,11 +394,10 @@ class History(RunCallback):
     "Losses, learning rate and speed: a row in history.csv per validation, a line in the log in between"
     order = 60
     def __init__(self,
-        run:RunDir,         # Where history.csv is
+        run_dir:RunDir,     # Where history.csv is
         every:float=10.,    # Seconds between lines
     ):
-        self.run_dir = run
-        self.every = every
+        store_attr()
         self.rows = []
 
     def before_fit(self): self.last = time.monotonic()
@@ -429,27 +416,32 @@ def columns(self:History)->dict: # Name to list
     "The history by column, as figures want it"
     return {k: [row[k] for row in self.rows] for k in self.rows[0]}
 
+# %% ../../nbs/41_train.callbacks.ipynb #5c1e70aa
+def csv_text(
+    rows, # A dict of numbers for each row, all with the same names
+)->str:
+    "Rows of numbers as CSV"
+    names = list(rows[0])
+    lines = [names, *([row[k] for k in names] for row in rows)]
+    return ''.join(','.join(map(str, line))+'\n' for line in lines)
+
 # %% ../../nbs/41_train.callbacks.ipynb #dc6102f0
 @patch
 def write(self:History):
     "history.csv, whole"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, self.rows[0].keys(), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(self.rows)
-    try: self.run_dir.write('history.csv', text.getvalue())
+    try: self.run_dir.write('history.csv', csv_text(self.rows))
     except StorageError as e: log.error(f'{e}. Training goes on; the rows are kept for the next time')
 
 # %% ../../nbs/41_train.callbacks.ipynb #50205665
 @patch
 def after_batch(self:History):
     "Add up, on the device"
-    step = self.learn.safe_step
-    if self.training: self.sums = [self.sums[0] + step.losses, self.sums[1] + step.targets]       # of all ranks
-    else:
+    if not self.training:
         loss,n = finite_loss(self.loss, targets(self.pred))
         self.sums_valid = [self.sums_valid[0] + loss*n, self.sums_valid[1] + n]
-    if not self.training: return
+        return
+    step = self.learn.safe_step
+    self.sums = [self.sums[0] + step.losses, self.sums[1] + step.targets]       # of all ranks
     self.seen += len(self.yb[0])*world()
     if time.monotonic()-self.last >= self.every: self.say()
 
@@ -512,11 +504,8 @@ class Checkpoints(RunCallback):
         tries:int=5,          # Failures in a row that end the run
         wait:float=30.,       # Seconds until a failed one is tried again
     ):
+        store_attr('minutes,keep,tries,wait')
         self.folder = run/'checkpoints'
-        self.minutes = minutes
-        self.keep = keep
-        self.tries = tries
-        self.wait = wait
         self.due = math.inf
         self.failed = 0
         self.loaded = None
@@ -546,13 +535,10 @@ def try_to_save(self:Checkpoints,
         if rank() == 0:
             save_checkpoint(self.folder, self.learn.step, *self.learn.state(), keep=self.keep, loaded=self.loaded)
     except StorageError as e: error = e
-    if not wait(error is not None):
-        self.due = self.learn.seconds() + 60*self.minutes
-        self.failed = 0
-        return
-    self.failed += 1
+    failed = wait(error is not None)
+    self.failed = self.failed+1 if failed else 0
+    self.due = self.learn.seconds() + (pause if failed else 60*self.minutes)
     if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
-    self.due = self.learn.seconds() + pause
     if error: log.error(f'{error}. The next try is in {pause:.0f} s ({self.failed} of {self.tries} failed)')
 
 # %% ../../nbs/41_train.callbacks.ipynb #f7a19ed8
@@ -570,12 +556,10 @@ _STOPS = signal.SIGINT,signal.SIGTERM,signal.SIGUSR1
 class Stop(RunCallback):
     "Leave the loop when asked to, or when the time is up"
     order = 80
+    asked = left = False
     def __init__(self,
-        run:RunDir, # Where a STOP file may appear
-    ):
-        self.run_dir = run
-        self.asked = False
-        self.left = False
+        run_dir:RunDir, # Where a STOP file may appear
+    ): self.run_dir = run_dir
 
     def hear(self, number, frame):
         "A signal has come"
@@ -611,8 +595,7 @@ def after_batch(self:Stop):
 @contextmanager
 def around(self:Stop):
     "During a fit, signals ask for a stop"
-    self.asked = False
-    self.left = False
+    self.asked = self.left = False
     main = threading.current_thread() is threading.main_thread()      # others cannot catch signals
     old = {s: signal.signal(s, self.hear) for s in (_STOPS if main else ())}
     try: yield
@@ -624,13 +607,10 @@ class Figures(RunCallback):
     "Redraw the reconstruction and the history every few minutes and at the end"
     order = 75
     def __init__(self,
-        run:RunDir,       # Its figures/ is used
+        run_dir:RunDir,   # Its figures/ is used
         minutes:float=5., # Between drawings
         n:int=6,          # Objects
-    ):
-        self.run_dir = run
-        self.minutes = minutes
-        self.n = n
+    ): store_attr()
 
     def before_fit(self): self.last = time.monotonic()
     def at_end(self): self.try_to_draw()
@@ -649,13 +629,12 @@ def draw(self:Figures):
     "Draw now, on rank 0; gives the reconstruction"
     if rank(): return
     x,*_,rows = next(iter(self.learn.dls.valid))
-    x = x[:self.n].to(self.learn.dls.device)
-    rows = rows[:self.n].to(self.learn.dls.device)
+    batch = self.learn.prepare.batch([x[:self.n]], rows[:self.n], 0, training=False)
+    x = batch['x']
     m = self.learn.model
-    coords = None if self.learn.prepare.coords is None else self.learn.prepare.coords[rows]
-    mask = m.choose_mask(m.pixels(x)[1], None, uniform(self.learn.seed, 0, rows, m.n_noise, 'valid'))
-    with self.learn.averaged():
-        shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), m.reconstruct(x, mask, coords=coords))]
+    mask = m.choose_mask(m.pixels(x)[1], None, batch['generator'])
+    with self.learn.averaged(): painted = m.reconstruct(x, mask, coords=batch.get('coords'))
+    shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), painted)]
     figure = reconstruction_figure(*shown, bands=m.bands, origin=self.learn.dls.valid.dataset.cutouts.origin)
     self.run_dir.savefig(figure, 'reconstruction')
     self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')

@@ -13,7 +13,7 @@ import numpy as np, torch
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from fastai.callback.core import Callback
-from fastcore.basics import patch
+from fastcore.basics import GetAttr, patch
 from ..core import InputError
 from ..data.augment import turn
 from ..embed import ask
@@ -122,9 +122,8 @@ def turned_batch(
     coords, # (N,2) sky positions by row, or None
 )->dict:
     "What `Predictor.see` is given"
-    x = pixels[rows]
-    x = turn((x[0] if pixels.ivar else x).to(p.device), code.expand(len(rows), 3))
-    return dict(x=x, coords=None if coords is None else coords[torch.from_numpy(rows)])
+    batch = pixels.batch(rows, coords)
+    return batch | dict(x=turn(batch['x'].to(p.device), code.expand(len(rows), 3)))
 
 # %% ../../nbs/43_train.frozen.ipynb #8aaffb61
 class FeatureTable:
@@ -162,15 +161,13 @@ def of(self:FeatureTable,
     return dict(x=features, seen=seen)
 
 # %% ../../nbs/43_train.frozen.ipynb #1e433649
-class NoPixels:
+class NoPixels(GetAttr):
     "What a loader delivers where only the rows are wanted, in the same order as with pixels"
+    _default = 'pixels'
     def __init__(self,
         pixels, # `Pixels`
     ):
-        self.cutouts = pixels.cutouts
-        self.edges = pixels.edges
-        self.window = pixels.window
-        self.ivar = pixels.ivar
+        self.pixels = pixels
         self.kept = [torch.empty(len(pixels), 0)]
     def __len__(self): return len(self.kept[0])
     def __getitem__(self, rows): return torch.empty(len(rows), 0)

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/train.learner.html.md"""
 
 # %% auto #0
 __all__ = ['HALVES', 'fingerprint', 'RunLearner', 'generators_state', 'set_generators', 'restore_optimizer', 'same_scaling',
-           'first_difference', 'make_learner', 'usual_callbacks', 'what_data', 'check_length', 'deterministic',
-           'plain_errors', 'owned', 'check_task', 'as_augment', 'sky_tensor', 'in_known_units']
+           'first_difference', 'make_learner', 'usual_callbacks', 'what_data', 'deterministic', 'plain_errors', 'owned',
+           'check_task', 'as_augment', 'sky_tensor', 'in_known_units', 'prepared']
 
 # %% ../../nbs/40_train.learner.ipynb #65bc867e
 import math, numpy as np, os, random, re, time, torch
@@ -17,11 +17,12 @@ from fastai.callback.core import CancelEpochException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from pathlib import Path
 from ..core import DataError, InputError, Unfinished, log, rank, world
 from ..data.augment import Augment
 from ..data.loaders import multiplied
+from ..data.scaling import fit_scaling
 from ..data.splits import split_hash
 from ..files import digest, locked, storage_errors
 from ..models.weights import save_model
@@ -53,9 +54,8 @@ class RunLearner(BatchLearner):
     earlier = 0.      # seconds of fits before it
     clock = 0.        # seconds that all ranks agree on
     n_total = 1       # epochs that were asked for
-    step = 0
+    step = epochs_done = 0
     batch = 0         # of the epoch that is not done
-    epochs_done = 0
 
     def judged(self):
         "What else than the loss validation has measured, for history.csv"
@@ -70,9 +70,9 @@ class RunLearner(BatchLearner):
 def _do_one_batch(self:RunLearner):
     self.torn = True                                         # until the fit ends as it should
     BatchLearner._do_one_batch(self)
-    if not self.training: return
-    self.step += 1
-    self.batch += 1
+    if self.training:
+        self.step += 1
+        self.batch += 1
 
 # %% ../../nbs/40_train.learner.ipynb #d7f782a0
 @patch
@@ -92,17 +92,14 @@ def _do_fit(self:RunLearner):
 # %% ../../nbs/40_train.learner.ipynb #b9801155
 @patch
 def start(self:RunLearner,
-    run,               # `RunDir`: where everything is kept
+    out,               # `RunDir`: where everything is kept
     recipe,            # A `Recipe`
     seed:int=0,        # Everything random follows from it
-    max_minutes:float=0., # If more than 0, how long it trains, summed over restarts
     runner=None,       # The model compiled; None: the model itself
 ):
     "Begin counting"
-    self.out = run
-    self.recipe = recipe
-    self.seed = seed
-    self.max_minutes = max_minutes
+    store_attr('out,recipe,seed')
+    self.max_minutes = recipe.max_minutes
     self.parts = recipe.accumulate
     self.runner = self.model if runner is None else runner
     self.parallel = parallel(self.model, self.runner)
@@ -287,41 +284,39 @@ def check_same(self:RunLearner,
 
 # %% ../../nbs/40_train.learner.ipynb #45a8bbed
 def make_learner(
-    cls,                   # `RunLearner`, or what is made from it
-    dls,                   # From `cutout_dls`
-    m,                     # A model
-    run,                   # `RunDir`: where everything is kept
-    cbs:list,              # The callbacks that make the task what it is
-    recipe,                # A `Recipe` with its learning rate
-    max_minutes:float=0.,  # Of the run; 0: it has a number of epochs
-    save_minutes:float=10.,# Between checkpoints
-    wandb:bool=False,      # Show the run in Weights & Biases
-    compile:bool=False,    # Compile the model
-):                         # A learner of that class
+    cls,                # `RunLearner`, or what is made from it
+    dls,                # From `cutout_dls`
+    m,                  # A model
+    run,                # `RunDir`: where everything is kept
+    cbs:list,           # The callbacks that make the task what it is
+    recipe,             # A `Recipe`; gets its learning rate
+    compile:bool=False, # Compile the model
+):                      # A learner of that class
     "A learner with everything that any training has"
-    check_length(recipe, max_minutes, dls.train.bs)
+    if dls.train.bs % recipe.accumulate:
+        raise InputError(f'accumulate is {recipe.accumulate}: it must divide the batch of {dls.train.bs}')
     if recipe.deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # before a GPU multiplies
     m.to(dls.device)
     join(dls.device)
-    cbs = [*cbs, *usual_callbacks(run, recipe, save_minutes), *([WandB(run)] if wandb else [])]
-    learn = cls(dls, m, output_loss, lr=recipe.lr, cbs=cbs, wd=None, splitter=recipe.group_parameters,
-                opt_func=partial(OptimWrapper, opt=recipe.make_optimizer()))
+    recipe.lr = recipe.highest_lr(dls.train.bs*world())
+    learn = cls(dls, m, output_loss, lr=recipe.lr, cbs=[*cbs, *usual_callbacks(run, recipe)], wd=None,
+                splitter=recipe.group_parameters, opt_func=partial(OptimWrapper, opt=recipe.make_optimizer()))
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Recorder, ProgressCallback))])
-    learn.start(run, recipe, dls.train.seed, max_minutes, torch.compile(m) if compile else None)
+    learn.start(run, recipe, dls.train.seed, torch.compile(m) if compile else None)
     learn.add_cb(Schedule(learn.lr, recipe.warmup, recipe.schedule, learn.progress))
     learn.data = what_data(dls)
     return learn
 
 # %% ../../nbs/40_train.learner.ipynb #e719368d
 def usual_callbacks(
-    run,                # `RunDir`
-    recipe,             # A `Recipe`
-    save_minutes:float, # Between checkpoints
+    run,    # `RunDir`
+    recipe, # A `Recipe`
 )->list:
     "What every training has around its steps"
     step = SafeStep(recipe.clip or math.inf, parts=recipe.accumulate, scale=2.**16 if recipe.amp == 'fp16' else 0.)
-    cbs = [step, History(run), Checkpoints(run, save_minutes), Stop(run), Bar()]
-    return [*cbs, Average(recipe.ema)] if recipe.ema else cbs
+    cbs = [step, History(run), Checkpoints(run, recipe.save_minutes), Stop(run), Bar()]
+    if recipe.ema: cbs.append(Average(recipe.ema))
+    return [*cbs, WandB(run)] if recipe.wandb else cbs
 
 # %% ../../nbs/40_train.learner.ipynb #0568da15
 def what_data(
@@ -330,17 +325,6 @@ def what_data(
     "Which data, and which split of them"
     cutouts = dls.train.dataset.cutouts
     return dict(data=fingerprint(cutouts), split=split_hash(cutouts, [dl.rows for dl in (dls.train, dls.valid)]))
-
-# %% ../../nbs/40_train.learner.ipynb #2c98c4bd
-def check_length(
-    recipe,            # A `Recipe`
-    max_minutes:float, # Of the run
-    bs:int,            # Objects in a batch of this rank
-):
-    "Refuse a number of minutes or of parts that no run can have"
-    if not 0 <= max_minutes < math.inf: raise InputError(f'max_minutes is {max_minutes}: it must be 0 or more')
-    if bs % recipe.accumulate:
-        raise InputError(f'accumulate is {recipe.accumulate}: it must divide the batch of {bs}')
 
 # %% ../../nbs/40_train.learner.ipynb #49d2da99
 @contextmanager
@@ -520,3 +504,18 @@ def in_known_units(
     m.measure = new if new.pixel_scale or not known.pixel_scale else Measure(new.unit, new.zero_point,
                                                                              known.pixel_scale)
     return dls,c
+
+# %% ../../nbs/40_train.learner.ipynb #b1d7e3c2
+def prepared(
+    dls,                 # From `cutout_dls`
+    m,                   # A model; gets a scaling if it has none
+    recipe,              # A `Recipe`
+    ivar:bool=False,     # Do inverse variances come along?
+    scaling:str='asinh', # The kind of scaling that `fit_scaling` makes
+):                       # The loaders in the units that the model knows, and what is done to training images
+    "Make images and model fit each other"
+    check_task(m, dls.train.dataset.cutouts, recipe.band_dropout)
+    augment = as_augment(recipe.augment, ivar)
+    dls,cutouts = in_known_units(dls, m)
+    if m.scaling is None: m.scaling = fit_scaling(cutouts, seed=dls.train.seed, kind=scaling)
+    return dls,augment

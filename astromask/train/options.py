@@ -79,15 +79,19 @@ class Recipe:
     accumulate:int = number(1, 1)     # Parts of a batch whose gradients are added up: less memory, the same step
     ema:float = number(0., 0, 1)      # Decay of a running mean of the weights, which is what is kept; 0: none
     deterministic:bool = False        # Only operations whose bits do not depend on chance (slower on a GPU)
+    max_minutes:float = number(0.)    # If more than 0, train that long instead of so many epochs, summed over restarts
+    save_minutes:float = 10.           # Between checkpoints
+    wandb:bool = False                # Show the run in Weights & Biases, offline unless someone is logged in
 
     def __post_init__(self): check_options(self)
 
 # %% ../../nbs/40_train.options.ipynb #ba29606d
+_CHANGEABLE = 'augment','band_dropout','patience','max_minutes','save_minutes','wandb'   # told elsewhere, or never
+
 @patch
 def told(self:Recipe)->dict: # Name to value, as JSON knows it
     "What a checkpoint remembers of a recipe"
-    return {f.name: getattr(self, f.name) for f in fields(self)
-            if f.name not in ('augment','band_dropout','patience')}
+    return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _CHANGEABLE}
 
 # %% ../../nbs/40_train.options.ipynb #15078b6c
 def scaled_lr(

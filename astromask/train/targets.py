@@ -13,7 +13,7 @@ __all__ = ['NOTHING', 'as_column', 'as_targets', 'answered', 'target_weight', 'o
 import numpy as np, torch
 from contextlib import contextmanager
 from typing import NamedTuple
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from ..core import InputError, uniform
 from ..data.augment import dihedral_bits
 from ..models.answers import Classes
@@ -165,9 +165,7 @@ class LabelledBatch(MaskedBatch):
         augment=None,  # (x, seed, epoch, ids) -> x
     ):
         super().__init__(seed, augment, options.band_dropout, tables.get('coords'))
-        self.tables = tables
-        self.options = options
-        self.answer = answer
+        store_attr('tables,options,answer')
         self.features = None        # what a frozen encoder sees: a `FeatureTable`
         device = tables['y'].device
         rates = torch.linspace(0, options.drop_path, len(learns))*torch.tensor(learns)

@@ -6,13 +6,13 @@ Docs: https://astromask.github.io/astromask/train.watch.html.md"""
 
 # %% auto #0
 __all__ = ['ANSWERS', 'Question', 'probe_question', 'probe_answers', 'read_answers', 'write_answers', 'OnlineProbe', 'new_rows',
-           'flat_metrics', 'WandB', 'one_line', 'someone_looks', 'Bar']
+           'flat', 'WandB', 'one_line', 'someone_looks', 'Bar']
 
 # %% ../../nbs/41_train.watch.ipynb #022f54ab
-import atexit, csv, io, math, numpy as np, os, queue, sys, threading, time, torch, uuid, yaml
+import atexit, csv, math, numpy as np, os, queue, sys, threading, time, uuid, yaml
 from contextlib import ExitStack
 from fastai.torch_core import get_model
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from ..embed import ask, joined
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.probe import class_probe, knn_predict, rankme, redshift_probe, usable_rows
 from ..plots import progress_figure
-from .callbacks import RunCallback
+from .callbacks import RunCallback, csv_text
 from .ranks import wait
 
 # %% ../../nbs/41_train.watch.ipynb #ba597cea
@@ -45,21 +45,16 @@ def probe_question(
 )->Question:    # Without labels: rows only
     "Objects to watch a run with"
     labels,names = class_labels(catalog, label)
-    z = redshifts(catalog, redshift)
-    z = np.where(galaxies(labels, names), z, np.nan)
-    rows = np.flatnonzero((labels >= 0) | np.isfinite(z))
-    known = len(rows) > 0
-    if not known: rows = np.arange(len(catalog))
+    z = np.where(galaxies(labels, names), redshifts(catalog, redshift), np.nan)
+    known = (labels >= 0) | np.isfinite(z)
+    rows = np.flatnonzero(known if known.any() else ~known)
     rows = rows[np.unique(np.linspace(0, len(rows)-1, min(n, len(rows))).round().astype(np.int64))]
     labels = choose_classes(labels[rows], names)[0]
-    z = z[rows]
-    nobody = np.zeros(0, np.int64)
-    if not known: return Question(rows, labels, z, nobody, nobody)
-    try: train,_,test = split_rows(catalog[rows], valid=0, test=.5, labels=labels)
-    except DataError as e:
-        log.info(f'Probes are left out: {e}')
-        train = test = nobody
-    return Question(rows, labels, z, train, test)
+    train = test = np.zeros(0, np.int64)
+    try:
+        if known.any(): train,_,test = split_rows(catalog[rows], valid=0, test=.5, labels=labels)
+    except DataError as e: log.info(f'Probes are left out: {e}')
+    return Question(rows, labels, z[rows], train, test)
 
 # %% ../../nbs/41_train.watch.ipynb #ba050b86
 ANSWERS = 'probe_accuracy','knn_accuracy','probe_nmad','knn_nmad'
@@ -72,16 +67,13 @@ def probe_answers(
     "What frozen embeddings know"
     ok = usable_rows(e)
     found = dict.fromkeys(ANSWERS, math.nan)
-    def halves(known): return [i[(known & ok)[i]] for i in (q.train, q.test)]
-    train,test = halves(q.labels >= 0)
-    if len(train) >= least and len(test) and np.unique(q.labels[train], return_counts=True)[1].size > 1:
-        for name,p in (('probe', class_probe(e, q.labels, [(train,test)])[0]),
-                       ('knn', knn_predict(e, q.labels, train, test))):
-            found[f'{name}_accuracy'] = classification_metrics(q.labels[test], p)['balanced_accuracy']
-    train,test = halves(np.isfinite(q.z))
-    if len(train) >= least and len(test):
-        for name,p in (('probe', redshift_probe(e, q.z, [(train,test)])[0]), ('knn', knn_predict(e, q.z, train, test))):
-            found[f'{name}_nmad'] = redshift_metrics(q.z[test], p)['nmad']
+    asked = ((q.labels, q.labels >= 0, 2, class_probe, classification_metrics, 'balanced_accuracy', 'accuracy'),
+             (q.z, np.isfinite(q.z), 1, redshift_probe, redshift_metrics, 'nmad', 'nmad'))
+    for y,known,different,probe,metrics,metric,name in asked:
+        train,test = (i[(known & ok)[i]] for i in (q.train, q.test))
+        if len(train) < least or not len(test) or len(np.unique(y[train])) < different: continue
+        for kind,p in (('probe', probe(e, y, [(train,test)])[0]), ('knn', knn_predict(e, y, train, test))):
+            found[f'{kind}_{name}'] = metrics(y[test], p)[metric]
     return found
 
 # %% ../../nbs/41_train.watch.ipynb #4057edef
@@ -104,32 +96,24 @@ def write_answers(
     rows, # A dict for each row
 ):
     "Write rows as CSV, whole"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+    write_atomic(path, csv_text(rows))
 
 # %% ../../nbs/41_train.watch.ipynb #b618a492
 class OnlineProbe(RunCallback):
     "Every few minutes, ask frozen embeddings for classes and redshifts, and draw the progress"
     order,run_valid = 74,False
     def __init__(self,
-        run:RunDir,         # Its probe.csv and figures/progress.png are written
+        run_dir:RunDir,     # Its probe.csv and figures/progress.png are written
         minutes:float=5.,   # Between questions
         n:int=1000,         # Objects, at most
         share:float=.02,    # Of the time that may be taken: a slow probe is asked less often
         label=None,         # Column with the classes; None: the first of the usual ones
         redshift=None,      # Column with the redshifts; None: the first of the usual ones
     ):
-        self.run_dir = run
-        self.minutes = minutes
-        self.n = n
-        self.share = share
+        store_attr()
         self.rows = []
         self.question = None
         self.taken = 0.
-        self.label,self.redshift = label,redshift
 
     def after_batch(self):
         if self.learn.seconds()-self.last > max(60*self.minutes, self.taken/self.share): self.ask()
@@ -147,8 +131,7 @@ def columns(self:OnlineProbe)->dict: # Name to list
 def ask_about(self:OnlineProbe):
     "The question, among objects that train or validate: those held out for tests stay unseen"
     train = self.learn.dls.train
-    valid = self.learn.dls.valid
-    rows = np.union1d(train.rows, valid.rows)
+    rows = np.union1d(train.rows, self.learn.dls.valid.rows)
     q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
     return q._replace(rows=rows[q.rows])
 
@@ -180,12 +163,9 @@ def embeddings(self:OnlineProbe,
     m = get_model(self.learn.model)
     pixels = self.learn.dls.train.dataset
     coords = self.learn.prepare.coords
-    def batches():
-        for i in range(0, len(self.question.rows), bs):
-            rows = self.question.rows[i:i+bs]
-            x = pixels[rows]
-            yield dict(x=x[0] if pixels.ivar else x, coords=None if coords is None else coords[torch.from_numpy(rows)])
-    return joined(ask(m, batches(), partial(m.embed, views=1)))
+    rows = self.question.rows
+    batches = (pixels.batch(rows[i:i+bs], coords) for i in range(0, len(rows), bs))
+    return joined(ask(m, batches, partial(m.embed, views=1)))
 
 # %% ../../nbs/41_train.watch.ipynb #ba9e0be2
 @patch
@@ -243,29 +223,27 @@ def new_rows(
     return sorted(found.items())
 
 # %% ../../nbs/41_train.watch.ipynb #2e94bea1
-def flat_metrics(
-    found,          # What metrics.json holds
-    prefix:str='',  # What the names begin with
-)->dict:            # Such as {'pretrain/train_loss': 0.3}
-    "Nested numbers as a flat dict"
-    if isinstance(found, dict):
-        return {k: v for name,o in found.items() for k,v in flat_metrics(o, f'{prefix}/{name}'.lstrip('/')).items()}
-    return {} if isinstance(found, list) or found is None else {prefix: found}
+def flat(
+    d:dict,        # Dicts in a dict
+    sep:str='.',   # What stands between the names
+    before:str='', # What the names begin with
+)->dict:           # 'encoder.config.depth' to 2, and so on
+    "Nested dicts as one"
+    found = {}
+    for k,v in d.items(): found |= flat(v, sep, f'{before}{k}{sep}') if isinstance(v, dict) else {f'{before}{k}': v}
+    return found
 
 # %% ../../nbs/41_train.watch.ipynb #c2834dc7
 class WandB(RunCallback):
     "Show the run in Weights & Biases: offline unless someone is logged in, and never at the cost of the run"
     name,order = 'wandb',90
     def __init__(self,
-        run:RunDir,              # Its wandb.json and wandb/ are written
+        run_dir:RunDir,          # Its wandb.json and wandb/ are written
         config:dict=None,        # What to say about the run; None: its task. params.yaml is added where there is one
         project:str='astromask', # Its place there; WANDB_PROJECT overrules
         every:float=30.,         # Seconds between looks at what is new
     ):
-        self.run_dir = run
-        self.config = config
-        self.project = project
-        self.every = every
+        store_attr()
         self.thread = None       # does all jobs, one after the other
         self.done = {}           # table to the last step that was told
         self.warned = False
@@ -357,7 +335,8 @@ def tell_all(self:WandB):
     step = max(self.done.values())
     pictures = {p.stem: wandb.Image(str(p)) for p in sorted((self.run_dir/'figures').glob('*.png'))}
     if pictures: self.shown.log(pictures, step=step)
-    if found := flat_metrics(self.run_dir.metrics()):
+    numbers = flat(self.run_dir.metrics(), '/')
+    if found := {k: v for k,v in numbers.items() if v is not None and not isinstance(v, list)}:
         self.shown.summary.update(found)
         rows = [[k,str(v)] for k,v in found.items()]
         self.shown.log(dict(metrics=wandb.Table(columns=['name','value'], data=rows)), step=step)
