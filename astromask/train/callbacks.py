@@ -443,7 +443,10 @@ def after_batch(self:History):
     step = self.learn.safe_step
     self.sums = [self.sums[0] + step.losses, self.sums[1] + step.targets]       # of all ranks
     self.seen += len(self.yb[0])*world()
-    if time.monotonic()-self.last >= self.every: self.say()
+    if time.monotonic()-self.last < self.every: return
+    self.last = time.monotonic()
+    step.check()
+    self.say()
 
 # %% ../../nbs/41_train.callbacks.ipynb #43ab69b8
 @patch
@@ -472,8 +475,6 @@ def stalled(self:History, now)->float:
 @patch
 def say(self:History):
     "Print where the run is; the device is waited for here"
-    self.last = time.monotonic()
-    self.learn.safe_step.check()
     log.info(f'step {self.learn.step}, {100*self.learn.progress():.0f} %: loss {mean_of(self.sums):.4f}, '
              f'{self.seen/(self.last-self.epoch_began):.0f} images/s, stalled {self.stalled(self.last):.1%}')
 

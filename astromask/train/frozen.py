@@ -91,9 +91,9 @@ def sees_the_same(
     augment, # What is done to training images
 )->bool:
     "Does the encoder see the same in every epoch, up to the orientation?"
-    if p.encoder is None or recipe.frozen != 'encoder': return False
-    if recipe.mixup or recipe.cutmix or recipe.band_dropout: return False
-    return getattr(augment, 'name', None) in ('','dihedral')
+    changed = recipe.mixup or recipe.cutmix or recipe.band_dropout
+    turned = getattr(augment, 'name', None) in ('','dihedral')          # at most
+    return p.encoder is not None and recipe.frozen == 'encoder' and turned and not changed
 
 # %% ../../nbs/43_train.frozen.ipynb #d516814d
 def feature_bytes(

@@ -24,7 +24,7 @@ from ..embed import ask, joined
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.probe import class_probe, knn_predict, rankme, redshift_probe, usable_rows
 from ..plots import progress_figure
-from .callbacks import RunCallback, csv_text
+from .callbacks import RunCallback, csv_text, mean_of
 from .ranks import wait
 
 # %% ../../nbs/41_train.watch.ipynb #ba597cea
@@ -408,12 +408,10 @@ def before_fit(self:Bar):
     from tqdm.contrib.logging import logging_redirect_tqdm
     learn = self.learn
     timed = bool(self.learn.max_minutes)
-    self.last = time.monotonic()
     self.above = ExitStack()
-    self.every = learn.history.every
     self.above.enter_context(logging_redirect_tqdm([log]))
-    self.above.callback(setattr, learn.history, 'every', self.every)
-    learn.history.every = math.inf
+    self.above.callback(delattr, learn.history, 'say')
+    learn.history.say = self.say                     # beside the bar, and not in a line
     total = round(60*learn.max_minutes) if timed else learn.n_total*len(learn.dls.train)
     self.line = tqdm(total=total, initial=round(learn.seconds()) if timed else learn.step, desc='training',
                      unit='s' if timed else 'step', dynamic_ncols=True)
@@ -421,14 +419,13 @@ def before_fit(self:Bar):
 # %% ../../nbs/41_train.watch.ipynb #17af9296
 @patch
 def after_batch(self:Bar):
-    "Move it; the loss is fetched every few seconds"
-    if self.line is None: return
-    if time.monotonic()-self.last >= self.every:
-        self.last = time.monotonic()
-        total,n = self.learn.history.sums
-        self.learn.safe_step.check()
-        self.line.set_postfix(loss=f'{float(total)/max(float(n), 1e-12):.4f}', refresh=False)
-    self.line.update(self.place()-self.line.n)
+    "Move it"
+    if self.line is not None: self.line.update(self.place()-self.line.n)
+
+@patch
+def say(self:Bar):
+    "Show the loss, when `History` would print it; the device is waited for here"
+    self.line.set_postfix(loss=f'{mean_of(self.learn.history.sums):.4f}', refresh=False)
 
 # %% ../../nbs/41_train.watch.ipynb #82327e19
 @patch
