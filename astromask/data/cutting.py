@@ -161,15 +161,8 @@ def rule_of(
     "Which values of a mask hide a pixel"
     rule = mask_rule(mask, band)
     if not wanted: return rule
-    more = ', '.join(map(str, wanted))
-    return replace(rule, bits=(rule.bits or 0) | bad_bits(mask, wanted), how=f'{rule.how}; so do {more}')
-
-# %% ../../nbs/12_data.cutting.ipynb #80d76b36
-def _registered_shift(a, b):
-    "Images without a WCS lie on each other, if they have one shape"
-    if a.shape == b.shape: return 0.,0.
-    raise DataError(f'{b.where} has {b.shape[0]} x {b.shape[1]} pixels, but {a.where} has {a.shape[0]} x {a.shape[1]}: '
-                    'without a WCS in each they cannot be brought together')
+    return replace(rule, bits=(rule.bits or 0) | bad_bits(mask, wanted),
+                   how=f'{rule.how}; so do {", ".join(map(str, wanted))}')
 
 # %% ../../nbs/12_data.cutting.ipynb #38434d11
 def pixel_shift(
@@ -177,7 +170,10 @@ def pixel_shift(
     b, # Another one
 ):     # Whole (columns, rows) to add to a's pixel positions to get b's; None if their grids differ
     "How two pixel grids lie to each other"
-    if a.wcs is None or b.wcs is None: return _registered_shift(a, b)
+    if a.wcs is None or b.wcs is None:      # they lie on each other, if they have one shape
+        if a.shape == b.shape: return 0.,0.
+        raise DataError(f'{b.where} has {b.shape[0]} x {b.shape[1]} pixels, but {a.where} has {a.shape[0]} x '
+                        f'{a.shape[1]}: without a WCS in each they cannot be brought together')
     rows,columns = a.shape
     x = np.array([0,columns-1,0,columns-1,(columns-1)/2])
     y = np.array([0,0,rows-1,rows-1,(rows-1)/2])
@@ -280,9 +276,8 @@ class OpenTile:
         self.how = how
         band = how.reference_of(tile)
         self.reference = open_band(tile.files[band], band, how.layout, tile.name, ())
-        factors = factors or {}
-        bands = [b for b in how.bands if b in tile.files]
-        self.layers = {b: open_layer(tile, b, how, self.reference, factors.get(b, 1.)) for b in bands}
+        self.layers = {b: open_layer(tile, b, how, self.reference, (factors or {}).get(b, 1.))
+                       for b in how.bands if b in tile.files}
         if any(o.shift is None for o in self.layers.values()): _exact_overlap()
 
 # %% ../../nbs/12_data.cutting.ipynb #1199360f

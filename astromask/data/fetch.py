@@ -223,23 +223,19 @@ def _hub(repo):
     except AstroMaskError: raise
     except Exception as e:
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:300]
-        lasting = isinstance(e, (ValueError,TypeError,LookupError,FileNotFoundError))
-        if lasting: raise FetchError(f'{repo} cannot be read ({why}): see its page on huggingface.co') from e
+        if isinstance(e, (ValueError,TypeError,LookupError,FileNotFoundError)):       # these last
+            raise FetchError(f'{repo} cannot be read ({why}): see its page on huggingface.co') from e
         raise Unfinished(f'{repo} has not come yet ({why}): '
                          'the same command goes on after the last block of rows') from e
-
-# %% ../../nbs/17_data.fetch.ipynb #5e9b7f45
-def _one_size(s, images):
-    shapes = {x.shape for x,_ in images}
-    if len(shapes) > 1:
-        raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
 
 # %% ../../nbs/17_data.fetch.ipynb #0460155a
 def _read_block(s, block, bands, first):
     "Arrays and catalogue rows of a block"
     images = [_colour(row[s.image], s.rgb, bands, f'Row {i} of {s.repo}') if s.rgb else
               _multiband(row[s.image], bands, f'Row {i} of {s.repo}') for i,(row,_,_) in enumerate(block, first)]
-    _one_size(s, images)
+    shapes = {x.shape for x,_ in images}
+    if len(shapes) > 1:
+        raise DataError(f'{s.repo} has images of several sizes, {sorted(shapes)}, which cannot be one file')
     rows = [_catalog_cells(row, s.image) | (dict(split=split) if s.splits[1:] else {}) for row,split,_ in block]
     arrays = dict(images=np.stack([x for x,_ in images]))
     if all(ivar is not None for _,ivar in images): arrays['ivar'] = np.stack([ivar for _,ivar in images])
@@ -264,13 +260,13 @@ def _stream(s, blocks, n, wanted, size):
 # %% ../../nbs/17_data.fetch.ipynb #e15daa64
 def _assemble(s, blocks, path, about):
     notes = list(blocks.read('note'))
-    catalog = _catalog([r for o in notes for r in o['rows']], s.labels)
     with np.load(blocks.files[0]) as f:
         eight = f['images'].dtype == np.uint8
         ivar = 'ivar' in f
-    Cutouts.write(path, blocks.read('images'), bands=notes[-1]['bands'], catalog=catalog, survey=s.survey,
-                  provenance=about, ivar=blocks.read('ivar') if ivar else None,
-                  dtype='float16' if eight else 'float32', unit='8-bit colour image' if eight else '')
+    Cutouts.write(path, blocks.read('images'), bands=notes[-1]['bands'], survey=s.survey, provenance=about,
+                  catalog=_catalog([r for o in notes for r in o['rows']], s.labels),
+                  ivar=blocks.read('ivar') if ivar else None, dtype='float16' if eight else 'float32',
+                  unit='8-bit colour image' if eight else '')
 
 # %% ../../nbs/17_data.fetch.ipynb #a8912d10
 def _is_done(path, about):

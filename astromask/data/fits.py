@@ -279,7 +279,7 @@ def _told_kind(h):
     kind,label = plane_words(h.get('EXTNAME', ''))
     if h.get('HDUCLASS') == 'ESO' and h.get('HDUCLAS2') in ('ERROR','QUALITY'):
         kind = _eso.get(h.get('HDUCLAS3'), 'ignored') if h['HDUCLAS2'] == 'ERROR' else 'mask'
-    for k in _kind_cards: kind = kind or plane_words(h.get(k, ''))[0]
+    kind = next(filter(None, (kind, *(plane_words(h.get(k, ''))[0] for k in _kind_cards))), '')
     if not kind and h['BITPIX'] > 0 and any(k.startswith(('MP_','MBIT_')) for k in h): kind = 'mask'
     return kind,label
 
@@ -489,15 +489,6 @@ def _wcs_of(plane):
     if not any(k in h for k in ('CPDIS1','CPDIS2','D2IMDIS1','D2IMDIS2')): return WCS(h, naxis=2)
     with open_fits(plane.path) as hdus: return WCS(h, hdus, naxis=2)      # its distortion is in other HDUs
 
-# %% ../../nbs/07_data.fits.ipynb #e7b1eebf
-@patch
-def _check_sky(self:Plane):
-    "Refuse a WCS that gives no sensible position or size"
-    vector,radius = self.centre()
-    if not np.isfinite([*vector,radius,self.scale()]).all() or radius > 1 or not self.scale() > 0:
-        raise DataError(f'The WCS of {self.where} gives no sensible position on the sky: get the file again, '
-                        'or solve its astrometry')
-
 # %% ../../nbs/07_data.fits.ipynb #c2e32509
 @patch
 def find_sky(self:Plane)->Plane: # Itself
@@ -510,7 +501,10 @@ def find_sky(self:Plane)->Plane: # Itself
             raise DataError(f'{self.where} has no WCS that gives right ascension and declination: name another HDU, '
                             'or solve its astrometry')
         self.frame = sky_frame(self.wcs)
-        self._check_sky()
+        vector,radius = self.centre()
+        if not np.isfinite([*vector,radius,self.scale()]).all() or radius > 1 or not self.scale() > 0:
+            raise DataError(f'The WCS of {self.where} gives no sensible position on the sky: get the file again, '
+                            'or solve its astrometry')
     return self
 
 # %% ../../nbs/07_data.fits.ipynb #6eaca67a
@@ -633,8 +627,8 @@ def _look(path, *stamp):
     "The planes of a file, the images among them, and what the file has in words"
     with open_fits(path) as hdus:
         planes = fits_planes(hdus, path)
-        shapes = [' x '.join(map(str, plane_shape(h) or ())) or 'no image' for h in hdus]
-        names = [f'{i} ({h.name or "no name"}, {shape})' for i,(h,shape) in enumerate(zip(hdus, shapes))]
+        names = [f'{i} ({h.name or "no name"}, {" x ".join(map(str, plane_shape(h) or ())) or "no image"})'
+                 for i,h in enumerate(hdus)]
         for p in planes:
             p.header,p.primary = p.header.copy(),p.primary.copy()  # not bound to the open file
         return planes,image_planes(planes, path),f'it has {"; ".join(names)}'
@@ -830,8 +824,7 @@ def mask_rule(
     if not named and table == 'LEGACY': named = BAD_BITS['LEGACY']
     if named: return _named_rule(named, band)
     if table == 'DECAM':
-        version = [int(o) for o in re.findall(r'\d+', str(plane.card('PLVER')))[:2]]
-        codes = version >= [3,5]
+        codes = [int(o) for o in re.findall(r'\d+', str(plane.card('PLVER')))[:2]] >= [3,5]
         return MaskRule(None if codes else BAD_BITS['DECAM'], f"DECam's {'codes' if codes else 'bits'} hide a pixel")
     if table: return MaskRule(BAD_BITS[table], f'the bits {BAD_BITS[table]:#x} hide a pixel, as {table} defines them')
     return MaskRule(None, 'its bits have no names, so that whatever is not zero hides a pixel', False)

@@ -259,8 +259,7 @@ def part_key(
 )->str:  # 24 hexadecimal digits
     "A name that changes with all that decides what a job's cutouts are"
     stats = [(Path(p).name,s.st_size,s.st_mtime_ns) for p in _all_files(job.tile) for s in [os.stat(p)]]
-    tile = [job.tile.name, job.tile.files, job.tile.reference, job.factors]
-    told = json.dumps([_VERSION, tile, stats, asdict(how)], default=str, sort_keys=True)
+    told = json.dumps([_VERSION, asdict(job.tile), job.factors, stats, asdict(how)], default=str, sort_keys=True)
     where = np.stack([job.ra, job.dec, job.x, job.y]).astype('<f8')
     return digest(told, where)[:24]
 
@@ -353,24 +352,17 @@ def _write_file(plan, out, parts, min_bands, min_valid, dtype, overwrite):
         raise DataError(f'None of the {len(plan.catalog)} cutouts has enough valid pixels: '
                         'see masks, bands and min_valid')
     blocks = partial(_gather, chosen, plan.jobs, plan.how, parts)
-    ivar = blocks('ivar') if plan.how.has_ivar() else None
-    table = _found_catalog(chosen, plan)
-    Cutouts.write(out, blocks('image'), plan.how.bands, table, ivar, dtype=dtype, overwrite=overwrite, **plan.facts)
+    Cutouts.write(out, blocks('image'), plan.how.bands, _found_catalog(chosen, plan),
+                  blocks('ivar') if plan.how.has_ivar() else None, dtype=dtype, overwrite=overwrite, **plan.facts)
     return len(chosen)
-
-# %% ../../nbs/12_data.ingest.ipynb #11efb4da
-def _by_caller(plane, unit, zero_point):
-    "The zero point that the caller states; None if the unit does not say"
-    scale = plane.pixel_scale()
-    return stated_zero(unit, zero_point, np.radians(scale/3600)**2 if scale else None, plane.card('PHOTPLAM'))
 
 # %% ../../nbs/12_data.ingest.ipynb #f0f91575
 def _say_contradiction(own, zero, unit, plane):
     "Warn where a header says something else than the caller"
-    if own.zero_point is None or zero is not None and abs(own.zero_point-zero) <= 1e-3: return
-    told = unit if zero is None else f'{zero:.6g} mag AB'
-    log.warning(f'The caller says that one unit is {told}, but {own.source} in a header, such as that of '
-                f'{Path(plane.path).name}, says {own.zero_point:.6g} mag AB: the caller is believed')
+    if own.zero_point is not None and (zero is None or abs(own.zero_point-zero) > 1e-3):
+        log.warning(f'The caller says that one unit is {unit if zero is None else f"{zero:.6g} mag AB"}, but '
+                    f'{own.source} in a header, such as that of {Path(plane.path).name}, says {own.zero_point:.6g} mag '
+                    'AB: the caller is believed')
 
 # %% ../../nbs/12_data.ingest.ipynb #896980f6
 def file_photometry(
@@ -382,7 +374,8 @@ def file_photometry(
     if not unit and zero_point is None: return plane.photometry()
     try: own = plane.photometry()
     except DataError: own = Photometry()      # the caller knows better
-    zero = _by_caller(plane, unit, zero_point)
+    scale = plane.pixel_scale()
+    zero = stated_zero(unit, zero_point, np.radians(scale/3600)**2 if scale else None, plane.card('PHOTPLAM'))
     if zero is None and own.source not in ('BUNIT',''): zero = own.zero_point     # counts, and a card
     _say_contradiction(own, zero, unit, plane)
     same = own.zero_point is not None and abs(own.zero_point-zero) < 1e-6 if not unit else False
@@ -451,8 +444,7 @@ def bring_together(
     same = len(units) == 1 and {*factors.values()} == {1.}
     if known: return factors,units[0] if same else unit_name(target),target
     _say_unknown(first, units)
-    nowhere = all(p.zero_point is None for p in first.values())
-    return factors,units[0] if len(units) == 1 and nowhere else '',None
+    return factors,units[0] if len(units) == 1 and {p.zero_point for p in first.values()} == {None} else '',None
 
 # %% ../../nbs/12_data.ingest.ipynb #ede71eb5
 def scaled_measure(
@@ -526,8 +518,8 @@ def note(self:Headers,
     given, # 'unit' and 'zero_point' -> band -> what the caller says
 ):
     "Keep what is needed of an image's headers"
-    said = {k: v[band] for k,v in given.items() if band in v}
-    self.told.setdefault(band, []).append((image, file_photometry(plane, **said)))
+    photometry = file_photometry(plane, **{k: v[band] for k,v in given.items() if band in v})
+    self.told.setdefault(band, []).append((image, photometry))
     self.first.setdefault(band, replace(plane))
     self.weights[image] = plane.weight and plane.weight.path
     self.masks[image] = plane.mask and plane.mask.path
@@ -557,8 +549,8 @@ def _said_once():
 def _read_headers(tiles, how, given):
     "Pairs of each tile and its planes by band, and what the headers say"
     headers = Headers()
-    tiles = progress(tiles, 'reading headers', unit='tile')
-    with _said_once(): found = [(t, _tile_planes(t, how, headers, given)) for t in tiles]
+    with _said_once():
+        found = [(t, _tile_planes(t, how, headers, given)) for t in progress(tiles, 'reading headers', unit='tile')]
     headers.told = {b: headers.told[b] for b in how.bands if b in headers.told}
     return found,headers
 
@@ -612,13 +604,12 @@ def settle_weights(
     "What a few rows of each band say of its numbers"
     seen = {b: _look_at_band(headers, b, how, factors) for b in headers.first}
     relative = tuple(b for b,(_,_,r) in seen.items() if r)
-    some = any(headers.weights.values())
     without = [image for image,w in headers.weights.items() if not w]
-    _say_weights(headers, relative, without if some else ())
+    _say_weights(headers, relative, without if any(headers.weights.values()) else ())
     flux = np.concatenate([f.ravel() for f,_,_ in seen.values()])
     ivar = np.concatenate([np.ravel(w) for _,w,_ in seen.values() if w is not None] or [np.zeros(0)])
     k = power_of_two(flux, ivar) or (half_power(flux) if np.dtype(dtype) == np.float16 else 0)
-    return replace(how, ivar=bool(some and not without and not relative), relative=relative),k
+    return replace(how, ivar=not without and not relative, relative=relative),k
 
 # %% ../../nbs/12_data.ingest.ipynb #4ee1c663
 def _check_scales(found):
@@ -749,9 +740,8 @@ def _on_sky(catalog, ra, dec):
     "A catalogue with positions on the sky"
     try: return read_catalog(catalog, ra, dec)
     except InputError as e:
-        if isinstance(e, DataError) or ra or dec: raise
         x,y = (find_column(read_table(catalog), k) for k in 'xy')
-        if None in (x,y): raise
+        if isinstance(e, DataError) or ra or dec or None in (x,y): raise
         raise InputError(f'{e}; or, for images without a WCS, give the columns of pixel positions: '
                          f'--x {x} --y {y}') from e
 
@@ -814,8 +804,8 @@ def _file_facts(facts, tiles, catalog, survey, pixel_scale):
     "What the file says: the survey's usual values must not overrule what is known, or known to be unknown"
     source = 'a table' if isinstance(catalog, Table) else Path(catalog).name if catalog is not None else 'a grid'
     made = dict(made_by=f'astromask {astromask.__version__} ingest', tiles=len(tiles), catalog=source,
-                resampled_to=pixel_scale, files_in=facts['said'])
-    facts = {k: facts[k] for k in ('unit','pixel_scale','zero_point')} | dict(provenance=made)
+                resampled_to=pixel_scale, files_in=facts.pop('said'))
+    facts = facts | dict(provenance=made)
     if survey is None: return facts
     known = get_survey(survey)
     if facts['pixel_scale'] is None: log.info('Neither a WCS nor a card tells the pixel scale: that of the survey '
@@ -856,8 +846,8 @@ def ingest(
     bands = band_names(bands) if bands is not None else None
     _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale)
     table,at = _objects(catalog, ra, dec, x, y, first_pixel)
-    hdus = dict(image_hdu=image_hdu, mask_hdu=mask_hdu, variance_hdu=variance_hdu)
-    tiles,bands,layout = find_tiles(tiles, survey, bands, **hdus)
+    tiles,bands,layout = find_tiles(tiles, survey, bands, image_hdu=image_hdu, mask_hdu=mask_hdu,
+                                    variance_hdu=variance_hdu)
     how = _asked_cut(bands, size, layout, survey, mask_planes, pixel_scale, masks, weights)
     plan = _plan(tiles, how, table, at, overlap, dict(unit=unit, zero_point=zero_point), survey, dtype)
     plan.facts = _file_facts(plan.facts, tiles, catalog, survey, pixel_scale)

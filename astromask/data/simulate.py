@@ -25,12 +25,10 @@ from .cutouts import Cutouts
 def _light_moments(light, dx, dy):
     "Mean of dx and of dy, and the second moments xx, yy, xy about them"
     total = light.sum()
-    mx = (light*dx).sum()/total
-    my = (light*dy).sum()/total
-    xx = (light*(dx-mx)**2).sum()/total
-    yy = (light*(dy-my)**2).sum()/total
-    xy = (light*(dx-mx)*(dy-my)).sum()/total
-    return mx,my,xx,yy,xy
+    def mean(x): return (light*x).sum()/total
+    mx = mean(dx)
+    my = mean(dy)
+    return mx,my,mean((dx-mx)**2),mean((dy-my)**2),(light*(dx-mx)*(dy-my)).sum()/total
 
 # %% ../../nbs/11_data.simulate.ipynb #9bcb01a8
 @lru_cache(maxsize=8)

@@ -302,8 +302,8 @@ def open_band(
     "An image of a band with what belongs to it; pixels stay where they are"
     found = images_in(image, band, layout.image_hdu, (layout.mask_hdu,layout.variance_hdu))
     if len(found) > 1:
-        names = ', '.join(p.name or str(p.hdu) for p in found)
-        raise DataError(f'{image} has {len(found)} images that may be band {band} ({names}): name the HDU')
+        raise DataError(f'{image} has {len(found)} images that may be band {band} '
+                        f'({", ".join(p.name or str(p.hdu) for p in found)}): name the HDU')
     plane = _with_sky(found[0])
     for role in ('mask','weight'):
         setattr(plane, role, _belonging(plane, role, tile, band, layout, say) if role in roles else None)
@@ -352,9 +352,8 @@ def share_in(self:Plane,
 def _same_sky_pairs(planes, where, layout):
     "Pairs of a band's planes that the survey does not name as different tiles, and how much sky they have in common"
     radius = max(r for _,r in where)
-    for i,j in sorted(cKDTree([v for v,_ in where]).query_pairs(radius)):
-        a = planes[i]
-        b = planes[j]
+    near = sorted(cKDTree([v for v,_ in where]).query_pairs(radius))
+    for a,b in ((planes[i],planes[j]) for i,j in near):
         named = [layout.read_name(o.path) for o in (a,b)]
         if None in named or named[0][0] == named[1][0]: yield a,b,max(a.share_in(b), b.share_in(a))
 
@@ -378,19 +377,13 @@ def _of_band(band, images, layout):
         names += [_stem(os.fspath(image)) + (f'-{p.name or p.hdu}' if len(found) > 1 else '') for p in found]
     return planes,names
 
-# %% ../../nbs/11_data.tiles.ipynb #26b7af42
-def _contradicted(planes, band, others):
-    "A plane whose header names one of the other bands, and that band; None if there is none"
-    for p in planes:
-        told = _told_band(p)
-        if told and told.lower() != band.lower() and not _own_band(told, [band]) and _own_band(told, others):
-            return p,told
-
 # %% ../../nbs/11_data.tiles.ipynb #18716e31
 def _check_told(found):
     "Say where headers name another band than the caller"
     for band,(planes,_) in found.items():
-        wrong = _contradicted(planes, band, [b for b in found if b != band])
+        others = [b for b in found if b != band]
+        told = [(p,_told_band(p)) for p in planes]
+        wrong = next(((p,t) for p,t in told if t and not _own_band(t, [band]) and _own_band(t, others)), None)
         if wrong: log.warning(f'{wrong[0].where} is given as band {band}, but its header says {wrong[1]}: '
                               f'it is taken as {band}')
 
@@ -481,16 +474,6 @@ def _listed_by_band(source, bands, known):
         return {b: without_sisters(_fits_files(source[b])) for b in (bands or source) if b in source}
     return _by_template(os.path.expanduser(str(source)), known) if '{band}' in str(source) else None
 
-# %% ../../nbs/11_data.tiles.ipynb #1b55bbb9
-def _unknown_names(source, paths, layout, asked):
-    "The error that says why no tile was found"
-    if not layout.patterns:
-        return InputError(f'How the files of {source} are named is not known, and not every header names its filter: '
-                          f'name a survey ({", ".join(tile_layouts)}), or list them by band, as in g=FILES')
-    return DataError(f'None of {len(paths)} files, such as {Path(paths[0]).name}, is named as {layout.name} names '
-                     f'tiles in {",".join(asked)}, nor does each header name its filter: list them by '
-                     'band instead, as in g=FILES')
-
 # %% ../../nbs/11_data.tiles.ipynb #d672f047
 def _found(paths, asked, layout, source):
     "Tiles of files that are not listed by band, by their names or headers"
@@ -499,7 +482,12 @@ def _found(paths, asked, layout, source):
     listed = _by_header(paths, asked, layout)
     if listed: return tiles_by_sky(listed, layout)
     if listed is not None and asked: raise DataError(f'{source} has no file in a band of {",".join(asked)}')
-    raise _unknown_names(source, paths, layout, asked)
+    if not layout.patterns:
+        raise InputError(f'How the files of {source} are named is not known, and not every header names its filter: '
+                         f'name a survey ({", ".join(tile_layouts)}), or list them by band, as in g=FILES')
+    raise DataError(f'None of {len(paths)} files, such as {Path(paths[0]).name}, is named as {layout.name} names '
+                    f'tiles in {",".join(asked)}, nor does each header name its filter: list them by '
+                    'band instead, as in g=FILES')
 
 # %% ../../nbs/11_data.tiles.ipynb #64dceee2
 def find_tiles(
@@ -514,8 +502,8 @@ def find_tiles(
     layout = replace(layout, **{k: v for k,v in hdus.items() if v is not None})
     known = bands if bands is not None or survey is None else get_survey(survey).bands
     listed = _listed_by_band(source, bands, known)
-    if listed is None: tiles = _found(without_sisters(_fits_files(source)), known, layout, source)
-    else: tiles = tiles_by_sky(listed, layout)
+    tiles = (_found(without_sisters(_fits_files(source)), known, layout, source) if listed is None else
+             tiles_by_sky(listed, layout))
     if not tiles: raise DataError(f'{source} has no file in a band of {",".join(bands or known or listed)}')
     seen = dict.fromkeys(b for t in tiles for b in t.files)
     asked = bands or (tuple(listed) if listed is not None else known) or tuple(seen)
