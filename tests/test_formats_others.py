@@ -94,6 +94,13 @@ def test_a_table_made_elsewhere(tmp_path):
     (tmp_path/'im'/'t.csv').write_text('id,z\nx/a,.2\ny/a,.1\n')
     assert 'z' not in Cutouts.open(tmp_path/'im', bands='RGB').catalog.colnames
 
+def test_a_table_with_arrays_beside_pictures(tmp_path):
+    "A column of the table may be an array for each object, and a picture may be in no row of it"
+    for k in 'ab': saved(colour(0), tmp_path/f'{k}.png')
+    pq.write_table(pa.table(dict(id=['b'], z=[.5], profile=[[[1.,2.],[3.,4.]]])), tmp_path/'t.parquet')
+    t = Cutouts.open(tmp_path/'*.png', bands='RGB').catalog
+    assert t['z'].mask.tolist() == [True,False] and t['profile'].mask.all((1,2)).tolist() == [True,False] and t['profile'][1].tolist() == [[1,2],[3,4]]
+
 def test_tables_of_embeddings_are_no_labels(tmp_path):
     saved(colour(0), tmp_path/'gz'/'a.png')
     told = pa.table(dict(id=['a'], z=[.5]))
@@ -341,6 +348,20 @@ def test_roman(tmp_path):
     with pytest.raises(DataError, match='names do not tell'): Cutouts.open([tmp_path/'a.asdf', tmp_path/'g.asdf'])
     put('big.asdf', data=np.zeros((2100,2100), 'f4'))
     with pytest.raises(DataError, match='astrocut'): Cutouts.open(tmp_path/'big.asdf', bands='r')
+
+def test_asdf_files_in_other_units(tmp_path, caplog):
+    "They are brought to the zero point of the first, as FITS files are; what one knows of its noise, all must"
+    asdf = pytest.importorskip('asdf')
+    x = rng.normal(size=(9,9)).astype('f4')
+    def put(name, **kw): asdf.AsdfFile(kw).write_to(tmp_path/name)
+    put('a.asdf', data=x, err=np.full((9,9), .5, 'f4'), unit='nJy', band='r')
+    put('b.asdf', data=x/1000, err=np.full((9,9), .0005, 'f4'), unit='uJy', band='r')
+    c = Cutouts.open(tmp_path)
+    np.testing.assert_allclose(c[:], [[x],[x]], rtol=1e-6)
+    np.testing.assert_allclose(c.ivar([0,1]), 4, rtol=1e-5)
+    assert c.zero_point == 31.4 and 'brought to the zero point of the first' in caplog.text
+    put('c.asdf', data=x, unit='nJy', band='r')
+    with pytest.raises(DataError, match='c.asdf has inverse variances False, but .*a.asdf has True'): Cutouts.open(tmp_path)
 
 def test_hostile_asdf(tmp_path):
     asdf = pytest.importorskip('asdf')

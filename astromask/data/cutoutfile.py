@@ -156,7 +156,6 @@ class CutoutFile:
 
     def _stamp(self): return stamp(self.path)
     def _see(self): pass                                 # Look at it now, if it was not looked at yet
-    def _open(self): raise NotImplementedError           # A context manager that gives the arrays by name
     def _list(self, f): return f,{}                      # The arrays that may be used, and the file's attributes
     def _take(self, d, rows): return np.asarray(d[rows]) # Rows of an array
     def _values(self, d): return np.asarray(d)           # All of it, as a column
@@ -574,9 +573,7 @@ def read(self:CutoutFile,
     ivar=False, # Inverse variances too?
 ):              # (n,C,H,W) in the stored type, NaN where floats are missing; with ivar: and (n,C,H,W) float32
     "Read rows as they are stored, missing pixels as NaN"
-    if not len(rows):
-        x = np.empty((0,*self.shape), self.dtype)
-        w = np.empty((0,*self.shape), np.float32)
+    if not len(rows): x,w = (np.empty((0,*self.shape), dtype) for dtype in (self.dtype,np.float32))
     else:
         try: x,w = self._read(rows, ivar)
         except DataError as e:
@@ -706,11 +703,9 @@ def middle_of(
 
 # %% ../../nbs/08_data.cutoutfile.ipynb #806cd27b
 class MadeFile(CutoutFile):
-    "Cutouts that are made object by object"
+    "Cutouts that are made object by object: `_kinds` names their arrays (shape, type), `_make` makes rows of each"
     beside = False
     _kept = None,{}
-    def _kinds(self): raise NotImplementedError         # Name -> shape and type of its arrays
-    def _make(self, rows): raise NotImplementedError    # Name -> these rows of each
     def __getstate__(self): return self.__dict__ | dict(_kept=(None,{}))
     def _arrays(self): return {k: RowArray(partial(self._made, k), *o) for k,o in self._kinds().items()}
     def _open(self): return nullcontext(self._arrays())

@@ -10,6 +10,7 @@ __all__ = ['Cutouts', 'row_numbers', 'sample_rows', 'check_usable']
 # %% ../../nbs/10_data.cutouts.ipynb #720f511e
 import warnings
 from functools import cached_property
+from itertools import chain
 import numpy as np
 from astropy.table import Table, TableMergeError
 from fastcore.basics import patch
@@ -125,13 +126,18 @@ def __getitem__(self:Cutouts, i):
 
 # %% ../../nbs/10_data.cutouts.ipynb #b4e8e327
 @patch
+def _of(self:Cutouts, parts):
+    "The same objects, seen otherwise"
+    out = Cutouts(parts)
+    out._catalog = self._catalog
+    return out
+
+@patch
 def select(self:Cutouts,
     bands, # Names among its bands, in any order
 )->Cutouts:
     "The same cutouts in these bands"
-    out = Cutouts([p.select(bands) for p in self.parts])
-    out._catalog = self._catalog
-    return out
+    return self._of([p.select(bands) for p in self.parts])
 
 # %% ../../nbs/10_data.cutouts.ipynb #2ce90ad9
 @patch(as_prop=True)
@@ -179,10 +185,7 @@ def converted(self:Cutouts,
 )->Cutouts:         # The same object where nothing is to be done
     "The same cutouts, in the units of another set"
     parts = parts_like(self.parts, to, resample)
-    if all(a is b for a,b in zip(parts, self.parts)): return self
-    out = Cutouts(parts)
-    out._catalog = self._catalog
-    return out
+    return self if all(a is b for a,b in zip(parts, self.parts)) else self._of(parts)
 
 # %% ../../nbs/10_data.cutouts.ipynb #12c58193
 @patch(as_prop=True)
@@ -209,7 +212,6 @@ def check_usable(
     n=256, # Rows to look at first
 ):
     "Refuse a set without a single valid pixel"
-    if np.isfinite(c[sample_rows(c, n)]).any(): return
-    for i in range(0, len(c), n):
-        if np.isfinite(c[i:i+n]).any(): return
-    raise DataError(f'{c.files[0]} holds only NaN: none of its {len(c)} cutouts has a valid pixel')
+    some = chain([sample_rows(c, n)], (slice(i, i+n) for i in range(0, len(c), n)))
+    if not any(np.isfinite(c[rows]).any() for rows in some):
+        raise DataError(f'{c.files[0]} holds only NaN: none of its {len(c)} cutouts has a valid pixel')

@@ -18,7 +18,7 @@ from ..core import AstroMaskError, DataError, InputError, Unfinished, log
 from .columns import plain_column
 from .cutouts import Cutouts
 from .download import FetchError, download
-from .hdf5 import Galaxy10DECaLS
+from .hdf5 import GALAXY10_DECALS
 from ..surveys import band_names
 from ..files import making, storage_errors, write_atomic
 
@@ -74,10 +74,10 @@ _mmu = 'MultimodalUniverse/'
 sources |= {
     'galaxy10-hub': HubSource(
         'Galaxy10 DECaLS as a table: images and classes, its own train and test', 'matthieulel/galaxy10_decals',
-        splits=('train','test'), rgb=('z','r','g'), survey='legacy', labels=Galaxy10DECaLS.classes, size='2.5 GB'),
+        splits=('train','test'), rgb=('z','r','g'), survey='legacy', labels=GALAXY10_DECALS.classes, size='2.5 GB'),
     'mmu-gz10': HubSource(
         'Galaxy10 DECaLS with redshifts, Multimodal Universe', _mmu+'gz10', image='rgb_image', rgb=('z','r','g'),
-        survey='legacy', labels=Galaxy10DECaLS.classes, size='2.5 GB'),
+        survey='legacy', labels=GALAXY10_DECALS.classes, size='2.5 GB'),
     'mmu-hsc': HubSource('HSC deep fields, g,r,i,z,y of 160 x 160 pixels', _mmu+'hsc', survey='hsc', n=1000),
     'mmu-legacysurvey': HubSource(
         'Legacy Surveys DR10, g,r,i,z of 160 x 160 pixels', _mmu+'legacysurvey', 'dr10_south_21', survey='legacy',

@@ -16,7 +16,7 @@ from itertools import product, takewhile
 from pathlib import Path
 import numpy as np
 from astropy.table import Table
-from fastcore.basics import chunked, patch
+from fastcore.basics import chunked, patch, store_attr
 from ..core import DataError, log, progress
 from .cutoutfile import MadeFile, middle_of
 from .files import damage, file_labels, natural_key
@@ -78,9 +78,7 @@ class Fits:
         path,       # Where it is
         given=None, # The bands that the caller named
     ):
-        self.hdus = hdus
-        self.path = path
-        self.given = given
+        store_attr()
         planes = fits_planes(hdus, path)
         for p in planes:
             if np.prod(p.shape, dtype=float) > 1<<27:
@@ -160,8 +158,7 @@ def _ivar_of(self:Fits, planes, shape):
     kinds = {p.weight.kind if p.weight else '' for p in planes}
     if kinds == {''}: return None,'',None
     w = np.ones(shape)
-    for i,p in enumerate(planes):
-        if p.weight is None: continue
+    for i,p in [(i,p) for i,p in enumerate(planes) if p.weight]:
         one = self._pixels(p.weight)
         at = i if len(planes) > 1 else slice(None)
         w[at] = one > 0 if p.weight.kind == 'weight' else inverse_variance(one, p.weight.kind, dtype=np.float64)
@@ -172,8 +169,7 @@ def _ivar_of(self:Fits, planes, shape):
 def _masked(self:Fits, planes, shape, bands):
     "Why -> (C,H,W) bool: hidden by masks"
     out = {}
-    for i,p in enumerate(planes):
-        if p.mask is None: continue
+    for i,p in [(i,p) for i,p in enumerate(planes) if p.mask]:
         bits = hdu_bits(self.hdus[p.mask.hdu], p.mask.where) if p.mask.path == self.path else p.mask.bits()
         for at,band in [(i, bands[i])] if len(planes) > 1 else enumerate(bands):
             rule = mask_rule(p.mask, band)
@@ -257,16 +253,13 @@ def group_files(
 
 # %% ../../nbs/09_data.fitsets.ipynb #c88c1747
 class ObjectSet(MadeFile):
-    "Files of one object or a few as one set in one unit; a kind of file says which objects there are and reads one"
+    """Files of one object or a few as one set in one unit. A kind of file says which objects there are
+    (`_find_objects`, and `_numbers` with something for each) and reads the i-th as a `StoredObject` (`_object`)"""
     many = True
     sampled = False
     sizes = None        # What smaller images are padded to
     says = {}           # What is so in all files of this kind
     _checked = 8
-    def _find_objects(self): raise NotImplementedError    # What `_numbers` and `_object` need to know
-    def _numbers(self): raise NotImplementedError         # Something for each object
-    def _object(self, i): raise NotImplementedError       # The i-th as a `StoredObject`
-
     def _prepare(self, bands):
         self._said = set()
         self.named = None if bands is None else band_names(bands)
@@ -586,7 +579,7 @@ def _check_ivar_fits(self:ObjectSet, o, w):
 # %% ../../nbs/09_data.fitsets.ipynb #afb52b60
 def _padded(x, size, none):
     "(C,H,W) in the middle of a larger frame"
-    if x is None: return None
+    if x is None or size is None: return x
     out = np.full((len(x),*size), none, np.result_type(x, np.float32))
     out[:,*middle_of(size, x.shape[1:])] = x
     return out
@@ -598,9 +591,8 @@ def _finished(self:ObjectSet, o):
     x,w,dtype = self._in_one_unit(o)
     x = self._rounded(x, dtype, o)
     self._check_ivar_fits(o, w)
-    if self.sizes:
-        x = _padded(x, self.sizes, np.nan)
-        w = _padded(w, self.sizes, 0)
+    x = _padded(x, self.sizes, np.nan)
+    w = _padded(w, self.sizes, 0)
     if o.bands == self.first.bands or not o.bands: return x,w
     at = [o.bands.index(b) for b in self.first.bands]
     return x[at],None if w is None else w[at]

@@ -98,8 +98,8 @@ def _npz_arrays(path):
             with z.open(info) as f:
                 head = _npy_header(f, path, name, info.file_size)
                 at = f.tell()
-            if info.compress_type == zipfile.ZIP_STORED: found[name] = _mapped(path, _zip_start(path, info)+at, *head)
-            else: found[name] = Packed(path, info, *head)
+            stored = info.compress_type == zipfile.ZIP_STORED
+            found[name] = _mapped(path, _zip_start(path, info)+at, *head) if stored else Packed(path, info, *head)
     return found
 
 # %% ../../nbs/09_data.formats.ipynb #e7fb02cd
@@ -246,7 +246,7 @@ def open_files(
             parts.append(kind(some, *how))
             continue
         for p in some:
-            part = _as_model(p, model, len(parts) < at_once) or file_kind(p)(p, *how)
+            part = _as_model(p, model, len(parts) < at_once) or (kind if p == some[0] else file_kind(p))(p, *how)
             if model is None and isinstance(part, H5File): model = part
             parts.append(part)
     return parts

@@ -10,7 +10,6 @@ __all__ = ['KINDS', 'image_kind', 'ParquetRows', 'dense_array', 'parquet_columns
 
 # %% ../../nbs/09_data.parquet.ipynb #2203d0a9
 import json, os
-from contextlib import contextmanager
 import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
 from astropy.table import Table
 from fastcore.basics import patch, store_attr
@@ -169,8 +168,8 @@ class ParquetPictures(InParquet, PictureSet):
     _row_ids = CutoutFile._row_ids
     def _prepare(self, bands):
         super()._prepare(bands)
-        n = len(self.source)
-        self._settle([f'row {i}' for i in range(n)], self._blobs(range(n)))
+        rows = range(len(self.source))
+        self._settle([f'row {i}' for i in rows], self._blobs(rows))
 
     def _blobs(self, rows):
         self._check_unchanged()

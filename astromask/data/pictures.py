@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'picture_facts', 'decode_picture', 'PictureSet', 'folder_col
 # %% ../../nbs/09_data.pictures.ipynb #bd1b449f
 import io, json, os, re, tarfile, warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 import numpy as np, pyarrow.json as pj, pyarrow.parquet as pq
 from astropy.table import Column, MaskedColumn, Table
@@ -276,9 +276,9 @@ def _read_beside(path):
 # %% ../../nbs/09_data.pictures.ipynb #d774ce33
 def _is_ours(path):
     "Is this a table of embeddings or predictions that was written here? It is about pictures, but says nothing of them"
-    if not path.lower().endswith('.parquet'): return False
-    try: return b'astromask' in (pq.read_schema(path).metadata or {})
-    except (OSError, ValueError): return False
+    with suppress(OSError, ValueError):
+        return path.lower().endswith('.parquet') and b'astromask' in (pq.read_schema(path).metadata or {})
+    return False
 
 # %% ../../nbs/09_data.pictures.ipynb #50d1e72d
 _tables = ('.csv','.tsv','.ecsv','.parquet','.jsonl','.csv.gz')
@@ -325,10 +325,9 @@ def _tables_here(self:PictureFolder):
 def _rows_at(t, at):
     "Rows of a table; masked where the row is -1"
     out = t[np.maximum(at, 0)]
-    gone = at < 0
-    for k in out.colnames if gone.any() else ():
-        mask = np.ma.getmaskarray(np.ma.asarray(out[k])) | (gone if out[k].ndim == 1 else gone[:,None])
-        out[k] = MaskedColumn(out[k], mask=mask)
+    for k in out.colnames if (at < 0).any() else ():
+        out[k] = MaskedColumn(out[k])
+        out[k].mask[at < 0] = True
     return out
 
 # %% ../../nbs/09_data.pictures.ipynb #89196a4b
@@ -439,9 +438,9 @@ def _own_table(self:TarSet):
     there = {e for v in self.members.values() for e in v}
     out = folder_columns([f'{k}.x' for k in self.keys])
     for e,name in (('cls','class'), ('txt','txt')):
-        if not all(e in v for v in self.members.values()): continue
-        told = self._blobs(range(len(self.keys)), e)
-        out[name] = _as_whole_numbers([b.decode(errors='replace').strip() for b in told])
+        if all(e in v for v in self.members.values()):
+            told = self._blobs(range(len(self.keys)), e)
+            out[name] = _as_whole_numbers([b.decode(errors='replace').strip() for b in told])
     out |= self._json_columns()
     odd = there-{self.ending,'cls','txt','json'}
     if odd: log.warning(f'{self.path}: what is in .{", .".join(sorted(odd))} is left out')

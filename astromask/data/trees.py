@@ -35,8 +35,7 @@ def _check_codecs(path, most=100_000):
     seen = 0
     for at,folders,names in os.walk(path):
         folders[:] = [o for o in folders if o != 'c' or os.path.exists(os.path.join(at, o, 'zarr.json'))]
-        for name in {*names} & {*_meta}:
-            where = os.path.join(at, name)
+        for where in [os.path.join(at, o) for o in {*names} & {*_meta}]:
             seen = seen+1
             check_file(where)
             with damage(where, 'read'): text = json.dumps(json.loads(Path(where).read_bytes()))
@@ -182,8 +181,7 @@ def _meta_of(node, *ways):
 def _roman_unit(node, conversion):
     "The unit of the pixels, by what the tree says or else by what kind of product it is"
     told = str(_meta_of(node, 'meta.unit','unit','meta.bunit_data') or '')
-    if told: return told
-    return 'MJy/sr' if 'mosaic' in str(getattr(node, '_tag', '')) else 'DN/s' if conversion else ''
+    return told or ('MJy/sr' if 'mosaic' in str(getattr(node, '_tag', '')) else 'DN/s' if conversion else '')
 
 # %% ../../nbs/09_data.trees.ipynb #f98a25aa
 def _roman_photometry(node, unit):
@@ -250,9 +248,8 @@ def asdf_object(
         x = _cube(np.array(planes['image'][1]))
         photometry,scale = _roman_photometry(node, planes['image'][2])
         names = node.get('bands')
-        band = _band(node)
-        if isinstance(names, (list,tuple)): bands = [*map(str, names)]
-        else: bands = [band] if band and len(x) == 1 else None
+        names = names if isinstance(names, (list,tuple)) else [_band(node)] if len(x) == 1 and _band(node) else None
+        bands = names and [*map(str, names)]
         facts = {k: v for k in ('id','ra','dec','redshift') if (v := _meta_of(node, k, f'meta.{k}')) is not None}
         return StoredObject(bands, x, _inverse_variance(x, planes), _hidden(x, planes), [photometry]*len(x), scale,
                             str(path), facts)

@@ -151,7 +151,7 @@ def write_column(
     d = f.create_dataset(name, data=x.astype(dtype))
     attrs |= {k: str(v) for k in ('unit','description') if (v := getattr(col, k, None))}
     if 'names' in getattr(col, 'meta', {}): attrs['names'] = list(col.meta['names'])
-    for k,v in attrs.items(): d.attrs[k] = v
+    d.attrs.update(attrs)
 
 # %% ../../nbs/09_data.writing.ipynb #54b1159a
 def _own_attributes(bands, survey, unit, provenance, pixel_scale=None, zero_point=None):
@@ -159,10 +159,11 @@ def _own_attributes(bands, survey, unit, provenance, pixel_scale=None, zero_poin
     attrs = dict(format='astromask-1', bands=list(bands), unit=str(unit or ''))
     if survey is not None:
         attrs['survey'] = survey if isinstance(survey, str) else survey.name
-        try: s = get_survey(survey)
-        except InputError: s = None      # a survey that nobody registered: its name is all we know
-        if s is not None: attrs['pixel_scale'] = float(s.pixel_scale)
-        if s is not None and unit in ('',None,s.unit): attrs['zero_point'] = float(s.zero_point)
+        try:
+            s = get_survey(survey)
+            attrs['pixel_scale'] = float(s.pixel_scale)
+            if unit in ('',None,s.unit): attrs['zero_point'] = float(s.zero_point)
+        except InputError: pass          # a survey that nobody registered: its name is all we know
     attrs |= {k: float(v) for k,v in dict(pixel_scale=pixel_scale, zero_point=zero_point).items() if v is not None}
     if np.isnan(attrs.get('zero_point', 0)): del attrs['zero_point']      # unknown, whatever the survey has
     if provenance is not None: attrs['provenance'] = json.dumps(provenance, default=str)
