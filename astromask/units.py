@@ -342,9 +342,9 @@ class Measure:
 def _finite(config, k):
     "A number of a configuration, or None"
     x = config.get(k)
-    if x is None: return None
-    if isinstance(x, (int,float)) and not isinstance(x, bool) and np.isfinite(x): return float(x)
-    raise InputError(f'{k} of the training set is {x!r}, which is no number')
+    if x is not None and (isinstance(x, bool) or not isinstance(x, (int,float)) or not np.isfinite(x)):
+        raise InputError(f'{k} of the training set is {x!r}, which is no number')
+    return None if x is None else float(x)
 
 # %% ../nbs/01_units.ipynb #c86c0dd7
 @patch(cls_method=True)

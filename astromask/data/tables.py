@@ -21,7 +21,6 @@ from .columns import (MISSING_WORDS, NAMES, find_column, first_columns, free_nam
                                     plain_name)
 from .files import PACKERS, WAYS_OUT, damage, file_format
 from .fits import open_fits
-from ..files import check_file
 
 # %% ../../nbs/07_data.tables.ipynb #a020e349
 _gone = pa.array([o for o in MISSING_WORDS])
@@ -512,9 +511,7 @@ def _way_out(path, kind):
 # %% ../../nbs/07_data.tables.ipynb #191b741a
 def _columns_of(path):
     "The columns of a file with their units, as its library gives them"
-    check_file(path)
-    with open(path, 'rb') as f: head = f.read(4)
-    kind = 'text' if head[:2] in (b'\xff\xfe',b'\xfe\xff') else file_format(path)
+    kind = file_format(path)
     if kind in ('FITS','Parquet','HDF5'):
         return {'FITS':_fits_table,'Parquet':_parquet_table,'HDF5':_hdf5_table}[kind](path)
     if kind not in (*PACKERS,'VOTable','XML','text',''):
