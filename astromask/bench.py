@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/bench.html.md"""
 __all__ = ['READERS', 'bench_file', 'measure_reader', 'in_child', 'measure_training', 'BenchReport', 'run_bench']
 
 # %% ../nbs/70_bench.ipynb #e362b67e
-import itertools, json, numpy as np, resource, subprocess, sys, tempfile, time
+import itertools, json, numpy as np, re, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 from .core import AstroMaskError, InputError, log
 from .files import storage_errors
@@ -74,8 +74,14 @@ READERS = {
     'limit': _by_numpy}
 
 # %% ../nbs/70_bench.ipynb #e66c62fb
-def _peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+def _peak():
+    "Bytes that this process held at most (to Linux's `ru_maxrss` belongs what its parent held when it started it)"
+    status = Path('/proc/self/status')
+    held = re.search(r'VmHWM:\s*(\d+) kB', status.read_text()) if status.exists() else None
+    if held: return 1024*int(held[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 
+# %% ../nbs/70_bench.ipynb #a46d79c9
 def _pass(batches):
     "Objects per second of a pass through batches"
     start = time.perf_counter()

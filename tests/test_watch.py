@@ -12,7 +12,7 @@ from astromask.train.pretrain import pretrain_learner
 from astromask.evaluate.probe import rankme
 from astromask.train.watch import Bar, OnlineProbe, WandB, probe_question
 
-BAD_KEY = dict(WANDB_API_KEY='0123456789'*4, WANDB_BASE_URL='http://127.0.0.1:9')
+BAD_KEY = dict(WANDB_API_KEY='0123456789'*4, WANDB_BASE_URL='http://127.0.0.1:9', WANDB_X_GRAPHQL_RETRY_MAX='1')     # it would try for long
 
 def elsewhere(f):
     "What f gives in a process of its own, which has its own wandb"
