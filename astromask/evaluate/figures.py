@@ -24,6 +24,8 @@ def _panels(rows, cols, width, height, **kw):
     return fig, axs
 
 # %% ../../nbs/34_evaluate.figures.ipynb #2c447b53
+_POINTS = dict(marker='o', ms=3, lw=1.2, elinewidth=.8)
+
 def _labels(ax, x, y, title=None):
     ax.set_xlabel(x, fontsize=8)
     ax.set_ylabel(y, fontsize=8)
@@ -151,8 +153,7 @@ def _reliability_curve(a, b, t, name, color):
     y = np.asarray(t['accuracy'], float)
     gap = (n*abs(y-np.asarray(t['confidence']))).sum()/max(n.sum(), 1)
     label = f'{name+": " if name else ""}calibration error {gap:.3f}'
-    style = dict(marker='o', ms=3, lw=1.2, elinewidth=.8)
-    a.errorbar(t['confidence'], y, share_error(y, n), color=color, label=label, **style)
+    a.errorbar(t['confidence'], y, share_error(y, n), color=color, label=label, **_POINTS)
     if len(t): b.step(y=np.repeat(n, 2), x=np.stack([t['low'], t['high']], 1).ravel(), color=color, lw=1)
     else: _say(a, 'no probabilities')
 
@@ -186,8 +187,7 @@ def _binned_curve(ax, t, metric, name, color):
         raise InputError(f'There is no {metric!r} in the table; it has {", ".join(t.colnames)}')
     t = t[np.isfinite(np.asarray(t[metric], float))]
     error = np.nan_to_num(np.asarray(t[metric+'_error'], float)) if metric+'_error' in t.colnames else None
-    style = dict(marker='o', ms=3, lw=1.2, elinewidth=.8, capsize=2)
-    ax.errorbar(t['center'], t[metric], error, color=color, label=name or None, **style)
+    ax.errorbar(t['center'], t[metric], error, color=color, label=name or None, capsize=2, **_POINTS)
     return t
 
 # %% ../../nbs/34_evaluate.figures.ipynb #9c08d341
@@ -254,8 +254,7 @@ def redshift_figure(
     t,p = (np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (z_true, z_pred))
     ok = np.isfinite(t) & np.isfinite(p)
     far = int((np.isfinite(t) & np.isinf(p)).sum())             # infinite predictions are outside of any axes
-    t = t[ok]
-    p = p[ok]
+    t,p = (v[ok] for v in (t, p))
     d = (p-t)/(1+t)
     line = _limits(t, p)
 
@@ -307,12 +306,12 @@ def coverage_figure(
     "Share of the truths inside intervals, against the level that they promise"
     fig,((ax,),) = _panels(1, 1, 3.4, 3.2)
     ax.plot([0, 1], [0, 1], 'k:', lw=.8)
-    style = dict(marker='o', ms=3, lw=1.2, elinewidth=.8)
     for i,(name,t) in enumerate(_named(tables).items()):
         for kind,text,line in (('central', 'central interval', '-'), ('hpd', 'highest density', '--')):
             ok = np.isfinite(np.asarray(t[kind], float))
             label = f'{name+", " if name else ""}{text}'
-            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=line, color=f'C{i}', label=label, **style)
+            ax.errorbar(t['level'][ok], t[kind][ok], t[kind+'_error'][ok], ls=line, color=f'C{i}', label=label,
+                        **_POINTS)
             if not ok.any(): _say(ax, 'no PDF with a known redshift')
     ax.set(xlim=(0, 1), ylim=(0, 1))
     _labels(ax, 'promised', 'measured')
@@ -401,16 +400,12 @@ def _crossed(a, b):
 # %% ../../nbs/34_evaluate.figures.ipynb #1b1ea92a
 def _clear(tables, row):
     "Is each method ahead on its side, by more than the spread?"
-    n,ahead = _lead(tables[row['first']], tables[row['second']])
-    return bool((ahead[n < row['n']] > 1).any() and (ahead[n > row['n']] < -1).any())
-
-# %% ../../nbs/34_evaluate.figures.ipynb #24189d46
-def _lead(a, b):
-    "Common numbers of labels, and the difference of two methods in units of its spread"
-    (na,ma,sa),(nb,mb,sb) = ([np.asarray(t[k], float) for k in ('n','mean','std')] for t in (a, b))
+    (na,ma,sa),(nb,mb,sb) = ([np.asarray(tables[row[o]][k], float) for k in ('n','mean','std')]
+                             for o in ('first','second'))
     n,i,j = np.intersect1d(na, nb, return_indices=True)
     spread = np.hypot(np.nan_to_num(sa[i]), np.nan_to_num(sb[j]))
-    return n,(ma[i]-mb[j])/np.maximum(spread, np.finfo(float).tiny)
+    ahead = (ma[i]-mb[j])/np.maximum(spread, np.finfo(float).tiny)
+    return bool((ahead[n < row['n']] > 1).any() and (ahead[n > row['n']] < -1).any())
 
 # %% ../../nbs/34_evaluate.figures.ipynb #27a98971
 def label_efficiency_figure(

@@ -24,7 +24,9 @@ def check_pdfs(
     pdf,    # (N,G) densities, in any normalisation; a row with NaN is no PDF
 )->tuple:   # float64 grid and PDFs, each with a (trapezoid) integral of 1 or NaN throughout
     "PDFs that can be worked with, or a sentence that says why not"
-    grid = _check_grid(grid)
+    grid = np.asarray(grid, dtype=np.float64)
+    if grid.ndim != 1 or len(grid) < 2 or not (np.isfinite(grid).all() and (np.diff(grid) > 0).all()):
+        raise InputError('The grid of the PDFs must be two or more redshifts that rise')
     pdf = np.asarray(pdf, dtype=np.float64)
     if pdf.ndim != 2 or pdf.shape[1] != len(grid):
         raise InputError(f'PDFs have shape {pdf.shape}, and the grid has {len(grid)} points: '
@@ -36,13 +38,6 @@ def check_pdfs(
         raise InputError(f'PDF {np.flatnonzero(bad)[0]} is negative, infinite or zero everywhere: an '
                          'object without a PDF has NaN')
     return grid, np.where(none[:,None], np.nan, pdf/total[:,None])
-
-# %% ../../nbs/33_evaluate.pdfs.ipynb #30e84b08
-def _check_grid(grid):
-    grid = np.asarray(grid, dtype=np.float64)
-    if grid.ndim != 1 or len(grid) < 2 or not (np.isfinite(grid).all() and (np.diff(grid) > 0).all()):
-        raise InputError('The grid of the PDFs must be two or more redshifts that rise')
-    return grid
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #29a0a192
 def cdf(
@@ -104,18 +99,20 @@ def point_estimates(
     mode = np.where(np.isnan(mean), np.nan, grid[np.nan_to_num(pdf).argmax(1)])
     return rounded(Table(dict(median=_inverse(grid, F, .5), mean=mean, mode=mode, std=np.sqrt(square))))
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #20d439a1
-def _place(grid, z):
-    "The cell that z is in, and how far into it, from 0 to 1"
-    i = np.clip(np.searchsorted(grid, z, 'right')-1, 0, len(grid)-2)
-    return i, np.clip((z-grid[i])/(grid[i+1]-grid[i]), 0, 1)
-
 # %% ../../nbs/33_evaluate.pdfs.ipynb #26dbf130
 def _truths(pdf, z):
     z = np.atleast_1d(np.ma.filled(np.ma.asarray(z, dtype=np.float64), np.nan))
     if z.shape != (len(pdf),):
         raise InputError(f'There are {len(pdf)} PDFs, and redshifts of shape {z.shape}: give one for each')
     return z
+
+# %% ../../nbs/33_evaluate.pdfs.ipynb #20d439a1
+def _place(grid, pdf, z):
+    "The grid, true redshifts, their rows, the cells that they are in, and how far into these, from 0 to 1"
+    grid = np.asarray(grid, float)
+    z = _truths(pdf, z)
+    i = np.clip(np.searchsorted(grid, z, 'right')-1, 0, len(grid)-2)
+    return grid, z, np.arange(len(z)), i, np.clip((z-grid[i])/(grid[i+1]-grid[i]), 0, 1)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #7e0a3e12
 def pit(
@@ -125,10 +122,7 @@ def pit(
 )->np.ndarray: # (N,) 0 and 1 for redshifts outside the grid
     "The probability integral transform: the CDF at the true redshift"
     F = cdf(grid, pdf)
-    grid = np.asarray(grid, float)
-    z = _truths(F, z)
-    rows = np.arange(len(F))
-    i,t = _place(grid, z)
+    grid,z,rows,i,t = _place(grid, F, z)
     return F[rows,i] + t*(F[rows,i+1]-F[rows,i])
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #65e187fe
@@ -161,11 +155,8 @@ def crps(
 )->np.ndarray: # (N,) in units of redshift; lower is better
     "The continuous ranked probability score"
     F = cdf(grid, pdf)
-    grid = np.asarray(grid, float)
-    z = _truths(F, z)
-    rows = np.arange(len(F))
+    grid,z,rows,i,t = _place(grid, F, z)
     h = np.diff(grid)
-    i,t = _place(grid, z)
 
     # the area below F left of the truth's cell, and above F right of it
     below = _sums(h*_area(F[:,:-1], F[:,1:]))
@@ -191,9 +182,7 @@ def density_at(
 )->np.ndarray: # (N,) 0 outside the grid
     "The density at given redshifts"
     grid,pdf = check_pdfs(grid, pdf)
-    z = _truths(pdf, z)
-    rows = np.arange(len(pdf))
-    i,t = _place(grid, z)
+    grid,z,rows,i,t = _place(grid, pdf, z)
     return np.where((z < grid[0]) | (z > grid[-1]), 0*pdf[:,0], pdf[rows,i] + t*(pdf[rows,i+1]-pdf[rows,i]))
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #f7c346cb
@@ -214,12 +203,9 @@ def hpd_level(
 )->np.ndarray: # (N,) the level of the smallest HPD region that holds the truth; 1 outside the grid
     "How much of the probability is in denser places than the truth"
     F = cdf(grid, pdf)
-    grid = np.asarray(grid, float)
-    z = _truths(F, z)
-    rows = np.arange(len(F))
+    grid,z,rows,i,t = _place(grid, F, z)
     mass = np.diff(F, axis=1)
     density = mass/np.diff(grid)
-    i,t = _place(grid, z)
     own = density[rows,i][:,None]
     before = (density > own) | ((density == own) & (np.arange(len(grid)-1) < i[:,None]))
     level = (mass*before).sum(1) + t*mass[rows,i]
@@ -256,27 +242,21 @@ def pdf_metrics(
     known = np.isfinite(z)
     both = there & known
     p = pit(grid, pdf[both], z[both])
-    values = _scores_of(grid, pdf[both], z[both]) | _pit_numbers(p) | _held(coverage(grid, pdf[both], z[both]))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)                 # the mean of nothing is NaN
+        values = _scores_of(grid, pdf[both], z[both]) | _pit_numbers(p) | _held(coverage(grid, pdf[both], z[both]))
     outside = (z[both] < grid[0]) | (z[both] > grid[-1])
     return {k: float(v) for k,v in values.items()} | dict(n=int(both.sum()), n_no_pdf=int((~there).sum()),
         n_no_redshift=int((there & ~known).sum()), n_outside=int(outside.sum()))
 
-# %% ../../nbs/33_evaluate.pdfs.ipynb #3bf28035
-def _of_some(f, v):
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                 # the mean of nothing is NaN
-        return f(v)
-
-def _average(v): return _of_some(np.mean, v)
-
 # %% ../../nbs/33_evaluate.pdfs.ipynb #372fe8ae
 def _scores_of(grid, pdf, z):
     square = np.diff(grid)*(pdf[:,1:]**2 + pdf[:,:-1]**2)/2
-    return dict(crps=_average(crps(grid, pdf, z)), log_likelihood=_average(log_likelihood(grid, pdf, z)),
-                cde_loss=_average(square.sum(1)) - 2*_average(density_at(grid, pdf, z)))
+    return dict(crps=crps(grid, pdf, z).mean(), log_likelihood=log_likelihood(grid, pdf, z).mean(),
+                cde_loss=square.sum(1).mean() - 2*density_at(grid, pdf, z).mean())
 
 def _pit_numbers(p):
-    values = dict(pit_mean=_average(p), pit_std=_of_some(np.std, p), pit_outliers=_average((p < 1e-4) | (p > 1-1e-4)))
+    values = dict(pit_mean=p.mean(), pit_std=p.std(), pit_outliers=((p < 1e-4) | (p > 1-1e-4)).mean())
     return values | {f'pit_{k}': v for k,v in pit_uniformity(p).items()}
 
 def _held(levels): # of `coverage`
@@ -450,15 +430,10 @@ def interval_coverage(
     high, # (N,) upper ends
 )->dict:  # coverage (share of truths inside), its error, width (median), n
     "What intervals hold"
-    low = np.asarray(low, float)
-    high = np.asarray(high, float)
-    z = _truths(low, z)
-    known = ~np.isnan(z) & ~np.isnan(low) & ~np.isnan(high)
-    z = z[known]
-    low = low[known]
-    high = high[known]
-    held = float(((z >= low) & (z <= high)).mean()) if len(z) else np.nan
+    v = np.array([_truths(low, z), low, high], float)
+    z,low,high = v[:,~np.isnan(v).any(0)]
     n = len(z)
+    held = float(((z >= low) & (z <= high)).mean()) if n else np.nan
     return dict(coverage=held, error=float(share_error(held, n)), width=float(np.median(high-low)) if n else np.nan,
                 n=n)
 
@@ -535,14 +510,11 @@ def pdf_table(
     grid,pdf = check_pdfs(grid, pdf)
     points = point_estimates(grid, pdf)
     low,high = central_interval(grid, pdf)
+    found = {f'z_{k}': np.asarray(points[k]) for k in points.colnames} | dict(z_lower_68=low, z_upper_68=high)
     t = Table() if catalog is None else catalog.copy()
-    for name in points.colnames: t['z_'+name] = np.asarray(points[name])
-    t['z_lower_68'] = low
-    t['z_upper_68'] = high
-    t['pdf'] = pdf.astype(np.float32)
+    for name,v in (found | dict(pdf=pdf.astype(np.float32))).items(): t[name] = v
     t.meta['grid'] = grid.tolist()
-    for name in ('z_lower_68', 'z_upper_68', *('z_'+k for k in points.colnames)): t[name].info.format = '.4f'
-    return t
+    return rounded(t, names=found)
 
 # %% ../../nbs/33_evaluate.pdfs.ipynb #a5628160
 def to_qp(

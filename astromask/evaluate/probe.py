@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table
 from ..core import InputError, check_seed
 from ..data.labels import choose_classes, galaxies
+from ..plots import rounded
 
 # %% ../../nbs/32_evaluate.probe.ipynb #f9e232f0
 def _first_of_group(rows, groups):
@@ -366,9 +367,8 @@ def compare(
         score,error = paired_difference(s[metric], np.zeros(len(s)), *sizes)
         difference = (np.nan, np.nan) if name == against else paired_difference(s[metric], base, *sizes)
         rows.append((name, metric, score, error, *difference))
-    table = Table(rows=rows, names=('method', 'metric', 'score', 'error', 'difference', 'difference_error'))
-    for c in table.colnames[2:]: table[c].info.format = '.4f'
-    return table
+    names = 'method','metric','score','error','difference','difference_error'
+    return rounded(Table(rows=rows, names=names))
 
 # %% ../../nbs/32_evaluate.probe.ipynb #b7e0c85d
 def rankme(

@@ -18,6 +18,7 @@ from ..models.mae import MAE
 from ..models.masked import LOSSES
 from ..models.masking import patchify
 from ..models.simmim import SimMIM
+from ..plots import rounded
 
 # %% ../../nbs/53_tasks.anomaly.ipynb #509984c1
 def _components(x, reference, n):
@@ -80,10 +81,8 @@ def ranked(
         if k in scores.colnames or k.startswith('rank_'):
             raise InputError(f'A score cannot be called {k}, which is a column already: choose another name')
         scores[k] = np.asarray(v, float)
-    for k in scores.colnames[1:]:
-        scores[k].info.format = '.3f'
-        scores[f'rank_{k}'] = rank_scores(scores[k], scores['id'])
-    return scores
+    for k in scores.colnames[1:]: scores[f'rank_{k}'] = rank_scores(scores[k], scores['id'])
+    return rounded(scores, 3)
 
 # %% ../../nbs/53_tasks.anomaly.ipynb #700cc009
 def anomaly_scores(

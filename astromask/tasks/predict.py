@@ -12,6 +12,7 @@ __all__ = ['class_answers', 'prediction_columns', 'TableJob', 'prediction', 'emb
 import numpy as np, platform, resource, socket, sys, time, torch
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
 from typing import NamedTuple
 from ..core import InputError, log, progress as show_progress, versions
 from ..data.duplicates import hash_ids
@@ -132,12 +133,8 @@ def pick_device(
 def _ahead(read, starts):
     "What `read` gives for each of `starts`; the next is read while this one is used"
     with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for s in starts:
-            coming = pool.submit(read, s)
-            if waiting is not None: yield waiting.result()
-            waiting = coming
-        if waiting is not None: yield waiting.result()
+        coming = (pool.submit(read, s) for s in starts)
+        for now,_ in pairwise(chain(coming, [None])): yield now.result()
 
 # %% ../../nbs/52_tasks.predict.ipynb #5fa80162
 def _computed(job, device, batch):
@@ -287,7 +284,9 @@ def _facts(job, rows, starts, bs, columns, given, resample):
     if given != Measure(): settings['given'] = [given.unit, given.zero_point]
     if resample: settings['resample'] = resample
     return dict(verb=job.verb, settings=settings, bs=bs, model=model_hash(job.m), data=data_hash(rows),
-                rows=[starts.start, min(starts.stop, len(rows)), len(rows)])
+                rows=_span(starts, len(rows)))
+
+def _span(starts, n): return [starts.start, min(starts.stop, n), n]
 
 # %% ../../nbs/52_tasks.predict.ipynb #8823a241
 def table_of(
@@ -331,11 +330,8 @@ def missing_shards(
     "Shards that are not there, or have no report"
     common = {k: facts[k] for k in ('verb','settings','bs','model','data')}
     N = facts['rows'][2]
-    gone = []
-    for i in range(1, n+1):
-        s = block_starts(N, facts['bs'], i, n)
-        if not is_made(shard_path(out, i, n), common | dict(rows=[s.start, min(s.stop, N), N])): gone.append(f'{i}/{n}')
-    return gone
+    spans = {i: _span(block_starts(N, facts['bs'], i, n), N) for i in range(1, n+1)}
+    return [f'{i}/{n}' for i,rows in spans.items() if not is_made(shard_path(out, i, n), common | dict(rows=rows))]
 
 # %% ../../nbs/52_tasks.predict.ipynb #5e32417c
 def join_shards(

@@ -12,6 +12,7 @@ __all__ = ['from_arrow', 'arrow_table', 'write_table', 'table_facts', 'read_tabl
 import json, numpy as np, os
 from pathlib import Path
 from astropy.table import Column, MaskedColumn, Table
+from fastcore.basics import store_attr
 from ..core import DataError, InputError
 from ..files import clear_left, whole_file
 
@@ -56,8 +57,7 @@ def arrow_table(
 class _Group:
     "Rows that wait to be written together, in arrays that stay: many small ones would break up the heap"
     def __init__(self, writer, rows=1<<14):
-        self.writer = writer
-        self.rows = rows
+        store_attr('writer,rows')
         self.held = None
         self.n = 0
     def add(self,
