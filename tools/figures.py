@@ -15,7 +15,7 @@ def small(png):
         out = io.BytesIO()
         flat = Image.new('RGB', im.size, 'white')
         flat.paste(im, mask=im.convert('RGBA').getchannel('A'))
-        flat.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, 'png', optimize=True, dpi=im.info.get('dpi', (72,72)))
+        flat.quantize(colours, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(out, 'png', optimize=True, dpi=im.info.get('dpi', (72,72)))
         if len(out.getvalue()) < len(found): found = out.getvalue()
         if len(found) <= MOST: break
     return found
