@@ -93,12 +93,13 @@ def _refuse_lost_digits(ids, other, where):
 
 # %% ../../nbs/18_data.catalogs.ipynb #bd05d213
 def _first_rows(ids, where):
-    "The first row that has each id; repeats are said"
-    first = {k: i for i,k in reversed([*enumerate(ids)]) if k}
-    again = [k for i,k in enumerate(ids) if k and first[k] != i]
-    if again:
-        say_once([f'{len(again)} rows of {where} repeat an id, such as {min(again)!r}: the first row of each counts'])
-    return first
+    "Each id, and the first row that has it; repeats are said"
+    values,first,counts = np.unique(ids, return_index=True, return_counts=True)
+    twice = (counts > 1) & (values != '')
+    if twice.any():
+        say_once([f'{counts[twice].sum()-twice.sum()} rows of {where} repeat an id, such as {str(values[twice][0])!r}: '
+                  'the first row of each counts'])
+    return values,first
 
 # %% ../../nbs/18_data.catalogs.ipynb #f63ef0ac
 def match_ids(
@@ -109,12 +110,15 @@ def match_ids(
     "Which row of another table has the same id"
     ids,other = (Table(dict(id=o))['id'] for o in (ids, other))
     _refuse_lost_digits(ids, other, where)
-    ids,other = (texts(o).tolist() for o in (ids, other))
-    first = _first_rows(other, where)
-    rows = np.array([first.get(k, -1) for k in ids], dtype=np.int64)
+    ids,other = (texts(o) for o in (ids, other))
+    values,first = _first_rows(other, where)
+    rows = np.full(len(ids), -1)
+    if len(values):
+        at = np.minimum(np.searchsorted(values, ids), len(values)-1)
+        rows = np.where((values[at] == ids) & (ids != ''), first[at], -1)
     if len(ids) and (rows < 0).all():
-        say_once([f'No id is in {where}: {", ".join(map(repr, ids[:2]))} here, and '
-                  f'{", ".join(map(repr, other[:2]))} there'])
+        say_once([f'No id is in {where}: {", ".join(map(repr, ids[:2].tolist()))} here, and '
+                  f'{", ".join(map(repr, other[:2].tolist()))} there'])
     return rows
 
 # %% ../../nbs/18_data.catalogs.ipynb #b3c1e248

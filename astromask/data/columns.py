@@ -26,6 +26,12 @@ MISSING_WORDS = (        # Lower case; a cell that holds one of these holds noth
     '+nan', '-nan', 'masked', 'indef', '#n/a', '#na', '#null!', '#value!', '#ref!', '#div/0!', '#num!', '#name?',
     '1.#qnan', '1.#ind', '-1.#ind')
 
+# %% ../../nbs/07_data.columns.ipynb #a3483cb9
+def _lower(x):
+    "Text with small letters for the Latin capitals (np.strings.lower takes three times as long)"
+    codes = np.ascontiguousarray(x).view(np.uint32)
+    return np.where((codes >= 65) & (codes <= 90), codes+32, codes).astype(np.uint32).view(x.dtype).reshape(x.shape)
+
 # %% ../../nbs/07_data.columns.ipynb #fe1ecea3
 def is_missing(
     x, # Array of text
@@ -35,7 +41,7 @@ def is_missing(
     out = np.zeros(x.shape, bool)
     most = max(map(len, MISSING_WORDS))
     short = np.strings.str_len(x) <= most
-    out[short] = np.isin(np.strings.lower(x[short].astype(f'U{most}')), MISSING_WORDS)
+    out[short] = np.isin(_lower(x[short].astype(f'U{most}')), MISSING_WORDS)
     return out
 
 # %% ../../nbs/07_data.columns.ipynb #f0b05420
@@ -228,7 +234,8 @@ def one_a_row(
 def _single_values(col):
     "(N,) numbers or text of a column with one value a row; None where it has none such"
     x,_ = _cleaned(col)
-    return one_a_row(x) if x is not None and one_a_row(x).ndim == 1 else None
+    x = x if x is None else one_a_row(x)
+    return x if x is not None and x.ndim == 1 else None
 
 # %% ../../nbs/07_data.columns.ipynb #188929c5
 def _values(x):
