@@ -194,7 +194,7 @@ def test_bands_that_are_missing_or_unknown(survey, tmp_path, caplog):
         return np.asarray(read_table(tmp_path/f'{name}.parquet')['z'])
     with caplog.at_level('WARNING', 'astromask'): a = z('a', tmp_path/'all.h5', tmp_path/'three.h5', tmp_path/'four.h5')
     assert caplog.text.count('no band u, z') == 1 and 'three.h5 and 1 more files have' in caplog.text
-    np.testing.assert_array_equal(a[6:12], a[12:])
+    np.testing.assert_allclose(a[6:12], a[12:], rtol=1e-6)      # a row's place in a batch may change the last bit of a product with one column
     np.testing.assert_array_equal(a, z('b', tmp_path/'all.h5', tmp_path/'nan1.h5', tmp_path/'nan2.h5'))
     with pytest.raises(InputError, match='more.h5 has the band y, which the model does not know .*--bands'): z('c', tmp_path/'more.h5')
     np.testing.assert_array_equal(z('d', tmp_path/'more.h5', bands='ugriz'), z('e', tmp_path/'all.h5'))
