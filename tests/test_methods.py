@@ -15,7 +15,7 @@ from astromask.train.finetune import FinetuneLearner
 from astromask.tasks.methods import (Task, batch_size, each_once, fold_parts, gain_table, judge, mean_and_error, measured_against, method_names,
                                      run_method, run_methods, score_table)
 
-ALL = method_names('all')+['pretrained lars']
+ALL = method_names('all')+['pretrained lars','pretrained knn-whitened','random probe-whitened']
 
 @pytest.fixture(scope='module')
 def c(tmp_path_factory):

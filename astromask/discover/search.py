@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from fastcore.basics import patch
 from ..core import InputError
+from ..space import space_of
 
 # %% ../../nbs/60_discover.search.ipynb #eab06cc6
 def _floats(table, name):
@@ -21,34 +22,24 @@ def _floats(table, name):
 
 # %% ../../nbs/60_discover.search.ipynb #e8762661
 class SimilarityIndex:
-    "Nearest neighbours by cosine similarity"
+    "Nearest neighbours by cosine similarity in a space"
     def __init__(self,
         table:Table, # With `id` and `embedding` (N,D), and `ra` and `dec` where known: as `embed_cutouts` gives it
-        center:bool=False, # Take cosines from the mean of the table's embeddings?
+        space='whitened', # whitened | partly | centered | cosine; or a `Space`, or the path of a saved one
+        center:bool=None, # True: space='centered', False: space='cosine'; as before there were spaces
     ):
         missing = {'id','embedding'} - set(table.colnames)
         if missing: raise InputError(f'The table lacks {" and ".join(sorted(missing))}: make it with embed_cutouts')
-        x = np.asarray(table['embedding'], dtype=np.float32)
-        if x.ndim != 2: raise InputError(f'embedding has shape {x.shape}: it must be (objects, numbers)')
+        if center is not None: space = 'centered' if center else 'cosine'
         self.ids = np.asarray(table['id']).astype(str)
         self.sky = [_floats(table, c) for c in ('ra','dec')]
-        self.known = np.isfinite(x).all(1)
+        self.space = space_of(table, space)
+        self.directions = self.space.direction(table['embedding'])
+        self.known = np.isfinite(self.directions).all(1)
         if not self.known.any(): raise InputError('No object of the table has an embedding: all of them are NaN')
-        self.mean = x[self.known].mean(0, dtype=np.float64) if center else np.zeros(x.shape[1])
-        blocks = (x[i:i+65536] for i in range(0, len(x), 65536))
-        self.directions = np.concatenate([self.direction(o).astype(np.float32) for o in blocks])
+        self.directions[~self.known] = 0
 
     def __len__(self): return len(self.ids)
-
-# %% ../../nbs/60_discover.search.ipynb #843c63b0
-@patch
-def direction(self:SimilarityIndex,
-    x, # (n,D) embeddings
-): # (n,D) from the mean, of length one; zero where there is none
-    "Directions of embeddings"
-    x = np.nan_to_num(x-self.mean, posinf=0., neginf=0.)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return x/np.where(length > 0, length, 1)
 
 # %% ../../nbs/60_discover.search.ipynb #d9f1fcc6
 @patch
@@ -78,9 +69,10 @@ def _by_id(self:SimilarityIndex, ids):
 def _by_embedding(self:SimilarityIndex, examples):
     "Directions of embeddings"
     x = np.atleast_2d(examples)
-    if x.ndim == 2 and x.shape[1] == len(self.mean) and np.isfinite(x).all(): return self.direction(x)
+    width = self.directions.shape[1]
+    if x.ndim == 2 and x.shape[1] == width and np.isfinite(x).all(): return self.space.direction(x)
     raise InputError(f'Examples of shape {examples.shape} do not fit: give ids (text), '
-                     f'or finite embeddings of {len(self.mean)} numbers')
+                     f'or finite embeddings of {width} numbers')
 
 # %% ../../nbs/60_discover.search.ipynb #47eb56f2
 @patch

@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/evaluate.probe.html.md"""
 __all__ = ['class_folds', 'redshift_folds', 'usable_rows', 'standardised', 'logistic_model', 'best_logistic', 'best_ridge',
            'probe', 'class_probe', 'redshift_probe', 'directions', 'nearest', 'knn_predict', 'validation_score',
            'best_answers', 'linear_answers', 'logistic_answers', 'class_shares', 'ridge_answers', 'neighbour_answers',
-           'votes', 'forest_answers', 'forest_redshift', 'fold_metrics', 'paired_difference', 'compare', 'rankme']
+           'votes', 'forest_answers', 'forest_redshift', 'fold_metrics', 'paired_difference', 'compare']
 
 # %% ../../nbs/32_evaluate.probe.ipynb #03dc21aa
 import numpy as np
@@ -16,6 +16,7 @@ from astropy.table import Table
 from ..core import InputError, check_seed
 from ..data.labels import choose_classes, galaxies
 from ..plots import rounded
+from ..space import Space, rankme
 
 # %% ../../nbs/32_evaluate.probe.ipynb #f9e232f0
 def _first_of_group(rows, groups):
@@ -163,8 +164,10 @@ def redshift_probe(
 def directions(
     x,     # (N,D) embeddings
     train, # Rows whose mean they are seen from
+    space='centered', # Or another kind, fitted to the training rows; or a `Space`
 )->np.ndarray: # (N,D) of length one; zero at the mean itself
     "Where embeddings lie, seen from the mean of the training rows"
+    if space != 'centered': return (space if isinstance(space, Space) else Space.fit(x[train], space)).direction(x)
     x = x - x[train].mean(0)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return x/np.where(length > 0, length, 1)
@@ -175,10 +178,11 @@ def nearest(
     train,  # Rows that are looked up
     asked,  # Rows whose neighbours are wanted; or several such
     k:int,  # Neighbours, at most
+    space='centered', # In which cosines are taken, as `directions` has it
 )->list:    # For each of `asked` (n,k) places in `train`, nearest first
     "The nearest training objects by the cosine"
     from sklearn.neighbors import NearestNeighbors
-    x = directions(x, train)
+    x = directions(x, train, space)
     index = NearestNeighbors(n_neighbors=min(k, len(train)), algorithm='brute').fit(x[train])
     return [index.kneighbors(x[rows], return_distance=False) for rows in asked]
 
@@ -189,10 +193,11 @@ def knn_predict(
     train,      # Rows that are looked up
     test,       # Rows that are asked
     k:int=10,   # Neighbours
+    space='centered', # In which cosines are taken, as `directions` has it
 )->np.ndarray:  # (len(test),) the class with most votes, or the median redshift
     "Answers of the nearest neighbours; a vote counts the less the more objects of its class can vote"
     y = np.asarray(y)[train]
-    near = y[nearest(e, train, [test], k)[0]]
+    near = y[nearest(e, train, [test], k, space)[0]]
     if y.dtype.kind == 'f': return np.median(near, axis=1)
     classes,counts = np.unique(y, return_counts=True)
     return classes[((near[...,None] == classes).sum(1)/counts**.5).argmax(1)]
@@ -275,9 +280,10 @@ def neighbour_answers(
     asked, # Several sets of rows
     k:int=0, # Number of classes; 0: redshifts
     numbers=(5,10,20,50), # Of neighbours, to choose from
+    space='centered', # In which cosines are taken, as `directions` has it
 )->list:   # For each number an array for each of `asked`
     "Answers of the nearest neighbours"
-    near = [y[train][i] for i in nearest(x, train, asked, max(numbers))]
+    near = [y[train][i] for i in nearest(x, train, asked, max(numbers), space)]
     numbers = sorted({min(n, len(train)) for n in numbers})
     if not k: return [[np.median(y[:,:n], axis=1) for y in near] for n in numbers]
     shares = np.bincount(y[train], minlength=k)/len(train)
@@ -369,16 +375,3 @@ def compare(
         rows.append((name, metric, score, error, *difference))
     names = 'method','metric','score','error','difference','difference_error'
     return rounded(Table(rows=rows, names=names))
-
-# %% ../../nbs/32_evaluate.probe.ipynb #b7e0c85d
-def rankme(
-    embeddings, # (N,D); rows that are not finite are left out
-)->float:       # 1 to min(N,D); NaN if nothing is left
-    "The effective number of dimensions that embeddings fill (Garrido et al. 2023)"
-    e = np.asarray(embeddings, np.float64)
-    e = e[np.isfinite(e).all(1)]
-    if not e.size: return float('nan')
-    s = np.linalg.svd(e, compute_uv=False)
-    if not s.any(): return 1.
-    p = s[s > 0]/s.sum()
-    return float(np.exp(-(p*np.log(p)).sum()))

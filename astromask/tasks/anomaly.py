@@ -19,6 +19,7 @@ from ..models.masked import LOSSES
 from ..models.masking import patchify
 from ..models.simmim import SimMIM
 from ..plots import rounded
+from ..space import space_of
 
 # %% ../../nbs/53_tasks.anomaly.ipynb #509984c1
 def _components(x, reference, n):
@@ -91,17 +92,22 @@ def anomaly_scores(
     components:int=32,    # Principal components of the embeddings that distances are measured in
     reference:int=20_000, # Objects that say what is usual, at most
     seed:int=0,           # Of the reference sample and the forest
+    space=None,           # Scores in this space beside the others: 'whitened' or another kind, a `Space`, or its path
     **others,             # Further scores (N,) by name, such as `reconstruction_errors` gives, to be ranked with these
 )->Table:                 # id, a column for each score, and for each its rank_...: 1 is the oddest
     "How odd each object is"
     ids,x,rows = _embedded(table, neighbours)
     at = np.searchsorted(rows, _reference(ids, rows, max(reference, neighbours+1), seed))
-    x = _components(x[rows], at, components)
-    factor,distance = _outlier_scores(x, at, neighbours)
+    spaces = {'': _components(x[rows], at, components)}
+    if space is not None:
+        space = space_of(table, space)
+        spaces[f'{space.kind}_'] = space(x[rows])
     out = Table(dict(id=ids))
-    for k,v in dict(forest=_forest_scores(x, at, seed), outlier_factor=factor, distance=distance).items():
-        out[k] = np.full(len(ids), np.nan)
-        out[k][rows] = v
+    for name,y in spaces.items():
+        factor,distance = _outlier_scores(y, at, neighbours)
+        for k,v in dict(forest=_forest_scores(y, at, seed), outlier_factor=factor, distance=distance).items():
+            out[name+k] = np.full(len(ids), np.nan)
+            out[name+k][rows] = v
     return ranked(out, others)
 
 # %% ../../nbs/53_tasks.anomaly.ipynb #c6c6a127

@@ -173,6 +173,10 @@ WORDS = {'chance': 'guessing', 'forest': 'the forest', 'cnn': 'the supervised Re
          'random probe': 'the probe of a random encoder', 'pretrained probe': 'the probe',
          'random attentive': 'the attentive probe of a random encoder', 'pretrained attentive': 'the attentive probe',
          'random knn': 'the vote of neighbours by a random encoder', 'pretrained knn': 'the vote of neighbours',
+         'random probe-whitened': 'the probe of a random encoder, whitened',
+         'pretrained probe-whitened': 'the whitened probe',
+         'random knn-whitened': 'the vote of neighbours by a random encoder, whitened',
+         'pretrained knn-whitened': 'the vote of neighbours, whitened',
          'random lars': 'the LARS probe of a random encoder', 'pretrained lars': 'the LARS probe',
          'random finetune': 'training from scratch', 'pretrained finetune': 'fine-tuning'}
 

@@ -23,6 +23,7 @@ from ..files import read_json, write_json
 from ..models.encoder import check_views
 from ..models.heads import Predictor
 from ..models.weights import model_hash
+from ..space import RunningMoments, Space, maker, space_path
 from .rows import Rows, data_hash
 from .tables import (arrow_table, block_starts, from_arrow, is_made, parse_shard, read_table,
                                     report_path, shard_path, write_table)
@@ -253,11 +254,30 @@ def report_text(
             f'{report["objects_per_second"]:.1f} objects/s, {bits/1e9:.3g} Gbit/s, '
             f'{1000*report["seconds_per_batch"]:.0f} ms a batch, {gib:.2f} GiB of memory at most{good}')
 
+# %% ../../nbs/52_tasks.predict.ipynb #69a81886
+def _gathered(blocks, running):
+    "Columns as they go by; their embeddings are added to running moments"
+    for c in blocks:
+        running.add(c['embedding'])
+        yield c
+
+# %% ../../nbs/52_tasks.predict.ipynb #5f1c1f43
+def _write_and_watch(path, schema, blocks, facts):
+    "Write a table and, of embeddings, its space; the rows whose truth is known, for metrics"
+    seen = []
+    running = RunningMoments()
+    blocks = _counted(blocks)
+    if 'answer' in facts: blocks = _watched(blocks, facts['answer'], seen)
+    if facts['verb'] == 'embed': blocks = _gathered(blocks, running)
+    space_path(path).unlink(missing_ok=True)                        # of a table that was here before
+    write_table(path, schema, blocks, facts)
+    if running.moments.n: Space(running.moments, made_by=maker(facts)).save(path)
+    return seen
+
 # %% ../../nbs/52_tasks.predict.ipynb #7670c5dd
 def _computed_table(job, rows, path, starts, bs, facts, device, progress):
     "Compute a table and write it; its report"
     sizes = []
-    seen = []
 
     def columns():
         batches = _ahead(lambda s: rows.read(s, min(s+bs, len(rows))), starts)
@@ -272,8 +292,7 @@ def _computed_table(job, rows, path, starts, bs, facts, device, progress):
 
     began = time.time()
     clock = time.perf_counter()
-    made = _counted(columns())
-    write_table(path, schema, _watched(made, facts['answer'], seen) if 'answer' in facts else made, facts)
+    seen = _write_and_watch(path, schema, columns(), facts)
     report = _report(job, path, device, bs, sizes, began, time.perf_counter()-clock)
     return _reported(path, report, facts, seen)
 
@@ -347,10 +366,8 @@ def join_shards(
                          f'or have no report; run them again (--shard {gone[0]}), then join')
     paths = [shard_path(out, i+1, n) for i in range(n)]
     tables = (pa.Table.from_batches([b]) for p in paths for b in pq.ParquetFile(p).iter_batches(1<<13))
-    columns = _counted({k: from_arrow(t[k]) for k in t.column_names} for t in tables)
-    seen = []
-    if 'answer' in facts: columns = _watched(columns, facts['answer'], seen)
-    write_table(out, pq.read_schema(paths[0]), columns, facts)
+    columns = ({k: from_arrow(t[k]) for k in t.column_names} for t in tables)
+    seen = _write_and_watch(out, pq.read_schema(paths[0]), columns, facts)
     return _reported(out, _joined_report(out, [read_json(report_path(p), dict) for p in paths]), facts, seen)
 
 # %% ../../nbs/52_tasks.predict.ipynb #d647d194

@@ -15,6 +15,7 @@ from astropy.table import Column, MaskedColumn, Table
 from fastcore.basics import store_attr
 from ..core import DataError, InputError
 from ..files import clear_left, whole_file
+from ..space import space_path
 
 # %% ../../nbs/52_tasks.tables.ipynb #3e7257b6
 def _arrow(v):
@@ -140,12 +141,13 @@ def table_facts(
 # %% ../../nbs/52_tasks.tables.ipynb #31cba38c
 def read_table(
     path, # Parquet or FITS
-)->Table: # `meta` says what it was made of
+)->Table: # `meta` says what it was made of; that of the embeddings, which file has their space, if one was kept
     "Read a table of predictions or embeddings"
     facts = table_facts(path)
     t = _read_fits(path) if Path(path).suffix == '.fits' else _read_parquet(path)
     t['ra'].unit = t['dec'].unit = 'deg'
     t.meta = facts
+    if 'embedding' in t.colnames and space_path(path).exists(): t['embedding'].meta['space'] = str(space_path(path))
     return t
 
 # %% ../../nbs/52_tasks.tables.ipynb #c7490513
