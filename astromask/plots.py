@@ -273,13 +273,14 @@ def history_figure(
 # %% ../nbs/02_plots.ipynb #3fde42b8
 def progress_figure(
     history, # As for `history_figure`
-    probe,   # dict of lists, or Table: step, and some of probe_accuracy, knn_accuracy, probe_nmad, knn_nmad, rankme
+    probe,   # dict of lists, or Table: step, and some of probe_accuracy, knn_accuracy, probe_nmad, knn_nmad, rankme, variance_1
 ):           # Figure
     "Losses, learning rate, and what frozen embeddings are worth, by step"
     panels = [(history, ('train_loss','valid_loss'), 'loss'), (history, ('lr',), 'learning rate'),
               (probe, ('probe_accuracy','knn_accuracy'), 'balanced accuracy'),
               (probe, ('probe_nmad','knn_nmad'), 'NMAD'),
-              (probe, ('rankme',), 'RankMe')]
+              (probe, ('rankme',), 'RankMe'),
+              (probe, tuple(f'variance_{k}' for k in (1,4,16,64)), 'share of the variance')]
     def known(t, names): return any((y := _as_floats(t, k)) is not None and np.isfinite(y).any() for k in names)
     panels = [p for p in panels if known(*p[:2])] or panels[:1]
     cols = min(3, len(panels))

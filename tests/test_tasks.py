@@ -54,9 +54,9 @@ def test_any_task_is_continued_to_the_same_bits(survey, tmp_path, task):
     losses = [[r.split(',')[:4] for r in (tmp_path/k/'history.csv').read_text().splitlines()] for k in ('whole','stopped')]
     assert losses[0] == losses[1] and (tmp_path/'whole/figures/reconstruction.png').exists()
 
-@pytest.mark.parametrize('minutes,drawn', [(3, [3,6,7]), (5, [5,7]), (0, [1,2,3,4,5,6,7,7]), (100, [7])])
+@pytest.mark.parametrize('minutes,drawn', [(3, [3,6,7]), (5, [5,7]), (0, None), (100, [7])])
 def test_pictures_are_drawn_at_their_interval(survey, tmp_path, monkeypatch, minutes, drawn):
-    "Epochs of a minute: after so many, and at the end"
+    "Epochs of a minute: after so many, and at the end; without a pause after each step, however long an epoch takes"
     learn,clock,at,monotonic = learner(survey, tmp_path/'run'),[0],[],time.monotonic
     class Minutes(Callback):
         order = 74                                                # before the figures
@@ -66,7 +66,7 @@ def test_pictures_are_drawn_at_their_interval(survey, tmp_path, monkeypatch, min
     learn.figures.draw = lambda: at.append(clock[0])
     learn.add_cb(Minutes())
     learn.fit(7)
-    assert at == drawn
+    assert at == drawn if drawn else len(at) > learn.step and set(at) == set(range(8))
 
 def test_a_run_belongs_to_one_task(survey, tmp_path):
     learner(survey, tmp_path/'run').fit(1)

@@ -2,9 +2,10 @@
 import faulthandler, hashlib, json, logging, os, pickle, re, socket, subprocess, sys, textwrap, time, traceback
 import numpy as np, psutil, pytest, torch
 from fastai.callback.core import Callback
-from astromask.core import RunDir, StorageError, Unfinished
+from astromask.core import InputError, RunDir, StorageError, Unfinished
 from astromask.data.cutouts import Cutouts
-from astromask.data.loaders import cutout_dls
+from astromask.data.loaders import cutout_dls, fit_size
+from astromask.embed import embed_cutouts
 from astromask.models.mae import MAE
 from astromask.models.simmim import SimMIM
 from astromask.train import watch
@@ -179,6 +180,146 @@ def test_a_slow_probe_is_asked_less_often(survey, tmp_path):
     learn.online_probe.minutes,learn.online_probe.share = 0,1e-9
     learn.fit(1)
     assert [r['step'] for r in learn.online_probe.rows][:1] == [0] and len(learn.online_probe.rows) <= 2
+
+# A file of one's own
+
+def theirs(survey, path, size=(24,40), bands=('r',), rows=slice(None), missing=(), **columns):
+    "Objects of the survey as another file has them: other pixels, other places, other names"
+    c,n = Cutouts.open(survey).select(bands),len(range(160)[rows])
+    rng = np.random.default_rng(1)
+    x = fit_size(c[rows], size, fill=0) + rng.normal(0, .02, (n,len(bands),*size)).astype('float32')
+    catalog = dict(id=[f't{i}' for i in range(n)], ra=rng.uniform(0, 360, n), dec=rng.uniform(60, 80, n))
+    catalog |= {k: np.asarray(c.catalog[k])[rows] for k in ('label','redshift') if k not in missing}
+    return Cutouts.open(Cutouts.write(path, x, bands=bands, catalog=catalog | columns))
+
+def own_learner(survey, run, c=None, **kw):
+    "A learner whose probe is asked after every step"
+    torch.manual_seed(0)
+    dls = cutout_dls(Cutouts.open(survey), 32, bs=64, valid=.1, device='cpu')
+    learn = pretrain_learner(dls, MAE.preset('tiny', img_size=32, bands=('g','r')), RunDir(run), probe_data=c, **kw)
+    learn.online_probe.minutes,learn.online_probe.share = 0,float('inf')
+    return learn
+
+def test_a_file_of_ones_own_changes_no_bit(survey, tmp_path):
+    plain = own_learner(survey, tmp_path/'plain')
+    plain.fit(2)
+    c = theirs(survey, tmp_path/'c.h5')
+    watched = own_learner(survey, tmp_path/'watched', c, probe_objects=100)
+    class StopAt2(Callback):
+        order = 65
+        def after_batch(self): self.learn.step == 2 and watched.out.request_stop()
+    watched.add_cb(StopAt2())
+    with pytest.raises(Unfinished): watched.fit(2)
+    watched.out.clear_stop()
+    again = own_learner(survey, tmp_path/'watched', c, probe_objects=100)
+    again.fit(2)                                               # stopped and continued
+    assert weights(again) == weights(plain)
+    rows = again.online_probe.rows
+    assert [r['step'] for r in rows] == list(range(again.step+1)) and len(again.online_probe.question.rows) == 100
+    assert str([r['probe_nmad'] for r in rows]) != str([r['probe_nmad'] for r in plain.online_probe.rows])
+
+def test_it_is_asked_as_embed_asks(survey, tmp_path):
+    "Another size, one of two bands, other pixels' origin: the answers are those of the table that embed would write"
+    c = theirs(survey, tmp_path/'c.h5')
+    learn = own_learner(survey, tmp_path/'run', c)
+    learn.fit(1)
+    q = learn.online_probe.question
+    e = np.asarray(embed_cutouts(learn.model, c, bs=128, views=1, progress=False)['embedding'])[q.rows]
+    answers,row = watch.probe_answers(e, q),learn.online_probe.rows[-1]
+    assert row['probe_accuracy'] > .6 and np.isfinite(row['probe_nmad'])
+    assert all(np.isclose(row[k], answers[k], atol=1e-6) for k in answers)
+    assert (q.labels == np.asarray(c.catalog['label'])[q.rows]).all()
+
+def test_probes_read_the_units_of_the_model(survey, tmp_path):
+    "The same objects in other units give the same answers"
+    flux = {}
+    for unit,factor in (('nJy',1.), ('uJy',1e-3)):
+        x = Cutouts.open(survey)
+        path = Cutouts.write(tmp_path/f'{unit}.h5', x[:]*factor, bands=x.bands, unit=unit, catalog=x.catalog)
+        flux[unit] = Cutouts.open(path)
+    found = {}
+    for unit in flux:
+        half = np.arange(0, 160, 2)
+        dls = cutout_dls(flux['nJy'], 32, bs=32, split=(half[8:],half[:8]), device='cpu')
+        torch.manual_seed(0)
+        learn = pretrain_learner(dls, MAE.preset('tiny', img_size=32, bands=('g','r')), tmp_path/f'run-{unit}', probe_data=flux[unit])
+        found[unit] = learn.online_probe.embeddings()
+    assert np.allclose(found['nJy'], found['uJy'], atol=1e-4, equal_nan=True) and np.nanstd(found['nJy']) > 0
+
+def test_objects_that_train_are_left_out(survey, tmp_path, caplog):
+    mixed = tmp_path/'mixed.h5'
+    c,new = Cutouts.open(survey),theirs(survey, tmp_path/'new.h5', (32,32), ('g','r'))
+    names = dict(id=[f'x{i}' for i in range(320)], ra=np.full(320, np.nan), dec=np.full(320, np.nan))
+    both = {k: np.concatenate([np.asarray(o.catalog[k]) for o in (c,new)]) for k in ('label','redshift')}
+    Cutouts.write(mixed, np.concatenate([c[:],new[:]]), bands=('g','r'), catalog=names | both)
+    learn = own_learner(survey, tmp_path/'run', Cutouts.open(mixed))
+    train = learn.dls.train.rows
+    rows = learn.online_probe.question.rows
+    held = set(range(320)) - set(rows)
+    assert not set(rows) & set(train) - {3} and held <= set(train)      # 3 is all NaN: nothing tells it
+    said = [r.message for r in caplog.records if 'among those that train' in r.message]
+    assert len(said) == 1 and f'{len(held)} of 320 objects' in said[0]
+
+def test_places_tell_them_too(survey, tmp_path, caplog):
+    t = Cutouts.open(survey).catalog
+    c = theirs(survey, tmp_path/'c.h5', ra=np.asarray(t['ra']), dec=np.asarray(t['dec']))
+    with pytest.raises(InputError, match='too few are known'): own_learner(survey, tmp_path/'run', c)
+    assert 'are among those that train' in caplog.text
+
+@pytest.mark.parametrize('file,kw,words', [
+    (dict(), dict(probe_label='kind'), "c.h5 has no column 'kind'"),
+    (dict(), dict(probe_redshift='zspec'), "c.h5 has no column 'zspec'"),
+    (dict(kind=['a']*160), dict(probe_label='kind'), r'probe_label \(kind\)'),
+    (dict(missing=('label','redshift')), {}, 'c.h5 tells no class and no redshift'),
+    (dict(rows=slice(30)), {}, 'c.h5: of 30 objects .* too few'),
+    (dict(), dict(probe_objects=0), 'probe_objects is 0')])
+def test_what_cannot_be_asked_is_refused_before_training(survey, tmp_path, file, kw, words):
+    c = theirs(survey, tmp_path/'c.h5', **file)
+    with pytest.raises(InputError, match=words): own_learner(survey, tmp_path/'run', c, **kw)
+    assert not (tmp_path/'run/history.csv').exists()
+
+def test_bands_that_the_model_does_not_know(survey, tmp_path):
+    x = np.random.default_rng(0).normal(size=(160,3,32,32)).astype('float32')
+    c = Cutouts.open(Cutouts.write(tmp_path/'c.h5', x, bands=('g','r','z'), catalog=dict(label=np.arange(160)%2)))
+    with pytest.raises(InputError, match='band z, which the model does not know'): own_learner(survey, tmp_path/'run', c)
+    own_learner(survey, tmp_path/'run', c.select(['r']))
+    with pytest.raises(InputError, match='columns of probe_data'): own_learner(survey, tmp_path/'run', probe_label='kind')
+
+def test_the_spectrum_against_another_way():
+    e = np.random.default_rng(0).normal(size=(500,80))*np.linspace(3, .1, 80) + 5
+    values = np.sort(np.linalg.eigvalsh(np.cov(e.T)))[::-1]
+    found = watch.variance_shares(np.concatenate([e, np.full((3,80), np.nan)]))
+    assert all(np.isclose(found[f'variance_{k}'], values[:k].sum()/values.sum()) for k in (1,4,16,64))
+
+def test_rows_tell_the_spectrum(survey, tmp_path):
+    learn = learner(survey, tmp_path/'run', often)
+    learn.fit(1)
+    row = watch.read_answers(tmp_path/'run/probe.csv')[-1]
+    assert 0 < row['variance_1'] < row['variance_4'] < row['variance_16'] <= row['variance_64'] <= 1+1e-9
+
+def test_an_older_table_goes_on_as_it_was(survey, tmp_path):
+    "Of a run that an earlier version began, whose rows know no spectrum"
+    learn = learner(survey, tmp_path/'run', often)
+    learn.fit(1)
+    rows = [{k: v for k,v in r.items() if not k.startswith('variance')} for r in watch.read_answers(tmp_path/'run/probe.csv')]
+    watch.write_answers(tmp_path/'run/probe.csv', rows)
+    learn = learner(survey, tmp_path/'run', often)
+    learn.fit(2)
+    kept = watch.read_answers(tmp_path/'run/probe.csv')
+    assert len(kept) == learn.step+1 and all(np.isfinite(r['rankme']) for r in kept) and (tmp_path/'run/figures/progress.png').exists()
+
+def test_each_reconstruction_is_kept(survey, tmp_path):
+    "Under its step, in the middle of an epoch too; the newest under the old name; and no bit changes"
+    learn = learner(survey, tmp_path/'run')
+    learn.figures.minutes,learn.figures.share = 0,float('inf')
+    learn.fit(2)
+    kept = sorted((tmp_path/'run/figures/reconstructions').iterdir())
+    assert [p.name for p in kept] == [f'{k:08d}.png' for k in range(1, learn.step+1)] and learn.step > 2
+    assert (tmp_path/'run/figures/reconstruction.png').read_bytes() == kept[-1].read_bytes() != kept[0].read_bytes()
+    plain = learner(survey, tmp_path/'plain')
+    plain.figures.try_to_draw = lambda: None
+    plain.fit(2)
+    assert weights(learn) == weights(plain)
 
 # Weights & Biases
 

@@ -611,32 +611,48 @@ class Figures(RunCallback):
         run_dir:RunDir,   # Its figures/ is used
         minutes:float=5., # Between drawings
         n:int=6,          # Objects
-    ): store_attr()
+        share:float=.02,  # Of the time that may be taken
+    ):
+        store_attr()
+        self.taken = 0.
 
     def before_fit(self): self.last = time.monotonic()
     def at_end(self): self.try_to_draw()
-    def after_epoch(self):
-        if time.monotonic()-self.last > 60*self.minutes: self.try_to_draw()
+    def after_batch(self):
+        if self.training: self.look()
+    def after_epoch(self): self.look()
 
-    def try_to_draw(self):
-        "Draw now; a picture is not worth a run"
-        try: self.draw()
-        except Exception as e: log.warning(f'The figures were not drawn: {type(e).__name__}: {e}')
-        self.last = time.monotonic()
+    def look(self):
+        "Draw if it is time"
+        if time.monotonic()-self.last > max(60*self.minutes, self.taken/self.share): self.try_to_draw()
+
+# %% ../../nbs/41_train.callbacks.ipynb #f0a7be15
+@patch
+def try_to_draw(self:Figures):
+    "Draw now; a picture is not worth a run"
+    start = time.monotonic()
+    try: self.draw()
+    except Exception as e: log.warning(f'The figures were not drawn: {type(e).__name__}: {e}')
+    self.last = time.monotonic()
+    self.taken = self.last-start
 
 # %% ../../nbs/41_train.callbacks.ipynb #458dff0a
 @patch
 def draw(self:Figures):
     "Draw now, on rank 0; gives the reconstruction"
     if rank(): return
-    x,*_,rows = next(iter(self.learn.dls.valid))
-    batch = self.learn.prepare.batch([x[:self.n]], rows[:self.n], 0, training=False)
+    valid = self.learn.dls.valid
+    rows = valid.rows[:self.n]
+    x = valid.dataset.batch(rows)['x'].to(self.learn.dls.device)
+    batch = self.learn.prepare.batch([x], torch.from_numpy(rows).to(x.device), 0, training=False)
     x = batch['x']
     m = self.learn.model
     mask = m.choose_mask(m.pixels(x)[1], None, batch['generator'])
     with self.learn.averaged(): painted = m.reconstruct(x, mask, coords=batch.get('coords'))
     shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), painted)]
-    figure = reconstruction_figure(*shown, bands=m.bands, origin=self.learn.dls.valid.dataset.cutouts.origin)
-    self.run_dir.savefig(figure, 'reconstruction')
-    self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
+    figure = reconstruction_figure(*shown, bands=m.bands, origin=valid.dataset.cutouts.origin)
+    kept = f'reconstructions/{self.learn.step:08d}'
+    self.run_dir.savefig(figure, kept)
+    self.run_dir.write('figures/reconstruction.png', (self.run_dir/f'figures/{kept}.png').read_bytes())
+    if self.learn.history.rows: self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
     return figure

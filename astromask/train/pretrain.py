@@ -19,7 +19,7 @@ from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmi
 from .callbacks import Figures, MaskedBatch
 from .learner import RunLearner, make_learner, prepared, sky_tensor
 from .options import Recipe
-from .watch import OnlineProbe
+from .watch import OnlineProbe, own_question
 from ..surveys import band_names
 
 # %% ../../nbs/42_train.pretrain.ipynb #540d2e0b
@@ -33,11 +33,15 @@ def pretrain_learner(
     dls,                    # From `cutout_dls`
     m,                      # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
     run_dir='',             # Where everything is kept; '' makes a new directory
-    probe_minutes:float=5., # Between looks at what the embeddings are worth
+    probe_minutes:float=5., # Between looks at what the embeddings are worth, and between drawings
     scaling:str='asinh',    # The kind of scaling that `fit_scaling` makes, where the model has none
     compile:bool=False,     # Compile the model (torch.compile): minutes at first, faster steps on a GPU
     label:str='',           # Column with the classes that the probe asks for; '': the first of the usual ones
     redshift:str='',        # Column with the redshifts that it asks for; '': the first of the usual ones
+    probe_data=None,        # `Cutouts` of a file of their own, which the probe asks about; None: the training set
+    probe_label:str='',     # Its column with the classes; '': the first of the usual ones
+    probe_redshift:str='',  # Its column with the redshifts; '': the first of the usual ones
+    probe_objects:int=1000, # Objects that it asks about, at most
     **options,              # Fields of `Recipe`
 )->PretrainLearner:
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
@@ -45,12 +49,17 @@ def pretrain_learner(
     cutouts = dls.train.dataset.cutouts
     if label: class_labels(cutouts.catalog, label)            # refused now, and not when the probe first asks
     if redshift: redshifts(cutouts.catalog, redshift)
+    if probe_objects < 1: raise InputError(f'probe_objects is {probe_objects}: the probe asks about one or more')
+    if (probe_label or probe_redshift) and probe_data is None:
+        raise InputError('probe_label and probe_redshift are columns of probe_data: give it, or name those of the '
+                         'training set with label and redshift')
     coords = sky_tensor(cutouts, dls.device) if m.sky_token else None
     dls,augment = prepared(dls, m, recipe, dls.train.dataset.ivar, scaling)
 
+    own = probe_data and own_question(probe_data, m, cutouts, dls.train.rows, probe_objects, probe_label, probe_redshift)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
-    cbs = [MaskedBatch(dls.train.seed, augment, recipe.band_dropout, coords), Figures(run),
-           OnlineProbe(run, probe_minutes, label=label or None, redshift=redshift or None)]
+    cbs = [MaskedBatch(dls.train.seed, augment, recipe.band_dropout, coords), Figures(run, probe_minutes),
+           OnlineProbe(run, probe_minutes, probe_objects, label=label or None, redshift=redshift or None, own=own)]
     return make_learner(PretrainLearner, dls, m, run, cbs, recipe, compile)
 
 # %% ../../nbs/42_train.pretrain.ipynb #0bc548d1
