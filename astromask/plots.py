@@ -273,7 +273,7 @@ def history_figure(
 # %% ../nbs/02_plots.ipynb #3fde42b8
 def progress_figure(
     history, # As for `history_figure`
-    probe,   # dict of lists, or Table: step, and some of probe_accuracy, knn_accuracy, probe_nmad, knn_nmad, rankme, variance_1
+    probe,   # dict of lists, or Table: step, and what of probe.csv there is: probe_accuracy, rankme, variance_1
 ):           # Figure
     "Losses, learning rate, and what frozen embeddings are worth, by step"
     panels = [(history, ('train_loss','valid_loss'), 'loss'), (history, ('lr',), 'learning rate'),

@@ -56,7 +56,8 @@ def pretrain_learner(
     coords = sky_tensor(cutouts, dls.device) if m.sky_token else None
     dls,augment = prepared(dls, m, recipe, dls.train.dataset.ivar, scaling)
 
-    own = probe_data and own_question(probe_data, m, cutouts, dls.train.rows, probe_objects, probe_label, probe_redshift)
+    own = probe_data and own_question(probe_data, m, cutouts, dls.train.rows, probe_objects,
+                                      probe_label, probe_redshift)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
     cbs = [MaskedBatch(dls.train.seed, augment, recipe.band_dropout, coords), Figures(run, probe_minutes),
            OnlineProbe(run, probe_minutes, probe_objects, label=label or None, redshift=redshift or None, own=own)]

@@ -26,9 +26,10 @@ from ..data.labels import choose_classes, class_labels, galaxies, redshifts
 from ..data.splits import split_rows
 from ..embed import as_known, ask, cutout_batches, joined
 from ..evaluate.metrics import classification_metrics, redshift_metrics
-from ..evaluate.probe import class_probe, knn_predict, rankme, redshift_probe, usable_rows
+from ..evaluate.probe import class_probe, knn_predict, redshift_probe, usable_rows
 from ..plots import progress_figure
 from ..seen import seen_of
+from ..space import Space, rankme
 from .callbacks import RunCallback, csv_text, mean_of
 from .ranks import wait
 
@@ -107,9 +108,9 @@ def variance_shares(
     e,    # (n,D) embeddings; rows that are not finite are left out
 )->dict:  # variance_1 and so on; NaN where nothing is left
     "The spectrum of embeddings in a few numbers: the share of their variance in the first directions"
-    e = np.asarray(e, np.float64)[usable_rows(e)]
+    e = np.asarray(e)[usable_rows(e)]
     if not len(e): return {f'variance_{k}': math.nan for k in FIRST}
-    s = np.linalg.svd(e-e.mean(0), compute_uv=False)**2
+    s = Space.fit(e, 'centered').spectrum
     return {f'variance_{k}': float(s[:k].sum()/max(s.sum(), 1e-300)) for k in FIRST}
 
 # %% ../../nbs/41_train.watch.ipynb #0cd4a9e2
