@@ -13,7 +13,7 @@ from astromask.tasks import methods
 from astromask.tasks.label_efficiency import curves, equal_points, in_words, label_efficiency, label_sizes, label_subsets, labels_needed
 from astromask.train.finetune import FinetuneLearner
 from astromask.tasks.methods import (Task, batch_size, each_once, fold_parts, gain_table, judge, mean_and_error, measured_against, method_names,
-                                     run_method, run_methods, score_table)
+                                     network_options, run_method, run_methods, score_table)
 
 ALL = method_names('all')+['pretrained lars','pretrained knn-whitened','random probe-whitened']
 
@@ -157,6 +157,24 @@ def test_an_answer_is_kept_for_its_question_only(c, encoder, tmp_path, monkeypat
     assert len(asked) == 5                                                # the first of these was known
     more = methods.kept_answer('pretrained finetune', task, part, 0, run, epochs=3)
     assert len(asked) == 6 and not np.array_equal(more['probability'], first['probability'])
+
+def test_networks_are_taught_as_it_is_asked(c, encoder, tmp_path, monkeypatch):
+    "Patience for all; branches are left out where an encoder is fine-tuned; what is not asked for leaves the names of answers as they were"
+    asked,true = {},methods.finetune_learner
+    def teach(*a, recipe, patience, **kw):
+        asked[recipe] = patience,kw.get('drop_path')
+        return true(*a, recipe=recipe, patience=patience, **kw)
+    monkeypatch.setattr(methods, 'finetune_learner', teach)
+    names = ['cnn','random finetune','pretrained attentive','pretrained finetune']
+    task,options = class_task(c, encoder),network_options(names, patience=2, drop_path=.1)
+    part = fold_parts(task, 1)[0]
+    run_methods(names, task, [part], run=RunDir(tmp_path/'run'), epochs=1, **options)
+    assert asked == dict(cnn=(2,None), attentive=(2,None), finetune=(2,.1), scratch=(2,.1))
+    assert network_options(names, patience=0, drop_path=0.) == {}
+    assert methods.answer_name('cnn', task, part, epochs=1, **options) != methods.answer_name('cnn', task, part, epochs=1)
+    for bad,words in ((dict(patience=-1), 'patience is -1'), (dict(drop_path=1.), 'drop_path is 1.0')):
+        with pytest.raises(InputError, match=words): network_options(names, **bad)
+    with pytest.raises(InputError, match='no encoder is fine-tuned'): network_options(names[:1], drop_path=.1)
 
 def test_a_fit_that_is_stopped_goes_on(c, encoder, tmp_path, monkeypatch):
     "The network's own checkpoint, not only the answers that are there"

@@ -47,6 +47,17 @@ def test_a_run_leaves_every_file(whole, survey):
     split = json.loads((whole/'split.json').read_text())['hash']
     assert json.loads((whole/'metrics.json').read_text())['split'] == manifest['split'] == split and split in (whole/'model'/'README.md').read_text()
 
+STUDY = dict(norm_pix='true', loss='l1', decoder_depth=2, decoder_dim=64, num_heads=2, decoder_num_heads=8, views=2, drop_path=.2, patience=5, pool='max')
+
+def test_what_a_study_varies_is_said_on_the_command_line(survey, tmp_path):
+    done = astromask(*arguments(survey, tmp_path/'run', epochs=1, **STUDY))
+    assert done.returncode == 0, done.stderr
+    config,task = load_model(tmp_path/'run').config,newest_checkpoint(tmp_path/'run/checkpoints')[1]['task']
+    wanted = dict(norm_pix_loss=True, loss='l1', decoder_depth=2, decoder_embed_dim=64, num_heads=2, decoder_num_heads=8, views=2)
+    assert {k: config[k] for k in wanted} == wanted == {k: task['model'][k] for k in wanted} and task['drop_path'] == .2
+    done = astromask(*arguments(survey, tmp_path/'run', epochs=2, **STUDY | dict(loss='mse')))
+    assert done.returncode == 2 and 'loss' in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_stopped_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
     out,command = tmp_path/'run', arguments(survey, tmp_path/'run', **LONG)
@@ -104,7 +115,8 @@ CASES = [('missing.h5', [], 'No such file'), ('empty.h5', [], 'empty'), ('cut.h5
          ('nan.h5', [], 'only NaN'), ('unnamed.h5', ['-p', 'bands', 'g,r,z'], 'bands'), ('unnamed.h5', [], 'bands'),
          ('good.h5', ['-p', 'img_size', '60'], 'patch'), ('good.h5', ['-p', 'epohcs', '3'], 'epohcs'),
          ('good.h5', ['-p', 'epochs', 'many'], 'many'), ('good.h5', ['-p', 'mask_ratio', '1.5'], 'mask_ratio'),
-         ('good.h5', ['-p', 'bands', 'g,w'], "no band w"), ('good.h5', ['-p', 'preset', 'huge'], 'huge')]
+         ('good.h5', ['-p', 'bands', 'g,w'], "no band w"), ('good.h5', ['-p', 'preset', 'huge'], 'huge'),
+         ('good.h5', ['-p', 'norm_pix', 'maybe'], "norm_pix is 'maybe'"), ('good.h5', ['-p', 'method', 'simmim', '-p', 'decoder_depth', '2'], 'decoder_depth is 2, but simmim has no decoder')]
 
 def test_bad_input_is_one_sentence_and_code_2(tmp_path):
     bad_files(tmp_path)

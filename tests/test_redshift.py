@@ -179,7 +179,7 @@ def test_calibration_holds_on_new_objects(tmp_path):
 
 def test_the_experiment_takes_a_table(tmp_path):
     survey_table().write(tmp_path/'t.csv')
-    done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', 'answers', 'mixture', '-p', 'error', 'zspec_err', '--out', 'out', cwd=tmp_path)
+    done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', 'answers', 'mixture', '-p', 'error', 'zspec_err', '-p', 'patience', 3, '--out', 'out', cwd=tmp_path)
     assert done.returncode == 0, done.stdout+done.stderr
     numbers = json.loads((tmp_path/'out/metrics.json').read_text())
     assert numbers['best'] == 'magnitudes mixture' and {r['looks_at'] for r in numbers['records']} == {'magnitudes','forest on magnitudes'}
@@ -190,6 +190,12 @@ def test_the_experiment_takes_a_table(tmp_path):
     assert qp.read(str(tmp_path/'out/pdfs.hdf5')).npdf == len(pdfs)
     assert m.calibration['conformal']['n'] == numbers['objects']['calibrate']
     assert m.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))
+
+@pytest.mark.parametrize('given,says', [(('drop_path','.1'), 'no encoder learns'), (('patience','-1'), 'patience is -1')])
+def test_networks_that_cannot_be_taught_so_are_refused_at_once(tmp_path, given, says):
+    survey_table().write(tmp_path/'t.csv')
+    done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', *given, '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 def test_a_table_of_bare_bands_from_training_to_prediction(tmp_path):
     "SDSS's CasJobs: magnitudes called u, g, r, i, z; a model that learned from them finds them again"

@@ -11,7 +11,8 @@ from astromask.models.answers import Classes
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
 from astromask.models.simmim import SimMIM
-from astromask.models.weights import load_model
+from astromask.models.blocks import DropPath
+from astromask.models.weights import load_model, save_model
 from astromask.tasks.anomaly import reconstruction_errors
 from astromask.train.pretrain import pretrain_learner, pretraining_model
 
@@ -26,10 +27,13 @@ def survey(tmp_path_factory):
     sky['ra'][11] = np.nan
     return Cutouts.open(Cutouts.write(tmp_path_factory.mktemp('tasks')/'survey.h5', x, bands='grz', ivar=w, catalog=sky))
 
-def learner(c, run, method='mae', bs=16, ivar=False, band_dropout=0., **kw):
+BEIT = dict(encoder='beit', embed_dim=32, depth=2, num_heads=4)
+
+def learner(c, run, method='mae', bs=16, ivar=False, band_dropout=0., drop_path=0., patience=0, accumulate=1, **kw):
     torch.manual_seed(0)
     m = pretraining_model(method, 'tiny', c.bands, **kw)
-    return pretrain_learner(cutout_dls(c, 32, bs=bs, valid=0.2, device='cpu', ivar=ivar), m, run, band_dropout=band_dropout)
+    return pretrain_learner(cutout_dls(c, 32, bs=bs, valid=0.2, device='cpu', ivar=ivar), m, run, band_dropout=band_dropout, drop_path=drop_path,
+                            patience=patience, accumulate=accumulate)
 
 class StopAt(Callback):
     "Ask for a stop after some steps"
@@ -39,7 +43,8 @@ class StopAt(Callback):
         if self.learn.step == self.at: self.learn.out.request_stop('test')
 
 TASKS = {'bands and noise': dict(ivar=True, band_dropout=0.4), 'sky': dict(sky_token=True), 'cross': dict(predict_ratio=0.5, ivar=True),
-         'survey': dict(method='simmim', band_dropout=0.4, ivar=True, sky_token=True), 'one ratio': dict(method='simmim', mask_ratio=0.5)}
+         'survey': dict(method='simmim', band_dropout=0.4, ivar=True, sky_token=True), 'one ratio': dict(method='simmim', mask_ratio=0.5),
+         'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9)}
 
 @pytest.mark.parametrize('task', TASKS.values(), ids=TASKS.keys())
 def test_any_task_is_continued_to_the_same_bits(survey, tmp_path, task):
@@ -71,14 +76,19 @@ def test_pictures_are_drawn_at_their_interval(survey, tmp_path, monkeypatch, min
 def test_a_run_belongs_to_one_task(survey, tmp_path):
     learner(survey, tmp_path/'run').fit(1)
     for other,words in ((dict(band_dropout=0.3), 'band_dropout 0.0, and now it is 0.3'), (dict(ivar=True), 'ivar False, and now it is True'),
-                        (dict(predict_ratio=0.5), 'begun with the model'), (dict(sky_token=True), 'begun with the model'), (dict(method='simmim'), 'begun with the model')):
+                        (dict(predict_ratio=0.5), 'begun with the model'), (dict(sky_token=True), 'begun with the model'), (dict(method='simmim'), 'begun with the model'),
+                        (dict(norm_pix='false'), "the model's norm_pix_loss True, and now it is False"), (dict(loss='l1'), "the model's loss mse, and now it is l1"),
+                        (dict(views=8), "the model's views None, and now it is 8"), (dict(decoder_depth=0), "the model's decoder_depth 1, and now it is 0"),
+                        (dict(decoder_dim=64), "the model's decoder_embed_dim 32, and now it is 64"), (dict(drop_path=.1), 'drop_path 0.0, and now it is 0.1')):
         with pytest.raises(InputError, match=words): learner(survey, tmp_path/'run', **other).fit(2)
 
 def test_tasks_that_do_not_fit(survey, tmp_path):
     dls = cutout_dls(survey, 32, valid=0.2, device='cpu')
     for m,kw,words in ((MAE.preset('tiny', bands='gzr'), {}, 'bands g, r, z and the model has g, z, r'),
                        (MAE.preset('tiny', bands='grz'), dict(band_dropout=1.), 'band_dropout is 1.0: it must be'),
-                       (MAE.preset('tiny', bands='grz'), dict(band_dropout=-.1), 'band_dropout is -0.1: it must be')):
+                       (MAE.preset('tiny', bands='grz'), dict(band_dropout=-.1), 'band_dropout is -0.1: it must be'),
+                       (MAE.preset('tiny', bands='grz'), dict(drop_path=1.), 'drop_path is 1.0: it must be'), (MAE.preset('tiny', bands='grz'), dict(patience=-1), 'patience is -1: it must be'),
+                       (MAE.preset('tiny', bands='grz'), dict(pool='median'), "pool is 'median'; it must be one of mean"), (SimMIM(32, bands='grz', **BEIT), dict(drop_path=.1), 'this encoder has no blocks')):
         with pytest.raises(InputError, match=words): pretrain_learner(dls, m, tmp_path/'x', **kw)
     one = cutout_dls(survey.select('r'), 32, valid=0.2, device='cpu')
     with pytest.raises(InputError, match='one band only'): pretrain_learner(one, MAE.preset('tiny', bands='r'), tmp_path/'x', band_dropout=.5)
@@ -106,6 +116,62 @@ def test_embeddings_know_the_position(survey):
     with torch.no_grad(): want,blind = (m.embed(survey[:], coords=s).numpy() for s in (sky, None))
     np.testing.assert_allclose(table['embedding'], want, atol=1e-5)
     assert np.abs(want-blind)[0].max() > 1e-3 and np.allclose(want[11], blind[11], atol=1e-5)      # the eleventh's is unknown
+
+@pytest.mark.parametrize('given,words', [
+    (dict(norm_pix='maybe'), "norm_pix is 'maybe'"), (dict(loss='l3'), "loss is 'l3'"), (dict(views=3), 'views is 3'), (dict(decoder_depth=-2), 'decoder_depth is -2'),
+    (dict(decoder_dim=30), 'does not divide'), (dict(decoder_dim=-32), 'does not divide'), (dict(num_heads=5), 'num_heads 5 does not divide'), (dict(decoder_num_heads=3), 'does not divide')]
+    + [(dict(method='simmim') | o, f'but simmim has no decoder') for o in (dict(predict_ratio=.5), dict(decoder_depth=0), dict(decoder_dim=64), dict(decoder_num_heads=2))])
+def test_models_that_there_are_not(given, words):
+    with pytest.raises(InputError, match=words): pretraining_model(**dict(preset='tiny', bands='grz') | given)
+
+def test_branches_are_left_out_of_the_encoder_in_training_only(survey, tmp_path):
+    "A step sees some, each object other ones; the decoder, validation, and whoever looks between steps see all"
+    learn,seen = learner(survey, tmp_path/'run', drop_path=.9),[]
+    def factors(): return [o.factors for o in learn.model.modules() if isinstance(o, DropPath)]
+    class Look(Callback):
+        order = 2
+        def after_pred(self): seen.append((self.training, factors()))
+        def after_batch(self): assert factors() == [None]*3
+    learn.add_cb(Look())
+    learn.fit(1)
+    assert {training for training,_ in seen} == {True,False}
+    for training,(first,last,decoder) in seen:
+        assert decoder is None and (training or first is last is None)
+        if training: assert torch.equal(first, torch.ones_like(first)) and set(last.flatten().tolist()) <= {0., 1/(1-np.float32(.9))} and 0 < (last == 0).float().mean() < 1
+
+def test_a_batch_in_parts_leaves_the_same_branches_out(survey, tmp_path):
+    for parts in (1,2): learner(survey, tmp_path/str(parts), drop_path=.5, accumulate=parts).fit(1)
+    one,two = (load_model(tmp_path/k).state_dict() for k in '12')
+    for k,v in one.items(): torch.testing.assert_close(v, two[k], rtol=0, atol=2e-5)
+
+def test_patience_ends_a_run_with_its_best_weights(survey, tmp_path):
+    learn,kept = learner(survey, tmp_path/'run', patience=2),{}
+    scores = [3,1,2,1,0,0]
+    learn.score = lambda row: scores[row['epoch']-1]
+    class Copy(Callback):
+        order = 61
+        def after_epoch(self): kept[self.epoch+1] = {k: v.clone() for k,v in self.model.state_dict().items()}
+    learn.add_cb(Copy())
+    learn.fit(6)
+    assert learn.epochs_done == 4                                 # the fourth is not better than the second
+    assert all(torch.equal(v, kept[2][k]) for k,v in load_model(tmp_path/'run').state_dict().items())
+
+def test_heads_that_a_checkpoint_does_not_tell(tmp_path):
+    torch.manual_seed(0)
+    m = MAE(32, 8, 'RGB', 32, 2, 2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=4).eval()
+    torch.save(dict(model=m.state_dict() | {k: getattr(m, k) for k in ('pos_embed','decoder_pos_embed')}), tmp_path/'mae.pth')
+    weights = dict(weights=tmp_path/'mae.pth', bands='RGB')
+    with pytest.raises(InputError, match='give num_heads'): pretraining_model(**weights)
+    with pytest.raises(InputError, match='give decoder_num_heads'): pretraining_model(num_heads=2, **weights)
+    found = pretraining_model(num_heads=2, decoder_num_heads=4, norm_pix='false', loss='l1', views=2, **weights)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad(): torch.testing.assert_close(found.embed(x, views=1), m.embed(x))
+    assert (found.norm_pix_loss, found.loss, found.views) == (False, 'l1', 2)
+    save_model(found, tmp_path/'ours')
+    again = pretraining_model(weights=tmp_path/'ours', bands='RGB', num_heads=2)
+    assert (again.norm_pix_loss, again.loss, again.views) == (False, 'l1', 2)
+    for wrong,words in ((dict(num_heads=4), 'num_heads is 4, but .*ours has 2'), (dict(decoder_depth=2), 'decoder_depth of a model that starts'), (dict(decoder_dim=8), 'decoder_dim of a model')):
+        with pytest.raises(InputError, match=words): pretraining_model(weights=tmp_path/'ours', bands='RGB', **wrong)
 
 def test_training_starts_from_weights(survey, tmp_path):
     learner(survey, tmp_path/'first').fit(1)

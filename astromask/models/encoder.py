@@ -335,6 +335,15 @@ def embed_one(self:BandEncoder,
     if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
     return pooled,seen.any(1)
 
+# %% ../../nbs/21_models.encoder.ipynb #ba5e0ae7
+@patch
+def check_pooling(self:BandEncoder,
+    pool:str, # What was asked for
+):
+    "Refuse a way from tokens to one vector that this encoder does not have"
+    if pool not in POOLS: raise InputError(f'pool is {pool!r}; it must be one of {", ".join(POOLS)}')
+    if pool == 'cls' and self.cls_token is None: raise InputError("This encoder has no class token: use pool='mean'")
+
 # %% ../../nbs/21_models.encoder.ipynb #d35f3b86
 @patch
 def embed(self:BandEncoder,
@@ -345,8 +354,7 @@ def embed(self:BandEncoder,
     views:int=None,   # Orientations to average over; None: the model's own number
 ):                    # (B,D); NaN for an object without a valid pixel
     "One vector for each object"
-    if pool not in POOLS: raise InputError(f'pool is {pool!r}; it must be one of {", ".join(POOLS)}')
-    if pool == 'cls' and self.cls_token is None: raise InputError("This encoder has no class token: use pool='mean'")
+    self.check_pooling(pool)
     turned = orientations(self.place_bands(x, bands), self.views if views is None else check_views(views))
     found = [self.embed_one(o, coords, pool) for o in turned]
     return torch.where(found[0][1], torch.stack([o for o,_ in found]).mean(0), torch.nan)

@@ -102,7 +102,7 @@ def build_decoder(self:MAE,
     positions, # sincos or learned
 ):
     "A narrower transformer and a linear map to pixels, and fresh weights for all"
-    if num_heads < 1 or dim % num_heads:
+    if num_heads < 1 or dim < 1 or dim % num_heads:
         raise InputError(f'decoder_num_heads {num_heads} does not divide decoder_embed_dim {dim}')
     block = Block if self.decoder == 'self' else CrossBlock
     self.decoder_embed = Linear(self.embed_dim, dim)

@@ -78,9 +78,10 @@ def passes(
     return int(np.clip(round(images/n), least, most))
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #40d197e0
-def _score(name, task, part, seed, run, images, metric):
+def _score(name, task, part, seed, run, images, metric, options):
     "Of a method that is given some labels"
-    result = kept_answer(name, task, part, seed, run, keep=False, epochs=passes(images, len(part[0])))
+    result = kept_answer(name, task, part, seed, run, keep=False, epochs=passes(images, len(part[0])),
+                         **options)
     return judge(task, result, part[2])[metric]
 
 # %% ../../nbs/51_tasks.label_efficiency.ipynb #dda88ed3
@@ -94,6 +95,7 @@ def label_efficiency(
     seed:int=0,      # Of the first part; the others count on from it
     run=None,        # `RunDir` in which answers are kept
     groups=None,     # (N,) integers: rows of one group are one object
+    **options,       # Of `network_options`
 )->Table:            # seed, method, size, labels, score
     "The score of each method for each number of labels and each seed"
     metric = metric or METRIC[task.kind]
@@ -102,7 +104,7 @@ def label_efficiency(
     for i,(train,valid,test) in enumerate(parts, seed):
         for size,(fit,held) in zip(levels, label_subsets(task, np.union1d(train, valid), levels, i, groups)):
             n = len(fit)+len(held)
-            new = [(i, m, size, n, _score(m, task, (fit, held, test), i, run, images, metric)) for m in names]
+            new = [(i, m, size, n, _score(m, task, (fit, held, test), i, run, images, metric, options)) for m in names]
             log.info(f'seed {i}, {n} labels: ' + ', '.join(f'{m} {score:.3f}' for _,m,_,_,score in new))
             found += new
     return Table(rows=found, names=('seed','method','size','labels','score'))

@@ -6,9 +6,10 @@ Docs: https://astromask.github.io/astromask/tasks.methods.html.md"""
 
 # %% auto #0
 __all__ = ['FROZEN', 'WHITENED', 'TAUGHT', 'ALONE', 'QUICK', 'ALL', 'METRIC', 'NEXT', 'LOWER', 'Task', 'fold_parts',
-           'class_shares_of', 'chance', 'without_network', 'batch_size', 'quiet', 'network', 'method_names', 'whitened',
-           'run_method', 'answer_name', 'kept_answer', 'run_methods', 'judge', 'mean_and_error', 'score_table',
-           'metric_table', 'measured_against', 'gain_table', 'each_once', 'object_properties']
+           'class_shares_of', 'chance', 'without_network', 'batch_size', 'quiet', 'network', 'method_names',
+           'network_options', 'whitened', 'run_method', 'answer_name', 'kept_answer', 'run_methods', 'judge',
+           'mean_and_error', 'score_table', 'metric_table', 'measured_against', 'gain_table', 'each_once',
+           'object_properties']
 
 # %% ../../nbs/50_tasks.methods.ipynb #dcfd611d
 import copy, io, json, logging, shutil, tempfile, numpy as np, torch
@@ -31,6 +32,7 @@ from ..models.weights import model_hash, untrained, with_bands
 from ..plots import for_the_eye, rounded
 from ..space import Space
 from ..train.finetune import finetune_learner, predict_cutouts
+from ..train.options import recipe_options
 
 # %% ../../nbs/50_tasks.methods.ipynb #7166080d
 class Task:
@@ -183,6 +185,8 @@ def network(
     seed:int=0,       # Of the head, of a random encoder, and of the order of batches
     epochs:int=20,    # Passes over the objects that train
     minutes:float=0., # Instead, if more than 0: how long it is taught
+    patience:int=0,   # Epochs without a better validation that end it; 0: none do
+    drop_path:float=0., # Share of the last block's branches left out of an encoder that is fine-tuned
     run=None,         # `RunDir` whose requests to stop count
     folder=None,      # Where it works; None: in a temporary one
     keep:bool=True,   # Leave its model and curves there?
@@ -192,8 +196,9 @@ def network(
     out = RunDir(folder or tempfile.mkdtemp(prefix='astromask-'))
     if run is not None: out.stop_requested = run.stop_requested             # one request for all
     try:
+        more = dict(drop_path=drop_path) if drop_path and head == 'finetune' else {}
         dls = cutout_dls(task.c, p.img_size, bs=batch_size(len(train)), split=(train,valid), seed=seed)
-        learn = finetune_learner(dls, p, task.y, out, recipe=recipe, max_minutes=minutes)
+        learn = finetune_learner(dls, p, task.y, out, recipe=recipe, max_minutes=minutes, patience=patience, **more)
         if folder is None or not keep: learn.remove_cb(learn.figures)       # which take as long as a short fit
         with quiet(): learn.fit(epochs)
         found = predict_cutouts(p, task.c, test, views=task.views, progress=False)
@@ -224,6 +229,18 @@ def method_names(
         raise InputError(f'There is no method {unknown[0]!r}; there are '
                          f'{", ".join([*ALONE,*heads])}, and all (but lars and what is whitened)')
     return [n for n in names if n in words or n.split()[-1] in words]
+
+# %% ../../nbs/50_tasks.methods.ipynb #9566fd1d
+def network_options(
+    names:list, # Of methods
+    **options,  # patience and drop_path, as `network` takes them
+)->dict:        # Those that are not 0
+    "How networks are taught otherwise than usual, if they can be"
+    recipe_options('finetune', **options)
+    if options.get('drop_path') and not any(name.endswith('finetune') for name in names):
+        raise InputError(f'drop_path is {options["drop_path"]}, but no encoder is fine-tuned: '
+                         'ask for the method finetune, too')
+    return {k: v for k,v in options.items() if v}
 
 # %% ../../nbs/50_tasks.methods.ipynb #362184bf
 def whitened(

@@ -214,6 +214,7 @@ def teach_redshift(
     weights=None,    # (N,) how much each object counts
     head:str='mlp',  # As `Predictor` takes it
     norm:str='',     # As `Predictor` takes it
+    pool:str='mean', # As `Predictor` takes it
     hidden=(256,256),# Widths of the hidden layers of an mlp
     epochs:int=50,   # Passes over the training objects
     bs:int=128,      # Objects in a batch
@@ -221,7 +222,8 @@ def teach_redshift(
     **options,       # Of `finetune_learner`: recipe, frozen, max_minutes, patience, ...
 )->Predictor:
     "A network that has learned redshifts; of the best epoch on validation"
-    p = Predictor(encoder, answer, head=head, norm=norm, magnitudes=tuple(magnitudes), hidden=list(hidden), seed=seed)
+    p = Predictor(encoder, answer, head=head, pool=pool, norm=norm, magnitudes=tuple(magnitudes), hidden=list(hidden),
+                  seed=seed)
     known = [r[np.isfinite(z[r])] for r in parts[:2]]
     dls = cutout_dls(c, p.img_size or 1, bs=min(bs, len(known[0])), split=known, seed=seed)
     learn = finetune_learner(dls, p, z, run_dir, weights=weights, **(dict(recipe='cnn') | options))

@@ -25,6 +25,7 @@ from ..data.loaders import multiplied
 from ..data.scaling import fit_scaling
 from ..data.splits import split_hash
 from ..files import digest, locked, storage_errors
+from ..models.blocks import leave_out
 from ..models.weights import save_model
 from ..scaling import scaling_from_config
 from ..seen import seen_of
@@ -63,7 +64,9 @@ class RunLearner(BatchLearner):
     def score(self, row):
         "How good an epoch is; less is better"
         return row['valid_loss']
-    def is_done(self, n_epoch): return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
+    def is_done(self, n_epoch):
+        if hasattr(self, 'best') and self.best.tired(): return True
+        return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
 
 # %% ../../nbs/40_train.learner.ipynb #009fbe9d
 @patch
@@ -113,6 +116,8 @@ def forward(self:RunLearner,
     batch:dict, # What the model is given, by name
 ):
     "The model, in the precision of the run"
+    if 'paths' in batch: leave_out(self.model, batch['paths'])
+    batch = {k: v for k,v in batch.items() if k != 'paths'}
     half = HALVES[self.recipe.amp]
     with torch.autocast(self.dls.device.type, half, enabled=half is not None):
         return (self.parallel if torch.is_grad_enabled() else self.runner)(**batch)
@@ -373,11 +378,24 @@ def objects(self:RunLearner):
     try: return seen_of(self.dls.train.dataset.cutouts, *self.rows_used())
     except DataError as e: log.warning(f'It is not kept which objects the model was trained on: {e}')
 
+# %% ../../nbs/40_train.learner.ipynb #68f853e8
+@patch
+def settle_best(self:RunLearner)->bool: # Is there one?
+    "Give the model the weights of the best epoch"
+    if self.history.rows and not any(math.isfinite(self.score(row)) for row in self.history.rows):
+        raise InputError(f'{self.out}: no epoch validated with a number, so none can be kept: lower the learning rate, '
+                         'or look at the objects that validate')
+    if self.best.tensors is None: return False
+    self.model.load_state_dict(self.best.tensors, strict=False)
+    self.torn = True
+    if hasattr(self, 'average'): self.average.own = None
+    return True
+
 # %% ../../nbs/40_train.learner.ipynb #e57b2c48
 @patch
 def settle(self:RunLearner):
     "Give the model the weights that are kept, where these are not its own; to go on, its own are in the checkpoint"
-    if not hasattr(self, 'average') or not self.average.mean: return
+    if hasattr(self, 'best') and self.settle_best() or not hasattr(self, 'average') or not self.average.mean: return
     self.average.take()
     self.average.own = None
     self.torn = True

@@ -75,11 +75,13 @@ class Recipe:
     clip:float = number(1.)           # Largest norm of the gradient; 0: any
     augment:object = 'dihedral'       # Of training images: words for `Augment`, '' for none, or f(x, seed, epoch, ids)
     band_dropout:float = number(0., 0, 1) # Probability that an object loses a band in an epoch; at least one stays
+    drop_path:float = number(0., 0, 1) # Share of the last block's branches that are left out; less in those before it
     amp:str = word('','bf16','fp16')  # bf16 | fp16: half precision where it is safe (torch.autocast); '': none
     accumulate:int = number(1, 1)     # Parts of a batch whose gradients are added up: less memory, the same step
     ema:float = number(0., 0, 1)      # Decay of a running mean of the weights, which is what is kept; 0: none
     deterministic:bool = False        # Only operations whose bits do not depend on chance (slower on a GPU)
     max_minutes:float = number(0.)    # If more than 0, train that long instead of so many epochs, summed over restarts
+    patience:int = number(0)          # Epochs without a better validation that end the run, best weights kept; 0: no
     save_minutes:float = 10.           # Between checkpoints
     wandb:bool = False                # Show the run in Weights & Biases, offline unless someone is logged in
 
@@ -207,12 +209,10 @@ class FinetuneRecipe(Recipe):
     beta2:float = number(.999, 0, 1)     # AdamW's memory of squared gradients
     layer_decay:float = 1.               # Share of the learning rate that each block has of the one after it
     frozen:str = ''                      # 'encoder', a number of lowest blocks, or names of its modules; '': nothing
-    drop_path:float = number(0., 0, 1)   # Share of the last block's branches that are left out; less in those before it
     mixup:float = number(0.)             # Images of classes are mixed in shares of Beta(mixup, mixup); 0: none are
     cutmix:float = number(0.)            # A rectangle of another image, its share of Beta(cutmix, cutmix); 0: none
     smoothing:float = number(0., 0, 1)   # Share of a label that goes to all classes alike; an answer's own comes first
     balanced:bool = True                 # Do all classes weigh the same? An answer's own weights come first
-    patience:int = number(0)             # Epochs without a better validation that end the run; 0: none do
 
     def __post_init__(self):
         super().__post_init__()

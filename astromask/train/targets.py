@@ -6,20 +6,18 @@ Docs: https://astromask.github.io/astromask/train.targets.html.md"""
 
 # %% auto #0
 __all__ = ['NOTHING', 'as_column', 'as_targets', 'answered', 'target_weight', 'object_weights', 'check_weights', 'counted_rows',
-           'magnitude_table', 'target_tables', 'LabelledBatch', 'drop_paths', 'beta_quantiles', 'rectangles',
-           'LabelledOutput', 'labelled_output']
+           'magnitude_table', 'target_tables', 'LabelledBatch', 'beta_quantiles', 'rectangles', 'LabelledOutput',
+           'labelled_output']
 
 # %% ../../nbs/43_train.targets.ipynb #cdb4b580
 import numpy as np, torch
-from contextlib import contextmanager
 from typing import NamedTuple
 from fastcore.basics import patch, store_attr
 from ..core import InputError, uniform
 from ..data.augment import dihedral_bits
 from ..models.answers import Classes
-from ..models.blocks import leave_out
 from ..data.labels import catalog_magnitudes
-from .callbacks import MaskedBatch
+from .callbacks import MaskedBatch, drop_paths, path_rates
 from .learner import sky_tensor
 
 # %% ../../nbs/43_train.targets.ipynb #a9421fd8
@@ -164,22 +162,13 @@ class LabelledBatch(MaskedBatch):
         seed:int=0,    # The run's seed
         augment=None,  # (x, seed, epoch, ids) -> x
     ):
-        super().__init__(seed, augment, options.band_dropout, tables.get('coords'))
+        device = tables['y'].device
+        rates = path_rates(options.drop_path, learns, device)
+        super().__init__(seed, augment, options.band_dropout, tables.get('coords'), rates)
         store_attr('tables,options,answer')
         self.features = None        # what a frozen encoder sees: a `FeatureTable`
-        device = tables['y'].device
-        rates = torch.linspace(0, options.drop_path, len(learns))*torch.tensor(learns)
-        self.rates = rates.to(device) if options.drop_path else None
         self.quantiles = {k: beta_quantiles(getattr(options, k)).to(device) for k in ('mixup','cutmix')
                           if getattr(options, k)}
-
-# %% ../../nbs/43_train.targets.ipynb #8abcb27c
-@patch
-@contextmanager
-def around(self:LabelledBatch):
-    "After a fit, however it ends, nothing is left out of the model any more"
-    try: yield
-    finally: leave_out(self.model)
 
 # %% ../../nbs/43_train.targets.ipynb #e6de2f9c
 @patch
@@ -220,17 +209,6 @@ def shares(self:LabelledBatch,
     s = self.options.smoothing
     y = torch.nn.functional.one_hot(torch.where(known, y, 0), K).float()*(1-s) + s/K
     return dict(y=y*known[:,None], weights=known.float() if w is None else torch.where(known, w, 0))
-
-# %% ../../nbs/43_train.targets.ipynb #2ee3bb72
-def drop_paths(
-    rates,     # (depth,) share of objects for which a block's branch is left out
-    seed:int,  # The run's seed
-    epoch:int, # Pass over the data
-    rows,      # (B,) row numbers
-):             # (B,depth,2): 0 where left out, 1/(1-rate) elsewhere
-    "Factors of the blocks' branches"
-    keep = uniform(seed, epoch, rows, 2*len(rates), 'drop_path').view(-1, len(rates), 2) >= rates[:,None]
-    return keep/(1-rates[:,None])
 
 # %% ../../nbs/43_train.targets.ipynb #ba38f601
 def beta_quantiles(

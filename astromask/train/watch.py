@@ -219,6 +219,7 @@ class OnlineProbe(RunCallback):
         share:float=.02,    # Of the time that may be taken: a slow probe is asked less often
         label=None,         # Column with the classes; None: the first of the usual ones
         redshift=None,      # Column with the redshifts; None: the first of the usual ones
+        pool:str='mean',    # How patches become one vector, as in `embed`
         own=None,           # `own_question`: a file's cutouts and question; None: the training set is asked
     ):
         store_attr()
@@ -284,7 +285,7 @@ def embeddings(self:OnlineProbe,
 )->np.ndarray:  # (n,D)
     "Of the question's objects, as they are turned"
     m = get_model(self.learn.model)
-    return joined(ask(m, self.batches(m, bs), partial(m.embed, views=1)))
+    return joined(ask(m, self.batches(m, bs), partial(m.embed, views=1, pool=self.pool)))
 
 # %% ../../nbs/41_train.watch.ipynb #ba9e0be2
 @patch
