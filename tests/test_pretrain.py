@@ -58,6 +58,21 @@ def test_what_a_study_varies_is_said_on_the_command_line(survey, tmp_path):
     done = astromask(*arguments(survey, tmp_path/'run', epochs=2, **STUDY | dict(loss='mse')))
     assert done.returncode == 2 and 'loss' in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
+def test_a_probe_asks_a_file_of_its_own(whole, survey, tmp_path):
+    "Other pixels, two of three bands, other columns: the same bits as without, answers that are kept, and what cannot be asked in a sentence"
+    rng,probe = np.random.default_rng(1),tmp_path/'probe.h5'
+    columns = dict(kind=['a','b']*60, zspec=rng.uniform(0, 1, 120))
+    Cutouts.write(probe, rng.normal(size=(120,2,40,24)).astype('float32'), bands=('z','g'), catalog=columns)
+    given = LONG | dict(probe_data=probe, probe_label='kind', probe_redshift='zspec', probe_objects=100)
+    done = astromask(*arguments(survey, tmp_path/'run', **given))
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path/'run') == outcome(whole)
+    rows = [dict(zip(('step','seconds','probe_accuracy'), r.split(','))) for r in (tmp_path/'run/probe.csv').read_text().splitlines()[1:]]
+    assert rows[0]['step'] == '0' and all(0 <= float(r['probe_accuracy']) <= 1 for r in rows)
+    assert json.loads((tmp_path/'run/manifest.json').read_text())['probe_data'][0]['sha256'] == hashlib.sha256(probe.read_bytes()).hexdigest()
+    refused = astromask(*arguments(survey, tmp_path/'refused', **given | dict(probe_label='size')))
+    assert refused.returncode == 2 and refused.stderr.strip().splitlines()[-1] == f"astromask: {probe} has no column 'size'; it has id, ra, dec, kind, zspec"
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_stopped_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
     out,command = tmp_path/'run', arguments(survey, tmp_path/'run', **LONG)

@@ -218,6 +218,19 @@ def test_a_file_of_ones_own_changes_no_bit(survey, tmp_path):
     assert [r['step'] for r in rows] == list(range(again.step+1)) and len(again.online_probe.question.rows) == 100
     assert str([r['probe_nmad'] for r in rows]) != str([r['probe_nmad'] for r in plain.online_probe.rows])
 
+def test_another_question_begins_another_table(survey, tmp_path, caplog):
+    "The curve of a continued run is that of one question; the earlier table stays under another name"
+    first = own_learner(survey, tmp_path/'run')
+    first.fit(1)
+    before = (tmp_path/'run/probe.csv').read_text()
+    for k in (1,2):                                             # the second continues its own
+        again = own_learner(survey, tmp_path/'run', theirs(survey, tmp_path/f'c{k}.h5'))
+        again.fit(1+k)
+    assert (tmp_path/'run/probe-own.csv').read_text() == before
+    steps = [r['step'] for r in watch.read_answers(tmp_path/'run/probe.csv')]
+    assert steps == list(range(first.step, again.step+1)) and caplog.text.count('another question') == 1
+    assert json.loads((tmp_path/'run/probe.json').read_text())['objects'] == len(again.online_probe.question.rows)
+
 def test_it_is_asked_as_embed_asks(survey, tmp_path):
     "Another size, one of two bands, other pixels' origin: the answers are those of the table that embed would write"
     c = theirs(survey, tmp_path/'c.h5')

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from ..core import AstroMaskError, DataError, InputError, RunDir, StorageError, log, rank
-from ..files import read_json, write_atomic, write_json
+from ..files import digest, read_json, write_atomic, write_json
 from ..data.columns import column_named
 from ..data.cutouts import Cutouts, check_usable
 from ..data.duplicates import positions
@@ -247,15 +247,37 @@ def ask_about(self:OnlineProbe):
     q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
     return q._replace(rows=rows[q.rows])
 
+# %% ../../nbs/41_train.watch.ipynb #b5d20e91
+@patch
+def asked(self:OnlineProbe)->dict: # {} for the training set's own question
+    "What probe.json keeps: which file's question it is"
+    if not self.own: return {}
+    c,q = self.own
+    ids = '\x1f'.join(np.asarray(c.catalog['id'])[q.rows].astype(str))
+    return dict(files=list(map(str, c.files)), objects=len(q.rows), bands=list(c.bands),
+                question=digest(ids, q.labels, q.z)[:16])
+
+# %% ../../nbs/41_train.watch.ipynb #41c7be0d
+@patch
+def kept_answers(self:OnlineProbe)->list: # A dict for each row
+    "Rows that an earlier start of the run has written about this question"
+    path = self.run_dir/'probe.json'
+    before = read_json(path, dict) if path.exists() else {}
+    table = self.run_dir/'probe.csv'
+    if before.get('question') == self.asked().get('question') or not table.exists(): return read_answers(table)
+    aside = table.with_name(f'probe-{before.get("question", "own")}.csv')
+    log.warning(f'{table} has the answers to another question: it is called {aside.name} now, and begun anew')
+    table.replace(aside)
+    return []
+
 # %% ../../nbs/41_train.watch.ipynb #f8619d42
 @patch
 def before_fit(self:OnlineProbe):
     "Go on with the rows of this run; those of steps that will be taken again come again"
-    path = self.run_dir/'probe.csv'
     self.last = self.learn.seconds()
     if rank() == 0:
         # later ones will come again
-        self.rows = [r for r in self.rows or read_answers(path) if r['step'] <= self.learn.step]
+        self.rows = [r for r in self.rows or self.kept_answers() if r['step'] <= self.learn.step]
     if wait(not self.rows and rank() == 0): self.ask()
 
 # %% ../../nbs/41_train.watch.ipynb #aaf0f05c
@@ -324,6 +346,7 @@ def draw(self:OnlineProbe):
     "Write the table and the figure"
     history = self.learn.history.columns() if self.learn.history.rows else {}
     try:
+        write_json(self.run_dir/'probe.json', self.asked())
         write_answers(self.run_dir/'probe.csv', self.rows)
         self.run_dir.savefig(progress_figure(history, self.columns()), 'progress')
     except StorageError as e: log.warning(f'The probe is not written: {e}')
