@@ -18,6 +18,7 @@ from fastai.learner import Learner
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ..core import AstroMaskError, InputError, RankLost, RunDir, StorageError, log, rank, uniform, world
 from ..data.augment import dihedral, drop_bands
+from ..embed import evaluating
 from ..models.blocks import droppable, leave_out
 from ..plots import history_figure, reconstruction_figure
 from .checkpoint import check_space, named, save_checkpoint
@@ -725,7 +726,7 @@ def draw(self:Figures):
     x = batch['x']
     m = self.learn.model
     mask = m.choose_mask(m.pixels(x)[1], None, batch['generator'])
-    with self.learn.averaged(): painted = m.reconstruct(x, mask, coords=batch.get('coords'))
+    with self.learn.averaged(), evaluating(m): painted = m.reconstruct(x, mask, coords=batch.get('coords'))
     shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), painted)]
     figure = reconstruction_figure(*shown, bands=m.bands, origin=valid.dataset.cutouts.origin)
     kept = f'reconstructions/{self.learn.step:08d}'
