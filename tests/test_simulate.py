@@ -45,7 +45,7 @@ def test_two_at_once_both_get_the_file(tmp_path):
     assert len(os.listdir(tmp_path/'simulated')) == 1
 
 @pytest.mark.parametrize('wrong,says', [
-    (dict(n=0), 'n=0'), (dict(n=2.5), 'n=2.5'), (dict(n='many'), 'n=many'), (dict(survey='2mass'), '2mass'), (dict(bands='ugx'), "'x'"), (dict(bands='gg'), 'twice'),
+    (dict(n=0), 'n=0'), (dict(n=2.5), 'n=2.5'), (dict(n='many'), 'n=many'), (dict(survey='2mass'), '2mass'), (dict(bands='ugx'), "'x'"), (dict(bands='gg'), 'each given once'),
     (dict(seed=-1), 'seed=-1'), (dict(size=7), 'size=7'), (dict(limit=40), 'limit=40'), (dict(fractions={'comet':1}), 'comet'),
     (dict(fractions={'star':-1}), 'star'), (dict(fractions={}), 'at least one')])
 def test_bad_arguments_are_one_sentence(tmp_path, wrong, says):
