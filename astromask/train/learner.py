@@ -26,6 +26,7 @@ from ..data.scaling import fit_scaling
 from ..data.splits import split_hash
 from ..files import digest, locked, storage_errors
 from ..models.blocks import leave_out
+from ..models.publish import model_card, write_card
 from ..models.weights import save_model
 from ..scaling import scaling_from_config
 from ..seen import seen_of
@@ -409,11 +410,14 @@ def averaged(self:RunLearner):
 # %% ../../nbs/40_train.learner.ipynb #12c81501
 @patch
 def finish(self:RunLearner):
-    "Write the model, with what it was trained on"
+    "Write the model, with what it was trained on, and a card where it has none"
     self.settle()
     if rank(): return
     self.model.trained_on = self.objects()
     save_model(self.model, self.out/'model')
+    if (self.out/'model'/'README.md').exists(): return
+    told = dict(seed=self.seed, batch_size=self.dls.train.bs*world(), **self.data, **self.recipe.told())
+    write_card(self.out/'model', model_card(self.model, training=told))
 
 # %% ../../nbs/40_train.learner.ipynb #9b38facc
 @patch
