@@ -137,7 +137,6 @@ def test_an_evaluation_is_in_the_card_of_its_model(tmp_path, folder):
         return json.loads((tmp_path/out/'metrics.json').read_text())
     numbers = evaluate('one')
     found = card(folder)
-    evaluate('two')
-    assert card(folder) == found and blocks(folder) == 1
+    assert blocks(folder) == 1
     assert f"| split | {numbers['split']} |" in found and files.file_digest(tmp_path/'c.h5') in found and '| objects | 60 |' in found
     for row in numbers['scores']: assert f"| {row['method']} | {row['metric']} | {row['score']:.6g} |" in found
