@@ -248,11 +248,12 @@ def _as_floats(table, name):
 def _curves(ax, table, names, label):
     step = _as_floats(table, 'step')
     for name in names:
+        words = name.replace('variance', 'first').replace('_', ' ')
         y = _as_floats(table, name)
         if y is None: continue
         at = np.arange(1, len(y)+1) if step is None else step
         ok = np.isfinite(y)
-        ax.plot(at[ok], y[ok], marker='o' if ok.sum() < 60 else None, ms=3, lw=1.2, label=name.replace('_',' '))
+        ax.plot(at[ok], y[ok], marker='o' if ok.sum() < 60 else None, ms=3, lw=1.2, label=words)
     ax.set_xlabel('step' if step is not None else 'validation', fontsize=8)
     ax.set_ylabel(label, fontsize=8)
     ax.tick_params(labelsize=7)
@@ -280,7 +281,7 @@ def progress_figure(
               (probe, ('probe_accuracy','knn_accuracy'), 'balanced accuracy'),
               (probe, ('probe_nmad','knn_nmad'), 'NMAD'),
               (probe, ('rankme',), 'RankMe'),
-              (probe, tuple(f'variance_{k}' for k in (1,4,16,64)), 'share of the variance')]
+              (probe, tuple(f'variance_{k}' for k in (1,4,16,64)), 'share of variance')]
     def known(t, names): return any((y := _as_floats(t, k)) is not None and np.isfinite(y).any() for k in names)
     panels = [p for p in panels if known(*p[:2])] or panels[:1]
     cols = min(3, len(panels))

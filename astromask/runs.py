@@ -197,6 +197,16 @@ def _translate(error, kernel):
                               'the same command continues from the last checkpoint')
     return error
 
+# %% ../nbs/03_runs.ipynb #34a8f1cc
+_ports = []    # sockets that are bound and never listen: their ports are given to nobody while this process lives
+
+def _reserved_port():
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(('127.0.0.1', 0))
+    _ports.append(s)
+    return s.getsockname()[1]
+
 # %% ../nbs/03_runs.ipynb #a97dc3ee
 def rank_environments(
     n:int, # Processes on this machine
@@ -204,11 +214,9 @@ def rank_environments(
     "What torchrun would tell processes that train together"
     if n == 1: return [{}]
     from joblib import cpu_count                             # those that are ours: SLURM may give fewer than there are
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(s.getsockname()[1]), WORLD_SIZE=str(n),
-                     LOCAL_WORLD_SIZE=str(n))
-    where['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS') or str(max(1, cpu_count()//n))
+    threads = os.environ.get('OMP_NUM_THREADS') or str(max(1, cpu_count()//n))
+    where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(_reserved_port()), WORLD_SIZE=str(n),
+                 LOCAL_WORLD_SIZE=str(n), OMP_NUM_THREADS=threads)
     return [where | dict(RANK=str(k), LOCAL_RANK=str(k)) for k in range(n)]
 
 # %% ../nbs/03_runs.ipynb #e3cc9e8f

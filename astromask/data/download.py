@@ -130,7 +130,7 @@ def _write_body(path, r, start, bar, patience):
 
 # %% ../../nbs/17_data.download.ipynb #fe7abf87
 def _bytes(n):
-    k = max(int(n).bit_length()-1, 0)//10
+    k = min(max(int(n).bit_length()-1, 0)//10, 5)
     return f'{n/1024**k:.4g} {("B","KiB","MiB","GiB","TiB","PiB")[k]}'
 
 # %% ../../nbs/17_data.download.ipynb #4abb190c

@@ -82,6 +82,7 @@ def _fill(order, members, counts, share, taken):
     room = max(1, round(share*sum(counts)))
     mine = []
     for g in order:
+        if room <= 0: break
         size = sum(k for _,k in members[g])
         if g in taken or size > room or not _brings_nearer(members[g], left, counts): continue
         for l,k in members[g]: left[l] -= k
