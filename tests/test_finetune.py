@@ -1,5 +1,7 @@
 "Fine-tuning: what is frozen stays, steps are the papers', and a run that was stopped or died ends with the same bits"
 import copy, math, re, numpy as np, pytest, torch
+from functools import partial
+from timm.optim import muon
 from types import SimpleNamespace
 from fastai.callback.core import Callback
 from torch.overrides import TorchFunctionMode
@@ -15,7 +17,8 @@ from astromask.models.simmim import SimMIM
 from astromask.models.weights import load_model
 from astromask.train import frozen, targets
 from astromask.units import Measure
-from astromask.train.finetune import LARS, RECIPES, TableOnly, finetune_learner, freeze, predict_cutouts, recipe_options
+from astromask.train.finetune import TableOnly, finetune_learner, freeze, predict_cutouts
+from astromask.train.options import LARS, NAdaMuon, QUINTIC, RECIPES, decay_groups, orthogonalised, recipe_options
 
 N = 96
 
@@ -182,6 +185,44 @@ def test_lars_moves_from_zero_and_skips(rng=np.random.default_rng(0)):
     opt.found_inf,W.grad = torch.ones(()),torch.full((2,3), torch.inf)
     opt.step()
     assert (W == -1).all() and torch.equal(opt.state[W]['mu'], state['mu'])
+
+def muon_steps(optimizer, m, groups, rng):
+    "Five steps with gradients of noise"
+    opt = optimizer(groups, lr=.02)
+    for k in range(5):
+        for g in opt.param_groups: g['lr'] = .02/(k+1)*g['lr_scale']
+        for name,p in sorted(m.named_parameters()): p.grad = torch.tensor(rng.normal(size=p.shape), dtype=torch.float32) if p.requires_grad else None
+        opt.step()
+    return opt
+
+def test_nadamuon_is_timms(monkeypatch):
+    "All kinds of parameters, decayed or not, with a learning rate for each depth; timm computes in float32, too"
+    monkeypatch.setattr(muon, 'zeropower_via_newtonschulz', partial(muon.zeropower_via_newtonschulz, dtype=torch.float32))
+    torch.manual_seed(0)
+    ours = MAE.preset('tiny', bands='griz', sky_token=True)
+    theirs = copy.deepcopy(ours)
+    opt = muon_steps(NAdaMuon, ours, decay_groups(ours, .1, .7), np.random.default_rng(0))
+    groups = [g | dict(use_fallback=not g['matrices']) for g in decay_groups(theirs, .1, .7)]
+    muon_steps(partial(muon.Muon, algo='adamuon', nesterov=True), theirs, groups, np.random.default_rng(0))
+    for (k,a),b in zip(ours.named_parameters(), theirs.parameters()): torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5, msg=lambda s: f'{k}: {s}')
+    before = [o.clone() for p in ours.parameters() for o in (p.detach(), *opt.state[p].values())]
+    opt.found_inf = torch.ones(())
+    for p in ours.parameters(): p.grad = torch.full_like(p, torch.nan)
+    opt.step()
+    assert all(torch.equal(a, b) for a,b in zip(before, [o for p in ours.parameters() for o in (p.detach(), *opt.state[p].values())], strict=True))
+    opt.found_inf.zero_()
+    opt.step()
+    assert not ours.norm.weight.isfinite().any()
+
+@pytest.mark.parametrize('shape', [(6,9), (9,6), (8,8)])
+def test_singular_values_follow_the_polynomials(shape):
+    "U p(S) V^T in double precision: the same vectors, and values that five polynomials give"
+    M = np.random.default_rng(0).normal(size=shape)
+    U,s,V = np.linalg.svd(M, full_matrices=False)
+    s = s/np.sqrt((s**2).sum())
+    for a,b,c in QUINTIC: s = a*s + b*s**3 + c*s**5
+    assert (np.abs(s-1) < .25).all()
+    np.testing.assert_allclose(orthogonalised(torch.tensor(M, dtype=torch.float32)), (U*s) @ V, atol=1e-5)
 
 def mixed(x, y, w, mags, u, lam, cut_lam, both):
     "Mixup and CutMix, object by object"

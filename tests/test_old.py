@@ -15,13 +15,13 @@ from astromask.train.pretrain import pretrain_learner
 
 OLD = sorted((Path(__file__).parent/'old').glob('format-*'))
 
-def learner(folder, out):
+def learner(folder, out, **kw):
     "What these runs train on what: forty cutouts of noise"
     x = np.random.RandomState(0).standard_normal((40,2,8,8)).astype('float32')    # its numbers never change
     c = Cutouts.open(Cutouts.write(Path(folder)/'survey.h5', x, bands='gr'))
     torch.manual_seed(0)
     m = MAE.preset('tiny', bands=c.bands, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2, mlp_ratio=2)
-    return pretrain_learner(cutout_dls(c, 8, bs=8, valid=.2, device='cpu'), m, out, ema=.9)
+    return pretrain_learner(cutout_dls(c, 8, bs=8, valid=.2, device='cpu'), m, out, ema=.9, **kw)
 
 def make(out):
     "An epoch, of which the checkpoint and the model are kept"
@@ -45,6 +45,11 @@ def test_an_old_run_goes_on(old, tmp_path):
     assert not torch.equal(after.norm.weight, before.norm.weight)
     x = torch.randn(3, 2, 8, 8)
     assert before.encode(x).shape == after.encode(x).shape
+
+def test_an_old_run_keeps_its_optimizer(tmp_path):
+    "A run of before there was a choice was one of AdamW's"
+    out = shutil.copytree(OLD[0], tmp_path/'run')
+    with pytest.raises(InputError, match='was begun with optimizer adamw, and now it is nadamuon'): learner(tmp_path, out, optimizer='nadamuon').fit(2)
 
 def test_a_later_format_is_refused(tmp_path):
     out = shutil.copytree(OLD[-1], tmp_path/'run')

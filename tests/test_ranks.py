@@ -51,7 +51,7 @@ def history(out):
 
 def state(out): return newest_checkpoint(out/'checkpoints')[:2]
 
-@pytest.mark.parametrize('kw', [dict(method='mae', accumulate=2), dict(method='simmim', ema=.9)], ids=lambda kw: kw['method'])
+@pytest.mark.parametrize('kw', [dict(method='mae', accumulate=2), dict(method='simmim', ema=.9, optimizer='nadamuon')], ids=lambda kw: kw['method'])
 def test_two_ranks_are_one(ranks, survey, tmp_path, kw):
     for n in (1,2):
         (tmp_path/str(n)).mkdir()

@@ -122,7 +122,7 @@ class At(Callback):
 slowly = pytest.mark.slow
 
 @pytest.mark.parametrize('method,kw', [('mae', dict(ema=.9)), pytest.param('simmim', {}, marks=slowly), pytest.param('mae', dict(amp='bf16', accumulate=2), marks=slowly),
-                                       pytest.param('mae', dict(amp='fp16', ema=.5), marks=slowly)],
+                                       pytest.param('mae', dict(amp='fp16', ema=.5, optimizer='nadamuon'), marks=slowly)],
                          ids=lambda o: '-'.join(map(str, o)) if isinstance(o, dict) else o)
 def test_stopped_at_every_step(survey, tmp_path, method, kw):
     "Whatever the step, inside an epoch and at its end: the same weights, losses and optimizer"

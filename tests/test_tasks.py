@@ -29,11 +29,11 @@ def survey(tmp_path_factory):
 
 BEIT = dict(encoder='beit', embed_dim=32, depth=2, num_heads=4)
 
-def learner(c, run, method='mae', bs=16, ivar=False, band_dropout=0., drop_path=0., patience=0, accumulate=1, **kw):
+def learner(c, run, method='mae', bs=16, ivar=False, band_dropout=0., drop_path=0., patience=0, accumulate=1, optimizer='adamw', **kw):
     torch.manual_seed(0)
     m = pretraining_model(method, 'tiny', c.bands, **kw)
     return pretrain_learner(cutout_dls(c, 32, bs=bs, valid=0.2, device='cpu', ivar=ivar), m, run, band_dropout=band_dropout, drop_path=drop_path,
-                            patience=patience, accumulate=accumulate)
+                            patience=patience, accumulate=accumulate, optimizer=optimizer)
 
 class StopAt(Callback):
     "Ask for a stop after some steps"
@@ -44,7 +44,7 @@ class StopAt(Callback):
 
 TASKS = {'bands and noise': dict(ivar=True, band_dropout=0.4), 'sky': dict(sky_token=True), 'cross': dict(predict_ratio=0.5, ivar=True),
          'survey': dict(method='simmim', band_dropout=0.4, ivar=True, sky_token=True), 'one ratio': dict(method='simmim', mask_ratio=0.5),
-         'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9)}
+         'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9, optimizer='nadamuon')}
 
 @pytest.mark.parametrize('task', TASKS.values(), ids=TASKS.keys())
 def test_any_task_is_continued_to_the_same_bits(survey, tmp_path, task):
@@ -79,7 +79,8 @@ def test_a_run_belongs_to_one_task(survey, tmp_path):
                         (dict(predict_ratio=0.5), 'begun with the model'), (dict(sky_token=True), 'begun with the model'), (dict(method='simmim'), 'begun with the model'),
                         (dict(norm_pix='false'), "the model's norm_pix_loss True, and now it is False"), (dict(loss='l1'), "the model's loss mse, and now it is l1"),
                         (dict(views=8), "the model's views None, and now it is 8"), (dict(decoder_depth=0), "the model's decoder_depth 1, and now it is 0"),
-                        (dict(decoder_dim=64), "the model's decoder_embed_dim 32, and now it is 64"), (dict(drop_path=.1), 'drop_path 0.0, and now it is 0.1')):
+                        (dict(decoder_dim=64), "the model's decoder_embed_dim 32, and now it is 64"), (dict(drop_path=.1), 'drop_path 0.0, and now it is 0.1'),
+                        (dict(optimizer='nadamuon'), 'optimizer adamw, and now it is nadamuon')):
         with pytest.raises(InputError, match=words): learner(survey, tmp_path/'run', **other).fit(2)
 
 def test_tasks_that_do_not_fit(survey, tmp_path):

@@ -283,6 +283,7 @@ def check_same(self:RunLearner,
 ):
     "Refuse to continue another task"
     here = self.task()
+    there = type(self.recipe)().told() | there
     if same_scaling(here['scaling'], there['scaling']): here['scaling'] = there['scaling']
     if found := first_difference(here, there):
         name,new,old = found
