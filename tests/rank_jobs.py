@@ -19,12 +19,12 @@ class Record(Callback):
     def __init__(self, out): self.rows,self.grads,self.out = [],[],Path(out)
     def before_batch(self): self.rows.append([self.learn.epoch, self.training, self.yb[0].tolist()])
     def before_step(self):
-        if len(self.grads) < 3: self.grads.append(torch.cat([p.grad.flatten() for p in self.model.parameters()]).clone())
+        if len(self.grads) < 3: self.grads.append(torch.cat([p.grad.flatten() for p in self.learn.parameters()]).clone())
     def save(self):
         name = f'{time.monotonic_ns()}-rank{rank()}'
         (self.out/f'{name}.json').write_text(json.dumps(self.rows))
         np.save(self.out/f'{name}.grads.npy', torch.stack(self.grads).numpy())
-        np.save(self.out/f'{name}.weights.npy', torch.cat([p.detach().flatten() for p in self.model.parameters()]).numpy())
+        np.save(self.out/f'{name}.weights.npy', torch.cat([p.detach().flatten() for p in self.learn.parameters()]).numpy())
 
 class At(Callback):
     "Do something after some step"

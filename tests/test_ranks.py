@@ -2,6 +2,7 @@
 import csv, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
+from astropy.table import Table
 from astromask.files import read_json
 from astromask.data.cutouts import Cutouts
 from astromask.models.weights import load_model
@@ -37,7 +38,7 @@ def survey(tmp_path_factory):
     rng,path = np.random.default_rng(0),tmp_path_factory.mktemp('data')/'survey.h5'
     x = rng.normal(0, 1, (120,2,32,32)).astype('float32')
     x[::3,:,:,12:],x[7],x[11,1] = np.nan,np.nan,np.nan
-    Cutouts.write(path, x, bands='gr')
+    Cutouts.write(path, x, bands='gr', catalog=Table(dict(id=np.arange(120).astype(str), kind=np.array(['a','b',''])[np.arange(120)*7%5%3])))
     return path
 
 def seen(folder, training=True):
@@ -51,7 +52,8 @@ def history(out):
 
 def state(out): return newest_checkpoint(out/'checkpoints')[:2]
 
-@pytest.mark.parametrize('kw', [dict(method='mae', accumulate=2), dict(method='simmim', ema=.9, optimizer='nadamuon')], ids=lambda kw: kw['method'])
+@pytest.mark.parametrize('kw', [dict(method='mae', accumulate=2), dict(method='simmim', ema=.9, optimizer='nadamuon'),
+                                dict(method='mae', invariance=.5, label_weight=.5, label='kind')], ids=['mae','simmim','aims'])
 def test_two_ranks_are_one(ranks, survey, tmp_path, kw):
     for n in (1,2):
         (tmp_path/str(n)).mkdir()

@@ -321,6 +321,17 @@ def first_token(m, out, seen): return out[:,0]
 
 POOLS = dict(mean=mean_pool, central=central_pool, max=max_pool, cls=first_token)   # How tokens become one vector
 
+# %% ../../nbs/21_models.encoder.ipynb #a8823f65
+@patch
+def pool_tokens(self:BandEncoder,
+    out,           # (B,n+L,D) tokens
+    seen,          # (B,L,1) bool: which patches were observed
+    pool:str='mean', # In `POOLS`
+):                 # (B,D)
+    "One vector of the tokens of each object"
+    pooled = POOLS[pool](self, out, seen)
+    return self.fc_norm(pooled) if isinstance(self.norm, nn.Identity) else pooled
+
 # %% ../../nbs/21_models.encoder.ipynb #8c35f1b1
 @patch
 def embed_one(self:BandEncoder,
@@ -331,9 +342,7 @@ def embed_one(self:BandEncoder,
     "The embedding of images as they are turned"
     values,valid = self.pixels(x)
     seen = self.observed(valid)
-    pooled = POOLS[pool](self, self.attend(self.tokens(values, valid), coords), seen)
-    if isinstance(self.norm, nn.Identity): pooled = self.fc_norm(pooled)
-    return pooled,seen.any(1)
+    return self.pool_tokens(self.attend(self.tokens(values, valid), coords), seen, pool),seen.any(1)
 
 # %% ../../nbs/21_models.encoder.ipynb #ba5e0ae7
 @patch

@@ -219,7 +219,7 @@ def forward(self:MAE,
     generator=None, # torch.Generator for drawing a mask, or uniform numbers (B,L): the smallest stay visible
     ivar=None,      # Inverse variances of x, to weight the loss with
     coords=None,    # (B,2) right ascension and declination in degrees, where the model has a sky token
-)->MaskedOutput:    # loss, pred (B,L,p*p*C), mask (B,L), n_targets
+)->MaskedOutput:    # loss, pred (B,L,p*p*C), mask (B,L), n_targets, pooled (B,D)
     "Hide, encode, decode, compare"
     # hide
     values,valid = self.pixels(x, bands)
@@ -238,7 +238,8 @@ def forward(self:MAE,
     # compare
     if ivar is not None: ivar = take(self.weights(ivar, x, bands), hidden)
     loss,n = self.compare(pred, take(values, hidden), take(valid, hidden), ivar)
-    return MaskedOutput(loss, put(pred, hidden, torch.zeros_like(values, dtype=pred.dtype)), mask, n)
+    pooled = self.pooled(latent, take(valid.any(-1, keepdim=True), visible))
+    return MaskedOutput(loss, put(pred, hidden, torch.zeros_like(values, dtype=pred.dtype)), mask, n, pooled)
 
 # %% ../../nbs/22_models.mae.ipynb #d892caa4
 @patch

@@ -62,6 +62,7 @@ class MaskedOutput(NamedTuple):
     pred: torch.Tensor      # Predictions in scaled units, 0 where nothing was predicted
     mask: torch.Tensor      # True where hidden
     n_targets: torch.Tensor # How many pixels the loss is a mean of
+    pooled: torch.Tensor = None # (B,D) mean of the tokens that the encoder saw; NaN where it saw nothing
 
 # %% ../../nbs/21_models.masked.ipynb #46e6ca22
 def check_norm_pix(
@@ -98,6 +99,15 @@ def draw(self:MaskedModel,
     if tuple(generator.shape) == (B,self.n_noise): return generator
     raise InputError(f'generator holds {tuple(generator.shape)} numbers; this model takes '
                      f'({B},{self.n_noise}) to draw its masks from')
+
+# %% ../../nbs/21_models.masked.ipynb #ad71f5be
+@patch
+def pooled(self:MaskedModel,
+    out,  # (B,n+K,D) tokens
+    seen, # (B,K,1) bool: which of the patches were visible, with a valid pixel
+):        # (B,D); NaN for an object of which nothing was seen
+    "The mean of the tokens that the encoder saw"
+    return torch.where(seen.any(1), self.pool_tokens(out, seen), torch.nan)
 
 # %% ../../nbs/21_models.masked.ipynb #17d4649f
 @patch

@@ -165,24 +165,28 @@ def hidden_patches(self:SimMIM,
 
 # %% ../../nbs/23_models.simmim.ipynb #050fe77d
 @patch
-def predict(self:SimMIM,
+def encode_hidden(self:SimMIM,
     values,      # (B,L,P) scaled pixels
     valid,       # (B,L,P) bool
     hidden,      # (B,L,P) bool
     coords=None, # (B,2) sky positions
-):               # (B,L,P) scaled pixels
-    "Pixels of all patches, from those that are valid and not hidden"
-    # what the encoder may see
+):               # (B,L',D) tokens
+    "What the encoder makes of the pixels that are valid and not hidden"
     if self.mask_in == 'tokens': tokens = self.tokens(values, valid, hidden=hidden.any(-1))
     else: tokens = self.tokens(values, valid & ~hidden)
-    x = self.attend(tokens, coords)[:,self.n_prefix:]
-    x = linear(x, self.head.weight.flatten(1), self.head.bias)
+    return self.attend(tokens, coords)[:,self.n_prefix:]
 
-    # each token's square of pixels, cut into patches
+# %% ../../nbs/23_models.simmim.ipynb #c767dd5a
+@patch
+def decode(self:SimMIM,
+    x, # (B,L',D) tokens
+):     # (B,L,P) scaled pixels
+    "Each token's square of pixels, cut into patches"
+    x = linear(x, self.head.weight.flatten(1), self.head.bias)
     h,w = (side//self.stride for side in self.img_size)
     p = self.patch_size
     f = self.stride//p
-    return x.reshape(len(x), h, w, -1, f, p, f, p).permute(0,1,4,2,6,5,7,3).reshape(values.shape)
+    return x.reshape(len(x), h, w, -1, f, p, f, p).permute(0,1,4,2,6,5,7,3).reshape(len(x), self.n_patches, -1)
 
 # %% ../../nbs/23_models.simmim.ipynb #cd400dec
 @patch
@@ -193,15 +197,17 @@ def forward(self:SimMIM,
     generator=None, # torch.Generator for drawing a mask, or uniform numbers (B,n_noise)
     ivar=None,      # Inverse variances of x, to weight the loss with
     coords=None,    # (B,2) right ascension and declination in degrees, where the model has a sky token
-)->MaskedOutput:    # loss, pred (B,C,H,W), mask (B,C,L'), n_targets
+)->MaskedOutput:    # loss, pred (B,C,H,W), mask (B,C,L'), n_targets, pooled (B,D)
     "Hide, encode, predict, compare"
     values,valid = self.pixels(x, bands)
     mask = self.choose_mask(valid, mask, generator)
     hidden = self.hidden_patches(mask)
-    pred = self.predict(values, valid, hidden, coords)
+    latent = self.encode_hidden(values, valid, hidden, coords)
+    pred = self.decode(latent)
     if ivar is not None: ivar = self.weights(ivar, x, bands)
     loss,n = self.compare(pred, values, valid, ivar, hidden)
-    return MaskedOutput(loss, unpatchify(pred, self.patch_size, self.img_size), mask, n)
+    pooled = self.pooled(latent, self.observed(valid & ~hidden))
+    return MaskedOutput(loss, unpatchify(pred, self.patch_size, self.img_size), mask, n, pooled)
 
 # %% ../../nbs/23_models.simmim.ipynb #f5274c97
 @patch
@@ -213,7 +219,7 @@ def predict_scaled(self:SimMIM,
 ):           # (B,L,P)
     "Scaled pixels of all patches"
     hidden = self.hidden_patches(mask)
-    pred = self.predict(values, valid, hidden, coords)
+    pred = self.decode(self.encode_hidden(values, valid, hidden, coords))
     if not self.norm_pix_loss: return pred
     everywhere = torch.ones_like(valid[...,0])
     mean,var = self.interpolate_statistics(values, valid & ~hidden, everywhere)

@@ -40,6 +40,7 @@ class BatchLearner(Learner):
     "A Learner that gives its model a batch by name, and in parts where memory is small"
     parts = 1
     def forward(self, batch): return self.model(**batch)
+    def parameters(self): return self.model.parameters()
 
     def _do_one_batch(self):
         parts = in_parts(self.xb, self.parts) if self.training else [self.xb]
@@ -289,7 +290,7 @@ def after_loss(self:SafeStep):
 @patch
 def before_step(self:SafeStep):
     "Divide, limit, and say on the device whether the step is to be taken"
-    grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+    grads = [p.grad for p in self.learn.parameters() if p.grad is not None]
     finite = self.everywhere = self.together() if world() > 1 else self.finite
 
     # the gradient of the whole batch, in units of the loss
@@ -298,7 +299,7 @@ def before_step(self:SafeStep):
 
     # limited
     norm = get_total_norm(grads)
-    clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
+    clip_grads_with_norm_(self.learn.parameters(), self.clip, norm)
 
     # taken or not; a gradient that overflows at first is no fault: then the scale is halved
     may_overflow = False if self.scale is None else self.scale > 1

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/train.learner.html.md"""
 
 # %% auto #0
 __all__ = ['HALVES', 'fingerprint', 'RunLearner', 'generators_state', 'set_generators', 'restore_optimizer', 'same_scaling',
-           'first_difference', 'make_learner', 'usual_callbacks', 'what_data', 'deterministic', 'plain_errors', 'owned',
-           'check_task', 'as_augment', 'sky_tensor', 'in_known_units', 'prepared']
+           'first_difference', 'all_groups', 'make_learner', 'usual_callbacks', 'what_data', 'deterministic',
+           'plain_errors', 'owned', 'check_task', 'as_augment', 'sky_tensor', 'in_known_units', 'prepared']
 
 # %% ../../nbs/40_train.learner.ipynb #65bc867e
 import math, numpy as np, os, random, re, time, torch
@@ -58,6 +58,7 @@ class RunLearner(BatchLearner):
     n_total = 1       # epochs that were asked for
     step = epochs_done = 0
     batch = 0         # of the epoch that is not done
+    aims = None       # the model with heads beside it, whose losses are added to its own
 
     def judged(self):
         "What else than the loss validation has measured, for history.csv"
@@ -65,6 +66,9 @@ class RunLearner(BatchLearner):
     def score(self, row):
         "How good an epoch is; less is better"
         return row['valid_loss']
+    def parameters(self):
+        "All that is trained: the model's, and those of heads beside it"
+        return (self.aims or self.model).parameters()
     def is_done(self, n_epoch):
         if hasattr(self, 'best') and self.best.tired(): return True
         return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
@@ -99,7 +103,7 @@ def start(self:RunLearner,
     out,               # `RunDir`: where everything is kept
     recipe,            # A `Recipe`
     seed:int=0,        # Everything random follows from it
-    runner=None,       # The model compiled; None: the model itself
+    runner=None,       # The model compiled, or with heads beside it; None: the model itself
 ):
     "Begin counting"
     store_attr('out,recipe,seed')
@@ -217,6 +221,7 @@ def state(self:RunLearner)->tuple: # (tensors, the rest)
     found = dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(),
                  task=self.task(), world=world()) | generators_state(self.dls.device)
     found |= {f'model.{k}': v for k,v in self.model.state_dict().items()}
+    if self.aims: found |= {f'heads.{k}': v for k,v in self.aims.heads.state_dict().items()}
     found |= {f'opt.{i}.{k}': v for i,s in self.opt.opt.state_dict()['state'].items() for k,v in s.items()}
     for cb in self.run_callbacks(): found |= cb.state()
     tensors = {k: v for k,v in found.items() if torch.is_tensor(v)}
@@ -234,6 +239,15 @@ def restore_optimizer(
         state.setdefault(int(i), {})[name] = v
     opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups']))
 
+# %% ../../nbs/40_train.learner.ipynb #2508fad8
+@patch
+def restore_heads(self:RunLearner,
+    tensors:dict, # Name to tensor; empty where a run was begun without heads
+):
+    "Give the heads beside the model their weights back"
+    if not tensors: raise InputError(f'{self.out} was begun without heads beside the model: use another run directory')
+    self.aims.heads.load_state_dict(tensors)
+
 # %% ../../nbs/40_train.learner.ipynb #bceb5c03
 @patch
 def restore(self:RunLearner,
@@ -245,6 +259,7 @@ def restore(self:RunLearner,
     self.check_same(state['task'])
     device = self.dls.device
     self.model.load_state_dict(named(tensors, 'model'))
+    if self.aims: self.restore_heads(named(tensors, 'heads'))
     if state['task']['scaling'] is not None:
         self.model.scaling = scaling_from_config(state['task']['scaling']).to(device)
     restore_optimizer(self.opt.opt, named(tensors, 'opt'))
@@ -289,6 +304,15 @@ def check_same(self:RunLearner,
         name,new,old = found
         raise InputError(f'{self.out} was begun with {name} {old}, and now it is {new}; use another run directory')
 
+# %% ../../nbs/40_train.learner.ipynb #9b7db3ac
+def all_groups(
+    recipe, # A `Recipe`
+    aims,   # `Aims`; None: there are no heads
+    m,      # The model
+)->list:
+    "Parameter groups of the model, and of the heads beside it"
+    return recipe.group_parameters(m) + (recipe.group_parameters(aims.heads) if aims else [])
+
 # %% ../../nbs/40_train.learner.ipynb #45a8bbed
 def make_learner(
     cls,                # `RunLearner`, or what is made from it
@@ -298,6 +322,7 @@ def make_learner(
     cbs:list,           # The callbacks that make the task what it is
     recipe,             # A `Recipe`; gets its learning rate
     compile:bool=False, # Compile the model
+    aims=None,          # The model with heads beside it (`Aims`); None: the model alone is trained
 ):                      # A learner of that class
     "A learner with everything that any training has"
     if dls.train.bs % recipe.accumulate:
@@ -307,11 +332,13 @@ def make_learner(
     join(dls.device)
     recipe.lr = recipe.highest_lr(dls.train.bs*world())
     learn = cls(dls, m, output_loss, lr=recipe.lr, cbs=[*cbs, *usual_callbacks(run, recipe)], wd=None,
-                splitter=recipe.group_parameters, opt_func=partial(OptimWrapper, opt=recipe.make_optimizer()))
+                splitter=partial(all_groups, recipe, aims), opt_func=partial(OptimWrapper, opt=recipe.make_optimizer()))
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Recorder, ProgressCallback))])
-    learn.start(run, recipe, dls.train.seed, torch.compile(m) if compile else None)
+    runner = torch.compile(m) if compile else m
+    learn.aims = aims
+    learn.start(run, recipe, dls.train.seed, aims.around(runner) if aims else runner)
     learn.add_cb(Schedule(learn.lr, recipe.warmup, recipe.schedule, learn.progress))
-    learn.data = what_data(dls)
+    learn.data = what_data(dls) | (aims.taught if aims else {})
     return learn
 
 # %% ../../nbs/40_train.learner.ipynb #e719368d

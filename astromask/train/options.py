@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/train.options.html.md"""
 
 # %% auto #0
 __all__ = ['UNDECAYED', 'QUINTIC', 'RECIPES', 'number', 'check_number', 'word', 'check_word', 'check_options', 'Recipe',
-           'scaled_lr', 'depth_of', 'decay_groups', 'replace', 'SafeOptimizer', 'orthogonalised', 'muon_update',
-           'nadamw_update', 'is_matrix', 'NAdaMuon', 'LARS', 'FinetuneRecipe', 'recipe_options']
+           'PretrainRecipe', 'scaled_lr', 'depth_of', 'decay_groups', 'replace', 'SafeOptimizer', 'orthogonalised',
+           'muon_update', 'nadamw_update', 'is_matrix', 'NAdaMuon', 'LARS', 'FinetuneRecipe', 'recipe_options']
 
 # %% ../../nbs/40_train.options.ipynb #a97ed3ca
 import math, numbers, re, torch
@@ -97,6 +97,14 @@ _CHANGEABLE = 'augment','band_dropout','patience','max_minutes','save_minutes','
 def told(self:Recipe)->dict: # Name to value, as JSON knows it
     "What a checkpoint remembers of a recipe"
     return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _CHANGEABLE}
+
+# %% ../../nbs/40_train.options.ipynb #7099f739
+@dataclass
+class PretrainRecipe(Recipe):
+    "How a masked image model is trained"
+    invariance:float = number(0.)     # Weight of the loss that two views of an object agree (`Agreement`); 0: none
+    agreement:str = word('infonce','coding','sigreg') # What keeps embeddings that agree from being all the same
+    label_weight:float = number(0.)   # Weight of what heads lose on known classes and redshifts in training; 0: none
 
 # %% ../../nbs/40_train.options.ipynb #15078b6c
 def scaled_lr(

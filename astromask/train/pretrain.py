@@ -18,9 +18,10 @@ from ..models.encoder import check_views
 from ..models.mae import MAE
 from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, with_bands
-from .callbacks import Best, Figures, MaskedBatch, check_drop_path, path_rates
+from .aims import AimedBatch, AimLosses, make_aims
+from .callbacks import Best, Figures, check_drop_path, path_rates
 from .learner import RunLearner, make_learner, prepared, sky_tensor
-from .options import Recipe
+from .options import PretrainRecipe
 from .watch import OnlineProbe, own_question
 from ..parameters import cast
 from ..surveys import band_names
@@ -29,6 +30,7 @@ from ..surveys import band_names
 class PretrainLearner(RunLearner):
     "A Learner that masks and predicts, and continues where its run directory left off; made by `pretrain_learner`"
     nothing = 'No hidden patch has a valid pixel, so there is nothing to learn: give a smaller img_size'
+    def judged(self): return self.aim_losses.measured()
 
 # %% ../../nbs/42_train.pretrain.ipynb #e0890636
 def check_probe(
@@ -43,7 +45,7 @@ def check_probe(
     if n < 1: raise InputError(f'probe_objects is {n}: the probe asks about one or more')
 
 # %% ../../nbs/42_train.pretrain.ipynb #7657d59c
-@delegates(Recipe)
+@delegates(PretrainRecipe)
 def pretrain_learner(
     dls,                    # From `cutout_dls`
     m,                      # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
@@ -51,17 +53,17 @@ def pretrain_learner(
     probe_minutes:float=5., # Between looks at what the embeddings are worth, and between drawings
     scaling:str='asinh',    # The kind of scaling that `fit_scaling` makes, where the model has none
     compile:bool=False,     # Compile the model (torch.compile): minutes at first, faster steps on a GPU
-    label:str='',           # Column with the classes that the probe asks for; '': the first of the usual ones
-    redshift:str='',        # Column with the redshifts that it asks for; '': the first of the usual ones
+    label:str='',           # Column with classes to ask for, and to teach; '': the first of the usual ones
+    redshift:str='',        # Column with redshifts, likewise
     pool:str='mean',        # How patches become the vector that it looks at, as in `embed`
     probe_data=None,        # `Cutouts` of a file of their own, which the probe asks about; None: the training set
     probe_label:str='',     # Its column with the classes; '': the first of the usual ones
     probe_redshift:str='',  # Its column with the redshifts; '': the first of the usual ones
     probe_objects:int=1000, # Objects that it asks about, at most
-    **options,              # Fields of `Recipe`
+    **options,              # Fields of `PretrainRecipe`
 )->PretrainLearner:
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
-    recipe = Recipe(**options)
+    recipe = PretrainRecipe(**options)
     cutouts = dls.train.dataset.cutouts
     check_probe(cutouts.catalog, label, redshift, probe_objects)
     if (probe_label or probe_redshift) and probe_data is None:
@@ -76,11 +78,13 @@ def pretrain_learner(
                                       probe_label, probe_redshift)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
     rates = path_rates(recipe.drop_path, [True]*len(getattr(m, 'blocks', ())), dls.device)
-    cbs = [MaskedBatch(dls.train.seed, augment, recipe.band_dropout, coords, rates), Figures(run, probe_minutes),
+    aims = make_aims(recipe, m, dls, label, redshift)
+    cbs = [AimedBatch(dls.train.seed, augment, recipe.band_dropout, coords, rates), AimLosses(),
+           Figures(run, probe_minutes),
            OnlineProbe(run, probe_minutes, probe_objects, label=label or None, redshift=redshift or None, pool=pool,
                        own=own)]
     if recipe.patience: cbs.append(Best(recipe.patience))
-    return make_learner(PretrainLearner, dls, m, run, cbs, recipe, compile)
+    return make_learner(PretrainLearner, dls, m, run, cbs, recipe, compile, aims)
 
 # %% ../../nbs/42_train.pretrain.ipynb #0bc548d1
 METHODS = {'mae': MAE, 'simmim': SimMIM}

@@ -241,9 +241,10 @@ def columns(self:OnlineProbe)->dict: # Name to list
 # %% ../../nbs/41_train.watch.ipynb #1a8da49c
 @patch
 def ask_about(self:OnlineProbe):
-    "The question, among objects that train or validate: those held out for tests stay unseen"
+    "The question, among objects that train or validate (if labels are taught, validate): tests stay unseen"
     train = self.learn.dls.train
-    rows = np.union1d(train.rows, self.learn.dls.valid.rows)
+    valid = self.learn.dls.valid.rows
+    rows = valid if self.learn.aims and self.learn.aims.taught else np.union1d(train.rows, valid)
     q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
     return q._replace(rows=rows[q.rows])
 
