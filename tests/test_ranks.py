@@ -83,10 +83,13 @@ def test_the_number_of_ranks_may_change(ranks, survey, tmp_path):
     np.testing.assert_allclose(history(tmp_path/'run'), history(tmp_path/'whole'/'run'), rtol=1e-4)
 
 def test_the_clock_is_one(ranks, survey, tmp_path):
-    "Learning rate and end follow a clock: the same on both ranks, or their weights would part"
-    assert ranks(2, data=survey, out=tmp_path/'run', epochs=1, valid=VALID, max_minutes=.02, amp='bf16') == [0,0]
+    "Learning rate, validations inside an epoch and the end follow a clock: the same on both ranks, or their weights would part"
+    assert ranks(2, data=survey, out=tmp_path/'run', epochs=1, valid=VALID, max_minutes=.02, valid_minutes=.002, amp='bf16') == [0,0]
     assert np.array_equal(*(np.load(f) for f in tmp_path.glob('*.weights.npy')))
     assert history(tmp_path/'run')[-1][-1] < 1e-4
+    def validated(rows): return [sum(training for _,training,_ in rows[:i]) for i in range(1, len(rows)) if rows[i-1][1] and not rows[i][1]]
+    first,second = (validated(json.loads(f.read_text())) for f in tmp_path.glob('*.json'))
+    assert first == second == [row[1] for row in history(tmp_path/'run')] and any(step%6 for step in first[:-1])
 
 def test_the_rank_with_the_bad_objects_names_them(ranks, survey, tmp_path):
     assert ranks(2, data=survey, out=tmp_path/'run', epochs=2, valid=VALID, bad_at=3) == [1,1]

@@ -439,6 +439,45 @@ def test_a_stop_during_validation_does_not_wait_for_its_end(survey, tmp_path):
     new_learner(survey, tmp_path/'run', ema=.9).fit(2)
     assert outcome(tmp_path/'run') == outcome(tmp_path/'whole')
 
+def unwatched(*args, **kw):
+    learn = new_learner(*args, **kw)
+    learn.online_probe.ask = lambda: None
+    return learn
+
+def test_validation_inside_an_epoch(survey, tmp_path):
+    "Weights and the validation at the epoch's end are as without; stopped before a row, or in one, the rows are the same"
+    plain = unwatched(survey, tmp_path/'plain', ema=.9)
+    plain.fit(1)
+    unwatched(survey, tmp_path/'whole', ema=.9, valid_steps=2).fit(1)
+    sha,(names,*rows) = outcome(tmp_path/'whole')
+    assert sha == outcome(tmp_path/'plain')[0] and rows[-1][names.index('valid_loss')] == str(plain.history.rows[-1]['valid_loss'])
+    assert [r[:2] for r in rows] == [['1','2'],['1','4'],['1','6']] and len({r[2] for r in rows}) == 3
+    class Ask(Callback):
+        def after_pred(self):
+            if not self.training and self.learn.step == 4: self.learn.stop.asked = True
+    for k,cb in enumerate((At(2, lambda: learn.out.request_stop()), Ask())):
+        out = tmp_path/f'stopped{k}'
+        learn = unwatched(survey, out, ema=.9, valid_steps=2)
+        learn.add_cb(cb)
+        with pytest.raises(Unfinished): learn.fit(1)
+        unwatched(survey, out, ema=.9, valid_steps=2).fit(1)
+        assert outcome(out) == (sha,[names,*rows])
+    unwatched(survey, tmp_path/'plain', ema=.9, valid_steps=4).fit(2)            # begun by epochs, continued by steps
+    assert [r[1] for r in outcome(tmp_path/'plain')[1][1:]] == ['6','8','12']
+
+def test_the_best_is_found_inside_an_epoch(survey, tmp_path):
+    def learner():
+        learn = unwatched(survey, tmp_path/'run', valid_steps=1, patience=2)
+        learn.score = lambda row: [3,1,2,1,0,0][row['step']-1]
+        return learn
+    learn,kept = learner(),{}
+    learn.add_cb(At(2, lambda: kept.update({k: v.clone() for k,v in learn.model.state_dict().items()})))
+    for again in range(2):
+        learn.fit(1)
+        assert (learn.step, learn.epochs_done, len(learn.history.rows)) == (4,0,4)          # the fourth is not better than the second
+        assert all(torch.equal(v, kept[k]) for k,v in load_model(tmp_path/'run').state_dict().items())
+        learn = learner()
+
 def test_another_split_is_refused(survey, tmp_path):
     c = Cutouts.open(survey)
     def learner(valid): return pretrain_learner(cutout_dls(c, 32, bs=16, valid=valid, device='cpu'), MAE.preset('tiny', bands=c.bands), tmp_path/'run')

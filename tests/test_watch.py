@@ -129,6 +129,21 @@ def test_without_labels_there_is_rankme(survey, tmp_path):
     row = learn.online_probe.rows[-1]
     assert np.isnan([row[k] for k in watch.ANSWERS]).all() and row['rankme'] > 1
 
+def test_what_watches_follows_validation_inside_an_epoch(survey, tmp_path):
+    "By the clock: a row before each step, a probe and a reconstruction with it, and no bit of the training changed"
+    drawn = []
+    def begin(name, *cbs, **kw):
+        learn = learner(survey, tmp_path/name, *cbs, **kw)
+        learn.figures.share,learn.figures.draw = float('inf'),lambda: drawn.append((name,learn.step))
+        learn.online_probe.draw = lambda: None
+        learn.fit(2)
+        return learn
+    plain = begin('plain')
+    learn = begin('run', lambda run: OnlineProbe(run, share=float('inf')), valid_minutes=1e-9)
+    assert weights(learn) == weights(plain) and [r['step'] for r in learn.history.rows] == [1,2,3,4]
+    assert [r['valid_loss'] for r in learn.history.rows[1::2]] == [r['valid_loss'] for r in plain.history.rows]
+    assert [r['step'] for r in learn.online_probe.rows] == [0,1,3,4] and drawn == [('plain',4),('run',1),('run',3),('run',4)]
+
 def test_a_restart_keeps_the_rows(survey, tmp_path):
     learn = learner(survey, tmp_path/'run', often)
     learn.fit(1)

@@ -295,6 +295,8 @@ def after_loss(self:AimLosses):
 # %% ../../nbs/41_train.aims.ipynb #6b571a0c
 @patch
 def measured(self:AimLosses)->dict: # Name to mean loss; {} without heads
-    "The means of an epoch; the device is waited for here"
+    "The means since the last row, and begin new ones; the device is waited for here"
     if not self.learn.aims: return {}
-    return {f'{k}_loss': mean_of(row) for k,row in zip(self.learn.aims.heads, self.sums)}
+    sums = self.sums
+    self.sums = torch.zeros_like(sums)
+    return {f'{k}_loss': mean_of(row) for k,row in zip(self.learn.aims.heads, sums)}

@@ -448,10 +448,13 @@ class History(RunCallback):
 
     def before_fit(self): self.last = time.monotonic()
     def before_train(self):
-        self.seen = 0
-        self.epoch_began = time.monotonic()
-        self.waited = self.dls.train.waited
+        self.count_anew()
         if not self.learn.batch: self.sums = [0.,0.]       # an epoch that is continued keeps its sums
+    def count_anew(self):
+        "Images, and the time that they take"
+        self.seen = 0
+        self.since = time.monotonic()
+        self.waited = self.dls.train.waited
     def before_validate(self):
         self.sums_valid = [0.,0.]
         self.ended = time.monotonic()
@@ -496,33 +499,45 @@ def after_batch(self:History):
 
 # %% ../../nbs/41_train.callbacks.ipynb #43ab69b8
 @patch
-def after_epoch(self:History):
+def after_validate(self:History):
     "A row"
     self.sums_valid = totals(*self.sums_valid)
+    self.learn.agree()                                     # validation took its time
     row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=mean_of(self.sums),
                valid_loss=mean_of(self.sums_valid), **self.learn.judged(),
                lr=self.learn.schedule.now, seconds=round(self.learn.seconds(), 3),
-               images_per_second=round(self.seen/(self.ended-self.epoch_began), 1),
+               images_per_second=round(self.seen/(self.ended-self.since), 1),
                stalled=round(self.stalled(self.ended), 4))
     self.rows.append(row)
-    if not float(self.sums[1]) and not int(self.learn.safe_step.lost): raise InputError(self.learn.nothing)
+    if self.learned_nothing(): raise InputError(self.learn.nothing)
     self.learn.safe_step.check()
     self.write()
-    log.info(f"epoch {row['epoch']}: train {row['train_loss']:.4f}, valid {row['valid_loss']:.4f}, "
+    log.info(f"epoch {row['epoch']}{f', step {self.learn.step}' if self.learn.between else ''}: "
+             f"train {row['train_loss']:.4f}, valid {row['valid_loss']:.4f}, "
              f"{row['images_per_second']:.0f} images/s")
+    self.sums = [0.,0.]
+    self.count_anew()
+
+
+# %% ../../nbs/41_train.callbacks.ipynb #114042a7
+@patch
+def learned_nothing(self:History)->bool:
+    "Is an epoch done in which no object had a target, and not for want of finite numbers?"
+    losses = [row['train_loss'] for row in self.rows if row['epoch'] == self.rows[-1]['epoch']]
+    return not self.learn.between and np.isnan(losses).all() and not int(self.learn.safe_step.lost)
 
 # %% ../../nbs/41_train.callbacks.ipynb #f7aaf551
 @patch
 def stalled(self:History, now)->float:
-    "Share of the time since the epoch began that batches were waited for"
-    return (self.dls.train.waited-self.waited)/max(now-self.epoch_began, 1e-9)
+    "Share of the time since the last row, or the start, that batches were waited for"
+    return (self.dls.train.waited-self.waited)/max(now-self.since, 1e-9)
 
 # %% ../../nbs/41_train.callbacks.ipynb #1fdefee5
 @patch
 def say(self:History):
     "Print where the run is; the device is waited for here"
     log.info(f'step {self.learn.step}, {100*self.learn.progress():.0f} %: loss {mean_of(self.sums):.4f}, '
-             f'{self.seen/(self.last-self.epoch_began):.0f} images/s, stalled {self.stalled(self.last):.1%}')
+             f'{self.seen/(self.last-self.since):.0f} images/s, stalled {self.stalled(self.last):.1%}')
 
 # %% ../../nbs/41_train.callbacks.ipynb #9d0f48ee
 @patch
@@ -542,27 +557,28 @@ def load(self:History,
 
 # %% ../../nbs/41_train.callbacks.ipynb #5aff4edb
 class Best(RunCallback):
-    "Keep the weights of the epoch that validated best; end the run when none has been better for a while"
+    "Keep the weights that validated best; end the run when none have been better for a while"
     order = 65
     def __init__(self,
-        patience:int=0, # Epochs without a better one; 0: never end
+        patience:int=0, # Validations without a better one; 0: never end
     ):
         self.patience = patience
         self.tensors = None
 
-    def tired(self): return bool(self.patience) and self.epochs_since() >= self.patience
+    def tired(self): return bool(self.patience) and self.rows_since() >= self.patience
     def state(self): return {f'best.{k}': v for k,v in (self.tensors or {}).items()}
     def load(self, state): self.tensors = {k: v.to(self.dls.device) for k,v in named(state, 'best').items()} or None
 
-    def after_epoch(self):
-        if self.epochs_since() == 0 or self.tensors is None:
+    def after_validate(self):
+        if self.rows_since() == 0 or self.tensors is None:
             with self.learn.averaged(): self.tensors = {k: v.detach().clone() for k,v in self.moving().items()}
+    def after_epoch(self):
         if self.tired(): raise CancelFitException()
 
 # %% ../../nbs/41_train.callbacks.ipynb #aabf77a4
 @patch
-def epochs_since(self:Best)->int:
-    "Epochs since the best one"
+def rows_since(self:Best)->int:
+    "Validations since the best one"
     scores = [s if math.isfinite(s) else math.inf for s in map(self.learn.score, self.learn.history.rows)]
     return len(scores)-1-min(range(len(scores)), key=scores.__getitem__) if scores else 0
 
@@ -698,12 +714,12 @@ class Figures(RunCallback):
     def before_fit(self): self.last = time.monotonic()
     def at_end(self): self.try_to_draw()
     def after_batch(self):
-        if self.training: self.look()
-    def after_epoch(self): self.look()
+        if self.training: self.look(self.minutes)
+    def after_validate(self): self.look(0 if self.learn.between else self.minutes)
 
-    def look(self):
-        "Draw if it is time"
-        if time.monotonic()-self.last > max(60*self.minutes, self.taken/self.share): self.try_to_draw()
+    def look(self, minutes):
+        "Draw if the last drawing was so long ago"
+        if time.monotonic()-self.last > max(60*minutes, self.taken/self.share): self.try_to_draw()
 
 # %% ../../nbs/41_train.callbacks.ipynb #f0a7be15
 @patch

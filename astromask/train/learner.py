@@ -13,7 +13,7 @@ __all__ = ['HALVES', 'fingerprint', 'RunLearner', 'generators_state', 'set_gener
 import math, numpy as np, os, random, re, time, torch
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from fastai.callback.core import CancelEpochException
+from fastai.callback.core import CancelEpochException,CancelFitException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
@@ -59,18 +59,21 @@ class RunLearner(BatchLearner):
     step = epochs_done = 0
     batch = 0         # of the epoch that is not done
     aims = None       # the model with heads beside it, whose losses are added to its own
+    valid_steps = valid_minutes = 0
+    between = False   # does it validate before an epoch is done?
 
     def judged(self):
         "What else than the loss validation has measured, for history.csv"
         return {}
     def score(self, row):
-        "How good an epoch is; less is better"
+        "How good a validation is; less is better"
         return row['valid_loss']
     def parameters(self):
         "All that is trained: the model's, and those of heads beside it"
         return (self.aims or self.model).parameters()
+    def is_tired(self): return hasattr(self, 'best') and self.best.tired()
     def is_done(self, n_epoch):
-        if hasattr(self, 'best') and self.best.tired(): return True
+        if self.is_tired(): return True
         return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
 
 # %% ../../nbs/40_train.learner.ipynb #009fbe9d
@@ -108,6 +111,8 @@ def start(self:RunLearner,
     "Begin counting"
     store_attr('out,recipe,seed')
     self.max_minutes = recipe.max_minutes
+    self.valid_steps = recipe.valid_steps
+    self.valid_minutes = recipe.valid_minutes
     self.parts = recipe.accumulate
     self.runner = self.model if runner is None else runner
     self.parallel = parallel(self.model, self.runner)
@@ -169,6 +174,39 @@ def progress(self:RunLearner)->float: # 0 to 1
     "Share of the run that is done, when the step that is being taken is half done"
     if self.max_minutes: return min(1., self.seconds()/(60*self.max_minutes))
     return (self.step+0.5)/(self.n_total*len(self.dls.train))
+
+# %% ../../nbs/40_train.learner.ipynb #665877fa
+@patch
+def is_due(self:RunLearner)->bool:
+    "Is it time to validate, although the epoch is not done?"
+    if not (self.valid_steps or self.valid_minutes): return False
+    last = self.history.rows[-1] if self.history.rows else dict(step=0, seconds=0.)
+    by_step = self.valid_steps and self.step % self.valid_steps == 0
+    by_clock = self.valid_minutes and self.seconds()-last['seconds'] >= 60*self.valid_minutes
+    return self.step > last['step'] and bool(by_step or by_clock)
+
+# %% ../../nbs/40_train.learner.ipynb #0b91593a
+@patch
+def validate_between(self:RunLearner):
+    "Validate, and go on with the epoch as if nothing had been"
+    modes = [(part, part.training) for part in self.model.modules()]
+    self.between = True
+    try: self._do_epoch_validate()
+    finally: self.between = False
+    if self.is_tired(): raise CancelFitException()
+    for part,mode in modes: part.training = mode
+    self.training = True
+    self.dl = self.dls.train
+
+# %% ../../nbs/40_train.learner.ipynb #9a9806f4
+@patch
+def one_batch(self:RunLearner,
+    i:int, # Its number in what is left of the epoch
+    b,     # The batch
+):
+    "fastai's, after a validation if one is due"
+    if self.training and self.is_due(): self.validate_between()
+    BatchLearner.one_batch(self, i, b)
 
 # %% ../../nbs/40_train.learner.ipynb #ec1d4a5f
 def generators_state(

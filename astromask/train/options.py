@@ -83,7 +83,9 @@ class Recipe:
     ema:float = number(0., 0, 1)      # Decay of a running mean of the weights, which is what is kept; 0: none
     deterministic:bool = False        # Only operations whose bits do not depend on chance (slower on a GPU)
     max_minutes:float = number(0.)    # If more than 0, train that long instead of so many epochs, summed over restarts
-    patience:int = number(0)          # Epochs without a better validation that end the run, best weights kept; 0: no
+    valid_steps:int = number(0)       # Validate each so many steps too, not only where an epoch ends; 0: no
+    valid_minutes:float = number(0.)  # The same by the clock: so many minutes after the last validation; 0: no
+    patience:int = number(0)          # Validations without a better one that end the run, best weights kept; 0: no
     save_minutes:float = 10.           # Between checkpoints
     wandb:bool = False                # Show the run in Weights & Biases, offline unless someone is logged in
     beta2 = .95                       # The optimizer's memory of squared gradients; fine-tuning has another
@@ -91,7 +93,8 @@ class Recipe:
     def __post_init__(self): check_options(self)
 
 # %% ../../nbs/40_train.options.ipynb #ba29606d
-_CHANGEABLE = 'augment','band_dropout','patience','max_minutes','save_minutes','wandb'   # told elsewhere, or never
+# told elsewhere, or never
+_CHANGEABLE = ('augment','band_dropout','patience','max_minutes','save_minutes','valid_steps','valid_minutes','wandb')
 
 @patch
 def told(self:Recipe)->dict: # Name to value, as JSON knows it

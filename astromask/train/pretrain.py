@@ -50,7 +50,7 @@ def pretrain_learner(
     dls,                    # From `cutout_dls`
     m,                      # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
     run_dir='',             # Where everything is kept; '' makes a new directory
-    probe_minutes:float=5., # Between looks at what the embeddings are worth, and between drawings
+    probe_minutes:float=0., # Between looks at embeddings, and drawings; 0: five, and eight looks in max_minutes or more
     scaling:str='asinh',    # The kind of scaling that `fit_scaling` makes, where the model has none
     compile:bool=False,     # Compile the model (torch.compile): minutes at first, faster steps on a GPU
     label:str='',           # Column with classes to ask for, and to teach; '': the first of the usual ones
@@ -78,10 +78,11 @@ def pretrain_learner(
                                       probe_label, probe_redshift)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
     rates = path_rates(recipe.drop_path, [True]*len(getattr(m, 'blocks', ())), dls.device)
+    look_minutes = probe_minutes or min(5., recipe.max_minutes/8 or 5.)
     aims = make_aims(recipe, m, dls, label, redshift)
     cbs = [AimedBatch(dls.train.seed, augment, recipe.band_dropout, coords, rates), AimLosses(),
-           Figures(run, probe_minutes),
-           OnlineProbe(run, probe_minutes, probe_objects, label=label or None, redshift=redshift or None, pool=pool,
+           Figures(run, probe_minutes or 5.),
+           OnlineProbe(run, look_minutes, probe_objects, label=label or None, redshift=redshift or None, pool=pool,
                        own=own)]
     if recipe.patience: cbs.append(Best(recipe.patience))
     return make_learner(PretrainLearner, dls, m, run, cbs, recipe, compile, aims)

@@ -216,7 +216,7 @@ class OnlineProbe(RunCallback):
         run_dir:RunDir,     # Its probe.csv and figures/progress.png are written
         minutes:float=5.,   # Between questions
         n:int=1000,         # Objects, at most
-        share:float=.02,    # Of the time that may be taken: a slow probe is asked less often
+        share:float=.03,    # Of the time that may be taken: a slow probe is asked less often
         label=None,         # Column with the classes; None: the first of the usual ones
         redshift=None,      # Column with the redshifts; None: the first of the usual ones
         pool:str='mean',    # How patches become one vector, as in `embed`
@@ -227,8 +227,12 @@ class OnlineProbe(RunCallback):
         self.question = own and own[1]
         self.taken = 0.
 
-    def after_batch(self):
-        if self.learn.seconds()-self.last > max(60*self.minutes, self.taken/self.share): self.ask()
+    def after_batch(self): self.look(self.minutes)
+    def after_validate(self):
+        if self.learn.between: self.look(0)
+    def look(self, minutes):
+        "Ask if the last answer is so old"
+        if self.learn.seconds()-self.last > max(60*minutes, self.taken/self.share): self.ask()
 
     def at_end(self): self.ask()
 
