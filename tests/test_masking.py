@@ -2,6 +2,7 @@
 import math
 from fractions import Fraction
 import numpy as np, pytest, torch
+from astromask.core import InputError
 from astromask.scaling import AsinhScaling
 from astromask.models.mae import MAE
 from astromask.models.masked import masked_loss, normalise_patches, patch_statistics
@@ -85,6 +86,37 @@ def test_masks_of_units(L, ratio):
         assert found[k,b].tolist() == np.isin(np.arange(L), order[:many(L)]).tolist()
     plain = units_from_noise(noise, ratio)
     for k,b in np.ndindex(20, 3): assert plain[k,b].tolist() == np.isin(np.arange(L), np.argsort(noise[k,b].numpy())[:many(L)]).tolist()
+
+@pytest.mark.parametrize('ratio,kw', [(.6, {}), (.85, dict(decoder='cross', predict_ratio=.5))])
+def test_squares_are_hidden_as_one(ratio, kw):
+    "Those of 2x2 patches, by hand: the share of the observed ones, as many in each object, and what is predicted is hidden"
+    m,x,noise = mae(mask_block=2, mask_ratio=ratio, **kw),torch.randn(30, 2, 16, 24),torch.rand(30, 6, generator=generator())
+    seen = torch.rand(30, 6, generator=generator(1)) < .6
+    seen[0],seen[1] = True,False
+    pixel = torch.zeros(30, 1, 6, 64, dtype=torch.bool)                        # of an observed square, one pixel may do
+    pixel[...,37] = seen[:,None]
+    pixel[2] = seen[2,:,None]
+    x[~unpatchify(pixel.squeeze(1), 8, (16,24)).expand(-1,2,-1,-1)] = torch.nan
+    mask = m.choose_mask(m.pixels(x)[1], generator=noise)
+    for k in range(30):
+        want = hidden_by_hand(noise[k].numpy(), ratio, seen[k].numpy(), 6).reshape(2,3)
+        assert mask[k].view(4,6).tolist() == np.kron(want, np.ones((2,2), bool)).tolist()
+    out = m(x, generator=noise)
+    assert out.loss.isfinite() and not (out.mask & ~mask).any() and m.n_shown(None, 30) == (~mask[0]).sum() == 4*n_visible(6, ratio)
+    if not kw: assert torch.equal(out.mask, mask)
+    assert m.reconstruct(x).isfinite().all()
+
+def test_squares_are_units_of_simmim():
+    x,noise = torch.randn(3, 2, 16, 24),torch.rand(3, 6)
+    one,other = (simmim(mask_in='tokens', **kw)(x, generator=noise) for kw in (dict(mask_block=2), dict(mask_unit=8)))
+    assert one.loss == other.loss and torch.equal(one.mask, other.mask)
+    assert 'mask_block' not in simmim().config and 'mask_block' not in mae().config and mae(mask_block=2).config['mask_block'] == 2
+
+@pytest.mark.parametrize('make,kw,words', [(mae, dict(mask_block=3), 'mask_block is 3: it must divide the 4x6 patches'), (mae, dict(mask_block=0), 'mask_block is 0'),
+                                           (simmim, dict(mask_block=3), 'mask_unit 12 must be'), (simmim, dict(mask_block=0), 'mask_unit 0 must be'),
+                                           (simmim, dict(mask_block=2, mask_unit=8), 'mask_block is 2, but mask_unit says 8 pixels')])
+def test_squares_that_there_are_not(make, kw, words):
+    with pytest.raises(InputError, match=words): make(**kw)
 
 def test_each_object_hides_the_share_it_drew():
     m = simmim(per_band=True, mask_in='pixels', mask_ratio=(.2,.8))

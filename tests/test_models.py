@@ -1,5 +1,5 @@
 "Missing data through the model, in every shape: what the issue lists, and what hypothesis finds"
-import numpy as np, pytest, torch
+import copy, numpy as np, pytest, torch
 from astromask.core import InputError
 from hypothesis import given, settings, strategies as st
 from astromask.scaling import AsinhScaling
@@ -8,7 +8,7 @@ from astromask.models.masking import unpatchify
 from astromask.models.simmim import SimMIM
 
 SWIN = dict(encoder='swin_tiny_patch4_window7_224', embed_dim=16, depth=[1,1,1,1], num_heads=[1,1,2,2], window_size=4)
-KINDS = {'mae': (MAE, {}), 'cross': (MAE, dict(decoder='cross', predict_ratio=.5)), 'sky': (MAE, dict(sky_token=True)),
+KINDS = {'mae': (MAE, {}), 'cross': (MAE, dict(decoder='cross', predict_ratio=.5)), 'sky': (MAE, dict(sky_token=True, class_tokens=2)),
          'tokens': (SimMIM, {}), 'pixels': (SimMIM, dict(mask_in='pixels', per_band=True, mask_ratio=(0,.9))),
          'beit': (SimMIM, dict(encoder='beit')), 'swin': (SimMIM, SWIN)}
 
@@ -324,6 +324,23 @@ def test_masked_arrays_and_empty_batches():
     missing = np.where(hide, np.nan, x)
     assert torch.equal(m.embed(np.ma.masked_array(np.where(hide, 7, x), mask=hide)), m.embed(missing))
     with pytest.raises(InputError, match='no images'): m.embed(x[:0])
+
+@pytest.mark.parametrize('decoder,positions', [('self','sincos'), ('cross','learned')])
+def test_class_tokens_are_a_set(decoder, positions):
+    "Their order is nothing to patches, loss and pooled vector; equal ones are equal after all blocks; other sizes keep them"
+    m = model(kind='mae', class_tokens=3, decoder=decoder, decoder_positions=positions, positions=positions).eval()
+    other,x,noise = copy.deepcopy(m),torch.randn(2,3,32,32),torch.rand(2,16)
+    other.cls_token.data = m.cls_token.data[:,[2,0,1]]
+    torch.testing.assert_close(m(x, generator=noise).pred, other(x, generator=noise).pred, rtol=1e-4, atol=1e-5)
+    for pool in ('cls','mean'): torch.testing.assert_close(m.embed(x, pool=pool), other.embed(x, pool=pool), rtol=1e-4, atol=1e-5)
+    assert (m.embed(x, pool='cls') - m.attend(m.tokens(*m.pixels(x)))[:,0]).abs().max() > 1e-4
+    larger = m.resized(64)
+    assert larger.n_class == 3 and torch.equal(larger.cls_token, m.cls_token)
+    if positions == 'sincos': torch.testing.assert_close(larger.resized(32).embed(x, pool='cls'), m.embed(x, pool='cls'), rtol=1e-4, atol=1e-4)
+
+@pytest.mark.parametrize('kind,n,words', [('swin', 2, 'A Swin has no class token'), ('beit', 2, 'a place for one class token'), ('mae', 0, 'class_tokens is 0'), ('mae', -1, 'class_tokens is -1')])
+def test_class_tokens_that_there_are_not(kind, n, words):
+    with pytest.raises(InputError, match=words): model(kind=kind, class_tokens=n)
 
 @pytest.mark.parametrize('make,words', [
     (lambda: MAE(32, mask_ratio=(0,.9)), 'mask_ratio'), (lambda: MAE(32, num_heads=0), 'num_heads'), (lambda: SimMIM(32, mask_ratio=0), 'mask_ratio'),

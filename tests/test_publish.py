@@ -33,6 +33,7 @@ KINDS = dict(
     plain   = {},
     tall    = dict(bands=tuple('ugrizy'), size=(40,8)),
     learned = dict(bands=('r',), positions='learned', size=(8,48)),
+    several = dict(class_tokens=3, positions='learned'),
     after   = dict(norm_after_pool=True),
     stretch = dict(position_grid=(5,5)),
     simmim  = dict(cls=SimMIM, mask_in='pixels', per_band=True),

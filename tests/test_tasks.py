@@ -43,8 +43,8 @@ class StopAt(Callback):
         if self.learn.step == self.at: self.learn.out.request_stop('test')
 
 TASKS = {'bands and noise': dict(ivar=True, band_dropout=0.4), 'sky': dict(sky_token=True), 'cross': dict(predict_ratio=0.5, ivar=True),
-         'survey': dict(method='simmim', band_dropout=0.4, ivar=True, sky_token=True), 'one ratio': dict(method='simmim', mask_ratio=0.5),
-         'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9, optimizer='nadamuon')}
+         'survey': dict(method='simmim', band_dropout=0.4, ivar=True, sky_token=True), 'one ratio': dict(method='simmim', mask_ratio=0.5, mask_block=2),
+         'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9, optimizer='nadamuon', mask_block=2, class_tokens=3)}
 
 @pytest.mark.parametrize('task', TASKS.values(), ids=TASKS.keys())
 def test_any_task_is_continued_to_the_same_bits(survey, tmp_path, task):
@@ -78,7 +78,8 @@ def test_a_run_belongs_to_one_task(survey, tmp_path):
     for other,words in ((dict(band_dropout=0.3), 'band_dropout 0.0, and now it is 0.3'), (dict(ivar=True), 'ivar False, and now it is True'),
                         (dict(predict_ratio=0.5), 'begun with the model'), (dict(sky_token=True), 'begun with the model'), (dict(method='simmim'), 'begun with the model'),
                         (dict(norm_pix='false'), "the model's norm_pix_loss True, and now it is False"), (dict(loss='l1'), "the model's loss mse, and now it is l1"),
-                        (dict(views=8), "the model's views None, and now it is 8"), (dict(decoder_depth=0), "the model's decoder_depth 1, and now it is 0"),
+                        (dict(views=8), "the model's views None, and now it is 8"), (dict(mask_block=2), "the model's mask_block None, and now it is 2"),
+                        (dict(class_tokens=4), "the model's class_tokens None, and now it is 4"), (dict(decoder_depth=0), "the model's decoder_depth 1, and now it is 0"),
                         (dict(decoder_dim=64), "the model's decoder_embed_dim 32, and now it is 64"), (dict(drop_path=.1), 'drop_path 0.0, and now it is 0.1'),
                         (dict(optimizer='nadamuon'), 'optimizer adamw, and now it is nadamuon')):
         with pytest.raises(InputError, match=words): learner(survey, tmp_path/'run', **other).fit(2)

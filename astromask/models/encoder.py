@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/models.encoder.html.md"""
 
 # %% auto #0
 __all__ = ['POOLS', 'PatchEmbed', 'orientations', 'check_views', 'BandEncoder', 'as_tensor', 'mean_pool', 'max_pool',
-           'central_pool', 'first_token']
+           'central_pool', 'class_pool']
 
 # %% ../../nbs/21_models.encoder.ipynb #1267044e
 import copy, numpy as np, torch
@@ -18,7 +18,7 @@ from fastcore.basics import patch, store_attr
 from ..core import InputError, size2d
 from ..surveys import band_names
 from .blocks import linear
-from .masking import patchify
+from .masking import any_in_units, patchify
 from .trunks import partial_trunk, registered
 from ..units import Measure
 
@@ -79,6 +79,7 @@ class BandEncoder(nn.Module):
         views:int=1,                # Orientations of an image that `embed` averages over: 1, 2, 4 or 8
         block:str='vit',            # vit, or vitae: ViTAE's normal cell, which also looks around
         trunk=None,                 # A trunk, such as `BEiT`; None: block's, of the sizes above
+        class_tokens:int=1,         # Tokens that stand for the whole image
     ):
         super().__init__()
         self.trunk = trunk or partial_trunk(block, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
@@ -86,7 +87,7 @@ class BandEncoder(nn.Module):
         store_attr('patch_size,embed_dim,norm_eps')
         self.bands = band_names(bands)
         self.fit_image(img_size, position_grid)
-        self.build(sky_token, norm_after_pool)
+        self.build(sky_token, norm_after_pool, class_tokens)
         self.scaling = scaling
         self.views = check_views(views)
 
@@ -113,12 +114,13 @@ def fit_image(self:BandEncoder,
 def build(self:BandEncoder,
     sky_token,       # Is there a token for the position on the sky?
     norm_after_pool, # Does the last norm stand after the pool?
+    class_tokens,    # Tokens that stand for the whole image
 ):
     "Patch embedding, fill, and the trunk's parts"
     C = len(self.bands)
     self.patch_embed = PatchEmbed(self.patch_size, C, self.embed_dim)
     self.fill = nn.Parameter(torch.zeros(C, self.patch_size, self.patch_size))
-    self.trunk.build(self, sky_token)
+    self.trunk.build(self, sky_token, class_tokens)
     if norm_after_pool:
         self.fc_norm = self.norm
         self.norm = nn.Identity()
@@ -131,7 +133,10 @@ def n_patches(self:BandEncoder): return self.grid[0]*self.grid[1]
 def sky_token(self:BandEncoder): return self.sky_embed is not None
 
 @patch(as_prop=True)
-def n_prefix(self:BandEncoder): return (self.cls_token is not None) + self.sky_token
+def n_class(self:BandEncoder): return 0 if self.cls_token is None else self.cls_token.shape[1]
+
+@patch(as_prop=True)
+def n_prefix(self:BandEncoder): return self.n_class + self.sky_token
 
 # %% ../../nbs/21_models.encoder.ipynb #494e67b6
 @patch
@@ -256,7 +261,7 @@ def attend(self:BandEncoder,
     tokens,      # (B,K,D) patch tokens
     coords=None, # (B,2) right ascension and declination, where the model has a sky token; NaN where unknown
     ids=None,    # (B,K) positions of the patches, for blocks that ask; None: all, in order
-):               # (B,n+K,D): the class token, the sky token where there is one, then the patches
+):               # (B,n+K,D): class tokens, the sky token where there is one, then the patches
     "Run the trunk over tokens"
     return self.trunk.run(self, tokens, coords, ids)
 
@@ -276,10 +281,8 @@ def observed(self:BandEncoder,
     valid, # (B,L,P) bool: valid pixels of patches
 ):         # (B,L',1) bool
     "Which of the tokens that come out saw a valid pixel"
-    seen = valid.any(-1)
     f = self.stride//self.patch_size
-    if f > 1: seen = seen.reshape(-1, self.grid[0]//f, f, self.grid[1]//f, f).any(4).any(2).flatten(1)
-    return seen[...,None]
+    return any_in_units(valid.any(-1), (self.grid[0]//f, self.grid[1]//f), f)[...,None]
 
 # %% ../../nbs/21_models.encoder.ipynb #89dcf727
 def mean_pool(
@@ -317,9 +320,9 @@ def central_pool(
     return mean_pool(m, out, torch.where((seen & middle).any(1, keepdim=True), seen & middle, middle))
 
 # %% ../../nbs/21_models.encoder.ipynb #7647834f
-def first_token(m, out, seen): return out[:,0]
+def class_pool(m, out, seen): return out[:,:m.n_class].mean(1)
 
-POOLS = dict(mean=mean_pool, central=central_pool, max=max_pool, cls=first_token)   # How tokens become one vector
+POOLS = dict(mean=mean_pool, central=central_pool, max=max_pool, cls=class_pool)   # How tokens become one vector
 
 # %% ../../nbs/21_models.encoder.ipynb #a8823f65
 @patch
@@ -359,7 +362,7 @@ def embed(self:BandEncoder,
     x,                # (B,C,H,W) pixels in survey units, NaN where missing
     bands=None,       # Names of x's channels; None: the model's own
     coords=None,      # (B,2) right ascension and declination in degrees, where the model has a sky token
-    pool:str='mean',  # mean, max or central (the mean of the middle) of observed patches, or cls, the class token
+    pool:str='mean',  # mean, max or central (of the middle) of observed patches; cls: mean of the class tokens
     views:int=None,   # Orientations to average over; None: the model's own number
 ):                    # (B,D); NaN for an object without a valid pixel
     "One vector for each object"

@@ -8,14 +8,15 @@ Docs: https://astromask.github.io/astromask/models.mae.html.md"""
 __all__ = ['MAE', 'CrossBlock', 'mae_sizes']
 
 # %% ../../nbs/22_models.mae.ipynb #196063d7
-import torch
+import math, torch
 from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
 from ..core import InputError
 from .blocks import attention, Block, Linear, Mlp
 from .masked import MaskedModel, MaskedOutput
-from .masking import check_mask, mask_from_noise, n_visible, put, split_tokens, spread_units, take
+from .masking import (any_in_units, check_mask, mask_from_noise, n_visible, put, split_tokens,
+                                      spread_units, take)
 from .trunks import place_positions, transformer
 
 # %% ../../nbs/22_models.mae.ipynb #1d45e0b2
@@ -41,13 +42,14 @@ class MAE(MaskedModel):
         mask_ratio:float=0.75,             # Share of patches hidden
         loss:str='mse',                    # mse or l1
         scaling=None,                      # Pixels to scaled pixels; None leaves them
+        mask_block:int=1,                  # Patches on the side of a square that is hidden as one
         **encoder,                         # Other arguments of `BandEncoder`: positions, norm_eps, sky_token, ...
     ):
         config = {k: v for k,v in locals().items() if k not in ('self','scaling','encoder','__class__')} | encoder
         super().__init__(img_size, patch_size, bands, embed_dim, depth, num_heads, mlp_ratio, scaling, **encoder)
         self.set_objective(loss, norm_pix_loss)
-        n_visible(self.n_patches, mask_ratio)                   # refuses a ratio out of range
-        self.mask_ratio = mask_ratio
+        self.set_masking(mask_ratio, mask_block)
+        if mask_block == 1: del config['mask_block']            # as it was before there was a choice
         self.check_decoder(decoder, predict_ratio)
         self.build_decoder(decoder_embed_dim, decoder_depth, decoder_num_heads, decoder_mlp_ratio or mlp_ratio,
                            decoder_positions)
@@ -75,6 +77,25 @@ class CrossBlock(nn.Module):
         k,v = self.kv(memory).chunk(2, -1)
         x = x + self.proj(attention(self.q(self.norm1(x)), k, v, self.num_heads))
         return x + self.mlp(self.norm2(x))
+
+# %% ../../nbs/22_models.mae.ipynb #a5840683
+@patch
+def set_masking(self:MAE,
+    mask_ratio, # Share of patches hidden
+    block,      # Patches on the side of a square that is hidden as one
+):
+    "What is hidden, and how much of it"
+    if block < 1 or any(n % block for n in self.grid):
+        raise InputError(f'mask_block is {block}: it must divide the {self.grid[0]}x{self.grid[1]} patches of the '
+                         'image; choose another, or another img_size or patch_size')
+    self.mask_block = block
+    self.units = tuple(n//block for n in self.grid)
+    n_visible(self.n_noise, mask_ratio)                         # refuses a ratio out of range
+    self.mask_ratio = mask_ratio
+
+# %% ../../nbs/22_models.mae.ipynb #a33e18aa
+@patch(as_prop=True)
+def n_noise(self:MAE): return math.prod(self.units)
 
 # %% ../../nbs/22_models.mae.ipynb #0fc8fd32
 @patch
@@ -122,9 +143,10 @@ def decode_self(self:MAE,
     hidden,  # (B,M) positions to predict
 ):
     "The paper's decoder: mask tokens among the visible ones, all look at all"
-    n = x.shape[1] - visible.shape[1]                                # class token, sky token
+    n = x.shape[1] - visible.shape[1]                                # class tokens, sky token
+    c = self.n_class
     blanks = self.mask_token.to(x.dtype).expand(len(x), self.n_patches, -1)
-    x = torch.cat([x[:,:1] + self.decoder_pos_embed[:,:1], x[:,1:n],
+    x = torch.cat([x[:,:c] + self.decoder_pos_embed[:,:1], x[:,c:n],
                    put(x[:,n:], visible, blanks) + self.decoder_pos_embed[:,1:]], dim=1)
     for block in self.decoder_blocks[:-1]: x = self.run_block(block, x)
     if not len(self.decoder_blocks): return take(x, hidden+n)
@@ -139,8 +161,9 @@ def decode_cross(self:MAE,
 ):
     "Mask tokens look at the visible ones"
     n = memory.shape[1] - visible.shape[1]
+    c = self.n_class
     positions = self.decoder_pos_embed[0,1:]
-    memory = torch.cat([memory[:,:1] + self.decoder_pos_embed[:,:1], memory[:,1:n],
+    memory = torch.cat([memory[:,:c] + self.decoder_pos_embed[:,:1], memory[:,c:n],
                         memory[:,n:] + F.embedding(visible, positions)], dim=1)
     x = self.mask_token + F.embedding(hidden, positions)
     for block in self.decoder_blocks: x = self.run_block(block, x, memory)
@@ -149,7 +172,7 @@ def decode_cross(self:MAE,
 # %% ../../nbs/22_models.mae.ipynb #6779157f
 @patch
 def decode(self:MAE,
-    latent,  # (B,n+K,D) encoded class token (sky token) and visible patches
+    latent,  # (B,n+K,D) encoded class tokens (sky token) and visible patches
     visible, # (B,K) their positions
     hidden,  # (B,M) positions to predict; with the paper's decoder, all others
 ):           # (B,M,p*p*C) predicted pixels
@@ -157,20 +180,33 @@ def decode(self:MAE,
     x = (self.decode_self if self.decoder == 'self' else self.decode_cross)(self.decoder_embed(latent), visible, hidden)
     return self.decoder_pred(self.decoder_norm(x))
 
-# %% ../../nbs/22_models.mae.ipynb #a33e18aa
-@patch(as_prop=True)
-def n_noise(self:MAE): return self.n_patches
+# %% ../../nbs/22_models.mae.ipynb #663ff9a5
+@patch
+def observed_units(self:MAE,
+    valid, # (B,L,P) bool: valid pixels of patches
+):         # (B,n_noise) bool
+    "Which of the squares that are hidden as one have a valid pixel"
+    return any_in_units(valid.any(-1), self.units, self.mask_block)
+
+# %% ../../nbs/22_models.mae.ipynb #731c59bc
+@patch
+def of_patches(self:MAE,
+    values, # (B,n_noise), one for each square that is hidden as one
+):          # (B,L)
+    "Give every patch the value of its square"
+    return spread_units(values[:,None], self.units, self.mask_block).flatten(1)
 
 # %% ../../nbs/22_models.mae.ipynb #a455be9a
 @patch
 def choose_mask(self:MAE,
     valid,          # (B,L,P) bool: valid pixels of patches
     mask=None,      # (B,L) bool, or None to draw one
-    generator=None, # torch.Generator to draw with, or uniform numbers (B,L)
+    generator=None, # torch.Generator to draw with, or uniform numbers (B,n_noise)
 ):                  # (B,L) bool
     "The mask as given, or a random one"
-    return mask_from_noise(self.draw(len(valid), generator), self.mask_ratio,
-                           valid.any(-1)) if mask is None else mask.to(valid.device)
+    if mask is not None: return mask.to(valid.device)
+    noise = self.draw(len(valid), generator)
+    return self.of_patches(mask_from_noise(noise, self.mask_ratio, self.observed_units(valid)))
 
 # %% ../../nbs/22_models.mae.ipynb #144e5bf0
 @patch
@@ -181,7 +217,7 @@ def n_shown(self:MAE,
     "How many patches are visible in every row of a mask, which is checked; None: one that will be drawn"
     L = self.n_patches
     if mask is not None and not torch.compiler.is_compiling(): return check_mask(mask, B, L)
-    keep = n_visible(L, self.mask_ratio)                             # a graph must know its sizes
+    keep = n_visible(self.n_noise, self.mask_ratio)*self.mask_block**2     # a graph must know its sizes
     if mask is not None:
         torch._assert_async((mask.sum(1) == L-keep).all(),
                             f'In a compiled model every row of mask must hide {L-keep} of {L} patches')
@@ -216,7 +252,7 @@ def forward(self:MAE,
     x,              # (B,C,H,W) pixels in survey units, NaN where missing
     mask=None,      # (B,L) bool, True where hidden, the same number in every row; None draws one
     bands=None,     # Names of x's channels; None: the model's own
-    generator=None, # torch.Generator for drawing a mask, or uniform numbers (B,L): the smallest stay visible
+    generator=None, # torch.Generator for drawing a mask, or uniform numbers (B,n_noise): the smallest stay visible
     ivar=None,      # Inverse variances of x, to weight the loss with
     coords=None,    # (B,2) right ascension and declination in degrees, where the model has a sky token
 )->MaskedOutput:    # loss, pred (B,L,p*p*C), mask (B,L), n_targets, pooled (B,D)
@@ -228,7 +264,7 @@ def forward(self:MAE,
     mask = self.choose_mask(valid, mask, generator)
     visible,hidden = split_tokens(mask, keep)
     if self.predict_ratio < 1:
-        hidden = self.sample_hidden(hidden, generator, valid.any(-1))
+        hidden = self.sample_hidden(hidden, self.of_patches(generator), valid.any(-1))
         mask = torch.zeros_like(mask).scatter(1, hidden, True)
 
     # encode and decode

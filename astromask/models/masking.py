@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/models.masking.html.md"""
 
 # %% auto #0
 __all__ = ['patchify', 'unpatchify', 'n_visible', 'mask_from_noise', 'split_tokens', 'take', 'put', 'check_mask',
-           'units_from_noise', 'spread_units']
+           'units_from_noise', 'spread_units', 'any_in_units']
 
 # %% ../../nbs/20_models.masking.ipynb #290abbba
 import math, torch
@@ -140,3 +140,14 @@ def spread_units(
 ): # (B,C,rows*size,columns*size)
     "Give every pixel (or patch) the value of its unit"
     return mask.unflatten(-1, grid).repeat_interleave(size, -2).repeat_interleave(size, -1)
+
+# %% ../../nbs/20_models.masking.ipynb #70a9d47a
+def any_in_units(
+    seen,       # (...,L) bool, one value for each patch
+    grid:tuple, # (rows, columns) of units
+    size:int,   # Patches on the side of a unit
+): # (...,rows*columns) bool
+    "Has a unit a patch where it is true?"
+    if size == 1: return seen
+    h,w = grid
+    return seen.reshape(*seen.shape[:-1], h, size, w, size).any(-1).any(-2).flatten(-2)

@@ -261,7 +261,10 @@ def _timm_vit(m):
     "A plain vision transformer: timm's name of it, its arguments, and the positions, which timm keeps with the weights"
     args = dict(depth=len(m.blocks), num_heads=m.num_heads, mlp_ratio=m.config['mlp_ratio'],
                 fc_norm=isinstance(m.norm, torch.nn.Identity), patch_size=m.patch_size, embed_dim=m.embed_dim)
-    return 'vit_base_patch16_224', args, dict(pos_embed=m.pos_embed)
+    if m.n_class == 1: return 'vit_base_patch16_224', args, dict(pos_embed=m.pos_embed)
+    positions = torch.cat([m.pos_embed[:,:1].expand(-1, m.n_class, -1), m.pos_embed[:,1:]], 1)
+    tokens = dict(cls_token=m.cls_token[:,:1], reg_token=m.cls_token[:,1:])
+    return 'vit_base_patch16_224', args | dict(reg_tokens=m.n_class-1), tokens | dict(pos_embed=positions)
 
 # %% ../../nbs/26_models.publish.ipynb #d6dbd046
 def _timm_beit(m):

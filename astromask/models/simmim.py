@@ -15,7 +15,7 @@ from fastcore.basics import patch, store_attr
 from ..core import InputError
 from .blocks import linear
 from .masked import MaskedModel, MaskedOutput
-from .masking import spread_units, units_from_noise, unpatchify
+from .masking import any_in_units, spread_units, units_from_noise, unpatchify
 from .trunks import make_trunk
 
 # %% ../../nbs/23_models.simmim.ipynb #50e67a35
@@ -50,6 +50,7 @@ class SimMIM(MaskedModel):
         scaling=None,                      # Pixels to scaled pixels; None leaves them
         window_size:int=None,              # Tokens on the side of a Swin's window; None: its name says it
         shared_bias:bool=True,             # Do a beit's blocks share one table of positions? Fine-tuned ones do not
+        mask_block:int=1,                  # Strides on a mask unit's side, where mask_unit does not say its pixels
         **other,                           # Other arguments of `BandEncoder`: positions, norm_eps, sky_token, ...
     ):
         config = {k: v for k,v in locals().items() if k not in ('self','scaling','other','__class__')} | other
@@ -58,9 +59,10 @@ class SimMIM(MaskedModel):
         width = getattr(trunk, 'embed_dim', embed_dim)
         super().__init__(img_size, patch_size, bands, width, depth, num_heads, mlp_ratio, scaling, trunk=trunk, **other)
         self.encoder = encoder
-        self.set_masking(mask_in, per_band, mask_ratio, mask_unit or self.stride)
+        self.set_masking(mask_in, per_band, mask_ratio, mask_unit, mask_block)
         self.set_objective(loss, norm_pix_loss)
         self.build_head(width)
+        if mask_block == 1: del config['mask_block']            # as it was before there was a choice
         shares = float(mask_ratio) if isinstance(mask_ratio, Real) else list(map(float, mask_ratio))
         self.config = config | dict(img_size=list(self.img_size), bands=list(self.bands), patch_size=patch_size,
                                     loss=self.loss, mask_ratio=shares)
@@ -83,14 +85,17 @@ def set_masking(self:SimMIM,
     mask_in,    # tokens or pixels
     per_band,   # A mask for each band?
     mask_ratio, # A share, or (low, high)
-    unit,       # Pixels on a unit's side
+    unit,       # Pixels on a unit's side; None: `block` says it
+    block,      # Strides on a unit's side
 ):
     "What is hidden, and how"
     if mask_in not in ('tokens','pixels'): raise InputError(f"mask_in is {mask_in!r}; it must be 'tokens' or 'pixels'")
     if per_band and mask_in == 'tokens':
         raise InputError("A token holds all bands, so masks for each band (per_band) need mask_in='pixels'")
+    if unit and block != 1: raise InputError(f'mask_block is {block}, but mask_unit says {unit} pixels: leave one out')
     H,W = self.img_size
-    if unit % self.patch_size or H % unit or W % unit:
+    unit = unit or block*self.stride
+    if unit < 1 or unit % self.patch_size or H % unit or W % unit:
         raise InputError(f'mask_unit {unit} must be a multiple of the patch size {self.patch_size} and '
                          f'divide the image, {H}x{W}')
     store_attr('mask_in,per_band')
@@ -116,9 +121,7 @@ def observed_units(self:SimMIM,
     "Which units have a valid pixel"
     seen = valid.unflatten(-1, (-1,len(self.bands))).any(2).mT      # (B,C,L)
     if not self.per_band: seen = seen.any(1, keepdim=True)
-    h,w = self.units
-    f = self.mask_unit//self.patch_size
-    return seen.reshape(*seen.shape[:2], h, f, w, f).any(5).any(3).flatten(2)
+    return any_in_units(seen, self.units, self.mask_unit//self.patch_size)
 
 # %% ../../nbs/23_models.simmim.ipynb #fb01fe61
 @patch

@@ -69,14 +69,16 @@ class ViT:
 def build(self:ViT,
     m,               # The model
     sky_token=False, # Is there a token for the position on the sky?
+    class_tokens=1,  # How many tokens stand for the whole image
 ):
     "Put the trunk's parts into a model"
     D = m.embed_dim
     n = self.num_heads
     if n < 1 or D % n: raise InputError(f'num_heads {n} does not divide embed_dim {D}')
+    if class_tokens < 1: raise InputError(f'class_tokens is {class_tokens}: give one or more')
     m.num_heads = n
     self.place(m)
-    m.cls_token = nn.Parameter(torch.zeros(1,1,D))
+    m.cls_token = nn.Parameter(torch.zeros(1,class_tokens,D))
     m.blocks = self.blocks(m)
     m.norm = nn.LayerNorm(D, eps=m.norm_eps)
     m.sky_embed = SkyToken(D) if sky_token else None
@@ -87,8 +89,8 @@ def prefix(self:ViT,
     m,           # The model
     B:int,       # Objects
     coords=None, # (B,2) right ascension and declination in degrees, NaN where unknown
-):               # (B,1,D), or (B,2,D) where there is a sky token
-    "The class token, and that of the sky position where there is one"
+):               # (B,n,D): class tokens, and one more where there is a sky token
+    "The class tokens, and that of the sky position where there is one"
     if coords is not None and m.sky_embed is None:
         raise InputError('This model has no sky-position token: leave coords out')
     x = (m.cls_token if m.pos_embed is None else m.cls_token + m.pos_embed[:,:1]).expand(B,-1,-1)
@@ -105,7 +107,7 @@ def run(self:ViT,
     tokens,      # (B,K,D) patch tokens
     coords=None, # (B,2) sky positions, where the model has a sky token
     ids=None,    # (B,K) positions of the patches, for blocks that ask; None: all, in order
-):               # (B,n+K,D): the class token, the sky token where there is one, then the patches
+):               # (B,n+K,D): class tokens, the sky token where there is one, then the patches
     "Tokens in, tokens out"
     B = tokens.shape[0]          # len() would be a constant of an exported graph
     x = torch.cat([self.prefix(m, B, coords), tokens], dim=1)
@@ -129,7 +131,9 @@ class BEiT(ViT):
     def place(self, m): m.pos_embed = None
     def told(self, m, ids): return m.rel_pos_bias() if m.rel_pos_bias else None,
 
-    def build(self, m, sky_token=False):
+    def build(self, m, sky_token=False, class_tokens=1):
+        if class_tokens != 1:
+            raise InputError("BEiT's table of positions has a place for one class token: leave class_tokens out")
         super().build(m, sky_token)
         m.rel_pos_bias = beit.RelativePositionBias(m.grid, self.num_heads) if self.shared_bias else None
 
@@ -186,8 +190,10 @@ class Swin:
 def build(self:Swin,
     m,               # The model
     sky_token=False, # There is no place for one
+    class_tokens=1,  # There is no place for any
 ):
     "Put the stages into a model"
+    if class_tokens != 1: raise InputError('A Swin has no class token: leave class_tokens out')
     if sky_token: raise InputError('A Swin has no place for a sky token: leave sky_token out')
     m.cls_token = m.pos_embed = m.sky_embed = None
     m.patch_embed.norm = self.swin.patch_embed.norm

@@ -137,10 +137,10 @@ def covering_noise(
 # %% ../../nbs/53_tasks.anomaly.ipynb #b6cdb1d9
 def _masks(m, valid, keys, masks, seed):
     "Masks of a model that take turns over its patches or mask units"
-    units = (m.n_patches,) if isinstance(m, MAE) else m.mask_shape
+    units = (m.n_noise,) if isinstance(m, MAE) else m.mask_shape
     noise = torch.as_tensor(uniform(seed, 0, keys, int(np.prod(units)), 'anomaly'), device=valid.device)
     if isinstance(m, MAE):
-        return [m.choose_mask(valid, generator=o) for o in covering_noise(noise, valid.any(-1), masks)]
+        return [m.choose_mask(valid, generator=o) for o in covering_noise(noise, m.observed_units(valid), masks)]
     low,high = m.mask_ratio
     share = noise.new_full((len(noise), int(low < high)), .5)
     turns = covering_noise(noise.reshape(len(noise), *units), m.observed_units(valid), masks)
