@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/models.astromae.html.md"""
 
 # %% auto #0
 __all__ = ['convolve_patches', 'NormalCell', 'ViTAE', 'InceptionBlock', 'Inception', 'Magnitudes', 'TokensAndPixels',
-           'AstroMAEHead']
+           'AstroMAEHead', 'Direct']
 
 # %% ../../nbs/28_models.astromae.ipynb #d0a63062
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
 from ..core import InputError
+from .answers import ANSWERS, Point
 from .blocks import Block
 from .encoder import BandEncoder
 from .heads import ENCODERS, HEADS, LinearHead
@@ -189,3 +190,22 @@ def see(self:AstroMAEHead, p, x, coords):
     pooled,seen = e.embed_one(x, coords, p.pool)
     scaled = x if e.scaling is None else e.scaling(x)
     return torch.cat([pooled, scaled.flatten(1)], 1),seen
+
+# %% ../../nbs/28_models.astromae.ipynb #c1f54386
+class Direct(Point):
+    "One redshift: the mean of z itself"
+    def config(self): return super().config() | dict(answer='Direct')
+
+    def log_target(self, out, z):
+        t,known = super().log_target(out, z)
+        return t.expm1(),known
+
+    def measure(self, z):
+        z = super().measure(z).expm1()
+        self.center = z.mean().item()
+        self.scale = max(z.std(unbiased=False).item(), 1e-3)
+        return z
+
+    def predict(self, out): return dict(z=self.center + self.scale*out[:,0].float())
+
+ANSWERS['Direct'] = Direct
