@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/models.publish.html.md"""
 
 # %% auto #0
 __all__ = ['LARGE', 'HUB_FILES', 'model_card', 'with_evaluation', 'weights_digest', 'note_evaluation', 'write_card', 'to_timm',
-           'need_extra', 'to_onnx', 'push_to_hub', 'from_hub']
+           'need_extra', 'to_onnx', 'hub_errors', 'push_to_hub', 'from_hub']
 
 # %% ../../nbs/26_models.publish.ipynb #3e237c21
 import copy, importlib.util, json, numpy as np, os, re, tempfile, torch, warnings, yaml
@@ -509,7 +509,11 @@ def _hub_sentence(e, repo_id, revision, endpoint):
 
 # %% ../../nbs/26_models.publish.ipynb #20475414
 @contextmanager
-def _hub_errors(repo_id, revision=None, endpoint=None):
+def hub_errors(
+    repo_id:str,   # OWNER/NAME
+    revision=None, # Of the repository, where one is asked for
+    endpoint=None, # The hub's address; None: the usual one
+):
     "Whatever fails on the Hub, as one sentence"
     try: yield
     except AstroMaskError: raise
@@ -556,7 +560,7 @@ def push_to_hub(
     "Upload config.json, model.safetensors, README.md and, where there is one, seen.safetensors to the Hub"
     with tempfile.TemporaryDirectory() as tmp:
         files = _publishable(folder_or_model, tmp)
-        with _hub_errors(repo_id, endpoint=endpoint):
+        with hub_errors(repo_id, endpoint=endpoint):
             from huggingface_hub import CommitOperationAdd, HfApi
             api = HfApi(endpoint=endpoint, token=token)
             name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -575,7 +579,7 @@ def from_hub(
     endpoint=None,  # Another hub's address; None: HF_ENDPOINT, else https://huggingface.co
 ):                  # The model, in evaluation mode
     "Fetch a model from the Hub, or from the cache where there is no network"
-    with _hub_errors(repo_id, revision, endpoint):
+    with hub_errors(repo_id, revision, endpoint):
         from huggingface_hub import snapshot_download
         folder = snapshot_download(repo_id, revision=revision, token=token, cache_dir=cache_dir, endpoint=endpoint,
                                    allow_patterns=list(HUB_FILES))
