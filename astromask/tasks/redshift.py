@@ -6,11 +6,13 @@ Docs: https://astromask.github.io/astromask/tasks.redshift.html.md"""
 
 # %% auto #0
 __all__ = ['redshift_targets', 'median_error', 'asinh_magnitudes', 'flux_columns', 'photometry_table', 'magnitude_columns',
-           'magnitude_features', 'redshift_answer', 'teach_redshift', 'redshift_numbers', 'redshift_bins']
+           'magnitude_features', 'redshift_answer', 'teach_redshift', 'check_teachable', 'redshift_numbers',
+           'redshift_bins']
 
 # %% ../../nbs/50_tasks.redshift.ipynb #578832df
 import re
 import numpy as np
+from copy import deepcopy
 from astropy.table import Table
 from ..core import InputError
 from ..data.columns import numbers, plain_name
@@ -23,7 +25,9 @@ from ..evaluate.metrics import binned, redshift_metrics
 from ..evaluate.pdfs import interval_coverage, pdf_metrics
 from ..models.answers import Bins, Mixture, Point
 from ..models.heads import Predictor
-from ..train.finetune import finetune_learner
+from ..train.finetune import check_recipe_fits, finetune_learner
+from ..train.frozen import freeze
+from ..train.options import recipe_options
 from ..units import flux_factor, unit_zero_point
 
 # %% ../../nbs/50_tasks.redshift.ipynb #8462a0e0
@@ -229,6 +233,21 @@ def teach_redshift(
     learn = finetune_learner(dls, p, z, run_dir, weights=weights, **(dict(recipe='cnn') | options))
     learn.fit(epochs)
     return p
+
+# %% ../../nbs/50_tasks.redshift.ipynb #aad410af
+def check_teachable(
+    encoder,         # What shall look at the images, pretrained or not yet
+    head:str='mlp',  # As `teach_redshift` takes it, and so are the others
+    norm:str='',     # Of what the head gets
+    pool:str='mean', # How patches become one vector
+    recipe:str='cnn',# One of `RECIPES`
+    **options,       # Any field of `FinetuneRecipe`
+):
+    "Refuse what `teach_redshift` would refuse of an encoder"
+    p = Predictor(deepcopy(encoder), Point(), head=head, norm=norm, pool=pool)
+    o = recipe_options(recipe, **options)
+    check_recipe_fits(o, p, options)
+    freeze(p, o.frozen)
 
 # %% ../../nbs/50_tasks.redshift.ipynb #b3230169
 def redshift_numbers(
