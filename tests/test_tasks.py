@@ -29,11 +29,11 @@ def survey(tmp_path_factory):
 
 BEIT = dict(encoder='beit', embed_dim=32, depth=2, num_heads=4)
 
-def learner(c, run, method='mae', bs=16, ivar=False, band_dropout=0., drop_path=0., patience=0, accumulate=1, optimizer='adamw', **kw):
+def learner(c, run, method='mae', bs=16, ivar=False, band_dropout=0., drop_path=0., patience=0, accumulate=1, optimizer='adamw', mask_ratio_start=0., **kw):
     torch.manual_seed(0)
     m = pretraining_model(method, 'tiny', c.bands, **kw)
     return pretrain_learner(cutout_dls(c, 32, bs=bs, valid=0.2, device='cpu', ivar=ivar), m, run, band_dropout=band_dropout, drop_path=drop_path,
-                            patience=patience, accumulate=accumulate, optimizer=optimizer)
+                            patience=patience, accumulate=accumulate, optimizer=optimizer, mask_ratio_start=mask_ratio_start)
 
 class StopAt(Callback):
     "Ask for a stop after some steps"
@@ -44,7 +44,7 @@ class StopAt(Callback):
 
 TASKS = {'bands and noise': dict(ivar=True, band_dropout=0.4), 'sky': dict(sky_token=True), 'cross': dict(predict_ratio=0.5, ivar=True),
          'survey': dict(method='simmim', band_dropout=0.4, ivar=True, sky_token=True), 'one ratio': dict(method='simmim', mask_ratio=0.5, mask_block=2),
-         'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9, optimizer='nadamuon', mask_block=2, class_tokens=3)}
+         'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9, optimizer='nadamuon', mask_block=2, class_tokens=3, mask_ratio_start=.4)}
 
 @pytest.mark.parametrize('task', TASKS.values(), ids=TASKS.keys())
 def test_any_task_is_continued_to_the_same_bits(survey, tmp_path, task):
@@ -73,6 +73,25 @@ def test_pictures_are_drawn_at_their_interval(survey, tmp_path, monkeypatch, min
     learn.fit(7)
     assert at == drawn if drawn else len(at) > learn.step and set(at) == set(range(8))
 
+def test_the_ratio_of_hidden_patches_goes_from_one_to_another(survey, tmp_path):
+    "By hand, in whole epochs; the same in one that is continued, its last by all; validation and the model that is kept have the model's own"
+    shown = {}
+    class Look(Callback):
+        order = 60
+        def after_pred(self): shown.setdefault((self.training, self.epoch), set()).update((~self.pred.mask).sum(1).tolist())
+    kw = dict(mask_ratio=.75, mask_ratio_start=.25)
+    learn = learner(survey, tmp_path/'run', **kw)
+    learn.add_cbs([Look(), StopAt(5)])
+    with pytest.raises(Unfinished): learn.fit(3)
+    assert learn.model.mask_ratio == .75 and learn.batch == 2
+    RunDir(tmp_path/'run').clear_stop()
+    learn = learner(survey, tmp_path/'run', **kw)
+    learn.add_cb(Look())
+    learn.fit(3)
+    assert shown == {(True,0): {12}, (True,1): {8}, (True,2): {4}} | {(False,k): {4} for k in range(3)}
+    m = load_model(tmp_path/'run')
+    assert m.mask_ratio == m.config['mask_ratio'] == .75
+
 def test_a_run_belongs_to_one_task(survey, tmp_path):
     learner(survey, tmp_path/'run').fit(1)
     for other,words in ((dict(band_dropout=0.3), 'band_dropout 0.0, and now it is 0.3'), (dict(ivar=True), 'ivar False, and now it is True'),
@@ -81,7 +100,7 @@ def test_a_run_belongs_to_one_task(survey, tmp_path):
                         (dict(views=8), "the model's views None, and now it is 8"), (dict(mask_block=2), "the model's mask_block None, and now it is 2"),
                         (dict(class_tokens=4), "the model's class_tokens None, and now it is 4"), (dict(decoder_depth=0), "the model's decoder_depth 1, and now it is 0"),
                         (dict(decoder_dim=64), "the model's decoder_embed_dim 32, and now it is 64"), (dict(drop_path=.1), 'drop_path 0.0, and now it is 0.1'),
-                        (dict(optimizer='nadamuon'), 'optimizer adamw, and now it is nadamuon')):
+                        (dict(optimizer='nadamuon'), 'optimizer adamw, and now it is nadamuon'), (dict(mask_ratio_start=.5), 'mask_ratio_start 0.0, and now it is 0.5')):
         with pytest.raises(InputError, match=words): learner(survey, tmp_path/'run', **other).fit(2)
 
 def test_tasks_that_do_not_fit(survey, tmp_path):
@@ -90,7 +109,8 @@ def test_tasks_that_do_not_fit(survey, tmp_path):
                        (MAE.preset('tiny', bands='grz'), dict(band_dropout=1.), 'band_dropout is 1.0: it must be'),
                        (MAE.preset('tiny', bands='grz'), dict(band_dropout=-.1), 'band_dropout is -0.1: it must be'),
                        (MAE.preset('tiny', bands='grz'), dict(drop_path=1.), 'drop_path is 1.0: it must be'), (MAE.preset('tiny', bands='grz'), dict(patience=-1), 'patience is -1: it must be'),
-                       (MAE.preset('tiny', bands='grz'), dict(pool='median'), "pool is 'median'; it must be one of mean"), (SimMIM(32, bands='grz', **BEIT), dict(drop_path=.1), 'this encoder has no blocks')):
+                       (MAE.preset('tiny', bands='grz'), dict(pool='median'), "pool is 'median'; it must be one of mean"), (SimMIM(32, bands='grz', **BEIT), dict(drop_path=.1), 'this encoder has no blocks'),
+                       (SimMIM(32, bands='grz', **BEIT), dict(mask_ratio_start=.1), 'only the ratio of mae goes'), (MAE.preset('tiny', bands='grz'), dict(mask_ratio_start=1.), 'mask_ratio_start is 1.0: it must be')):
         with pytest.raises(InputError, match=words): pretrain_learner(dls, m, tmp_path/'x', **kw)
     one = cutout_dls(survey.select('r'), 32, valid=0.2, device='cpu')
     with pytest.raises(InputError, match='one band only'): pretrain_learner(one, MAE.preset('tiny', bands='r'), tmp_path/'x', band_dropout=.5)

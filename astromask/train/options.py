@@ -108,6 +108,7 @@ class PretrainRecipe(Recipe):
     invariance:float = number(0.)     # Weight of the loss that two views of an object agree (`Agreement`); 0: none
     agreement:str = word('infonce','coding','sigreg') # What keeps embeddings that agree from being all the same
     label_weight:float = number(0.)   # Weight of what heads lose on known classes and redshifts in training; 0: none
+    mask_ratio_start:float = number(0., 0, 1) # Share of patches hidden at first, going to the model's; 0: always that
 
 # %% ../../nbs/40_train.options.ipynb #15078b6c
 def scaled_lr(
