@@ -179,14 +179,18 @@ def predict(model, file, views, pdf, raw, **options):
 @main.command()
 @_tables
 @click.option('--pool', default='mean', show_default=True,
-              help='How patches become one vector: mean, cls, max or central.')
-def embed(model, file, views, pool, **options):
+              help='How it is read: mean, cls, max, central, spread, pixels, or several joined by +.')
+@click.option('--keep-space', is_flag=True,
+              help="Keep the whole table's space with MODEL, too, so that tables of other files are read in it.")
+def embed(model, file, views, pool, keep_space, **options):
     """Write the embedding of every object of FILE (or several, or quoted globs).
 
     Interrupted, the same command starts again; a table that is done is left alone."""
     from astromask.models.weights import load_model
     from astromask.tasks.predict import embedding
+    from astromask.space import Space, space_path
     _write_table(embedding(load_model(model), views, pool), file, **options)
+    if keep_space and space_path(options['out']).exists(): Space.load(options['out']).save(model)
 
 # %% ../nbs/71_cli.ipynb #389df5dd
 @main.command()

@@ -115,7 +115,7 @@ def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
     c,                  # `Cutouts`
     bs:int=256,         # Cutouts in a block; on a CPU 64 may be faster
-    pool:str='mean',    # How patch tokens become one vector: mean | central | max | cls
+    pool:str='mean',    # What a vector is: mean | central | max | cls | spread | pixels, or several joined by +
     views:int=None,     # Orientations that a vector is the mean of: 1, 2, 4 or 8; None: the model's own number
     progress:bool=True, # Show how far we are?
     resample:bool=False,# Bring pixels to the size of those that the model was trained on?

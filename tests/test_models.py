@@ -73,7 +73,7 @@ def test_embeddings_and_reconstructions_of_missing_pixels(what, kind):
     x = torch.randn(4,3,64,32)*10
     gone = spoil(x, what)
     seen = torch.where(gone, torch.nan, x)
-    for pool in ('mean','central','max') + (('cls',) if m.cls_token is not None else ()):
+    for pool in ('mean','central','max','spread','pixels') + (('cls',) if m.cls_token is not None else ()):
         e = m.embed(seen, pool=pool)
         assert torch.equal(e.isnan().any(1), gone.all((1,2,3))) and torch.equal(e.isnan().all(1), gone.all((1,2,3)))
     out = m(seen)

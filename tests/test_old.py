@@ -9,7 +9,7 @@ from astromask.files import read_json, write_json
 from astromask.data.cutouts import Cutouts
 from astromask.data.loaders import cutout_dls
 from astromask.models.mae import MAE
-from astromask.models.weights import load_model
+from astromask.models.weights import load_model, model_hash
 from astromask.train.checkpoint import FORMAT, checkpoints, load_checkpoint, newest_checkpoint
 from astromask.train.pretrain import pretrain_learner
 
@@ -50,6 +50,13 @@ def test_an_old_run_keeps_its_optimizer(tmp_path):
     "A run of before there was a choice was one of AdamW's"
     out = shutil.copytree(OLD[0], tmp_path/'run')
     with pytest.raises(InputError, match='was begun with optimizer adamw, and now it is nadamuon'): learner(tmp_path, out, optimizer='nadamuon').fit(2)
+
+def test_an_attentive_head_of_one_query_answers_as_before():
+    p = load_model(Path(__file__).parent/'old'/'attentive')
+    x = np.random.RandomState(0).standard_normal((4,2,8,8)).astype('float32')
+    x[1,0] = x[2,:,:4] = np.nan
+    with torch.no_grad(): np.testing.assert_allclose(p.predict(x)['probability'][:,0], [.24229172,.3880335,.38633674,.5943615], atol=1e-5)
+    assert model_hash(p).startswith('fdce05e36ab9acb8') and 'queries' not in p.config
 
 def test_a_later_format_is_refused(tmp_path):
     out = shutil.copytree(OLD[-1], tmp_path/'run')

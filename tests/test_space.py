@@ -1,11 +1,14 @@
 "Spaces: equal to scikit-learn's and NumPy's ways, the same whatever the blocks and the order, whole when read back, and beside every table of embeddings"
 import logging, numpy as np, pytest, torch
 from astropy.table import Table
+from click.testing import CliRunner
 from sklearn.decomposition import PCA
+from astromask.cli import main
 from astromask.data.cutouts import Cutouts
 from astromask.discover.search import SimilarityIndex
 from astromask.errors import DataError, InputError
 from astromask.models.mae import MAE
+from astromask.models.weights import save_model
 from astromask.space import KINDS, ROWS, RunningMoments, Space, evened, rankme, space_of, space_path
 from astromask.tasks.anomaly import anomaly_scores
 from astromask.tasks.predict import embedding, table_of
@@ -199,6 +202,20 @@ def test_a_part_is_searched_in_the_space_of_the_whole(files, tmp_path, caplog):
     table_of(embedding(m, views=2), cutouts, tmp_path/'two.parquet', progress=False, device='cpu')
     with pytest.raises(InputError, match='by another views than'): SimilarityIndex(t, tmp_path/'two.parquet')
     with pytest.raises(InputError, match='another model'): SimilarityIndex(Table(dict(id=['a'], embedding=np.ones((1,3)))), whole.space)
+
+def test_a_space_is_kept_with_the_model(files, tmp_path):
+    "Of the whole set; a table of a part of it by the same model is read in it, and one by another model is not"
+    m,cutouts = files
+    save_model(m, tmp_path/'m')
+    asked = ['embed', str(tmp_path/'m'), cutouts, '--out', str(tmp_path/'all.parquet'), '--device', 'cpu']
+    for more,kept in (([], False), (['--keep-space'], True)):
+        ran = CliRunner().invoke(main, asked+more, catch_exceptions=False)
+        assert ran.exit_code == 0 and space_path(tmp_path/'m').exists() == kept, ran.output
+    table_of(embedding(m), cutouts.replace('*', '0'), tmp_path/'part.parquet', progress=False, device='cpu')
+    part = read_table(tmp_path/'part.parquet')
+    np.testing.assert_array_equal(space_of(part, tmp_path/'m')(part['embedding']), Space.load(tmp_path/'all.parquet')(part['embedding']))
+    table_of(embedding(m, pool='mean+pixels'), cutouts, tmp_path/'wide.parquet', progress=False, device='cpu')
+    with pytest.raises(InputError, match='another model'): space_of(read_table(tmp_path/'wide.parquet'), tmp_path/'m')
 
 def test_search_equals_scikit_learn_in_the_whitened_space():
     x = survey(300).astype(np.float32)

@@ -165,6 +165,10 @@ class TokensAndPixels(nn.Module):
 # %% ../../nbs/28_models.astromae.ipynb #9e0604d5
 class AstroMAEHead(LinearHead):
     "Tokens, pixels and magnitudes, each through a branch of its own, and two layers over all of them"
+    def check(self, p):
+        if isinstance(p.encoder, BandEncoder) and p.width != p.encoder.embed_dim:
+            raise InputError(f'The head astromae reads tokens in one way, and not {p.pool!r}: leave pool out')
+
     def parts(self, p):
         "Branches and head of a `Predictor` that is being made"
         parts = nn.ModuleDict()

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/models.heads.html.md"""
 
 # %% auto #0
 __all__ = ['ENCODERS', 'HEADS', 'encoder_only', 'encoder_config', 'find_encoder', 'encoder_from_config', 'dense', 'LinearHead',
-           'MlpHead', 'AttentiveHead', 'check_pool', 'check_parts', 'Predictor']
+           'MlpHead', 'QueryPool', 'AttentiveHead', 'check_pool', 'check_parts', 'Predictor']
 
 # %% ../../nbs/28_models.heads.ipynb #bf360eab
 import copy, numpy as np, torch
@@ -85,7 +85,7 @@ def _pooled_norm(p):
     e = p.encoder
     if p.norm == 'layer':
         e.norm = nn.Identity()
-        e.fc_norm = nn.LayerNorm(p.width, eps=e.norm_eps)
+        e.fc_norm = nn.LayerNorm(e.embed_dim, eps=e.norm_eps)
     return nn.BatchNorm1d(p.width, affine=False, eps=1e-6) if p.norm == 'batch' else nn.Identity()
 
 # %% ../../nbs/28_models.heads.ipynb #4ea750b3
@@ -108,12 +108,45 @@ class MlpHead(LinearHead):
     "Hidden layers before the linear map"
     def hidden(self, p): return p.hidden
 
+# %% ../../nbs/28_models.heads.ipynb #d1e7469a
+class QueryPool(nn.Module):
+    "Several queries, each of which averages its part of the values"
+    def __init__(self,
+        width:int,   # Numbers in a token
+        queries:int, # Divides `width`
+        norm=None,   # A module that the result goes through
+    ):
+        super().__init__()
+        self.norm = norm or nn.Identity()
+        self.queries = nn.Parameter(torch.empty(queries, width))
+        self.value = nn.Linear(width, width, bias=False)
+        nn.init.trunc_normal_(self.queries, std=.02)
+        nn.init.xavier_uniform_(self.value.weight)
+
+    def forward(self, x, attn_mask=None):
+        "(B,L,D) tokens, and (B,1,1,L) bool: those that may be looked at; (B,D)"
+        score = torch.einsum('qd,bld->bql', self.queries, x)/x.shape[2]**.5
+        if attn_mask is not None: score = score.masked_fill(~attn_mask[:,0], -torch.inf)
+        values = self.value(x).unflatten(2, (len(self.queries),-1))
+        return self.norm(torch.einsum('bql,blqd->bqd', score.softmax(2), values).flatten(1))
+
+# %% ../../nbs/28_models.heads.ipynb #44b6d57e
+def _latent_pool(e):
+    "The pool of earlier versions, so that their predictors open: one query, with maps of keys and an MLP"
+    pool = AttentionPoolLatent(e.embed_dim, num_heads=e.num_heads, norm_layer=partial(nn.LayerNorm, eps=e.norm_eps))
+    pool.fused_attn = True                                # timm's other way takes no mask of truth values
+    return pool
+
 # %% ../../nbs/28_models.heads.ipynb #4c692441
 class AttentiveHead(LinearHead):
-    "A learned query looks at the patches before the linear map"
+    "Learned queries look at the patches before the linear map"
     def check(self, p):
         if not isinstance(p.encoder, BandEncoder):
             raise InputError('An attentive head looks at patches, and here are none: use head=linear or mlp')
+        if p.width != p.encoder.embed_dim:
+            raise InputError(f'An attentive head reads the patches itself, and not {p.pool!r}: leave pool out')
+        if p.queries < 0 or p.queries and p.width % p.queries:
+            raise InputError(f'queries is {p.queries}; it must divide the {p.width} numbers of a token')
 
     def numbers(self, p): return p.width*p.encoder.n_patches
 
@@ -123,9 +156,8 @@ HEADS = dict(linear=LinearHead(), mlp=MlpHead(), attentive=AttentiveHead())
 @patch
 def parts(self:AttentiveHead, p):
     "Branches and head of a `Predictor` that is being made"
-    e = p.encoder
-    pool = AttentionPoolLatent(p.width, num_heads=e.num_heads, norm_layer=partial(nn.LayerNorm, eps=e.norm_eps))
-    pool.fused_attn = True                                # timm's other way takes no mask of truth values
+    norm = nn.BatchNorm1d(p.width, affine=False, eps=1e-6) if p.norm == 'batch' else None
+    pool = QueryPool(p.width, p.queries, norm) if p.queries else _latent_pool(p.encoder)
     branches,n = _branches(p, pool)
     return branches,dense(n, [], p.answer.n_out, p.head_std)
 
@@ -140,7 +172,7 @@ def see(self:AttentiveHead, p, x, coords):
 # %% ../../nbs/28_models.heads.ipynb #2e51aabd
 @patch
 def look(self:AttentiveHead, p, features, seen):
-    "The average of the patches that the query chooses"
+    "The averages of the patches that the queries choose"
     there = seen.any(1, keepdim=True)
     pooled = p.branches['image'](features, attn_mask=(seen | ~there)[:,None,None])
     return torch.where(there, pooled, 0)
@@ -153,11 +185,8 @@ def check_pool(
     is_vit = isinstance(p.encoder, BandEncoder)
     if p.norm not in ('','batch','layer'):
         raise InputError(f'norm is {p.norm!r}; it must be batch, layer, or empty')
-    if p.pool not in POOLS:
-        raise InputError(f'pool is {p.pool!r}; it must be one of {", ".join(POOLS)} (a '
-                         'learned one is head=attentive)')
-    if is_vit and p.pool == 'cls' and p.encoder.cls_token is None:
-        raise InputError('This encoder has no class token: use pool=mean')
+    if is_vit: p.encoder.check_pooling(p.pool)
+    elif p.pool not in POOLS: raise InputError(f'pool is {p.pool!r}; without a transformer, leave it out')
     if p.norm == 'layer' and not is_vit:
         raise InputError('norm=layer takes the place of the last norm of a transformer, and here is none: leave it out')
 
@@ -191,10 +220,11 @@ class Predictor(nn.Module):
         encoder,            # A masked image model or a CNN, which is copied; None: magnitudes alone
         answer,             # What is asked, such as `Classes(names)` or `Bins(100)`
         head:str='linear',  # linear | mlp | attentive | astromae
-        pool:str='mean',    # How patches become one vector: mean | cls | max | central
+        pool:str='mean',    # How patches become one vector, as in `embed`; an attentive head does it itself
         magnitudes=(),      # Names of the catalogue's columns that are looked at, too
         norm:str='',        # What the pooled vector goes through: batch, layer (for its last norm), or nothing
         hidden=256,         # Widths of the hidden layers of an mlp: a number, or several
+        queries:int=8,      # Of an attentive head; 0: its one query of earlier versions
         head_std:float=.01, # Spread of the weights that the head begins with
         seed:int=0,         # Of the weights that it begins with
     ):
@@ -204,7 +234,7 @@ class Predictor(nn.Module):
         with torch.device('cpu'): self.answer = answer_from_config(answer) if isinstance(answer, dict) else answer
         self.magnitudes = (magnitudes,) if isinstance(magnitudes, str) else tuple(magnitudes)
         self.kind = head
-        store_attr('pool,norm,head_std,seed')
+        store_attr('pool,norm,head_std,seed,queries')
         self.hidden = [hidden] if np.ndim(hidden) == 0 else list(hidden)
         check_parts(self)
         with torch.random.fork_rng():
@@ -220,7 +250,9 @@ def device(self:Predictor): return self.begun.device
 def how(self:Predictor): return HEADS[self.kind]
 
 @patch(as_prop=True)
-def width(self:Predictor): return 0 if self.encoder is None else self.encoder.embed_dim
+def width(self:Predictor):
+    if self.encoder is None: return 0
+    return self.encoder.pooled_width(self.pool) if isinstance(self.encoder, BandEncoder) else self.encoder.embed_dim
 
 @patch(as_prop=True)
 def sky_token(self:Predictor): return self.encoder is not None and self.encoder.sky_token
@@ -239,6 +271,7 @@ def __setattr__(self:Predictor, name, value):
 @patch(as_prop=True)
 def config(self:Predictor):
     own = {k: getattr(self, k) for k in ('pool','norm','hidden','head_std','seed')}
+    if self.kind == 'attentive' and self.queries: own['queries'] = self.queries
     return dict(encoder=encoder_config(self.encoder), answer=self.answer.config(), head=self.kind,
                 magnitudes=list(self.magnitudes)) | own
 

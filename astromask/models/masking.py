@@ -32,7 +32,7 @@ def unpatchify(
     size:tuple,     # (H,W) of the image
 ): # (B,C,H,W)
     "Put patches back together"
-    B = len(patches)
+    B = patches.shape[0]                       # which an export to ONNX keeps open
     p = patch_size
     h = size[0]//patch_size
     w = size[1]//patch_size

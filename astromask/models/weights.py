@@ -96,6 +96,12 @@ def _check_scaling(m):
     for v in (m.scaling.config() if m.scaling is not None else {}).values():
         if not isinstance(v, str): np.broadcast_to(v, len(m.bands))
 
+# %% ../../nbs/25_models.weights.ipynb #300d59df
+def _as_now(config):
+    "Earlier versions wrote no number of queries: their attentive heads had one, of another kind"
+    old = isinstance(config, dict) and config.get('head') == 'attentive' and 'queries' not in config
+    return config | dict(queries=0) if old else config
+
 # %% ../../nbs/25_models.weights.ipynb #12d63499
 def model_from_config(
     config:dict,   # What `save_model` wrote to config.json
@@ -103,7 +109,7 @@ def model_from_config(
 ):                 # The model with fresh weights
     "Build a model from its description"
     with _described(config, where):
-        m = MODELS[config['model']](**config['config'])
+        m = MODELS[config['model']](**_as_now(config['config']))
         m.scaling = scaling_from_config(config.get('scaling'))
         m.source = config.get('source')
         if config.get('calibration'): m.calibration = config['calibration']
@@ -159,7 +165,7 @@ def _numbers_of(m): return sum(v.numel() for v in (*m.parameters(), *m.buffers()
 
 def _without_numbers(config):
     "The described model on the meta device; and the one that it is cut out of, a Predictor's encoder with its decoder"
-    own = config['config']
+    own = _as_now(config['config'])
     with torch.device('meta'):
         m = MODELS[config['model']](**own)
         inner = own.get('encoder')

@@ -146,8 +146,9 @@ def _student(task, which, head, seed):
     if head == 'cnn': return Predictor(_fresh_cnn(task, seed), answer, seed=seed),'cnn'
     recipe = dict(attentive='attentive', lars='probe').get(head) or ('finetune' if which == 'pretrained' else 'scratch')
     kind = 'attentive' if head == 'attentive' else 'linear'
-    norm = 'batch' if head == 'lars' else ''
-    return Predictor(task.model(which, seed), answer, head=kind, pool=task.pool, norm=norm, seed=seed),recipe
+    norm = 'batch' if head in ('lars','attentive') else ''
+    pool = 'mean' if kind == 'attentive' else task.pool                     # the head reads the patches itself
+    return Predictor(task.model(which, seed), answer, head=kind, pool=pool, norm=norm, seed=seed),recipe
 
 # %% ../../nbs/50_tasks.methods.ipynb #000f8908
 def _fresh_cnn(task, seed):
