@@ -131,6 +131,7 @@ def test_stopped_and_continued_it_ends_with_the_same_bits(survey, tmp_path, meth
     learn.out.clear_stop()
     again = new_learner(survey, tmp_path/'stopped', method, **ALL, **kw)
     again.fit(2)
+    assert again.aims.step == whole.aims.step == whole.step
     assert same(weights(again), weights(whole)) and any(k.startswith('heads.') for k in weights(whole))
     rows = [[{k: v for k,v in r.items() if k not in ('seconds','images_per_second','stalled')} for r in o.history.rows] for o in (whole, again)]
     assert rows[0] == rows[1] and all(np.isfinite(rows[0][1][k]) for k in ('invariance_loss','label_loss','redshift_loss'))

@@ -47,14 +47,15 @@ def test_a_run_leaves_every_file(whole, survey):
     split = json.loads((whole/'split.json').read_text())['hash']
     assert json.loads((whole/'metrics.json').read_text())['split'] == manifest['split'] == split and split in (whole/'model'/'README.md').read_text()
 
-STUDY = dict(norm_pix='true', loss='l1', decoder_depth=2, decoder_dim=64, num_heads=2, decoder_num_heads=8, views=2, drop_path=.2, patience=5, pool='max', optimizer='nadamuon', mask_block=2, class_tokens=3)
+STUDY = dict(norm_pix='true', loss='l1', decoder_depth=2, decoder_dim=64, num_heads=2, decoder_num_heads=8, views=2, drop_path=.2, patience=5, pool='max', optimizer='nadamuon', mask_block=2, class_tokens=3,
+             invariance=.1, agreement='coding')
 
 def test_what_a_study_varies_is_said_on_the_command_line(survey, tmp_path):
     done = astromask(*arguments(survey, tmp_path/'run', epochs=1, **STUDY))
     assert done.returncode == 0, done.stderr
     config,task = load_model(tmp_path/'run').config,newest_checkpoint(tmp_path/'run/checkpoints')[1]['task']
     wanted = dict(norm_pix_loss=True, loss='l1', decoder_depth=2, decoder_embed_dim=64, num_heads=2, decoder_num_heads=8, views=2, mask_block=2, class_tokens=3)
-    assert {k: config[k] for k in wanted} == wanted == {k: task['model'][k] for k in wanted} and (task['drop_path'],task['optimizer']) == (.2,'nadamuon')
+    assert {k: config[k] for k in wanted} == wanted == {k: task['model'][k] for k in wanted} and (task['drop_path'],task['optimizer'],task['invariance'],task['agreement']) == (.2,'nadamuon',.1,'coding')
     done = astromask(*arguments(survey, tmp_path/'run', epochs=2, **STUDY | dict(loss='mse')))
     assert done.returncode == 2 and 'loss' in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
