@@ -19,7 +19,7 @@ class Record(Callback):
     def __init__(self, out): self.rows,self.grads,self.out = [],[],Path(out)
     def before_batch(self): self.rows.append([self.learn.epoch, self.training, self.yb[0].tolist()])
     def before_step(self):
-        if len(self.grads) < 3: self.grads.append(torch.cat([p.grad.flatten() for p in self.learn.parameters()]).clone())
+        if len(self.grads) < 3: self.grads.append(torch.cat([p.grad.flatten() for p in self.learn.parameters() if p.grad is not None]).clone())
     def save(self):
         name = f'{time.monotonic_ns()}-rank{rank()}'
         (self.out/f'{name}.json').write_text(json.dumps(self.rows))

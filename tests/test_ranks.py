@@ -53,7 +53,8 @@ def history(out):
 def state(out): return newest_checkpoint(out/'checkpoints')[:2]
 
 @pytest.mark.parametrize('kw', [dict(method='mae', accumulate=2), dict(method='simmim', ema=.9, optimizer='nadamuon'),
-                                dict(method='mae', invariance=.5, label_weight=.5, label='kind')], ids=['mae','simmim','aims'])
+                                dict(method='mae', invariance=.5, label_weight=.5, label='kind'), dict(method='mae', refine=True)],
+                         ids=['mae','simmim','aims','refine'])
 def test_two_ranks_are_one(ranks, survey, tmp_path, kw):
     for n in (1,2):
         (tmp_path/str(n)).mkdir()

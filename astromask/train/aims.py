@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/train.aims.html.md"""
 
 # %% auto #0
 __all__ = ['SECOND', 'AGREEMENTS', 'AimedBatch', 'infonce', 'coding_rate', 'coding', 'random_directions', 'epps_pulley', 'sigreg',
-           'Agreement', 'Taught', 'AimedOutput', 'Aims', 'class_lesson', 'redshift_lesson', 'lessons', 'make_aims',
-           'AimLosses']
+           'projector', 'Agreement', 'Taught', 'AimedOutput', 'Aims', 'class_lesson', 'redshift_lesson', 'lessons',
+           'make_aims', 'AimLosses']
 
 # %% ../../nbs/41_train.aims.ipynb #8bfd52ef
 import math, numpy as np, torch
@@ -113,6 +113,13 @@ def sigreg(
     apart = ((z-z.mean(0)).square().mean((0,2))*w).sum()/w.sum().clamp(min=1)
     return (1-share)*apart + share*(epps_pulley(z[0] @ along, w) + epps_pulley(z[1] @ along, w))/2
 
+# %% ../../nbs/41_train.aims.ipynb #f342da07
+def projector(
+    dim:int, # Numbers that come in
+):           # Layers in a row; 256 numbers go out
+    "Two layers between a latent and the space of a loss"
+    return nn.Sequential(nn.Linear(dim, 512), nn.LayerNorm(512), nn.GELU(), nn.Linear(512, 256))
+
 # %% ../../nbs/41_train.aims.ipynb #24cfd67e
 AGREEMENTS = dict(infonce=infonce, coding=coding, sigreg=sigreg)
 
@@ -125,7 +132,7 @@ class Agreement(nn.Module):
     ):
         super().__init__()
         store_attr('kind,seed')
-        self.project = nn.Sequential(nn.Linear(dim, 512), nn.LayerNorm(512), nn.GELU(), nn.Linear(512, 256))
+        self.project = projector(dim)
 
     def forward(self, latent, seen, answer, step):
         z = gathered(self.project(latent)).unflatten(0, (-1,2)).transpose(0, 1)

@@ -24,7 +24,7 @@ from ..models.blocks import droppable
 from ..models.encoder import BandEncoder
 from ..plots import history_figure
 from .callbacks import Best, Figures, check_drop_path
-from .frozen import Frozen, FrozenFeatures, check_batches, freeze, sees_the_same
+from .frozen import Frozen, FrozenFeatures, check_batches, freeze, learning_blocks, sees_the_same
 from .learner import RunLearner, make_learner, prepared
 from .options import LARS, RECIPES, FinetuneRecipe, recipe_options
 from .ranks import summed
@@ -187,9 +187,9 @@ def teaching_callbacks(
     "What fine-tuning adds to a learner that goes on; what is frozen is frozen here"
     parts = freeze(p, recipe.frozen)
     check_batches(p, parts, min(dls.train.bs, len(dls.train.rows))//recipe.accumulate)
-    learns = [any(v.requires_grad for v in b.parameters()) for b in getattr(p.encoder, 'blocks', ())]
-    return [LabelledBatch(tables, recipe, p.answer, learns, dls.train.seed, augment), Curves(run), Judge(),
-            Frozen(parts), FrozenFeatures(sees_the_same(recipe, p, augment)), Best(recipe.patience)]
+    return [LabelledBatch(tables, recipe, p.answer, learning_blocks(p.encoder), dls.train.seed, augment),
+            Curves(run), Judge(), Frozen(parts),
+            FrozenFeatures(sees_the_same(recipe, p, augment)), Best(recipe.patience)]
 
 # %% ../../nbs/43_train.finetune.ipynb #14fb439a
 def finetune_learner(

@@ -109,6 +109,17 @@ class PretrainRecipe(Recipe):
     agreement:str = word('infonce','coding','sigreg') # What keeps embeddings that agree from being all the same
     label_weight:float = number(0.)   # Weight of what heads lose on known classes and redshifts in training; 0: none
     mask_ratio_start:float = number(0., 0, 1) # Share of patches hidden at first, going to the model's; 0: always that
+    refine:bool = False               # Train the last blocks of a finished model by neighbours, without a masked loss
+    frozen:int = number(-1, -1)       # How many of the lowest blocks refining leaves as they are; -1: the lower half
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.frozen != -1 and not self.refine:
+            raise InputError(f'frozen is {self.frozen}, but nothing is frozen unless refine is on: leave it out')
+        beside = [k for k in ('invariance','label_weight','mask_ratio_start','patience')
+                  if self.refine and getattr(self, k)]
+        if beside: raise InputError(f'{beside[0]} is {getattr(self, beside[0])} beside refine, which trains without '
+                                    'the masked loss that it goes with: leave it out')
 
 # %% ../../nbs/40_train.options.ipynb #15078b6c
 def scaled_lr(

@@ -21,8 +21,10 @@ from ..models.simmim import SimMIM
 from ..models.weights import FORMAT, load_mae_checkpoint, load_model, load_simmim_checkpoint, with_bands
 from .aims import AimedBatch, AimLosses, make_aims
 from .callbacks import Best, Figures, MaskCurriculum, check_drop_path, path_rates
+from .frozen import Frozen, learning_blocks
 from .learner import RunLearner, make_learner, prepared, sky_tensor
 from .options import PretrainRecipe
+from .refine import make_refiner
 from .watch import OnlineProbe, own_question
 from ..parameters import cast
 from ..surveys import band_names
@@ -78,13 +80,13 @@ def pretrain_learner(
     own = probe_data and own_question(probe_data, m, cutouts, dls.train.rows, probe_objects,
                                       probe_label, probe_redshift)
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'pretrain')
-    rates = path_rates(recipe.drop_path, [True]*len(getattr(m, 'blocks', ())), dls.device)
+    aims = make_refiner(recipe, m, dls, compile) if recipe.refine else make_aims(recipe, m, dls, label, redshift)
+    rates = path_rates(recipe.drop_path, learning_blocks(m), dls.device)
     look_minutes = probe_minutes or min(5., recipe.max_minutes/8 or 5.)
-    aims = make_aims(recipe, m, dls, label, redshift)
     cbs = [AimedBatch(dls.train.seed, augment, recipe.band_dropout, coords, rates), AimLosses(),
-           Figures(run, probe_minutes or 5.), *mask_curriculum(recipe.mask_ratio_start, m),
+           Frozen(getattr(aims, 'frozen', ())), Figures(run, probe_minutes or 5.),
            OnlineProbe(run, look_minutes, probe_objects, label=label or None, redshift=redshift or None, pool=pool,
-                       own=own)]
+                       own=own), *mask_curriculum(recipe.mask_ratio_start, m)]
     if recipe.patience: cbs.append(Best(recipe.patience))
     return make_learner(PretrainLearner, dls, m, run, cbs, recipe, compile, aims)
 

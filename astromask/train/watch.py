@@ -248,7 +248,7 @@ def ask_about(self:OnlineProbe):
     "The question, among objects that train or validate (if labels are taught, validate): tests stay unseen"
     train = self.learn.dls.train
     valid = self.learn.dls.valid.rows
-    rows = valid if self.learn.aims and self.learn.aims.taught else np.union1d(train.rows, valid)
+    rows = valid if self.learn.aims and self.learn.aims.answers else np.union1d(train.rows, valid)
     q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
     return q._replace(rows=rows[q.rows])
 
