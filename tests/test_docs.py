@@ -43,10 +43,12 @@ def test_imports_stand_alone(nb):
         if not any(isinstance(n, (ast.Import,ast.ImportFrom)) for top in body for n in ast.walk(top)): continue
         assert all(isinstance(n, (ast.Import,ast.ImportFrom,ast.FunctionDef,ast.ClassDef)) for n in body), f'{nb.name}, cell {k}: give the imports a cell of their own'
 
+@pytest.mark.slow
 def test_no_broken_links(site):
     broken = [line for line in site[1].splitlines() if 'broken link' in line]
     assert not broken, '\n'.join(broken)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nb', notebooks, ids=page_name)
 def test_page(site, nb):
     page = site[0]/page_name(nb)
@@ -64,6 +66,7 @@ def test_page(site, nb):
     assert len(parsed.images) >= len(figures)
     for src in parsed.images: assert src.startswith(('data:image', 'http')) or (page.parent/src).is_file(), f'{src} is missing'
 
+@pytest.mark.slow
 def test_sidebar(site):
     home = Page(site[0]/'index.html')
     entries = {re.sub(r'^\./', '', href) for href in home.sidebar}

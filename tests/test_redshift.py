@@ -197,6 +197,7 @@ def test_networks_that_cannot_be_taught_so_are_refused_at_once(tmp_path, given, 
     done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', *given, '--out', 'out', cwd=tmp_path)
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
+@pytest.mark.slow
 def test_a_table_of_bare_bands_from_training_to_prediction(tmp_path):
     "SDSS's CasJobs: magnitudes called u, g, r, i, z; a model that learned from them finds them again"
     rng,n = np.random.default_rng(1),260

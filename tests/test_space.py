@@ -192,7 +192,7 @@ def test_a_part_is_searched_in_the_space_of_the_whole(files, tmp_path, caplog):
     table_of(embedding(m, views=1), cutouts, out, progress=False, device='cpu')
     t = read_table(out)
     whole,part = SimilarityIndex(t),SimilarityIndex(t[10:30])
-    np.testing.assert_array_equal(part.directions, whole.directions[10:30])
+    np.testing.assert_allclose(part.directions, whole.directions[10:30], atol=1e-6)     # another size, another kernel
     order = [i for i in whole.search('o12', k=60)['id'] if 'o10' <= i < 'o30']
     assert list(part.search('o12', k=60)['id']) == order and not caplog.text
     space_path(out).unlink()
