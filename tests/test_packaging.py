@@ -88,6 +88,7 @@ def test_verbs_work_away_from_the_clone(installed, tmp_path):
         assert ran.returncode == 0, ran.stdout + ran.stderr
     assert 'Traceback' not in ran.stderr and '8' in ran.stdout
 
+@pytest.mark.slow
 def test_an_experiment_runs_away_from_the_clone(installed, tmp_path):
     run([installed/'astromask', 'simulate', 'out.h5', '--n', 40], tmp_path)
     ran = run([installed/'astromask', *'run pretrain -p data out.h5 -p preset tiny --out here'.split()], tmp_path)

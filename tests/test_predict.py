@@ -362,6 +362,7 @@ r = table_of(embedding(load_model(sys.argv[1])), files, sys.argv[3], bs=64, prog
 peak = next(o for o in open('/proc/self/status') if o.startswith('VmHWM'))
 print(1024*int(peak.split()[1]), r['objects'])"""
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak is read from Linux')
 def test_memory_does_not_grow_with_the_set(tmp_path):
     x = np.random.default_rng(0).normal(size=(64,5,128,128)).astype('f2')     # of which the model looks at the middle

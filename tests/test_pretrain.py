@@ -72,7 +72,7 @@ def test_a_probe_asks_a_file_of_its_own(whole, survey, tmp_path):
     assert rows[0]['step'] == '0' and all(0 <= float(r['probe_accuracy']) <= 1 for r in rows)
     assert json.loads((tmp_path/'run/manifest.json').read_text())['probe_data'][0]['sha256'] == hashlib.sha256(probe.read_bytes()).hexdigest()
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize('number', [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM], ids=lambda s: s.name)
 def test_stopped_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
     out,command = tmp_path/'run', arguments(survey, tmp_path/'run', **LONG)
     process = astromask(*command, wait=False)
@@ -131,6 +131,7 @@ CASES = [('missing.h5', [], 'No such file'), ('empty.h5', [], 'empty'), ('cut.h5
          ('good.h5', ['-p', 'epochs', 'many'], 'many'), ('good.h5', ['-p', 'mask_ratio', '1.5'], 'mask_ratio'),
          ('good.h5', ['-p', 'bands', 'g,w'], "no band w"), ('good.h5', ['-p', 'preset', 'huge'], 'huge')]
 
+@pytest.mark.slow
 def test_bad_input_is_one_sentence_and_code_2(tmp_path):
     bad_files(tmp_path)
     def refuse(i):
@@ -176,6 +177,7 @@ def test_a_full_disk_keeps_what_was_saved(small_disk):
     with pytest.raises(StorageError, match='free'): save_checkpoint(small_disk/'checkpoints', 2, state, dict(step=2))
     assert newest_checkpoint(small_disk/'checkpoints')[1] == dict(step=1)
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_1(small_disk, survey):
     command = ['run', 'pretrain', '-p', 'data', survey, '-p', 'img_size', 32, '-p', 'epochs', 1, '--out', small_disk/'run']
     done = astromask(*command)                                  # the small preset: more than 8 MB

@@ -112,6 +112,7 @@ def test_a_warned_task_of_an_array_is_requeued(cluster, tmp_path):
     for task in ('3','4'): assert cluster.ended(f'{job}_{task}') == ('COMPLETED', 0), [f.read_text() for f in tmp_path.glob('*.out')]
     assert sorted(len(manifest(f.parent)['sessions']) for f in where()) == [1,2] and [counting(f.parent) for f in where()] == [20,20]
 
+@pytest.mark.slow
 def test_a_warned_job_that_may_not_be_requeued_ends_with_75_and_the_next_one_finishes(cluster, tmp_path):
     out = tmp_path/'out'
     args = tmp_path,toy(tmp_path),'-p','epochs',40,'-p','seconds',0.25,'--out','out'
