@@ -201,6 +201,7 @@ def _translate(error, kernel):
 _ports = []    # sockets that are bound and never listen: their ports are given to nobody while this process lives
 
 def _reserved_port():
+    "A port at which one who asks for it by number can listen"
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(('127.0.0.1', 0))
