@@ -41,11 +41,16 @@ def check_probe(
     label:str='',     # Its column with classes; '': none is named
     redshift:str='',  # Its column with redshifts; '': none is named
     n:int=1,          # Objects that the probe asks about
+    own=None,         # `Cutouts` of a file of its own
+    column:str='',    # A column of these; '': none is named
 ):
     "Refuse now what the online probe could not ask in some minutes"
     if label: class_labels(catalog, label)
     if redshift: redshifts(catalog, redshift)
     if n < 1: raise InputError(f'probe_objects is {n}: the probe asks about one or more')
+    if column and own is None:
+        raise InputError('probe_label and probe_redshift are columns of probe_data: give it, or name those of the '
+                         'training set with label and redshift')
 
 # %% ../../nbs/42_train.pretrain.ipynb #7657d59c
 @delegates(PretrainRecipe)
@@ -68,10 +73,7 @@ def pretrain_learner(
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
     recipe = PretrainRecipe(**options)
     cutouts = dls.train.dataset.cutouts
-    check_probe(cutouts.catalog, label, redshift, probe_objects)
-    if (probe_label or probe_redshift) and probe_data is None:
-        raise InputError('probe_label and probe_redshift are columns of probe_data: give it, or name those of the '
-                         'training set with label and redshift')
+    check_probe(cutouts.catalog, label, redshift, probe_objects, probe_data, probe_label or probe_redshift)
     m.check_pooling(pool)
     check_drop_path(recipe.drop_path, m)
     coords = sky_tensor(cutouts, dls.device) if m.sky_token else None
