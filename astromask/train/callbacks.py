@@ -563,7 +563,6 @@ def after_validate(self:History):
     self.sums = [0.,0.]
     self.count_anew()
 
-
 # %% ../../nbs/41_train.callbacks.ipynb #114042a7
 @patch
 def learned_nothing(self:History)->bool:

@@ -58,7 +58,7 @@ def pretrain_learner(
     dls,                    # From `cutout_dls`
     m,                      # A masked image model, such as `MAE.preset('small', ...)`; gets a scaling if it has none
     run_dir='',             # Where everything is kept; '' makes a new directory
-    probe_minutes:float=0., # Between looks at embeddings, and drawings; 0: five, and eight looks in max_minutes or more
+    probe_minutes:float=0., # Between looks at embeddings, and drawings; 0: five, or looks each max_minutes/8 if less
     scaling:str='asinh',    # The kind of scaling that `fit_scaling` makes, where the model has none
     compile:bool=False,     # Compile the model (torch.compile): minutes at first, faster steps on a GPU
     label:str='',           # Column with classes to ask for, and to teach; '': the first of the usual ones
