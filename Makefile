@@ -3,6 +3,7 @@
 # make docs    build the site into _docs/
 # make readme  write README.md from nbs/index.ipynb
 # make figures make the figures that notebooks store sharp and small
+# make web     bundle the scripts of the pages that astromask writes (needs npm)
 # make clean   remove what make made, but not runs/
 # Everything is installed in .venv, made when need be, and nowhere else.
 
@@ -14,7 +15,7 @@ SEED     = 0
 JOBS     = 2
 BIN      = .venv/bin
 
-.PHONY: demo test test-slow docs readme figures env install clean
+.PHONY: demo test test-slow docs readme figures web env install clean
 
 demo: env
 	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
@@ -30,6 +31,9 @@ docs: env
 
 figures: env
 	$(BIN)/python tools/figures.py
+
+web: env
+	$(BIN)/python tools/web.py
 
 readme: env
 	$(BIN)/python tools/readme.py

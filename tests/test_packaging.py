@@ -59,8 +59,9 @@ def test_constraints_meet_the_requirements():
         if r.name.lower() in ('astromask', *ini['extras']): continue
         assert r.specifier.contains(pins[r.name.lower()]), f'{r} against {pins[r.name.lower()]} in constraints.txt'
 
-def test_wheel_holds_the_experiments(wheel):
+def test_wheel_holds_the_experiments_and_the_pages(wheel):
     with ZipFile(wheel) as z: names = z.namelist()
+    assert 'astromask/web/explorer.html' in names
     assert [n for n in experiments if f'astromask/experiments/{n}' not in names] == []
     modules = [m.relative_to(root).as_posix() for m in (root/'astromask').rglob('*.py')]
     assert [m for m in modules if m not in names] == []
