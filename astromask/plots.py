@@ -155,14 +155,14 @@ def text_width(
 
 # %% ../nbs/02_plots.ipynb #df8c2a4b
 def wrap_text(
-    text:str,     # A title, a name
+    text:str,     # A title, a name; its own line breaks stay
     inches:float, # Room for a line
     fontsize=7,   # Points
     lines:int=3,  # At most; what is more ends with ...
 )->str:           # With line breaks
     "As many lines as a text needs"
     for n in range(len(str(text)) or 1, 0, -1):
-        found = wrap(str(text), n)
+        found = [part for line in str(text).split('\n') for part in wrap(line, n)]
         if max((text_width(l, fontsize) for l in found), default=0) < .88*inches:
             break  # letters on a coarse screen are up to 8 % wider
     return '\n'.join(found if len(found) <= lines else found[:lines-1] + [found[lines-1][:-1]+'…'])
