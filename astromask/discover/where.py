@@ -126,6 +126,20 @@ def _of_kind(self:Condition, node, table, kind, why):
     if value.kind != kind: self.refuse(node, f'it is a {value.kind}, and {why}')
     return value
 
+# %% ../../nbs/60_discover.where.ipynb #9d5ee340
+@patch
+def _value(self:Condition, node, table):
+    "What a part of the condition is in a table"
+    if isinstance(node, ast.Name): return self._named(node, table)
+    if isinstance(node, ast.Constant): return self._constant(node)
+    if isinstance(node, ast.Compare): return self._compared(node, table)
+    if isinstance(node, ast.BoolOp): return self._joined(type(node.op), node.values, table)
+    if isinstance(node, ast.UnaryOp): return self._turned(node, table)
+    if isinstance(node, ast.BinOp) and type(node.op) in JOINED:
+        return self._joined(type(node.op), [node.left,node.right], table)
+    if isinstance(node, ast.BinOp): return self._computed(node, table)
+    self.refuse(node, 'a list belongs behind in')
+
 # %% ../../nbs/60_discover.where.ipynb #027f9008
 @patch
 def _joined(self:Condition, op, nodes, table):
@@ -187,20 +201,6 @@ def _compared(self:Condition, node, table):
             a = b
         found = np.minimum(found, x)
     return Value('truth', found, found != 1)
-
-# %% ../../nbs/60_discover.where.ipynb #9d5ee340
-@patch
-def _value(self:Condition, node, table):
-    "What a part of the condition is in a table"
-    if isinstance(node, ast.Name): return self._named(node, table)
-    if isinstance(node, ast.Constant): return self._constant(node)
-    if isinstance(node, ast.Compare): return self._compared(node, table)
-    if isinstance(node, ast.BoolOp): return self._joined(type(node.op), node.values, table)
-    if isinstance(node, ast.UnaryOp): return self._turned(node, table)
-    if isinstance(node, ast.BinOp) and type(node.op) in JOINED:
-        return self._joined(type(node.op), [node.left,node.right], table)
-    if isinstance(node, ast.BinOp): return self._computed(node, table)
-    self.refuse(node, 'a list belongs behind in')
 
 # %% ../../nbs/60_discover.where.ipynb #0c940e5f
 @patch
