@@ -8,10 +8,10 @@ Docs: https://astromask.github.io/astromask/data.cutting.html.md"""
 __all__ = ['window', 'cutout_wcs', 'north_up', 'Cut', 'Layer', 'rule_of', 'pixel_shift', 'open_layer', 'OpenTile']
 
 # %% ../../nbs/12_data.cutting.ipynb #aa3757a6
-import numpy as np
+import math, numpy as np
 from dataclasses import dataclass, replace
 from functools import partial
-from astropy.nddata import Cutout2D, NoOverlapError
+from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 from fastcore.basics import patch
 from ..core import DataError, InputError, log
@@ -28,8 +28,12 @@ def window(
     fill, # For what is not there
 )->np.ndarray: # (size,size) of data's type
     "The square about a position"
-    try: return Cutout2D(data, (round(float(x), 4),round(float(y), 4)), size, mode='partial', fill_value=fill).data
-    except NoOverlapError: return np.full((size,size), fill, data.dtype)
+    first = [math.ceil(round(float(o), 4)-size/2) for o in (y,x)]
+    part = data[tuple(slice(max(0, a), max(0, a+size)) for a in first)]
+    if part.shape == (size,size): return part
+    out = np.full((size,size), fill, data.dtype)
+    if part.size: out[tuple(slice(max(0, -a), max(0, -a)+n) for a,n in zip(first, part.shape))] = part
+    return out
 
 # %% ../../nbs/12_data.cutting.ipynb #2eaaa704
 def cutout_wcs(

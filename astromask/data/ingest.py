@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/data.ingest.html.md"""
 # %% auto #0
 __all__ = ['Job', 'Plan', 'plan_catalog', 'plan_grid', 'plan_pixels', 'BandFiles', 'complete', 'part_key', 'part_paths',
            'cut_job', 'choose', 'file_photometry', 'assume_survey', 'bring_together', 'scaled_measure', 'half_power',
-           'is_inverse_variance', 'look_at_pixels', 'Headers', 'settle_weights', 'ingest']
+           'is_inverse_variance', 'look_at_pixels', 'Headers', 'settle_weights', 'Field', 'open_field', 'ingest']
 
 # %% ../../nbs/12_data.ingest.ipynb #b40f3cab
 import astromask, json, os, shutil
@@ -107,16 +107,18 @@ def plan_grid(
     found,       # Pairs of `Tile` and the `Plane` of its reference band
     size:int,    # Pixels on a side
     overlap=0.4, # Share of a side that neighbours have in common
+    pixel_scale=None, # Of the squares' pixels, arcsec; None: those of the tile
 )->Plan:         # With a catalogue of all squares
     "Squares that cover each tile"
     jobs = []
     ids = []
-    step = max(1, round(size*(1-overlap)))
     for tile,plane in found:
-        y,x = (o.ravel() for o in np.meshgrid(*(_starts(k, size, step) for k in plane.shape), indexing='ij'))
+        side = size if pixel_scale is None else max(1, round(size*pixel_scale/plane.scale()))
+        step = max(1, round(side*(1-overlap)))
+        y,x = (o.ravel() for o in np.meshgrid(*(_starts(k, side, step) for k in plane.shape), indexing='ij'))
         rows = np.arange(len(ids), len(ids)+len(x))
         ids += [f'{tile.name}:{a},{b}' for a,b in zip(x, y)]
-        middles = x+(size-1)/2,y+(size-1)/2
+        middles = x+(side-1)/2,y+(side-1)/2
         jobs.append(Job(tile, plane.shape, rows, *_sky_of(plane, *middles), *middles))
     return Plan(jobs, Table(dict(id=ids, **{k: np.concatenate([getattr(j, k) for j in jobs]) for k in ('ra','dec')})))
 
@@ -223,24 +225,19 @@ def _by_files(job, which, files, how):
 # %% ../../nbs/12_data.ingest.ipynb #5831b993
 def complete(
     jobs,   # `Job` objects
-    found,  # Pairs of `Tile` and the `Plane` of each of its bands
+    files,  # band -> `BandFiles`
     how,    # `Cut`
     twice=True, # Keep what a tile of a band before the job's own shows whole?
 )->list:    # `Job` objects, each with one set of files
     "Give the objects those bands that other tiles have of them"
-    files = {b: BandFiles(found, b) for b in how.bands}
     out = []
-    mixed = set()
     for job in jobs:
         own = files[how.reference_of(job.tile)]
         grid = own.planes[own.number[job.tile.files[how.reference_of(job.tile)]]]
         best = [files[b].best(job, job.tile.files.get(b), grid, how.size) for b in how.bands]
         which,inside = (np.stack(o, 1) for o in zip(*best))
         keep = np.full(len(which), True) if twice else ~_shown_before(job, which, inside, how)
-        parts = list(_by_files(job.part(job.tile, keep), which[keep], files, how))
-        out += parts
-        mixed |= {r for p in parts if p.tile.files != job.tile.files for r in p.rows}
-    if mixed: log.info(f'{len(mixed)} objects have bands in the files of several tiles')
+        out += _by_files(job.part(job.tile, keep), which[keep], files, how)
     return out
 
 # %% ../../nbs/12_data.ingest.ipynb #cfa38580
@@ -634,12 +631,21 @@ def _is_resampled(found, how):
     scales = [p.scale() for _,planes in found for p in planes.values() if p.wcs is not None]
     return how.pixel_scale is not None or bool(scales) and max(scales) > 1.0001*min(scales)
 
+# %% ../../nbs/12_data.ingest.ipynb #27696777
+def _completed(jobs, found, how, **twice):
+    "`complete`, and how many objects that concerned"
+    out = complete(jobs, {b: BandFiles(found, b) for b in how.bands}, how, **twice)
+    own = {t.name: t.files for t,_ in found}
+    mixed = {r for j in out if j.tile.files != own[j.tile.name] for r in j.rows}
+    if mixed: log.info(f'{len(mixed)} objects have bands in the files of several tiles')
+    return out
+
 # %% ../../nbs/12_data.ingest.ipynb #f7eb4239
 def _plan_of_grid(own, found, how, overlap):
     "A grid, without squares that come twice"
-    plan = plan_grid(own, how.size, overlap)
+    plan = plan_grid(own, how.size, overlap, how.pixel_scale)
     if own[0][1].wcs is None: return plan
-    jobs = complete(plan.jobs, found, how, twice=False)
+    jobs = _completed(plan.jobs, found, how, twice=False)
     kept = np.unique(np.concatenate([j.rows for j in jobs]))
     for j in jobs: j.rows = np.searchsorted(kept, j.rows)
     return Plan(jobs, plan.catalog[kept])
@@ -652,7 +658,7 @@ def _plan_of_sky(own, found, how, table):
                          'give the columns of pixel positions, --x and --y')
     pairs = [(t, b, p, first) for (t,planes),(_,first) in zip(found, own) for b,p in planes.items()]
     more = [(Tile(t.name, t.files, b),p) for t,b,p,first in pairs if p is not first]
-    return Plan(complete(plan_catalog(own+more, table).jobs, found, how), table)
+    return Plan(_completed(plan_catalog(own+more, table).jobs, found, how), table)
 
 # %% ../../nbs/12_data.ingest.ipynb #44106a25
 def _add_sky(table, jobs):
@@ -671,14 +677,12 @@ def _plan_of_pixels(own, found, how, table, at):
     plan = plan_pixels(tile, plane, table, *at)
     if plane.wcs is None: return plan
     _add_sky(table, plan.jobs)
-    return Plan(complete(plan.jobs, found, how), table)
+    return Plan(_completed(plan.jobs, found, how), table)
 
 # %% ../../nbs/12_data.ingest.ipynb #c609982d
 def _plan_objects(own, found, how, table, at, overlap):
     "A plan of whatever was asked for"
     plane = own[0][1]
-    if how.pixel_scale is not None and plane.wcs is None:
-        raise InputError(f'{plane.where} has no WCS: its pixels cannot be resampled to a pixel_scale')
     if table is None: return _plan_of_grid(own, found, how, overlap)
     plan = _plan_of_sky(own, found, how, table) if at is None else _plan_of_pixels(own, found, how, table, at)
     if plan.jobs: return plan
@@ -700,24 +704,45 @@ def _multiply(jobs, factors):
     for j in jobs: j.factors = {b: factors[image] for b,image in j.tile.files.items() if factors[image] != 1}
 
 # %% ../../nbs/12_data.ingest.ipynb #0aadc6f9
+@dataclass
+class Field:
+    "Tiles whose headers have been read"
+    found:list      # Pairs of `Tile` and the `Plane` of each of its bands
+    how:Cut         # With what is known of weights
+    factors:dict    # image -> what its pixels are multiplied by
+    facts:dict      # What a file of cutouts says of its pixels
+
+    @property
+    def own(self): # Pairs of `Tile` and the `Plane` of its reference band
+        return [(t,planes[self.how.reference_of(t)]) for t,planes in self.found]
+
+# %% ../../nbs/12_data.ingest.ipynb #68e8007b
 def _per_area(unit): return unit_zero_point(unit) is None and unit_zero_point(unit, 1.) is not None
 
-def _plan(tiles, how, table, at, overlap, given, survey, dtype):
-    "What is cut from which tiles, and what the file says of its pixels"
+def _read_field(tiles, how, given, survey, dtype):
+    "What headers, and a few rows of each band, say"
     given = {k: _per_band(v, how.bands, k.replace('_', ' ')) for k,v in given.items()}
     found,headers = _read_headers(tiles, how, given)
     headers.say(how)
     own = [(t,planes[how.reference_of(t)]) for t,planes in found]
+    if how.pixel_scale is not None and own[0][1].wcs is None:
+        raise InputError(f'{own[0][1].where} has no WCS: its pixels cannot be resampled to a pixel_scale')
     scale = _own_scale(own, headers, how)
     told = assume_survey(headers.told, get_survey(survey) if survey is not None else None)
     factors,unit,zero_point = bring_together(told)
     how,k = settle_weights(headers, how, factors, dtype)
-    plan = _plan_objects(own, found, how, table, at, overlap)
-    _multiply(plan.jobs, {image: f*2.**k for image,f in factors.items()})
     if zero_point is not None and _per_area(unit) and _is_resampled(found, how): unit = unit_name(zero_point)
     unit,zero_point = scaled_measure(unit, zero_point, k)
     said = {b: dict(unit=p.unit, zero_point=p.zero_point, by=p.source) for b,((_,p),*_) in told.items()}
-    return replace(plan, how=how, facts=dict(unit=unit, pixel_scale=scale, zero_point=zero_point, said=said))
+    return Field(found, how, {image: f*2.**k for image,f in factors.items()},
+                 dict(unit=unit, pixel_scale=scale, zero_point=zero_point, said=said))
+
+# %% ../../nbs/12_data.ingest.ipynb #7269c4bb
+def _plan(field, table, at, overlap):
+    "What is cut from which tiles"
+    plan = _plan_objects(field.own, field.found, field.how, table, at, overlap)
+    _multiply(plan.jobs, field.factors)
+    return replace(plan, how=field.how, facts=field.facts)
 
 # %% ../../nbs/12_data.ingest.ipynb #d4c91304
 def _asked_cut(bands, size, layout, survey, mask_planes, *resampling):
@@ -734,6 +759,42 @@ def _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale):
                           ('pixel_scale',pixel_scale,pixel_scale is None or pixel_scale > 0),
                           ('min_bands',min_bands,min_bands <= len(bands) if bands else True)):
         if not ok: raise InputError(f'{what} = {value} makes no sense here')
+
+# %% ../../nbs/12_data.ingest.ipynb #75df6e05
+def open_field(
+    tiles,          # As `ingest` takes it, and all that follows
+    survey=None,    # Name of the survey
+    bands=None,     # Bands wanted, in the order of the channels
+    size:int=64,    # Pixels on a side
+    image_hdu=None,    # Number or name, where not the survey's
+    mask_hdu=None,     # Number or name
+    variance_hdu=None, # Number or name
+    mask_planes=(),    # More mask planes that make a pixel missing, by name or number
+    zero_point=None,   # AB magnitude of one unit of the files, or a dict of these by band
+    pixel_scale=None,  # Resample to this many arcsec, north up, the object in the centre; None copies pixels
+    masks=True,        # Use masks?
+    weights=True,      # Use weights?
+    unit='',           # What one unit of the files is, such as 'nJy', or a dict of these by band
+    dtype='float32',   # Of cutouts
+)->Field:
+    "Find tiles, and read their headers"
+    tiles,bands,layout = find_tiles(tiles, survey, bands, image_hdu=image_hdu, mask_hdu=mask_hdu,
+                                    variance_hdu=variance_hdu)
+    how = _asked_cut(bands, size, layout, survey, mask_planes, pixel_scale, masks, weights)
+    return _read_field(tiles, how, dict(unit=unit, zero_point=zero_point), survey, dtype)
+
+# %% ../../nbs/12_data.ingest.ipynb #178f86b6
+@patch
+def squares(self:Field,
+    overlap=0.4, # Of neighbours, as a share of a side
+):               # A list of `Job` objects for each tile; their rows are numbers of the tile's squares
+    "A grid, tile by tile, without squares that come twice"
+    files = {b: BandFiles(self.found, b) for b in self.how.bands}
+    for tile,plane in self.own:
+        jobs = plan_grid([(tile,plane)], self.how.size, overlap, self.how.pixel_scale).jobs
+        if plane.wcs is not None: jobs = complete(jobs, files, self.how, twice=False)
+        _multiply(jobs, self.factors)
+        yield jobs
 
 # %% ../../nbs/12_data.ingest.ipynb #2a320c25
 def _on_sky(catalog, ra, dec):
@@ -846,10 +907,9 @@ def ingest(
     bands = band_names(bands) if bands is not None else None
     _check_numbers(size, overlap, min_bands, min_valid, bands, pixel_scale)
     table,at = _objects(catalog, ra, dec, x, y, first_pixel)
-    tiles,bands,layout = find_tiles(tiles, survey, bands, image_hdu=image_hdu, mask_hdu=mask_hdu,
-                                    variance_hdu=variance_hdu)
-    how = _asked_cut(bands, size, layout, survey, mask_planes, pixel_scale, masks, weights)
-    plan = _plan(tiles, how, table, at, overlap, dict(unit=unit, zero_point=zero_point), survey, dtype)
-    plan.facts = _file_facts(plan.facts, tiles, catalog, survey, pixel_scale)
+    field = open_field(tiles, survey, bands, size, image_hdu, mask_hdu, variance_hdu, mask_planes, zero_point,
+                       pixel_scale, masks, weights, unit, dtype)
+    plan = _plan(field, table, at, overlap)
+    plan.facts = _file_facts(plan.facts, field.found, catalog, survey, pixel_scale)
     _carry_out(plan, out, processes, min_bands, min_valid, dtype, overwrite)
     return out
