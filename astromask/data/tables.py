@@ -351,15 +351,27 @@ def _one_chunk(x):
     if isinstance(x, pa.ChunkedArray): x = pa.concat_arrays(x.chunks)
     return x.storage if isinstance(x, pa.ExtensionArray) else x
 
+# %% ../../nbs/07_data.tables.ipynb #342be2ec
+def _equal_lists(x):
+    "Lists of equally many numbers as rows, NaN where there is none; None if they are something else"
+    if not any(f(x.type) for f in (pa.types.is_list,pa.types.is_large_list,pa.types.is_fixed_size_list)): return None
+    lengths = pc.unique(pc.list_value_length(x.drop_null()))
+    values = x.flatten()
+    if not pa.types.is_primitive(values.type) or len(lengths) != 1 or not lengths[0].as_py(): return None
+    if not pa.types.is_floating(values.type) and (x.null_count or values.null_count): return None
+    rows = values.to_numpy(zero_copy_only=False).reshape(-1, lengths[0].as_py())
+    if not x.null_count: return rows
+    out = np.full((len(x),rows.shape[1]), np.nan, rows.dtype)
+    out[x.is_valid().to_numpy(zero_copy_only=False)] = rows
+    return out
+
 # %% ../../nbs/07_data.tables.ipynb #acb79503
 def _arrow_column(x):
     "An Arrow array as NumPy or Python has it"
     x = _one_chunk(x)
     t = x.type
     if pa.types.is_dictionary(t): return _arrow_column(x.dictionary_decode())
-    if pa.types.is_fixed_size_list(t) and pa.types.is_primitive(t.value_type) and not (
-            x.null_count or x.flatten().null_count):
-        return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), -1)
+    if pa.types.is_nested(t) and (rows := _equal_lists(x)) is not None: return rows
     if pa.types.is_floating(t): return x.to_numpy(zero_copy_only=False)
     if pa.types.is_integer(t) or pa.types.is_boolean(t):
         hidden = x.is_null().to_numpy(zero_copy_only=False)

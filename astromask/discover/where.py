@@ -87,10 +87,11 @@ def truth(
     "What is true, false, or unknown"
     return Value('truth', np.where(known, 2*np.asarray(x, np.int8), np.int8(1)), known)
 
-# %% ../../nbs/60_discover.where.ipynb #7bd6c62d
+# %% ../../nbs/60_discover.where.ipynb #e0637667
 def check_columns(
     names, # Of columns that are asked for
     there, # Names that a table has
+    where='The table', # Which it is, for the message
 ):
     "Refuse a column that a table does not have, with what may have been meant"
     lower = {k.lower(): k for k in there}
@@ -98,7 +99,7 @@ def check_columns(
         if name in there: continue
         near = [lower[k] for k in get_close_matches(name.lower(), list(lower), 3, .5)]
         has = f'did you mean {" or ".join(near)}?' if near else f'it has {", ".join(list(there)[:12])}'
-        raise InputError(f'The table has no column {name}: {has}')
+        raise InputError(f'{where} has no column {name}: {has}')
 
 # %% ../../nbs/60_discover.where.ipynb #4f58beeb
 @patch
