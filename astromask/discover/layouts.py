@@ -46,18 +46,18 @@ def check_layout(
     if module and not find_spec(module):
         raise InputError(f"A map by {kind} needs {LAYOUTS[kind]}: pip install 'astromask[search]', or take pca")
 
-# %% ../../nbs/61_discover.layouts.ipynb #438853db
-def _work(folder):
+# %% ../../nbs/61_discover.layouts.ipynb #051a785f
+def _lay_out_there(folder):
     "What the other process does"
     folder = Path(folder)
     told = json.loads((folder/'told.json').read_text())
     way = dict(umap=_umap, tsne=_tsne)[told.pop('kind')]
     np.save(folder/'layout.npy', np.asarray(way(np.load(folder/'x.npy'), np.load(folder/'start.npy'), **told)))
 
-# %% ../../nbs/61_discover.layouts.ipynb #151a8466
+# %% ../../nbs/61_discover.layouts.ipynb #bc1f77cc
 def _elsewhere(x, start, **told):
     "A layout that another process makes"
-    command = 'import sys; from astromask.discover.layouts import _work; _work(sys.argv[1])'
+    command = 'import sys; from astromask.discover.layouts import _lay_out_there as f; f(sys.argv[1])'
     with tempfile.TemporaryDirectory() as d:
         np.save(f'{d}/x.npy', x)
         np.save(f'{d}/start.npy', start)
@@ -67,7 +67,7 @@ def _elsewhere(x, start, **told):
     last = (done.stderr.strip().splitlines() or [f'signal {-done.returncode}'])[-1]
     raise InputError(f'The map could not be laid out ({last}): take a smaller sample, or pca')
 
-# %% ../../nbs/61_discover.layouts.ipynb #06d19742
+# %% ../../nbs/61_discover.layouts.ipynb #10fc39a8
 def lay_out(
     x,               # (n,D) float32 finite: what distances are measured between
     start,           # (n,2) where objects begin, such as their principal components
@@ -78,7 +78,8 @@ def lay_out(
     "Two numbers for each object, near where its neighbours are"
     check_layout(kind)
     least = 3*(neighbours or 30) if kind == 'tsne' else (neighbours or 15)
-    if len(x) <= least: raise InputError(f'{len(x)} objects are too few for a map by {kind}: it wants more than {least}; take pca')
+    if len(x) <= least:
+        raise InputError(f'{len(x)} objects are too few for a map by {kind}: it wants more than {least}; take pca')
     start = np.asarray(start, np.float64)
     start = (start-start.mean(0))/(start.std(0).max() or 1)
     return _elsewhere(x, start, kind=kind, neighbours=neighbours, seed=check_seed(seed) % 2**32).astype(np.float64)
