@@ -178,8 +178,8 @@ def predict(model, file, views, pdf, raw, **options):
 # %% ../nbs/71_cli.ipynb #8f1fb15e
 @main.command()
 @_tables
-@click.option('--pool', default='mean', show_default=True,
-              help='How it is read: mean, cls, max, central, spread, pixels, or several joined by +.')
+@click.option('--pool', help='How it is read: mean, cls, max, central, spread, pixels, or several joined by +; '
+              "the model's own way without it.")
 @click.option('--keep-space', is_flag=True,
               help="Keep the whole table's space with MODEL, too, so that tables of other files are read in it.")
 def embed(model, file, views, pool, keep_space, **options):

@@ -115,7 +115,8 @@ def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
     c,                  # `Cutouts`
     bs:int=256,         # Cutouts in a block; on a CPU 64 may be faster
-    pool:str='mean',    # What a vector is: mean | central | max | cls | spread | pixels, or several joined by +
+    pool:str=None,      # What a vector is: mean | central | max | cls | spread | pixels, or several joined by +;
+                        # None: the model's own
     views:int=None,     # Orientations that a vector is the mean of: 1, 2, 4 or 8; None: the model's own number
     progress:bool=True, # Show how far we are?
     resample:bool=False,# Bring pixels to the size of those that the model was trained on?
@@ -125,6 +126,7 @@ def embed_cutouts(
     batches = cutout_batches(m, as_known(m, c, resample), bs=bs, say='embedding' if progress else '')
     table = c.catalog.copy()
     table['embedding'] = joined(ask(m, batches, partial(m.embed, pool=pool, views=views)))
-    told = dict(model=type(m).__name__, bands=list(c.bands), pool=pool, views=m.views if views is None else views)
+    told = dict(model=type(m).__name__, bands=list(c.bands), pool=pool or m.pool,
+                views=m.views if views is None else views)
     table.meta |= told
     return table

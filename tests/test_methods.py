@@ -222,7 +222,7 @@ def test_every_gain_has_a_baseline_that_differs_in_one_thing():
         assert first == (f'random {head}' if name.startswith('pretrained') else 'chance')
 
 def test_words_for_methods():
-    assert method_names('') == ['chance','forest','random probe','pretrained probe','random knn','pretrained knn']
+    assert method_names('') == ['chance','forest','pixels','random probe','pretrained probe','random knn','pretrained knn']
     assert method_names('knn, pretrained finetune') == ['random knn','pretrained knn','pretrained finetune']
     for wrong in ('magic','pretrained magic','pretrained'):
         with pytest.raises(InputError, match='There is no method'): method_names(wrong)

@@ -81,6 +81,7 @@ class BandEncoder(nn.Module):
         block:str='vit',            # vit, or vitae: ViTAE's normal cell, which also looks around
         trunk=None,                 # A trunk, such as `BEiT`; None: block's, of the sizes above
         class_tokens:int=1,         # Tokens that stand for the whole image
+        pool:str='mean',            # How `embed` reads it: of `READINGS`, joined by +
     ):
         super().__init__()
         self.trunk = trunk or partial_trunk(block, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
@@ -91,6 +92,8 @@ class BandEncoder(nn.Module):
         self.build(sky_token, norm_after_pool, class_tokens)
         self.scaling = scaling
         self.views = check_views(views)
+        self.pool = pool
+        self.check_pooling(pool)
 
 # %% ../../nbs/21_models.encoder.ipynb #32a9995e
 @patch
@@ -402,10 +405,11 @@ def embed(self:BandEncoder,
     x,                # (B,C,H,W) pixels in survey units, NaN where missing
     bands=None,       # Names of x's channels; None: the model's own
     coords=None,      # (B,2) right ascension and declination in degrees, where the model has a sky token
-    pool:str='mean',  # Of `READINGS`, one or several joined by +, such as mean+pixels
+    pool:str=None,    # Of `READINGS`, one or several joined by +, such as mean+pixels; None: the model's own
     views:int=None,   # Orientations to average over; None: the model's own number
 ):                    # (B,D); NaN for an object without a valid pixel
     "One vector for each object"
+    pool = pool or self.pool
     self.check_pooling(pool)
     turned = orientations(self.place_bands(x, bands), self.views if views is None else check_views(views))
     found = [self.embed_one(o, coords, pool) for o in turned]

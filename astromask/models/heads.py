@@ -39,7 +39,9 @@ def encoder_config(
     m, # An encoder, or None
 ):     # None, or a dict
     "What must be known to build an encoder again"
-    return None if m is None else dict(model=type(m).__name__, config=m.config | dict(views=m.views))
+    if m is None: return None
+    set_since = {k: getattr(m, k) for k in ('views','pool') if k in m.config}
+    return dict(model=type(m).__name__, config=m.config | set_since)
 
 # %% ../../nbs/28_models.heads.ipynb #67821cb3
 def find_encoder(

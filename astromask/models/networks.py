@@ -23,6 +23,7 @@ class PixelNet(nn.Module):
     sky_token = False
     measure = Measure()
     trained_on = None
+    pool = 'mean'
     def __init__(self,
         bands:tuple, # Names of the bands
         img_size=64, # Pixels: an int, or (H,W)
@@ -57,12 +58,12 @@ def embed(self:PixelNet,
     x,               # (B,C,H,W) pixels in survey units, NaN where missing
     bands=None,      # Names of x's channels; None: the network's own
     coords=None,     # Sky positions, which such a network cannot use
-    pool:str='mean', # There is no other
+    pool:str=None,   # mean: there is no other
     views:int=None,  # Orientations to average over; None: the network's own number
 ):                   # (B,D); NaN for an object without a valid pixel
     "One vector for each object"
     if coords is not None: raise InputError('This network has no sky-position token: leave coords out')
-    if pool != 'mean': raise InputError(f"pool is {pool!r}; a convolutional network has 'mean' only")
+    if pool not in (None,'mean'): raise InputError(f"pool is {pool!r}; a convolutional network has 'mean' only")
     def one(x):
         values,seen = self.pixels(x)
         return torch.where(seen[:,None], self.features(values), torch.nan)

@@ -363,6 +363,7 @@ def _check_timm(m, folder):
     ours = _cpu_copy(m)
     ours.scaling = None
     ours.views = 1
+    ours.pool = 'mean'
     x = torch.randn(2, len(m.bands), *m.img_size, generator=torch.Generator().manual_seed(0))
     wanted = ours.encode(x)
     tokens = theirs.forward_features(x).flatten(1, -2)[:,-wanted.shape[1]:]
@@ -457,7 +458,7 @@ LARGE = 1.5e9    # bytes of weights; a single ONNX file cannot hold 2 GB
 def to_onnx(
     m,                # A masked image model; of one with a head the encoder
     path,             # The file to write, such as model.onnx; of weights beyond 1.5 GB a second, model.onnx.data
-    pool:str='mean',  # How patches become one vector: as in `embed`
+    pool:str=None,    # How it is read: as in `embed`; None: the model's own way
     bands=None,       # Names of the channels that will be given, in their order; None: the model's own
 )->Path:              # That file
     "Write `embed` as ONNX, and check it with ONNX Runtime"
@@ -465,6 +466,7 @@ def to_onnx(
     path = Path(path)
     m = _cpu_copy(_encoder_of(m))
     bands = m.bands if bands is None else band_names(bands)
+    pool = pool or m.pool
     with torch.no_grad(): _Embedder(m, bands, pool)(*_trial_images(m, len(bands)))     # refuses what does not fit
     program = _onnx_program(m, bands, pool)
     large = sum(p.numel()*p.element_size() for p in m.parameters()) > LARGE

@@ -51,7 +51,7 @@ def save_model(
     path = Path(path)
     scaling = None if m.scaling is None else m.scaling.config()
     # they may have been set since
-    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views') if k in m.config}
+    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views','pool') if k in m.config}
     write_atomic(path/'model.safetensors', tensor_bytes(cpu_tensors(m.state_dict())))
     if m.trained_on: write_atomic(path/'seen.safetensors', array_bytes(m.trained_on.tensors()))
     else: (path/'seen.safetensors').unlink(missing_ok=True)

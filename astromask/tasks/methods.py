@@ -19,11 +19,12 @@ from fastcore.basics import patch, store_attr
 from ..core import InputError, RunDir, Unfinished, log
 from ..files import digest, write_atomic
 from ..data.loaders import cutout_dls
-from ..embed import embed_cutouts
+from ..embed import as_known, ask, cutout_batches, embed_cutouts, joined
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.probe import (best_answers, class_folds, forest_answers, linear_answers, neighbour_answers,
                                       paired_difference, redshift_folds)
 from ..models.baselines import pixel_features
+from ..models.measures import pixel_measures
 from ..data.labels import catalog_features
 from ..models.answers import Classes, Point
 from ..models.heads import Predictor
@@ -42,14 +43,16 @@ class Task:
         y,               # (N,) integer classes from 0, -1 where unknown; or redshifts, NaN where unknown
         names=(),        # Names of the classes; none: the question is the redshift
         encoder=None,    # The pretrained encoder
-        pool:str='mean', # How its tokens become one vector, as in `embed`
+        pool:str=None,   # How it is read, as in `embed`; None: its own way, and by its tokens' mean where it is taught
         views:int=None,  # Orientations that a vector is the mean of; None: the encoder's own number
         draws:int=0,     # Random encoders that seeds take in turn for what is frozen; 0: one for each seed
         shared=None,     # What another task about the same cutouts and encoder has computed
     ):
-        store_attr('c,pool,views,draws')
+        store_attr('c,views,draws')
         self.names = list(names)
         self.encoder = encoder if encoder is None or encoder.bands == c.bands else with_bands(encoder, c.bands)
+        self.taught_pool = pool or 'mean'
+        self.pool = pool or ('mean' if encoder is None else self.encoder.pool)
         self.y = np.array(np.ma.filled(y, -1 if self.names else np.nan), np.int64 if self.names else np.float64)
         self.kept = {} if shared is None else shared.kept
         if self.y.shape != (len(c),):
@@ -89,6 +92,18 @@ def features(self:Task):
         x = catalog_features(self.c.catalog, self.c.bands)[0]
         return x if x.shape[1] else pixel_features(self.c)
     return self.keep('features', measured)
+
+# %% ../../nbs/50_tasks.methods.ipynb #08d2756a
+@patch
+def measures(self:Task):
+    "(N,11C) the measures of pixels, scaled as the encoder scales them"
+    m = self.model('pretrained')
+    def measured(x, bands, coords=None):
+        x = m.place_bands(x, bands)
+        x = torch.where(x.isfinite(), x, torch.nan)
+        return pixel_measures(x if m.scaling is None else m.scaling(x))
+    return self.keep('measures', lambda: joined(ask(m, cutout_batches(m, as_known(m, self.c)), measured)))
+
 
 # %% ../../nbs/50_tasks.methods.ipynb #c46cf302
 def fold_parts(
@@ -147,7 +162,7 @@ def _student(task, which, head, seed):
     recipe = dict(attentive='attentive', lars='probe').get(head) or ('finetune' if which == 'pretrained' else 'scratch')
     kind = 'attentive' if head == 'attentive' else 'linear'
     norm = 'batch' if head in ('lars','attentive') else ''
-    pool = 'mean' if kind == 'attentive' else task.pool                     # the head reads the patches itself
+    pool = 'mean' if kind == 'attentive' else task.taught_pool              # the head reads the patches itself
     return Predictor(task.model(which, seed), answer, head=kind, pool=pool, norm=norm, seed=seed),recipe
 
 # %% ../../nbs/50_tasks.methods.ipynb #000f8908
@@ -212,8 +227,8 @@ def network(
 FROZEN = dict(probe=linear_answers, knn=neighbour_answers)
 WHITENED = {f'{k}-whitened': answers for k,answers in FROZEN.items()}
 TAUGHT = 'attentive','finetune','lars'
-ALONE = 'chance','forest','cnn'
-QUICK = 'chance,forest,probe,knn'
+ALONE = 'chance','forest','pixels','cnn'
+QUICK = 'chance,forest,pixels,probe,knn'
 ALL = *ALONE,*FROZEN,'attentive','finetune'
 
 # %% ../../nbs/50_tasks.methods.ipynb #e28fd862
@@ -266,6 +281,7 @@ def run_method(
     part = train,valid,test
     if name == 'chance': q = chance(task, train, test)
     elif name == 'forest': q = without_network(task, task.features(), forest_answers, *part, seed=seed)
+    elif name == 'pixels': q = without_network(task, task.measures(), linear_answers, *part)
     elif head in FROZEN: q = without_network(task, task.embedding(which, seed), FROZEN[head], *part)
     elif head in WHITENED:
         q = without_network(task, whitened(task.embedding(which, seed), valid, test), WHITENED[head], *part)
@@ -403,7 +419,7 @@ def metric_table(
     return rounded(Table(rows=rows))
 
 # %% ../../nbs/50_tasks.methods.ipynb #27f7cc78
-NEXT = {'pretrained probe': ['forest'], 'pretrained attentive': ['pretrained probe'],
+NEXT = {'pretrained probe': ['pixels','forest'], 'pretrained attentive': ['pretrained probe'],
         'pretrained finetune': ['pretrained probe','cnn'], 'pretrained knn-whitened': ['pretrained knn'],
         'pretrained probe-whitened': ['pretrained probe']}
 

@@ -108,12 +108,13 @@ def prediction(
 def embedding(
     m,              # A model with `embed`
     views:int=None, # Orientations to average over; None: the model's own number
-    pool:str='mean',# As the model takes it
+    pool:str=None,  # As the model takes it; None: its own way
 )->TableJob:
     "Vectors"
     if isinstance(m, Predictor): m = m.encoder
     if m is None: raise InputError('This model looks at magnitudes alone: it has no encoder to embed with')
     views = m.views if views is None else check_views(views)
+    pool = pool or m.pool
     def columns(x, mags, coords):
         return dict(embedding=as_array(m.embed(x, coords=coords, pool=pool, views=views)))
     return TableJob('embed', m, columns, dict(views=views, pool=pool), {})
