@@ -5,6 +5,7 @@ from pathlib import Path
 
 root = Path(__file__).parent.parent
 web = root/'web'
+ALONE = 'onnxruntime-web',      # the file of it that we take has nothing of the packages that it names but what its text in web/licences/ says
 
 def pages(): return sorted(web.glob('*.html'))
 
@@ -21,7 +22,7 @@ def brings(packages):
         package = left.pop()
         if package in found: continue
         found.add(package)
-        left += lock[f'node_modules/{package}'].get('dependencies', {})
+        if package not in ALONE: left += lock[f'node_modules/{package}'].get('dependencies', {})
     return sorted(found)
 
 def bundle(script):
@@ -36,8 +37,9 @@ def licence(package):
     "What must go along with a package; web/licences/ has what others copied into it"
     folder = web/'node_modules'/package
     facts = json.loads((folder/'package.json').read_text())
-    texts = [next(p for p in sorted(folder.iterdir()) if re.match('licen[cs]e', p.name, re.I)), web/f'licences/{package}.txt']
-    return f'{package} {facts["version"]} ({facts["license"]})\n\n' + '\n\n'.join(p.read_text().strip() for p in texts if p.exists()) + '\n'
+    texts = [*sorted(p for p in folder.iterdir() if re.match('licen[cs]e', p.name, re.I))[:1], *web.glob(f'licences/{package}.txt')]
+    if not texts: raise SystemExit(f'{package} brings no licence: put its text into web/licences/{package}.txt')
+    return f'{package} {facts["version"]} ({facts["license"]})\n\n' + '\n\n'.join(p.read_text().strip() for p in texts) + '\n'
 
 def build(page):
     "Write a page with everything in it but its title and its data"

@@ -287,6 +287,23 @@ def hidden_pixels(self:MAE,
 
 # %% ../../nbs/22_models.mae.ipynb #dc9022cb
 @patch
+def predict_at(self:MAE,
+    values,      # (B,L,P) scaled pixels
+    valid,       # (B,L,P) bool
+    visible,     # (B,K) positions of visible patches
+    hidden,      # (B,M) positions of hidden ones
+    coords=None, # (B,2) sky positions
+):               # (B,L,P)
+    "Scaled pixels of hidden patches, without a look at them"
+    pred = self.decode(self.encode_visible(values, valid, visible, coords), visible, hidden)
+    pred = put(pred.to(values.dtype), hidden, torch.zeros_like(values))
+    if not self.norm_pix_loss: return pred
+    shown = torch.zeros_like(valid[...,0]).scatter(1, visible, True)
+    mean,var = self.interpolate_statistics(values, valid, shown)
+    return pred*(var+1e-6).sqrt() + mean
+
+# %% ../../nbs/22_models.mae.ipynb #6d1a9f03
+@patch
 def predict_patches(self:MAE,
     values,      # (B,L,P) scaled pixels
     valid,       # (B,L,P) bool
@@ -294,13 +311,8 @@ def predict_patches(self:MAE,
     keep,        # How many patches are visible in a row
     coords=None, # (B,2) sky positions
 ):               # (B,L,P)
-    "Scaled pixels of hidden patches, without a look at them"
-    visible,hidden = split_tokens(mask, keep)
-    pred = self.decode(self.encode_visible(values, valid, visible, coords), visible, hidden)
-    pred = put(pred.to(values.dtype), hidden, torch.zeros_like(values))
-    if not self.norm_pix_loss: return pred
-    mean,var = self.interpolate_statistics(values, valid, ~mask)
-    return pred*(var+1e-6).sqrt() + mean
+    "Scaled pixels of the patches that a mask hides"
+    return self.predict_at(values, valid, *split_tokens(mask, keep), coords)
 
 # %% ../../nbs/22_models.mae.ipynb #459436a9
 @patch

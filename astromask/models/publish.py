@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/models.publish.html.md"""
 
 # %% auto #0
 __all__ = ['LARGE', 'HUB_FILES', 'model_card', 'with_evaluation', 'weights_digest', 'note_evaluation', 'write_card', 'to_timm',
-           'need_extra', 'to_onnx', 'hub_errors', 'push_to_hub', 'from_hub']
+           'need_extra', 'onnx_graph', 'to_onnx', 'hub_errors', 'push_to_hub', 'from_hub']
 
 # %% ../../nbs/26_models.publish.ipynb #3e237c21
 import copy, importlib.util, json, numpy as np, os, re, tempfile, torch, warnings, yaml
@@ -421,20 +421,29 @@ def _trial_images(m, n_bands, seed=0):
     coords = torch.rand(3, 2, generator=generator)*torch.tensor([360.,180.]) - torch.tensor([0.,90.])
     return (x,coords) if m.sky_token else (x,)
 
-# %% ../../nbs/26_models.publish.ipynb #2ba0e467
-def _onnx_program(m, bands, pool):
+# %% ../../nbs/26_models.publish.ipynb #6d1a9f02
+def onnx_graph(
+    module,  # What is computed, as an nn.Module
+    inputs,  # A tuple of tensors to trace it with
+    shapes,  # Which of their sizes are free, as `torch.export` takes it
+    facts,   # What is to be known of it: name to value
+    **names, # input_names and output_names, lists
+):           # An `ONNXProgram`
     "Trace and translate"
-    batch = torch.export.Dim('batch')
-    inputs = _trial_images(m, len(bands))
-    names = ['images','coords'][:len(inputs)]
     with torch.no_grad(), warnings.catch_warnings(action='ignore'):
-        shapes = tuple({0: batch} for _ in inputs),
-        traced = torch.export.export(_Embedder(m, bands, pool).eval(), inputs, dynamic_shapes=shapes, strict=False)
-        program = torch.onnx.export(traced, input_names=names, output_names=['embedding'], dynamic_shapes=shapes,
-                                    dynamo=True, verbose=False)
-    facts = dict(bands=','.join(bands), img_size='x'.join(map(str, m.img_size)), pool=pool, **(m.source or {}))
+        traced = torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
+        program = torch.onnx.export(traced, dynamic_shapes=shapes, dynamo=True, verbose=False, **names)
     program.model.metadata_props.update({f'astromask.{k}': str(v) for k,v in facts.items()})
     return program
+
+# %% ../../nbs/26_models.publish.ipynb #2ba0e467
+def _onnx_program(m, bands, pool):
+    "`embed` as a graph"
+    batch = torch.export.Dim('batch')
+    inputs = _trial_images(m, len(bands))
+    names = dict(input_names=['images','coords'][:len(inputs)], output_names=['embedding'])
+    facts = dict(bands=','.join(bands), img_size='x'.join(map(str, m.img_size)), pool=pool, **(m.source or {}))
+    return onnx_graph(_Embedder(m, bands, pool), inputs, (tuple({0: batch} for _ in inputs),), facts, **names)
 
 # %% ../../nbs/26_models.publish.ipynb #4d382444
 @torch.no_grad()
@@ -451,10 +460,9 @@ def _check_onnx(m, path, bands, pool):
         if not _equal(found, _Embedder(m, bands, pool)(*given)):
             raise AstroMaskError('ONNX Runtime gives other numbers than the model: nothing was written')
 
-# %% ../../nbs/26_models.publish.ipynb #4e053cc9
+# %% ../../nbs/26_models.publish.ipynb #fab4108c
 LARGE = 1.5e9    # bytes of weights; a single ONNX file cannot hold 2 GB
 
-# %% ../../nbs/26_models.publish.ipynb #fab4108c
 def to_onnx(
     m,                # A masked image model; of one with a head the encoder
     path,             # The file to write, such as model.onnx; of weights beyond 1.5 GB a second, model.onnx.data
