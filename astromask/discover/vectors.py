@@ -7,12 +7,12 @@ Docs: https://astromask.github.io/astromask/discover.vectors.html.md"""
 # %% auto #0
 __all__ = ['vector_column', 'is_ours', 'read_vectors']
 
-# %% ../../nbs/60_discover.vectors.ipynb #f507cb94
+# %% ../../nbs/60_discover.vectors.ipynb #a6595bea
 import numpy as np
 from astropy.table import Table
 from ..core import DataError, InputError, log
-from ..data.columns import find_column
-from ..data.tables import read_catalog
+from ..data.columns import find_column, first_columns
+from ..data.tables import read_table as read_any_table
 from .where import check_columns
 from ..tasks.tables import read_table, table_facts
 
@@ -40,24 +40,20 @@ def is_ours(
     try: return 'verb' in table_facts(path)
     except DataError: return False
 
-# %% ../../nbs/60_discover.vectors.ipynb #1edacd30
+# %% ../../nbs/60_discover.vectors.ipynb #3d64e443
 def read_vectors(
-    path,      # Of a table: ours, or FITS, Parquet and others that `read_catalog` reads
+    path,      # Of a table: ours, or FITS, Parquet and what else [tables](07_data.tables.ipynb) are read from
     column='', # The column of vectors; '': embedding, or the only one
 )->Table:      # `id`, `ra` and `dec` (NaN where unknown), `embedding` (N,D), and other columns with one value for each
     "A table of embeddings of any maker"
     if is_ours(path) and column in ('','embedding'): return read_table(path)
-    t = read_catalog(path, sky=False)
+    t = read_any_table(path)
     name = vector_column(t, column, str(path))
-    if find_column(t[[k for k in t.colnames if k != 'id']], 'id') is None and _are_rows(t['id']):
-        log.info(f'{path} has no column of ids: objects are called by their row, the first 0')
-        t['id'] = np.arange(len(t)).astype(str)
-    found = t[[k for k in t.colnames if t[k].ndim == 1 and k != 'embedding']]
+    if find_column(t, 'id') is None: log.info(f'{path} has no column of ids: objects are called by their row, from 0')
+    rest = t[[k for k in t.colnames if t[k].ndim == 1]]
+    found,_ = first_columns(rest, lambda: np.arange(len(t)).astype(str), where=str(path), strict=False)
+    for k in rest.colnames:
+        if k not in (*found.colnames,'embedding'): found[k] = rest[k]
     found['embedding'] = np.asarray(t[name], np.float32)
     found.meta = dict(path=str(path), column=name)
     return found
-
-# %% ../../nbs/60_discover.vectors.ipynb #4ded6e77
-def _are_rows(ids):
-    "Were these ids made up, from a file's name and rows?"
-    return len(ids) > 0 and str(ids[0]).endswith(':0') and str(ids[-1]).endswith(f':{len(ids)-1}')
