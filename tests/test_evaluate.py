@@ -211,12 +211,13 @@ def test_search_breaks_ties_by_id_and_not_by_place():
 
 def test_search_of_tiny_and_odd_tables():
     one = Table(dict(id=['a'], embedding=[[1., 2.]]))
-    assert len(SimilarityIndex(one).search('a')) == 0
-    assert list(SimilarityIndex(one).search([[1., 2.]])['id']) == ['a']
+    assert len(SimilarityIndex(one, 'cosine').search('a')) == 0
+    assert list(SimilarityIndex(one, 'cosine').search([[1., 2.]])['id']) == ['a']
+    with pytest.raises(InputError, match='No row has a direction'): SimilarityIndex(one)         # it is its own mean
     with pytest.raises(InputError, match='embed_cutouts'): SimilarityIndex(Table(dict(id=['a'])))
     with pytest.raises(InputError, match='NaN'): SimilarityIndex(Table(dict(id=['a'], embedding=[[np.nan, 1.]])))
-    with pytest.raises(InputError): SimilarityIndex(one).search([])
-    with pytest.raises(InputError): SimilarityIndex(one).search('a', k=0)
+    with pytest.raises(InputError, match='no examples'): SimilarityIndex(one, 'cosine').search([])
+    with pytest.raises(InputError, match='k is 0'): SimilarityIndex(one, 'cosine').search('a', k=0)
 
 
 def test_choosing_classes():
