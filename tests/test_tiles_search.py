@@ -1,0 +1,150 @@
+"A search in tiles without a catalogue: what it finds is what all squares at once would tell, whatever is missing, and however often it is killed"
+import os, signal
+from pathlib import Path
+import numpy as np, pytest, torch
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from astromask.core import InputError
+from astromask.data.cutouts import Cutouts
+from astromask.data.ingest import ingest
+from astromask.discover.tiles import cut_found, model_field, search_tiles
+from astromask.embed import embed_cutouts
+from astromask.models.mae import MAE
+from astromask.space import Space
+from astromask.tasks.predict import embedding
+
+data = Path(__file__).parents[2]/'shared'/'data'/'fits'
+real = pytest.mark.skipif(not data.exists(), reason=f'the real files of {data} are not here')
+
+def sky(x0=0):
+    w = WCS(naxis=2)
+    w.wcs.ctype,w.wcs.crval,w.wcs.crpix,w.wcs.cdelt = ('RA---TAN','DEC--TAN'),(150.,2.),(150-x0,80),(-1e-4,1e-4)
+    return w.to_header()
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    "Two tiles of 120 x 140 pixels that overlap, with a hole, in g, r, i; a small encoder, its space, two queries"
+    folder = tmp_path_factory.mktemp('tiles')
+    r = np.random.default_rng(0)
+    pixels = r.normal(size=(3,120,250)).astype('f4')
+    for y,x in r.uniform(10, 110, (30,2))*(1,2.2): pixels[:,int(y)-3:int(y)+4,int(x)-3:int(x)+4] += r.uniform(0, 20, (3,1,1))
+    pixels[:,60:,60:100] = np.nan
+    for name,x0 in (('a',0), ('b',110)):
+        for b,image in zip('gri', pixels[:,:,x0:x0+140]): fits.writeto(folder/f'{b}-{name}.fits', image, sky(x0))
+    torch.manual_seed(0)
+    m = MAE.preset('tiny', bands='gri', img_size=32)
+    c = Cutouts.open(ingest(folder/'all.h5', str(folder/'{band}-*.fits'), size=32, overlap=.5, processes=1))
+    x = np.asarray(embed_cutouts(m, c, views=1, progress=False)['embedding'])
+    space = Space.fit(x, 'centered')
+    enough = np.flatnonzero(np.isfinite(c[:]).mean((1,2,3)) > .9)
+    return dict(folder=folder, tiles=str(folder/'{band}-*.fits'), m=m, c=c, space=space, at=space.direction(x),
+                queries=space.direction(x[enough[[3,40]]]), job=embedding(m, 1))
+
+def search(world, out, tiles=None, job=None, **call):
+    call = dict(n=6, overlap=.5, bs=32, progress=False) | call
+    return search_tiles(out, model_field(tiles or world['tiles'], world['m']), job or world['job'], world['space'], world['queries'], **call)
+
+def same(a, b): return a.colnames == b.colnames and all(np.array_equal(a[k], b[k]) for k in a.colnames)
+
+def test_finds_what_all_squares_at_once_would_tell(world, tmp_path):
+    found = search(world, tmp_path/'f.parquet')
+    t = world['c'].catalog
+    score = np.where(np.isfinite(world['c'][:]).mean((1,2,3)) >= .5, (world['at'] @ world['queries'].T).max(1), -9)
+    left,best = np.argsort(-score, kind='stable'),[]
+    while len(best) < 6:
+        best.append(left[0])
+        dx = (t['ra'][left]-t['ra'][left[0]])*np.cos(np.radians(2))
+        left = left[np.hypot(dx, t['dec'][left]-t['dec'][left[0]]) > 32*1e-4]
+    assert [(o['tile'],o['x'],o['y']) for o in found] == [(o['tile'],o['x'],o['y']) for o in t[best]]
+    np.testing.assert_allclose(found['score'], score[best], atol=1e-5)
+    assert list(found['rank']) == [1,2,3,4,5,6] and (found['valid'] >= .5).all() and found['score'][0] > .999
+
+def test_order_of_tiles_and_size_of_blocks_change_nothing(world, tmp_path):
+    found = search(world, tmp_path/'a.parquet')
+    turned = {b: [str(world['folder']/f'{b}-{k}.fits') for k in 'ba'] for b in 'gri'}
+    for i,call in enumerate((dict(tiles=turned), dict(bs=7))):
+        again = search(world, tmp_path/f'{i}.parquet', **call)
+        assert list(again['id']) == list(found['id'])
+        np.testing.assert_allclose(again['score'], found['score'], atol=1e-6)
+
+def killed(world, out, after):
+    "A process that is killed when it asks the model for the n-th time"
+    def columns(**what):
+        nonlocal after
+        after -= 1
+        if after < 0: os.kill(os.getpid(), signal.SIGKILL)
+        return world['job'].columns(**what)
+    pid = os.fork()
+    if not pid:
+        try: search(world, out, job=world['job']._replace(columns=columns))
+        finally: os._exit(0)
+    return os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+def test_a_killed_search_goes_on_with_the_same_bits(world, tmp_path, caplog):
+    whole = search(world, tmp_path/'whole.parquet')
+    out = tmp_path/'f.parquet'
+    assert killed(world, out, 1) and not out.exists() and not (tmp_path/'.f.parquet.search'/'state.parquet').exists()
+    assert killed(world, out, 3) and not out.exists() and (tmp_path/'.f.parquet.search'/'state.parquet').exists()
+    caplog.set_level('INFO')
+    asked = []
+    job = world['job']._replace(columns=lambda x, mags, coords: asked.append(len(x)) or world['job'].columns(x, mags, coords))
+    assert same(search(world, out, job=job), whole) and '1 tiles are done' in caplog.text
+    assert 0 < sum(asked) <= 56 and not (tmp_path/'.f.parquet.search').exists()
+
+def test_a_search_for_something_else_begins_anew(world, tmp_path, caplog):
+    out = tmp_path/'f.parquet'
+    assert killed(world, out, 3)
+    found = search(world, out, n=3)
+    assert 'begins anew' in caplog.text and list(found['id']) == list(search(world, tmp_path/'g.parquet')['id'][:3])
+
+def test_without_a_wcs(world, tmp_path):
+    for b in 'gri': fits.writeto(tmp_path/f'{b}.fits', fits.getdata(world['folder']/f'{b}-a.fits'))
+    files = {b: str(tmp_path/f'{b}.fits') for b in 'gri'}
+    found = search(world, tmp_path/'f.parquet', files)
+    there = np.stack([found['x'], found['y']], 1)
+    assert np.isnan(found['ra']).all() and len(found) == 6
+    assert np.linalg.norm(there[:,None]-there, axis=-1)[~np.eye(6, dtype=bool)].min() > 32
+    c = Cutouts.open(cut_found(tmp_path/'f.h5', found, files, world['m']))
+    np.testing.assert_array_equal(c.catalog['x'], found['x'])
+
+def test_what_was_found_is_cut_again(world, tmp_path):
+    found = search(world, tmp_path/'f.parquet')
+    c = Cutouts.open(cut_found(tmp_path/'f.h5', found, world['tiles'], world['m']))
+    again = (world['space'].direction(embed_cutouts(world['m'], c, views=1, progress=False)['embedding']) @ world['queries'].T).max(1)
+    assert list(c.catalog['id']) == list(found['id'])
+    np.testing.assert_allclose(again, found['score'], atol=1e-5)
+
+def test_missing_bands_and_other_ones(world, tmp_path, caplog):
+    files = {b: str(world['folder']/f'{k}-a.fits') for b,k in (('g','g'), ('r','r'), ('y','i'))}
+    field = model_field(files, world['m'])
+    assert field.how.bands == ('g','r','i') and set(field.found[0][0].files) == {'g','r'} and 'no band i' in caplog.text
+    found = search_tiles(tmp_path/'f.parquet', field, world['job'], world['space'], world['queries'], n=3, progress=False)
+    assert (found['valid'] <= 1).all() and found['valid'].max() == 1
+
+def test_bad_input_is_a_sentence(world, tmp_path):
+    with pytest.raises(InputError, match='The tiles have the bands y, and the model knows g, r, i'):
+        model_field(dict(y=str(world['folder']/'g-a.fits')), world['m'])
+    with pytest.raises(InputError, match='overlap = 1 makes no sense'): search(world, tmp_path/'f.parquet', overlap=1)
+    with pytest.raises(InputError, match='no known kind'): search(world, tmp_path/'f.txt')
+    (tmp_path/'f.parquet').write_text('')
+    with pytest.raises(InputError, match='exists: give another name'): search(world, tmp_path/'f.parquet')
+    with pytest.raises(InputError, match='numbers'):
+        search_tiles(tmp_path/'g.parquet', model_field(world['tiles'], world['m']), world['job'], world['space'], np.ones((1,7)))
+    with pytest.raises(InputError, match='No square of the tiles has enough valid pixels'):
+        for b in 'gri': fits.writeto(tmp_path/f'{b}.fits', np.where(np.arange(4900).reshape(70,70) % 3, np.nan, 1).astype('f4'), sky())
+        search(world, tmp_path/'h.parquet', str(tmp_path/'{band}.fits'))
+
+@real
+def test_a_real_field(tmp_path, caplog):
+    "HSC's, with pixels of another size than the model knows, and without a zero point"
+    torch.manual_seed(0)
+    m = MAE.preset('tiny', bands='gri', img_size=32)
+    m.measure = type(m.measure)('nanomaggy', 22.5, .336)
+    files = {b: str(data/f'hsc_{b}.fits') for b in 'gri'}
+    space = Space.fit(np.random.default_rng(0).normal(size=(200,32)), 'cosine')
+    found = [search_tiles(tmp_path/f'{r}.parquet', model_field(files, m, zero_point=27., resample=r), embedding(m, 1), space,
+                          np.eye(32)[:2], n=9, overlap=0, progress=False) for r in (False,True)]
+    assert 'look 2 times larger' in caplog.text and all(len(f) == 9 and np.isfinite(f['score']).all() for f in found)
+    c = Cutouts.open(cut_found(tmp_path/'f.h5', found[1], files, m, resample=True, zero_point=27.))
+    assert c.pixel_scale == pytest.approx(.336) and np.isfinite(c[:]).mean() > .9
