@@ -210,7 +210,8 @@ def index(emb, out, **options):
     from astromask.discover.index import index_table
     made = index_table(emb, out, **options)
     nb = made.neighbours
-    click.echo(f'{out}: {len(nb)} objects ({len(nb)-nb.known.sum()} without an embedding), kind {nb.kind}. {made.space}')
+    blank = len(nb)-nb.known.sum()
+    click.echo(f'{out}: {len(nb)} objects ({blank} without an embedding), kind {nb.kind}. {made.space}')
 
 # %% ../nbs/71_cli.ipynb #52dac664
 @main.command('map')
