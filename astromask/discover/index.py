@@ -76,7 +76,7 @@ def parquet_source(
     def vectors(): return (list_rows(b.column(0)) for b in f.iter_batches(1<<14, columns=[name]))
     return rest,name,vectors
 
-# %% ../../nbs/60_discover.index.ipynb #229df0ae
+# %% ../../nbs/60_discover.index.ipynb #fa2e7ae6
 def fits_source(
     path,      # FITS
     column='', # As above
@@ -87,9 +87,9 @@ def fits_source(
     lists = [k for k in data.names if data[k].ndim > 1]
     name = _name_of(path, data.names, lists, column)
     others = [k for k in data.names if k not in lists]
-    rest = called_objects(Table({k: data[k] for k in others} or dict(row=np.arange(len(data)))), path)
+    rest = Table({k: data[k] for k in others} or dict(row=np.arange(len(data))), meta=dict(path=str(path)))
     def vectors(): return (np.asarray(block, np.float32) for block in blocks_of(data[name]))
-    return rest,name,vectors
+    return called_objects(read_columns(rest), path),name,vectors
 
 # %% ../../nbs/60_discover.index.ipynb #c1160262
 def other_source(
