@@ -225,11 +225,19 @@ def index(emb, out, **options):
 @click.option('--space', help='cosine, centered, partly, whitened, or the file of a saved space.')
 @click.option('--clusters', default=12, show_default=True, type=click.IntRange(min=1), help='Regions that get a name.')
 @click.option('--like', metavar='MAP', help='Place objects on this map; what is said of kind, sample and so on is its own.')
-@click.option('--overwrite', is_flag=True, help='Replace MAP if it is there.')
-def map_(table, out, **options):
+@click.option('--column', default='', help='The column of vectors, in a table of other makers.')
+@click.option('--figure', metavar='PNG', help='Draw the map, too.')
+@click.option('--color', default='', help='The column whose values are the colours of the figure.')
+@click.option('--cutouts', metavar='FILE', help='The cutouts of the objects: some are shown in the figure.')
+@click.option('--overwrite', is_flag=True, help='Replace MAP and PNG if they are there.')
+def map_(table, out, column, figure, color, cutouts, **options):
     "Make a map of the embeddings in EMB, or place them on a map that is there."
-    from astromask.discover.maps import make_map, map_text
+    from astromask.discover.charts import check_drawing, draw_map
+    from astromask.discover.maps import embeddings_of, make_map, map_text, table_blocks
+    table = embeddings_of(table, column)
+    check_drawing(figure, list(next(table_blocks(table))), color, cutouts, options['overwrite'])
     click.echo(map_text(make_map(table, out, **options)))
+    if figure: draw_map(out, figure, color, cutouts)
 
 # %% ../nbs/71_cli.ipynb #389df5dd
 @main.command()
