@@ -56,7 +56,7 @@ def _categories(name, words):
     if len(names) > len(MUTED): names[len(MUTED):] = [f'{len(names)-len(MUTED)} others']
     return Colours(name, numbers, tuple(names), ListedColormap([*MUTED,OTHERS]), (0,len(MUTED)))
 
-# %% ../../nbs/61_discover.charts.ipynb #6097c32c
+# %% ../../nbs/61_discover.charts.ipynb #bf098b71
 def colours_of(
     table,    # An astropy Table
     name:str, # Of a column: words, truth values, or numbers
@@ -66,7 +66,7 @@ def colours_of(
     if name not in table.colnames:
         raise InputError(f'The map has no column {name}: it has {", ".join(k for k in table.colnames if k != "id")}')
     values = np.ma.asarray(table[name])
-    if values.ndim > 1: raise InputError(f'The column {name} has several numbers for each object: colour by one of them')
+    if values.ndim > 1: raise InputError(f'The column {name} has several numbers for each object: take one that has one')
     if values.dtype.kind in 'bUSO' or name == 'cluster':
         words = values.astype(str).filled('').astype(object)
         words[np.isin(words, ['None','-1'])] = ''
@@ -202,7 +202,7 @@ def map_figure(
     ax.set(xlim=(left,right), ylim=(bottom,top), aspect='equal', xticks=[], yticks=[])
     return fig
 
-# %% ../../nbs/61_discover.charts.ipynb #83886588
+# %% ../../nbs/61_discover.charts.ipynb #97b8aec7
 def check_drawing(
     png,          # Where the figure shall be; None: there is none
     names,        # Columns that the map will have, but for its own
@@ -214,10 +214,11 @@ def check_drawing(
     if not png:
         if color or cutouts: raise InputError('Colours and cutouts are for a figure: give --figure')
         return
-    if Path(png).suffix != '.png': raise InputError(f'{png} would be a figure of another kind: give a name that ends in .png')
+    if Path(png).suffix != '.png': raise InputError(f'{png} is a figure of another kind: give a name that ends in .png')
     if Path(png).exists() and not overwrite: raise InputError(f'{png} exists: give another --figure, or --overwrite')
     if color and color not in [*names,'map_x','map_y','cluster']:
-        raise InputError(f'The table has no column {color}: it has {", ".join(k for k in names if k not in ("id","embedding"))}')
+        known = ', '.join(k for k in names if k not in ('id','embedding'))
+        raise InputError(f'The table has no column {color}: it has {known}')
     if cutouts: Cutouts.open(cutouts)
 
 # %% ../../nbs/61_discover.charts.ipynb #ce58a79e
