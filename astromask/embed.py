@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/embed.html.md"""
 
 # %% auto #0
 __all__ = ['evaluating', 'to_device', 'ask', 'as_array', 'joined', 'sky_of', 'cutout_batches', 'knows_units', 'as_known',
-           'embed_cutouts']
+           'reading_widths', 'embed_cutouts']
 
 # %% ../nbs/30_embed.ipynb #a428caa8
 import numpy as np, torch
@@ -110,6 +110,15 @@ def as_known(
     "Cutouts in the units of the set that a model was trained on"
     return c.converted(m.measure, resample) if knows_units(m) else c
 
+# %% ../nbs/30_embed.ipynb #1923a445
+def reading_widths(
+    m,        # A model
+    pool:str, # Readings, joined by +
+)->dict:      # `widths`, where there are several
+    "What a table of several readings says of them: how many numbers each has"
+    names = pool.split('+')
+    return dict(widths=[m.pooled_width(o) for o in names]) if len(names) > 1 else {}
+
 # %% ../nbs/30_embed.ipynb #e3fdd826
 def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
@@ -128,5 +137,5 @@ def embed_cutouts(
     table['embedding'] = joined(ask(m, batches, partial(m.embed, pool=pool, views=views)))
     told = dict(model=type(m).__name__, bands=list(c.bands), pool=pool or m.pool,
                 views=m.views if views is None else views)
-    table.meta |= told
+    table.meta |= told | reading_widths(m, told['pool'])
     return table

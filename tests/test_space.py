@@ -240,3 +240,20 @@ def test_odd_objects_in_a_space():
 def test_evened_leaves_nothing_infinite():
     w = evened(np.diag([1e10, 1., 0, 1e-30]), 1.)
     assert np.isfinite(w).all() and w[2,2] == w[3,3] == 0
+
+def test_balanced_reads_each_reading_apart(tmp_path):
+    "Beside NumPy's way for two readings; saved with its widths; holes stay, and what a table says of its widths is heard"
+    x = np.concatenate([survey(d=12, holes=[3]), 1e3*survey(d=5, seed=1)], 1)
+    s = Space.fit(x, 'balanced', made_by=dict(widths=[12,5]))
+    good = np.delete(x, 3, 0)
+    expected = []
+    for part in (good[:,:12], good[:,12:]):
+        w,v = np.linalg.eigh(np.cov(part.T))
+        y = (part-part.mean(0)) @ (v*(.99*w+.01*w.mean())**-.25) @ v.T
+        expected.append(y/np.linalg.norm(y, axis=1, keepdims=True)/part.shape[1]**.5)
+    np.testing.assert_allclose(np.delete(s(x), 3, 0), np.concatenate(expected, 1), atol=1e-5)
+    assert np.isnan(s.direction(x)[3]).all()
+    np.testing.assert_array_equal(Space.load(s.save(tmp_path))(x), s(x))
+    table = Table(dict(embedding=x), meta=dict(widths=[12,5]))
+    np.testing.assert_array_equal(space_of(table, 'balanced')(x), s(x))
+    assert not np.allclose(Space.fit(x, 'balanced')(x), s(x))

@@ -16,7 +16,7 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 from ..core import InputError, log, progress as show_progress, versions
 from ..data.duplicates import hash_ids
-from ..embed import as_array, ask
+from ..embed import as_array, ask, reading_widths
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.pdfs import Calibration, central_interval, interval_coverage
 from ..files import read_json, write_json
@@ -117,7 +117,7 @@ def embedding(
     pool = pool or m.pool
     def columns(x, mags, coords):
         return dict(embedding=as_array(m.embed(x, coords=coords, pool=pool, views=views)))
-    return TableJob('embed', m, columns, dict(views=views, pool=pool), {})
+    return TableJob('embed', m, columns, dict(views=views, pool=pool), reading_widths(m, pool))
 
 # %% ../../nbs/52_tasks.predict.ipynb #4cd8fed1
 def pick_device(
