@@ -105,6 +105,18 @@ def test_damage_and_leftovers(ours, tmp_path):
     with pytest.raises(InputError, match='exists'): index_table(ours, left)
     index_table(ours, left, overwrite=True)
 
+@pytest.mark.parametrize('end', ['parquet','fits'])
+def test_damaged_tables(columns, tmp_path, end):
+    "Cut short, or overwritten in the middle: a sentence with the file's name, or the columns that are left are good"
+    Table(columns).write(tmp_path/f't.{end}')
+    raw = (tmp_path/f't.{end}').read_bytes()
+    for i,bad in enumerate((raw[:len(raw)//2], raw[:len(raw)//2] + bytes(4000) + raw[len(raw)//2+4000:], raw[:4])):
+        path = tmp_path/f'bad{i}.{end}'
+        path.write_bytes(bad)
+        try: index_table(path, tmp_path/f'i{i}')
+        except InputError as e: assert path.name in str(e)
+        else: assert i == 1
+
 def test_duplicate_ids(columns, tmp_path):
     t = columns | dict(id=np.where(np.arange(500) == 3, columns['id'][2], columns['id']))
     write_table(tmp_path/'t.parquet', arrow_table(t).schema, [t], {})

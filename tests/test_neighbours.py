@@ -167,6 +167,10 @@ def test_graph(x):
     few = Neighbours.build(x[:5]).graph(10)
     assert len(few) == 20 and (few['id'] != few['neighbour']).all()
 
+@pytest.mark.parametrize('n', [1,3,20])
+def test_few_rows(x, n):
+    for kind in ('exact','ivf','coarse'): assert Neighbours.build(x[:n], kind).search(x[0], 2)[1][0,0] == 0
+
 def test_bad_queries(x):
     nb = Neighbours.build(x)
     for q,k,keep,says in ((x[5],3,None,'finite directions of 24 numbers'), (x[0,:5],3,None,'do not fit'),

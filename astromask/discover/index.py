@@ -8,8 +8,9 @@ Docs: https://astromask.github.io/astromask/discover.index.html.md"""
 __all__ = ['PARTS', 'Source', 'list_rows', 'plain_table', 'parquet_source', 'fits_source', 'other_source', 'open_source',
            'space_for', 'Index', 'order_of', 'save_index', 'is_index', 'open_index', 'index_table']
 
-# %% ../../nbs/60_discover.index.ipynb #2468201a
+# %% ../../nbs/60_discover.index.ipynb #ad5feeac
 import numpy as np
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from astropy.io import fits
@@ -44,6 +45,15 @@ def list_rows(
     rows[there] = x.flatten().to_numpy(zero_copy_only=False).reshape(-1, widths[0])
     return rows
 
+# %% ../../nbs/60_discover.index.ipynb #e2cc1ce7
+@contextmanager
+def _reading(path):
+    "A library's complaint as one sentence"
+    import pyarrow as pa
+    try: yield
+    except (pa.ArrowException, OSError, fits.VerifyError, TypeError, ValueError) as e:
+        raise DataError(f'{path} is damaged, or no table ({" ".join(str(e).split())[:160]}): write it again') from None
+
 # %% ../../nbs/60_discover.index.ipynb #d26af735
 def _name_of(path, names, lists, column):
     "The column of vectors among a file's columns"
@@ -57,7 +67,7 @@ def plain_table(
     columns = {k: from_arrow(t[k]) for k in t.column_names}
     return Table({k: v.astype(str) if v.dtype == object else v for k,v in columns.items()})
 
-# %% ../../nbs/60_discover.index.ipynb #327c531c
+# %% ../../nbs/60_discover.index.ipynb #a2594179
 def parquet_source(
     path,      # Parquet
     column='', # The column of vectors; '': embedding, or the only one
@@ -73,17 +83,19 @@ def parquet_source(
     if is_ours(path): rest = plain_table(f.read(others))
     elif others: rest = called_objects(read_columns(path, others), path)
     else: rest = called_objects(Table(dict(row=np.arange(f.metadata.num_rows))), path)
-    def vectors(): return (list_rows(b.column(0)) for b in f.iter_batches(1<<14, columns=[name]))
+    def vectors():
+        with _reading(path): yield from (list_rows(b.column(0)) for b in f.iter_batches(1<<14, columns=[name]))
     return rest,name,vectors
 
-# %% ../../nbs/60_discover.index.ipynb #fa2e7ae6
+# %% ../../nbs/60_discover.index.ipynb #aba73a22
 def fits_source(
     path,      # FITS
     column='', # As above
 )->tuple:      # As above
     "A FITS table, vectors apart"
     hdus = fits.open(path, memmap=True)
-    data = next(o.data for o in hdus if hasattr(o, 'columns'))
+    data = next((o.data for o in hdus if hasattr(o, 'columns')), None)
+    if data is None: raise DataError(f'{path} holds no table')
     lists = [k for k in data.names if data[k].ndim > 1]
     name = _name_of(path, data.names, lists, column)
     others = [k for k in data.names if k not in lists]
@@ -101,7 +113,7 @@ def other_source(
     x = np.asarray(t['embedding'])
     return t[[k for k in t.colnames if k != 'embedding']],'embedding',lambda: blocks_of(x)
 
-# %% ../../nbs/60_discover.index.ipynb #0556265c
+# %% ../../nbs/60_discover.index.ipynb #42ba3e16
 def open_source(
     path,      # A table of embeddings: of `astromask embed`, or of any maker
     column='', # The column of vectors; '': embedding, or the only one
@@ -110,7 +122,7 @@ def open_source(
     kind = file_format(path)
     ours = is_ours(path)
     read = parquet_source if kind == 'Parquet' else fits_source if kind == 'FITS' and not ours else other_source
-    rest,name,vectors = read(path, column)
+    with _reading(path): rest,name,vectors = read(path, column)
     return Source(rest, vectors, table_facts(path) if ours else dict(path=str(path), column=name),
                   ours and name == 'embedding')
 

@@ -247,12 +247,13 @@ def drawn(self:Neighbours,
         draws.append(u[u[:,0] < share])
     return np.concatenate(rows)[np.lexsort(np.concatenate(draws).T)][:n]
 
-# %% ../../nbs/60_discover.neighbours.ipynb #bcbad20a
+# %% ../../nbs/60_discover.neighbours.ipynb #724e8ad0
 @patch
 def _fill_cells(self:Neighbours, seed):
     "Divide the rows into cells"
     import faiss
-    n = max(1, int(4*np.count_nonzero(self.known)**.5))
+    rows = np.count_nonzero(self.known)
+    n = min(rows, int(4*rows**.5))
     cells = faiss.index_factory(self.x.shape[1], f'IVF{n},{CODES[self.kind]}', faiss.METRIC_INNER_PRODUCT)
     cells.cp.seed = seed % (1<<31)
     cells.cp.niter = 8
