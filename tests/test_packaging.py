@@ -61,7 +61,7 @@ def test_constraints_meet_the_requirements():
 
 def test_wheel_holds_the_experiments_and_the_pages(wheel):
     with ZipFile(wheel) as z: names = z.namelist()
-    assert 'astromask/web/explorer.html' in names
+    assert {'astromask/web/explorer.html', 'astromask/web/live.html'} <= set(names)
     assert [n for n in experiments if f'astromask/experiments/{n}' not in names] == []
     modules = [m.relative_to(root).as_posix() for m in (root/'astromask').rglob('*.py')]
     assert [m for m in modules if m not in names] == []

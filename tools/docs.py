@@ -32,12 +32,23 @@ def small_site(out):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(site/get_config().doc_path.name, out)
 
+def live(model, out):
+    "Put the live page of a model into the site"
+    from astromask.data.cutouts import Cutouts
+    from astromask.discover.live import example_cutouts, live_page
+    from astromask.models.weights import load_model
+    m = load_model(model)
+    return live_page(m, out, Cutouts.open(example_cutouts(m, 24)), overwrite=True)
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default=get_config().doc_path, type=Path, help='where the site goes')
-    out = parser.parse_args().out.absolute()
+    parser.add_argument('--live', metavar='MODEL', help='a pretrained model, whose live page goes to live/index.html')
+    args = parser.parse_args()
+    out = args.out.absolute()
     if shutil.which('quarto'):
         nbdev_docs.__wrapped__()
         if out != get_config().doc_path: shutil.copytree(get_config().doc_path, out, dirs_exist_ok=True)
     else: small_site(out)
+    if args.live: live(args.live, out/'live')
     print(f'The site is in {out}: open {out}/index.html')
