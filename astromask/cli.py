@@ -249,7 +249,7 @@ def map_(table, out, column, figure, color, cutouts, **options):
 def export(model, page, cutouts, n, overwrite):
     """Make a page in which a pretrained MODEL fills in what is hidden from it: mask by hand, switch bands off, look.
 
-    The model runs in the browser, and nothing is fetched from elsewhere. The first page fetches ONNX Runtime from npm."""
+    The model runs in the browser, which fetches nothing. To write the first page fetches ONNX Runtime from npm."""
     from astromask.data.cutouts import Cutouts
     from astromask.discover.live import check_decoder, example_cutouts, live_page
     from astromask.models.weights import load_model

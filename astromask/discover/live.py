@@ -42,7 +42,8 @@ def check_decoder(
     m, # Any model
 ):
     "Refuse a model that cannot fill in what is hidden"
-    if getattr(m, 'decoder_pred' if isinstance(m, MAE) else 'head', None) is not None and isinstance(m, MaskedModel): return
+    part = 'decoder_pred' if isinstance(m, MAE) else 'head'
+    if isinstance(m, MaskedModel) and getattr(m, part) is not None: return
     raise InputError(f'This {type(m).__name__} has no decoder, so it cannot fill in what is hidden: '
                      'give the model that pretraining wrote, RUN/model')
 
@@ -178,7 +179,7 @@ def striking_rows(
     return rows[best],x[best]
 
 # %% ../../nbs/64_discover.live.ipynb #81859557
-def _finite(values): # Numbers for JSON, where a band has none of its own
+def _for_json(values): # Numbers for JSON, where a band has none of its own
     return np.nan_to_num(values, nan=0., posinf=0., neginf=0.).astype(float).tolist()
 
 # %% ../../nbs/64_discover.live.ipynb #d86cbf7b
@@ -193,9 +194,9 @@ def object_facts(
     spread = np.ma.masked_invalid(x).std((2,3)).filled(0)
     noise = np.where(noise > 0, noise, np.where(spread > 0, spread, 1))
     top = np.nan_to_num(x, nan=-np.inf).max((2,3))
-    return [dict(title=str(t), channels=[int(k) for k in s.channels], ready=s.ready, black=_finite(s.black[i].ravel()),
-                 weight=_finite(s.weight.ravel()), soft=float(s.soft[i,0,0]), peak=float(s.peak[i,0,0]),
-                 sky=_finite(sky[i]), noise=_finite(noise[i]), top=_finite(top[i])) for i,t in enumerate(names)]
+    return [dict(title=str(t), channels=[int(k) for k in s.channels], ready=s.ready, black=_for_json(s.black[i].ravel()),
+                 weight=_for_json(s.weight.ravel()), soft=float(s.soft[i,0,0]), peak=float(s.peak[i,0,0]),
+                 sky=_for_json(sky[i]), noise=_for_json(noise[i]), top=_for_json(top[i])) for i,t in enumerate(names)]
 
 # %% ../../nbs/64_discover.live.ipynb #2c33819c
 def page_plan(
