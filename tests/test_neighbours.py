@@ -164,6 +164,8 @@ def test_graph(x):
         assert list(mine['rank']) == [1,2,3,4]
         assert list(mine['neighbour']) == [f'g{j}' for j in rows[i] if j != i][:4]
     assert len(g) == 4*2997
+    same = Neighbours.build(np.repeat(x[:1], 9, axis=0)).graph(2)           # a row need not be among its own nearest
+    assert len(same) == 18 and (same['id'] != same['neighbour']).all() and list(same['rank']) == [1,2]*9
     few = Neighbours.build(x[:5]).graph(10)
     assert len(few) == 20 and (few['id'] != few['neighbour']).all()
 

@@ -45,9 +45,9 @@ def list_rows(
     rows[there] = x.flatten().to_numpy(zero_copy_only=False).reshape(-1, widths[0])
     return rows
 
-# %% ../../nbs/60_discover.index.ipynb #e2cc1ce7
+# %% ../../nbs/60_discover.index.ipynb #c28b3abc
 @contextmanager
-def _reading(path):
+def _in_a_sentence(path):
     "A library's complaint as one sentence"
     import pyarrow as pa
     try: yield
@@ -67,7 +67,7 @@ def plain_table(
     columns = {k: from_arrow(t[k]) for k in t.column_names}
     return Table({k: v.astype(str) if v.dtype == object else v for k,v in columns.items()})
 
-# %% ../../nbs/60_discover.index.ipynb #a2594179
+# %% ../../nbs/60_discover.index.ipynb #2d61d452
 def parquet_source(
     path,      # Parquet
     column='', # The column of vectors; '': embedding, or the only one
@@ -84,7 +84,7 @@ def parquet_source(
     elif others: rest = called_objects(read_columns(path, others), path)
     else: rest = called_objects(Table(dict(row=np.arange(f.metadata.num_rows))), path)
     def vectors():
-        with _reading(path): yield from (list_rows(b.column(0)) for b in f.iter_batches(1<<14, columns=[name]))
+        with _in_a_sentence(path): yield from (list_rows(b.column(0)) for b in f.iter_batches(1<<14, columns=[name]))
     return rest,name,vectors
 
 # %% ../../nbs/60_discover.index.ipynb #aba73a22
@@ -113,7 +113,7 @@ def other_source(
     x = np.asarray(t['embedding'])
     return t[[k for k in t.colnames if k != 'embedding']],'embedding',lambda: blocks_of(x)
 
-# %% ../../nbs/60_discover.index.ipynb #42ba3e16
+# %% ../../nbs/60_discover.index.ipynb #8fba6255
 def open_source(
     path,      # A table of embeddings: of `astromask embed`, or of any maker
     column='', # The column of vectors; '': embedding, or the only one
@@ -122,7 +122,7 @@ def open_source(
     kind = file_format(path)
     ours = is_ours(path)
     read = parquet_source if kind == 'Parquet' else fits_source if kind == 'FITS' and not ours else other_source
-    with _reading(path): rest,name,vectors = read(path, column)
+    with _in_a_sentence(path): rest,name,vectors = read(path, column)
     return Source(rest, vectors, table_facts(path) if ours else dict(path=str(path), column=name),
                   ours and name == 'embedding')
 

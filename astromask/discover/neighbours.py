@@ -247,7 +247,7 @@ def drawn(self:Neighbours,
         draws.append(u[u[:,0] < share])
     return np.concatenate(rows)[np.lexsort(np.concatenate(draws).T)][:n]
 
-# %% ../../nbs/60_discover.neighbours.ipynb #724e8ad0
+# %% ../../nbs/60_discover.neighbours.ipynb #38a32f72
 @patch
 def _fill_cells(self:Neighbours, seed):
     "Divide the rows into cells"
@@ -255,7 +255,6 @@ def _fill_cells(self:Neighbours, seed):
     rows = np.count_nonzero(self.known)
     n = min(rows, int(4*rows**.5))
     cells = faiss.index_factory(self.x.shape[1], f'IVF{n},{CODES[self.kind]}', faiss.METRIC_INNER_PRODUCT)
-    cells.cp.seed = seed % (1<<31)
     cells.cp.niter = 8
     cells.cp.min_points_per_centroid = 1
     cells.train(self.read(self.drawn(30*n, seed, 'cells')))
