@@ -1,10 +1,11 @@
 // The explorer: a map of objects to look at, search and label. All it shows is in the page's own text; it asks no server.
-import createScatterplot, { checkSupport, createRegl } from 'regl-scatterplot';
+import createScatterplot from 'regl-scatterplot';
 
 const $ = id => document.getElementById(id);
 const data = JSON.parse($('data').textContent);
 const n = data.ids.length;
 const phone = matchMedia('(max-width: 760px)');
+let fingers = false;
 
 // ---- numbers and pictures, as they are packed
 
@@ -20,7 +21,7 @@ const unpack = ({ type, data }) => new KINDS[type](bytes(data).buffer);
 
 const x = unpack(data.x), y = unpack(data.y), ra = unpack(data.ra), dec = unpack(data.dec);
 const near = data.near && { k: data.near.k, rows: unpack(data.near.rows), scores: unpack(data.near.scores) };
-const columns = data.columns.map(c => ({ ...c, data: c.data && unpack(c.data) }));
+const columns = data.columns.map(c => ({ ...c, data: c.data && unpack(c) }));
 const sheets = [...document.querySelectorAll('.sheet')].map(o => ({ text: o, url: null }));
 
 function sheetUrl(s) {
@@ -76,9 +77,9 @@ function value(c, i) {
 
 const position = i => Number.isNaN(ra[i]) ? '' : `${ra[i].toFixed(5)}, ${dec[i] < 0 ? '−' : '+'}${Math.abs(dec[i]).toFixed(5)}`;
 
-function values(i, most = Infinity) {
+function values(columns, i) {
   const table = make('table');
-  for (const c of columns.slice(0, most)) {
+  for (const c of columns) {
     const row = table.insertRow();
     row.append(make('th', c.name, { scope: 'row' }), make('td', value(c, i)));
   }
@@ -142,7 +143,7 @@ function showLabels() {
   save.append(' ', make('kbd', 'D'));
   const buttons = make('div', null, { className: 'buttons' });
   buttons.append(save, more);
-  put('labels', make('h2', 'Labels'), ...LABELS.slice(0, last + 1).map((_, k) => labelRow(k)), buttons);
+  put('labels', ...LABELS.slice(0, last + 1).map((_, k) => labelRow(k)), buttons);
 }
 
 // ---- the chosen object, and what is selected
@@ -155,6 +156,7 @@ function showObject() {
   if (chosen === null) {
     put('object', make('h2', 'No object chosen'), make('p', `Point at the map to see an object, ${phone.matches ? 'tap' : 'click'} to choose it. Its nearest neighbours appear here.`));
     put('near');
+    put('values');
     return;
   }
   const i = chosen, top = make('div', null, { className: 'top' }), text = make('div');
@@ -162,13 +164,15 @@ function showObject() {
   if (position(i)) text.append(make('div', position(i), { className: 'where' }), sky(i));
   if (labels.has(i)) text.append(make('span', labelName(labels.get(i)), { className: 'chip' }));
   top.append(picture(i, 140), text);
-  put('object', top, values(i));
+  put('object', top);
+  put('values', make('h2', 'Catalogue'), values(columns, i));
   showNear(i);
 }
 
 function sky(i) {
   const o = make('div');
-  for (const { name, url } of data.viewers) {
+  for (const { name, url, south } of data.viewers) {
+    if (dec[i] < south) continue;
     const href = url.replace('{ra}', ra[i].toFixed(6)).replace('{dec}', dec[i].toFixed(6));
     o.append(make('a', name, { href, target: '_blank', rel: 'noopener noreferrer' }), ' ');
   }
@@ -195,7 +199,7 @@ function choose(i, show = false) {
   showObject();
   showLabels();
   marks();
-  if (i !== null && show && !inView(i)) plot.zoomToLocation([gx[i], gy[i]], plot.get('cameraDistance')[0] ?? 1).then(marks);
+  if (i !== null && show && !inView(i)) plot.zoomToLocation([gx[i], gy[i]], plot.get('cameraDistance')).then(marks);
 }
 
 function select(rows) {
@@ -204,10 +208,8 @@ function select(rows) {
   plot.set({ opacityInactiveScale: rows.length ? .25 : 1 });
   rows.length ? plot.select(rows, { preventEvent: true }) : plot.deselect({ preventEvent: true });
   const clear = make('button', 'Clear', { onclick: () => select([]) });
-  const all = make('button', 'Label all', { title: 'Shift and a digit does this, too', onclick: () => label(selection, labels.get(chosen) ?? 0) });
+  const all = make('button', `Label all ${labelName(0)}`, { title: 'Shift and a digit does this, too', onclick: () => label(selection, 0) });
   const buttons = make('div', null, { className: 'buttons' });
-  all.textContent = `Label all ${labelName(0)}`;
-  all.onclick = () => label(selection, 0);
   buttons.append(all, clear);
   put('selection', make('h2', `${count(rows.length)} selected`), make('p', phone.matches ? '' : 'N and P step through them; Shift and a digit labels all.'), buttons);
   marks();
@@ -268,17 +270,20 @@ function paint() {
 
 function legend({ name, entries, colours, ends, missing, of }) {
   if (!name) return put('legend');
-  if (entries) return put('legend', make('b', name), ...entries.map(e => {
+  const box = make('details', null, { open: $('legend').firstChild ? $('legend').firstChild.open : !phone.matches });
+  box.append(make('summary', name));
+  put('legend', box);
+  if (entries) return box.append(...entries.map(e => {
     const o = make('button', null, { title: 'Select these', onclick: () => select([...of.keys()].filter(i => e.has(of[i]))) });
     o.append(swatch(e.colour), make('span', e.text), make('span', count(e.n), { className: 'n' }));
     return o;
   }));
   const bar = make('div', null, { className: 'bar' }), line = make('div', null, { className: 'ends' });
   bar.style.background = `linear-gradient(90deg, ${colours.slice(0, -1).join(',')})`;
-  line.append(...ends.map(v => make('span', number(v))));
+  line.append(...ends.map(v => make('span', String(+v.toPrecision(4)))));
   const gap = make('div', null, { hidden: !missing });
   gap.append(swatch(MISSING), ` not known: ${count(missing)}`);
-  put('legend', make('b', name), bar, line, gap);
+  box.append(bar, line, gap);
 }
 
 function swatch(colour) {
@@ -341,12 +346,12 @@ function marks() {
 function hover(i) {
   hovered = i;
   const tip = $('tip');
-  tip.hidden = i === null;
-  if (i === null) return;
+  tip.hidden = i === null || fingers;
+  if (tip.hidden) return;
   const text = make('div');
   text.append(make('b', data.ids[i]));
   if (position(i)) text.append(make('div', position(i)));
-  text.append(values(i, 8));
+  text.append(values([...columns].sort((a, b) => (b.name === colour) - (a.name === colour)).slice(0, 8), i));
   tip.replaceChildren(picture(i, 104), text);
   const [px, py] = plot.getScreenPosition(i), { width, height } = size(), box = tip.getBoundingClientRect();
   const left = px + 14 + box.width > width ? px - 14 - box.width : px + 14;
@@ -360,13 +365,13 @@ function setLasso(on) {
 
 async function start() {
   frame();
-  const canvas = $('points'), regl = createRegl(canvas);
-  if (!checkSupport(regl, true)) throw new Error('WebGL');
+  const canvas = $('points');
   const small = n < 3000 ? 7 : n < 15000 ? 5 : 3;
   plot = createScatterplot({
-    canvas, regl, ...size(), pointSize: small, pointSizeSelected: 1, opacityBy: 'density', opacityByDensityFill: .25,
+    canvas, ...size(), pointSize: small, pointSizeSelected: 1, opacityBy: 'density', opacityByDensityFill: .25,
     backgroundColor: '#0d1117', pointColorHover: '#ffffff', pointColorActive: '#ffffff', pointOutlineWidth: 1, lassoColor: '#ffd166', deselectOnDblClick: false, deselectOnEscape: false,
   });
+  if (!plot.isSupported) throw new Error('no float textures');
   let drawn = false;
   plot.subscribe('pointOver', hover);
   plot.subscribe('pointOut', () => hover(null));
@@ -394,6 +399,7 @@ function touch(canvas) {
   const send = (type, at, buttons, more = {}) => canvas.dispatchEvent(new (type === 'wheel' ? WheelEvent : MouseEvent)(type, { bubbles: true, cancelable: true, view: window, buttons, ...at, ...more }));
   const began = e => {
     e.preventDefault();
+    fingers = true;
     if (last) send('mouseup', last, 0);
     last = middle(e.touches);
     spread = e.touches.length > 1 ? gap(e.touches) : 0;
@@ -499,7 +505,7 @@ function showKeys(on) {
 }
 
 function moveMap(dx, dy, by = 1) {
-  const [tx, ty] = plot.get('cameraTarget'), d = plot.get('cameraDistance')[0];
+  const [tx, ty] = plot.get('cameraTarget'), d = plot.get('cameraDistance');
   plot.zoomToLocation([tx + dx * d, ty + dy * d], d * by).then(marks);
 }
 
@@ -538,5 +544,5 @@ showObject();
 showLabels();
 start().then(() => { document.body.dataset.ready = 'yes'; }, e => {
   document.body.dataset.ready = 'no';
-  put('said', `The map cannot be drawn: this browser has no WebGL with float textures (${e.message}). Search and neighbours work.`);
+  put('said', `The map cannot be drawn: it needs WebGL with float textures (${e.message}). Search and neighbours work.`);
 });
