@@ -99,7 +99,7 @@ def _hold(self:RunningMoments, x):
             self.filled = 0
 
 # %% ../nbs/30_space.ipynb #88350bb0
-KINDS = dict(cosine=0., centered=0., partly=.5, whitened=1., balanced=.5) # And how much variances are evened out
+KINDS = dict(cosine=0., centered=0., partly=.5, whitened=1., balanced=.75) # And how much variances are evened out
 
 # %% ../nbs/30_space.ipynb #00357b9b
 def check_reading(
