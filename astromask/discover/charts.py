@@ -56,7 +56,7 @@ def _categories(name, words):
     if len(names) > len(MUTED): names[len(MUTED):] = [f'{len(names)-len(MUTED)} others']
     return Colours(name, numbers, tuple(names), ListedColormap([*MUTED,OTHERS]), (0,len(MUTED)))
 
-# %% ../../nbs/61_discover.charts.ipynb #bf098b71
+# %% ../../nbs/61_discover.charts.ipynb #792a7ad8
 def colours_of(
     table,    # An astropy Table
     name:str, # Of a column: words, truth values, or numbers
@@ -66,7 +66,7 @@ def colours_of(
     if name not in table.colnames:
         raise InputError(f'The map has no column {name}: it has {", ".join(k for k in table.colnames if k != "id")}')
     values = np.ma.asarray(table[name])
-    if values.ndim > 1: raise InputError(f'The column {name} has several numbers for each object: take one that has one')
+    if values.ndim > 1: raise InputError(f'The column {name} has several numbers for each object: take another')
     if values.dtype.kind in 'bUSO' or name == 'cluster':
         words = values.astype(str).filled('').astype(object)
         words[np.isin(words, ['None','-1'])] = ''
