@@ -24,14 +24,14 @@ from ..files import check_file, digest, write_atomic
 from ..space import KINDS, ROWS, Moments, Space, maker, space_of
 from ..tasks.tables import arrow_table, from_arrow, read_table, shard_path, table_facts, write_table
 
-# %% ../../nbs/61_discover.maps.ipynb #6b7cd466
-def _native(column):
+# %% ../../nbs/61_discover.maps.ipynb #2c1d2d3b
+def _as_arrow_wants(column):
     "A column as an array in the byte order of this machine, which is not that of FITS"
     v = (np.ma if hasattr(column, 'mask') else np).asarray(column)
     return v.astype(v.dtype.newbyteorder('='), copy=False)
 
 def _parts(table):
-    for i in range(0, len(table), ROWS): yield {k: _native(table[k][i:i+ROWS]) for k in table.colnames}
+    for i in range(0, len(table), ROWS): yield {k: _as_arrow_wants(table[k][i:i+ROWS]) for k in table.colnames}
 
 def _arrow_parts(path):
     import pyarrow as pa, pyarrow.parquet as pq
