@@ -196,8 +196,8 @@ def embed(model, file, views, pool, keep_space, **options):
 @main.command()
 @click.argument('emb', metavar='EMB', type=click.Path())
 @click.option('--out', required=True, metavar='INDEX', type=click.Path(file_okay=False), help='The folder to write.')
-@click.option('--space', default='whitened', show_default=True,
-              help='How embeddings are read: whitened, partly, centered or cosine; or the file of a saved space.')
+@click.option('--space', default='balanced', show_default=True,
+              help='How embeddings are read: balanced, whitened, partly, centered or cosine; or the file of a saved space.')
 @click.option('--column', default='', help='The column of vectors, where it is not embedding or the only one.')
 @click.option('--kind', default='auto', show_default=True, type=click.Choice(['auto','exact','ivf','coarse']),
               help='Every row compared, or those of a few cells: by the number of rows, without it.')

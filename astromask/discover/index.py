@@ -130,7 +130,7 @@ def open_source(
 def space_for(
     path,             # The table
     source:Source,    # Opened
-    space='whitened', # whitened | partly | centered | cosine; a `Space`; or the path of a saved one
+    space='balanced', # balanced | whitened | partly | centered | cosine; a `Space`; or the path of a saved one
 )->Space:
     "The space that a table is read in, block by block"
     made_by = maker(source.facts)
@@ -211,7 +211,7 @@ def open_index(
 def index_table(
     path,             # A table of embeddings
     out,              # The folder to write
-    space='whitened', # whitened | partly | centered | cosine, or the file of a saved one
+    space='balanced', # balanced | whitened | partly | centered | cosine, or the file of a saved one
     column='',        # The column of vectors; '': embedding, or the only one
     kind='auto',      # auto | exact | ivf | coarse, as `Neighbours.build` takes it
     seed=0,           # Of what is drawn

@@ -17,7 +17,7 @@ from ..core import InputError
 from .index import Index, is_index, open_index, open_source, order_of, save_index, space_for
 from .neighbours import Neighbours
 from .queries import floats_of, rows_by_id
-from .scoring import background_rows, query_vectors
+from .scoring import background_rows, query_vectors, way_of
 from .where import Condition
 from ..space import space_of
 
@@ -26,7 +26,7 @@ class SimilarityIndex:
     "Nearest neighbours by cosine similarity in a space"
     def __init__(self,
         table:Table, # With `id` and `embedding` (N,D), and `ra` and `dec` where known: as `embed_cutouts` gives it
-        space='whitened', # whitened | partly | centered | cosine; or a `Space`, or the path of a saved one
+        space='balanced', # balanced | whitened | partly | centered | cosine; or a `Space`, or the path of a saved one
         center:bool=None, # True: space='centered', False: space='cosine'; as before there were spaces
     ):
         missing = {'id','embedding'} - set(table.colnames)
@@ -108,14 +108,14 @@ def examples(self:SimilarityIndex,
 @patch
 def query(self:SimilarityIndex,
     examples:Examples,       # What is wanted
-    by='mean',               # mean | max | rank
+    by=None,                 # mean | max | rank; None: mean of one, rank for several
     negatives:Examples=None, # What is not
     weights=None,            # A number for each example; None: all count alike
 )->np.ndarray:               # (q,D) directions to look in
     "Several examples as directions"
     away = None if negatives is None else negatives.directions
     sample = None
-    if by == 'rank':
+    if way_of(by, len(examples.directions), 0 if away is None else len(away)) == 'rank':
         rows = background_rows(self.ids)
         rows = np.sort(rows[self.neighbours.known[rows] & ~np.isin(rows, examples.rows)])
         sample = self.neighbours.read(rows)
@@ -154,7 +154,7 @@ def find(self:SimilarityIndex,
 def search(self:SimilarityIndex,
     examples,      # An id, a list of ids, embeddings (n,D), a table of them, or `Examples`
     k:int=25,      # Objects to find; all that there are, if fewer
-    by='mean',     # How several become one: mean | max | rank
+    by=None,       # How several become one: mean | max | rank; None: mean of one, rank for several
     negatives=None,# What is not meant, given as examples are
     weights=None,  # A number for each example; None: all count alike
     where='',      # A condition on the table's columns, or (N,) bool
@@ -202,7 +202,7 @@ def load(cls:SimilarityIndex,
 @patch(cls_method=True)
 def open(cls:SimilarityIndex,
     path,     # The folder of an index, or a table of embeddings
-    space='', # whitened (where nothing is said), partly, centered, cosine, or the file of a saved one
+    space='', # balanced (where nothing is said), whitened, partly, centered, cosine, or the file of a saved one
     column='',# The column of vectors; '': embedding, or the only one
 ):
     "Search in what is on disk"
@@ -212,7 +212,7 @@ def open(cls:SimilarityIndex,
     if Path(path).is_dir(): raise InputError(f'{path} holds no index: make one with astromask index, or give a table')
     source = open_source(path, column)
     order = order_of(source.objects['id'], path)
-    read = space_for(path, source, space or 'whitened')
+    read = space_for(path, source, space or 'balanced')
     read.check_table(Table(dict(embedding=next(iter(source.vectors()))), meta=source.facts))
     nb = Neighbours.build((read.direction(block) for block in source.vectors()), order=order, n=len(order))
     return cls.of(Index(source.objects, read, nb, source.facts))
