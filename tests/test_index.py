@@ -36,7 +36,7 @@ def test_same_as_in_memory(ours, columns, tmp_path, monkeypatch):
     "Vectors come in blocks of 100; space and neighbours are those of the whole, and ties go by id"
     index_table(ours, tmp_path/'i')
     ix = open_index(tmp_path/'i')
-    space = Space.fit(columns['embedding'], 'whitened')
+    space = Space.fit(columns['embedding'], 'balanced')
     order = np.argsort(np.argsort(columns['id']))
     whole = Neighbours.build(space.direction(columns['embedding']), order=order)
     q = space.direction(columns['embedding'][:40:3])

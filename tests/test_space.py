@@ -220,7 +220,7 @@ def test_a_space_is_kept_with_the_model(files, tmp_path):
 def test_search_equals_scikit_learn_in_the_whitened_space():
     x = survey(300).astype(np.float32)
     t = Table(dict(id=[f'{i:03}' for i in range(300)], embedding=x))
-    found = SimilarityIndex(t).search('017', k=20)
+    found = SimilarityIndex(t, 'whitened').search('017', k=20)
     s = cosines(Space.fit(x)(x).astype(float))[17]
     s[17] = -2
     assert list(found['id']) == [f'{i:03}' for i in np.argsort(-s)[:20]]
