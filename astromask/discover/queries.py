@@ -141,7 +141,7 @@ def image_vectors(
     batches = _and_copies(batches, copies, seed, hash_ids(c.catalog['id']))
     return joined(ask(m, batches, partial(m.embed, pool=s['pool'], views=s['views'])))
 
-# %% ../../nbs/60_discover.queries.ipynb #bf96317e
+# %% ../../nbs/60_discover.queries.ipynb #863551ad
 def open_images(
     path,          # A file of images
     facts:dict,    # What the table says of itself
@@ -149,5 +149,5 @@ def open_images(
     survey=None,   # Or the survey whose bands they are
 )->Cutouts:
     "An image file as an example"
-    unit,zero_point = facts['settings'].get('given', ('',None))
+    unit,zero_point = facts.get('settings', {}).get('given', ('',None))
     return Cutouts.open(path, bands, survey, unit=unit, zero_point=zero_point)
