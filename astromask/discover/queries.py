@@ -8,21 +8,17 @@ Docs: https://astromask.github.io/astromask/discover.queries.html.md"""
 __all__ = ['floats_of', 'rows_by_id', 'parse_position', 'rows_at', 'column_examples', 'table_model', 'image_vectors',
            'open_images']
 
-# %% ../../nbs/60_discover.queries.ipynb #84ad33c8
-import os, re, numpy as np, torch
+# %% ../../nbs/60_discover.queries.ipynb #51779d6f
+import os, re, numpy as np
 from functools import partial
 from scipy.spatial import cKDTree
 from ..core import InputError
-from ..data.augment import Augment
 from ..data.columns import find_column, first_columns
 from ..data.cutouts import Cutouts
 from ..data.duplicates import hash_ids
 from ..data.tables import read_table
 from .where import check_columns
-from ..embed import as_known, ask, cutout_batches, joined
-from ..models.weights import load_encoder, model_hash
 from ..sky import chord, on_sphere
-from ..tasks.rows import check_bands
 
 # %% ../../nbs/60_discover.queries.ipynb #e685a647
 def floats_of(
@@ -98,12 +94,13 @@ def column_examples(
     if np.isfinite(places).all(): return places
     raise InputError(f'{path} has neither ids nor positions of all its rows: name a column of ids, as in {path}:NAME')
 
-# %% ../../nbs/60_discover.queries.ipynb #56a144ac
+# %% ../../nbs/60_discover.queries.ipynb #37b97e6d
 def table_model(
     facts:dict, # What a table says of itself
     model='',   # A folder; '': where it was when the table was made
 ):              # The model, or its encoder
     "The model that made a table of embeddings"
+    from astromask.models.weights import load_encoder, model_hash            # a search by ids needs no network
     if facts.get('verb') != 'embed':
         raise InputError('This table does not say which model made it, so no image can be compared with it: '
                          'make one by astromask embed')
@@ -115,9 +112,11 @@ def table_model(
         raise InputError(f'{path} is another model than the one that made this table: their embeddings differ')
     return m
 
-# %% ../../nbs/60_discover.queries.ipynb #845be8c5
+# %% ../../nbs/60_discover.queries.ipynb #a43b94b8
 def _and_copies(batches, copies, seed, keys):
     "Batches, each followed by its copies, turned and with some more noise"
+    import torch
+    from astromask.data.augment import Augment
     change = Augment('dihedral,noise')
     for batch in batches:
         yield batch
@@ -126,7 +125,7 @@ def _and_copies(batches, copies, seed, keys):
         keys = keys[len(x):]
         for i in range(1, copies+1): yield batch | dict(x=change(x, seed, i, ids))
 
-# %% ../../nbs/60_discover.queries.ipynb #ec695995
+# %% ../../nbs/60_discover.queries.ipynb #1e22ed50
 def image_vectors(
     m,            # The model that made the table
     c,            # `Cutouts`
@@ -135,6 +134,8 @@ def image_vectors(
     seed:int=0,   # Of the copies
 )->np.ndarray:    # (n*(1+copies),D) float32
     "Embeddings of images"
+    from astromask.embed import as_known, ask, cutout_batches, joined
+    from astromask.tasks.rows import check_bands
     check_bands(c.parts, m.bands)
     s = facts['settings']
     batches = cutout_batches(m, as_known(m, c, s.get('resample', False)))
