@@ -12,7 +12,7 @@ import json, numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from io import BytesIO
 from pathlib import Path
 from PIL import Image
-from .explorer import PLACES, Shown, small_pictures
+from .explorer import Shown, named_clusters, small_pictures
 from ..files import whole_file, write_atomic
 from ..tasks.tables import arrow_table
 
@@ -41,7 +41,13 @@ def image_column(
     content = pa.array([jpeg(o) for o in pictures], pa.binary())
     return pa.StructArray.from_arrays([content,pa.array([f'{i}.jpg' for i in ids])], ['bytes','path'])
 
-# %% ../../nbs/63_discover.atlas.ipynb #d32bc382
+# %% ../../nbs/63_discover.atlas.ipynb #6681ad36
+def _known(t, k):
+    "A column as `arrow_table` takes it"
+    if k == 'cluster': return named_clusters(t)
+    return np.ma.asarray(t[k]) if hasattr(t[k], 'mask') else np.asarray(t[k])
+
+# %% ../../nbs/63_discover.atlas.ipynb #235c8db2
 def atlas_table(
     s:Shown,     # What is shown
     rows:slice,  # Which of it
@@ -49,23 +55,23 @@ def atlas_table(
 ):               # pyarrow Table
     "Objects as Embedding Atlas has them"
     part = s.table[rows]
-    names = [k for k in part.colnames if k not in PLACES or k in ('id','ra','dec')]
-    t = arrow_table({k: np.ma.asarray(part[k]) if hasattr(part[k], 'mask') else np.asarray(part[k])
-                     for k in names if part[k].ndim == 1})
+    t = arrow_table({k: _known(part, k) for k in part.colnames if part[k].ndim == 1 and k not in ('map_x','map_y')})
+    for i,f in enumerate(t.schema):
+        if pa.types.is_floating(f.type): t = t.set_column(i, f.name, pa.array(t[f.name].to_numpy(), from_pandas=True))
     for axis in 'xy': t = t.append_column(f'projection_{axis}', pa.array(np.asarray(part[f'map_{axis}'], np.float32)))
     pictures = small_pictures(s.cutouts, s.rows[rows], min(side, max(s.cutouts.shape[1:])))
     t = t.append_column('__row_index__', pa.array(np.arange(len(s.rows))[rows]))
     t = t.append_column('neighbors', neighbour_column(s.scores[rows], s.near[rows]))
     return t.append_column('image', image_column(pictures, part['id'])).replace_schema_metadata()
 
-# %% ../../nbs/63_discover.atlas.ipynb #646b2428
+# %% ../../nbs/63_discover.atlas.ipynb #d031b516
 def atlas_metadata():
     "What the viewer is told"
     columns = dict(id='__row_index__', projection=dict(x='projection_x', y='projection_y'),
                    neighbors='neighbors', image='image')
     return dict(props=dict(data=columns), isStatic=True, database=dict(type='wasm', load=True))
 
-# %% ../../nbs/63_discover.atlas.ipynb #9d32cb74
+# %% ../../nbs/63_discover.atlas.ipynb #4c566dca
 def write_atlas(
     s:Shown,
     folder,          # Made, where it is not there

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/discover.explorer.html.md"""
 
 # %% auto #0
 __all__ = ['ACROSS', 'SIDES', 'MOST', 'FEW', 'PLACES', 'CATEGORIES', 'drawn', 'along_map', 'neighbours_shown', 'Shown',
-           'check_map', 'shown', 'small_pictures', 'sheet', 'picture_side', 'packed', 'page_column', 'page_columns',
-           'palettes', 'page_viewers', 'page_data', 'html_data', 'filled_page', 'explorer']
+           'check_map', 'shown', 'small_pictures', 'sheet', 'picture_side', 'packed', 'page_column', 'named_clusters',
+           'page_columns', 'palettes', 'page_viewers', 'page_data', 'html_data', 'filled_page', 'explorer']
 
 # %% ../../nbs/63_discover.explorer.ipynb #d0e7b829
 import base64, json, numpy as np, re
@@ -233,14 +233,16 @@ def page_column(
     return dict(name=name, kind='category', values=names, **packed(codes))
 
 # %% ../../nbs/63_discover.explorer.ipynb #52cc6ffb
-def _named_clusters(t):
-    "The column of clusters, with their names where the map has some"
+def named_clusters(
+    t,           # A map, or rows of it
+)->np.ndarray:   # (n,) number and name, '' where an object is in none; numbers alone, where the map has no names
+    "The column of clusters in words"
     names = [c['name'] for c in t.meta.get('clusters') or []]
     v = np.asarray(t['cluster'])
     if not names: return v
     return np.array([f'{i} {names[i]}' if 0 <= i < len(names) else '' for i in v], object)
 
-# %% ../../nbs/63_discover.explorer.ipynb #d014b58d
+# %% ../../nbs/63_discover.explorer.ipynb #f70eba82
 PLACES = 'id','map_x','map_y','ra','dec','embedding' # What the page shows otherwise than in its list of columns
 
 def page_columns(
@@ -252,9 +254,9 @@ def page_columns(
     unknown = [k for k in columns or () if k not in there]
     if unknown: raise InputError(f'The map has no column {unknown[0]} to show: it has {", ".join(there)}')
     names = columns or there
-    return [page_column(k, _named_clusters(t) if k == 'cluster' else t[k]) for k in names]
+    return [page_column(k, named_clusters(t) if k == 'cluster' else t[k]) for k in names]
 
-# %% ../../nbs/63_discover.explorer.ipynb #483ac724
+# %% ../../nbs/63_discover.explorer.ipynb #5b299ad2
 CATEGORIES = '#E69F00','#56B4E9','#009E73','#F0E442','#CC79A7','#D55E00','#0072B2'
 
 def palettes():
@@ -264,12 +266,12 @@ def palettes():
     return dict(continuous=[to_hex(o) for o in colormaps['viridis'](np.linspace(0, 1, 64))],
                 categorical=CATEGORIES, missing='#5b6470', plain='#9fb8d4')
 
-# %% ../../nbs/63_discover.explorer.ipynb #7eb7c3a1
+# %% ../../nbs/63_discover.explorer.ipynb #d9e914a6
 def page_viewers(): # The viewers of the sky that a gallery knows, into whose addresses the page puts positions
     names = dict(legacy='Legacy Surveys', panstarrs='Pan-STARRS', aladin='Aladin')
     return [dict(name=names.get(k, k), url=url.replace(':.6f', ''), south=south) for k,(url,south) in VIEWERS.items()]
 
-# %% ../../nbs/63_discover.explorer.ipynb #d9e914a6
+# %% ../../nbs/63_discover.explorer.ipynb #5ccafea8
 def page_data(
     s:Shown,
     columns=None, # Names; None: all
@@ -288,7 +290,7 @@ def page_data(
     return dict(ids=ids, x=x, y=y, ra=ra, dec=dec, said=s.said, columns=found, near=near, colour=color,
                 palettes=palettes(), viewers=page_viewers(), key=str(hash_ids([tuple(ids)])[0]))
 
-# %% ../../nbs/63_discover.explorer.ipynb #441252d9
+# %% ../../nbs/63_discover.explorer.ipynb #ac486272
 def html_data(
     data:dict,   # For JSON
     sheets=(),   # Pictures, WebP
@@ -299,7 +301,7 @@ def html_data(
     parts += [f'<script type="text/plain" class="sheet">{base64.b64encode(o).decode()}</script>' for o in sheets]
     return '\n'.join(parts)
 
-# %% ../../nbs/63_discover.explorer.ipynb #e8e74ba1
+# %% ../../nbs/63_discover.explorer.ipynb #0852540c
 def filled_page(
     name:str,  # Of a page in astromask/web
     **texts,   # What its marks {{NAME}} become
@@ -308,7 +310,7 @@ def filled_page(
     page = (files('astromask')/'web'/name).read_text(encoding='utf-8')
     return re.sub(r'\{\{(%s)\}\}' % '|'.join(texts), lambda m: texts[m[1]], page)
 
-# %% ../../nbs/63_discover.explorer.ipynb #0852540c
+# %% ../../nbs/63_discover.explorer.ipynb #3c8f916e
 def explorer(
     s:Shown,
     columns=None, # Names; None: all
