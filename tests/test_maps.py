@@ -7,8 +7,9 @@ from sklearn.decomposition import PCA
 from astromask.cli import main
 from astromask.data.cutouts import Cutouts
 from astromask.discover import charts, layouts, maps
-from astromask.discover.charts import check_drawing, map_figure, thumbnail_places
-from astromask.discover.layouts import lay_out, principal_axes
+from astromask.discover.charts import map_figure, thumbnail_places
+from astromask.discover.clusters import name_clusters
+from astromask.discover.layouts import lay_out
 from astromask.discover.maps import SurveyMap, draw_sample, map_path, table_blocks
 from astromask.errors import DataError, InputError
 from astromask.tasks.tables import arrow_table, read_table, write_table
@@ -154,6 +155,18 @@ def test_other_makers_and_figures(tmp_path, quick):
     table = read_table(tmp_path/'map.parquet')
     assert len(table.meta['clusters']) == 5 and sum(c['n'] for c in table.meta['clusters']) == 58
     assert 'vector' not in table.colnames and (np.diff([c['n'] for c in table.meta['clusters']]) <= 0).all()
+
+def test_names_of_clusters():
+    "Colours are of neighbouring bands, whatever the order of columns; errors and what is the same for all tell nothing"
+    rng = np.random.default_rng(0)
+    n,inside = 400,np.arange(400) < 100
+    blue = dict(mag_z=18+.1*rng.normal(size=n), mag_err_g=np.where(inside, 9., 0)+rng.normal(size=n), mag_g=18.5+.1*rng.normal(size=n)-inside,
+                label=np.where(inside, 'odd', 'usual'), survey=np.full(n, 'sdss'), depth=np.full(n, 3.), gap=np.full(n, np.nan))
+    names = name_clusters(np.where(inside, 0, 1), blue)
+    assert names[0].startswith('odd 100%') and 'blue g-z -0.5' in names[0] and 'bright mag_g 17.5' in names[0] and 'red g-z' not in names[0], names
+    assert not any(word in o for o in names for word in ('err','sdss','depth','gap')), names
+    masked = np.ma.masked_array(np.arange(n) % 7, np.arange(n) % 2 == 0)
+    assert name_clusters(np.zeros(n, int), dict(flag=masked)) == ['like the whole']
 
 def png(table, *args):
     f = io.BytesIO()
