@@ -75,7 +75,7 @@ def rows(self:SimilarityIndex,
     "Where objects stand in the table"
     return rows_by_id(self.ids, ids)
 
-# %% ../../nbs/60_discover.search.ipynb #43398f89
+# %% ../../nbs/60_discover.search.ipynb #076ea4b5
 @patch
 def at_rows(self:SimilarityIndex,
     rows, # (n,) of the table
@@ -83,8 +83,6 @@ def at_rows(self:SimilarityIndex,
     "Objects of the table as examples"
     blank = self.ids[rows[~self.neighbours.known[rows]]]
     if len(blank): raise InputError(f'{blank[0]} has no embedding (no valid pixel): give another example')
-    names,times = np.unique(self.ids[rows], return_counts=True)
-    if (times > 1).any(): raise InputError(f'The example {names[times > 1][0]} is given twice: give each once')
     return Examples(self.neighbours.read(rows), rows)
 
 # %% ../../nbs/60_discover.search.ipynb #36d5688b
@@ -159,7 +157,19 @@ def find(self:SimilarityIndex,
     best = best[np.sort(np.unique(rows[best], return_index=True)[1])][:k]
     return scores[best].astype(np.float64).round(6),rows[best]
 
-# %% ../../nbs/60_discover.search.ipynb #5eed8d53
+# %% ../../nbs/60_discover.search.ipynb #c09939d7
+@patch
+def check_once(self:SimilarityIndex,
+    wanted,  # Rows of examples
+    away=(), # Rows of counter-examples
+):
+    "Refuse an object that is given twice"
+    rows,times = np.unique(wanted, return_counts=True)
+    if (times > 1).any(): raise InputError(f'The example {self.ids[rows[times > 1][0]]} is given twice: give each once')
+    both = np.intersect1d(wanted, away)
+    if len(both): raise InputError(f'{self.ids[int(both[0])]} is both an example and a counter-example')
+
+# %% ../../nbs/60_discover.search.ipynb #2fb3916c
 @patch
 def search(self:SimilarityIndex,
     examples,      # An id, a list of ids, embeddings (n,D), a table of them, or `Examples`
@@ -174,8 +184,7 @@ def search(self:SimilarityIndex,
     if k < 1: raise InputError(f'k is {k}: ask for one object or more')
     wanted = self.examples(examples)
     away = None if negatives is None or not len(negatives) else self.examples(negatives)
-    both = np.intersect1d(wanted.rows, away.rows if away else [])
-    if len(both): raise InputError(f'{self.ids[int(both[0])]} is both an example and a counter-example')
+    self.check_once(wanted.rows, away.rows if away else ())
     leave = np.concatenate([wanted.rows, away.rows]) if away else wanted.rows
     scores,rows = self.find(self.query(wanted, by, away, weights), k, self.allowed(where, leave))
     found = dict(rank=np.arange(1, len(rows)+1), score=scores, id=self.ids[rows])
