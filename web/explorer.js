@@ -154,7 +154,7 @@ const target = () => chosen !== null ? [chosen] : hovered !== null ? [hovered] :
 
 function showObject() {
   if (chosen === null) {
-    put('object', make('h2', 'No object chosen'), make('p', `Point at the map to see an object, ${phone.matches ? 'tap' : 'click'} to choose it. Its nearest neighbours appear here.`));
+    put('object', make('h2', 'No object chosen'), make('p', phone.matches ? 'Tap an object on the map: it appears here, with its nearest neighbours.' : 'Point at the map to see an object, click to choose it. Its nearest neighbours appear here.'));
     put('near');
     put('values');
     return;

@@ -55,7 +55,7 @@ def along_map(
 def neighbours_shown(
     embeddings,   # Table with `embedding`, a row for each object shown
     k:int=12,     # Neighbours of each
-    space='whitened', # As for `SimilarityIndex`
+    space='balanced', # As for `SimilarityIndex`
 )->tuple:         # Cosines (n,k) float32 and rows (n,k) int64; -1 where there are fewer
     "The nearest of each object"
     directions = space_of(embeddings, space).direction(embeddings['embedding'])
@@ -110,7 +110,7 @@ def shown(
     embeddings=None,  # Table of embeddings, or its path; None: the one that the map names
     n:int=50_000,     # Objects at most
     k:int=12,         # Neighbours of each
-    space='whitened', # What they are near in
+    space='balanced', # What they are near in
 )->Shown:
     "What of a map is shown"
     t = map if isinstance(map, Table) else read_table(map)
