@@ -19,7 +19,7 @@ from ..core import DataError, InputError
 from ..data.files import file_format
 from ..data.tables import read_table as read_columns
 from .neighbours import Neighbours, blocks_of
-from .vectors import called_objects, is_ours, read_vectors, vector_column
+from .vectors import called_objects, is_own_table, read_vectors, vector_column
 from ..files import check_file, file_digest, read_json, write_json
 from ..space import KINDS, Space, maker, space_path
 from ..tasks.tables import arrow_table, from_arrow, read_table, table_facts, write_table
@@ -80,7 +80,7 @@ def parquet_source(
                                                               pa.types.is_fixed_size_list))]
     name = _name_of(path, kinds, lists, column)
     others = [k for k in kinds if k not in lists]
-    if is_ours(path): rest = plain_table(f.read(others))
+    if is_own_table(path): rest = plain_table(f.read(others))
     elif others: rest = called_objects(read_columns(path, others), path)
     else: rest = called_objects(Table(dict(row=np.arange(f.metadata.num_rows))), path)
     def vectors():
@@ -120,7 +120,7 @@ def open_source(
 )->Source:
     "A table of embeddings, vectors apart"
     kind = file_format(path)
-    ours = is_ours(path)
+    ours = is_own_table(path)
     read = parquet_source if kind == 'Parquet' else fits_source if kind == 'FITS' and not ours else other_source
     with _in_a_sentence(path): rest,name,vectors = read(path, column)
     return Source(rest, vectors, table_facts(path) if ours else dict(path=str(path), column=name),

@@ -19,7 +19,7 @@ from ..data.duplicates import hash_ids
 from .clusters import cluster_centres, cluster_of, name_clusters
 from .layouts import check_layout, lay_out, principal_axes
 from .neighbours import Neighbours
-from .vectors import is_ours, read_vectors
+from .vectors import is_own_table, read_vectors
 from ..files import check_file, digest, write_atomic
 from ..space import KINDS, ROWS, Moments, Space, maker, space_of
 from ..tasks.tables import arrow_table, from_arrow, read_table, shard_path, table_facts, write_table
@@ -60,7 +60,7 @@ def embeddings_of(
     column='', # The column of vectors, where it is not embedding
 ):             # What `SurveyMap.fit` and `make_map` take
     "The table that a map is made of"
-    return path if is_ours(path) and column in ('','embedding') else read_vectors(path, column)
+    return path if is_own_table(path) and column in ('','embedding') else read_vectors(path, column)
 
 # %% ../../nbs/61_discover.maps.ipynb #a6e5e88e
 def _drawn(parts, n):

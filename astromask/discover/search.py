@@ -22,7 +22,7 @@ from .neighbours import Neighbours
 from .queries import (column_examples, floats_of, image_vectors, open_images, parse_position, rows_at,
                                          rows_by_id, table_model)
 from .scoring import background_rows, query_vectors, way_of
-from .vectors import is_ours
+from .vectors import is_own_table
 from .where import Condition
 from ..files import write_atomic
 from ..space import space_of
@@ -248,7 +248,7 @@ def in_file(self:SimilarityIndex,
     copies:int=0, # Of each image, turned and with some more noise
 )->Examples:
     "Examples in a file"
-    if is_ours(path) and table_facts(path)['verb'] == 'embed' and not column: return self.examples(read_table(path))
+    if is_own_table(path) and table_facts(path)['verb'] == 'embed' and not column: return self.examples(read_table(path))
     try: c = None if column else open_images(path, self.facts, bands, survey)
     except DataError as e:
         if file_format(path) not in ('FITS','Parquet','HDF5','VOTable','XML','text',''): raise e
