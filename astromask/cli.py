@@ -222,7 +222,7 @@ _examples = _options(
                  'with a column of ids (FILE:NAME) or positions. Repeat for more.'),
     click.option('--not', 'unlike', multiple=True, metavar='ID|RA,DEC|FILE', help='An example of what is not meant.'),
     click.option('--by', type=click.Choice(['mean','max','rank']),
-                 help='How several examples are one: their mean, the nearest, or (unless told) a probe beside the survey.'),
+                 help='How several examples are one: their mean, the nearest, or (unless told) a probe.'),
     click.option('--radius', default=5., show_default=True, help='How far an object may be from RA,DEC, in arcsec.'),
     click.option('--model', default='', metavar='DIR', help='The model that made EMB, if it is not where it was.'),
     click.option('--bands', default='', help='Of images, where the file does not tell.'),

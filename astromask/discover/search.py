@@ -248,7 +248,8 @@ def in_file(self:SimilarityIndex,
     copies:int=0, # Of each image, turned and with some more noise
 )->Examples:
     "Examples in a file"
-    if is_own_table(path) and table_facts(path)['verb'] == 'embed' and not column: return self.examples(read_table(path))
+    if not column and is_own_table(path) and table_facts(path)['verb'] == 'embed':
+        return self.examples(read_table(path))
     try: c = None if column else open_images(path, self.facts, bands, survey)
     except DataError as e:
         if file_format(path) not in ('FITS','Parquet','HDF5','VOTable','XML','text',''): raise e
