@@ -95,6 +95,21 @@ def test_keep(x, kind, share):
     assert (rows[:,:there] == true[:,:there]).mean() > .95
     assert (Neighbours.build(x, kind).search(q, 3, np.zeros(len(x), bool))[1] == -1).all()
 
+def test_a_query_is_not_helped_by_others():
+    "Where cells hold too few, that query looks on; the others, and so the recall that is told, are as they are alone"
+    rng = np.random.default_rng(6)
+    lonely = rng.normal(size=(300,24))
+    x = unit(np.concatenate([lonely[:3].repeat(900, axis=0) + .2*rng.normal(size=(2700,24)), lonely]))
+    nb = Neighbours.build(x, 'ivf')
+    nb.facts['probe'] = 1
+    calls = []
+    search = nb.cells.search
+    nb.cells.search = lambda q, *a, **k: calls.append(len(q)) or search(q, *a, **k)
+    q = x[2600:2800]
+    together = nb._probed(q, 9, nb.known)
+    assert 0 < calls[1] < len(q) == calls[0] and min(map(len, together)) >= 9
+    for a,o in zip(together, q): np.testing.assert_array_equal(a, nb._probed(o[None], 9, nb.known)[0])
+
 def test_same_seed_same_index(x):
     one,other,third = (Neighbours.build(x, 'ivf', seed=s) for s in (0,0,1))
     def centres(nb): return nb.cells.quantizer.reconstruct_n(0, nb.cells.nlist)

@@ -155,19 +155,22 @@ def _scan(self:Neighbours, q, k, allowed):
     good = scores >= (best[:,:1]-margin)[who,0]
     return rows_by_group(who[good], rows[good], len(q))
 
-# %% ../../nbs/60_discover.neighbours.ipynb #1fc259f5
+# %% ../../nbs/60_discover.neighbours.ipynb #48e38e12
 @patch
-def _probed(self:Neighbours, q, k, allowed):
-    "For each query the candidates that FAISS finds; None where looking at all rows is better"
+def _probed(self:Neighbours, q, k, allowed, probe=0):
+    "For each query the candidates that FAISS finds"
     import faiss
     n = np.count_nonzero(allowed)
     cells = self.cells.nlist
-    probe = -(-max(self.facts['probe']*len(self), 8*k*cells)//max(n, 1))
-    if probe > cells//4: return None
+    probe = max(probe, -(-max(self.facts['probe']*len(self), 8*k*cells)//max(n, 1)))
+    if probe > cells//4: return self._scan(q, min(k, len(self)), allowed)
     only = {} if allowed is self.known else dict(sel=faiss.IDSelectorBitmap(np.packbits(allowed, bitorder='little')))
     _,rows = self.cells.search(q, 4*k+32, params=faiss.SearchParametersIVF(nprobe=int(probe), **only))
-    if ((rows >= 0).sum(1) < k).any(): return None
-    return [r[r >= 0] for r in rows]
+    found = [r[r >= 0] for r in rows]
+    short = [j for j,r in enumerate(found) if len(r) < min(k, n)]
+    if short:
+        for j,r in zip(short, self._probed(q[short], k, allowed, 4*probe)): found[j] = r
+    return found
 
 # %% ../../nbs/60_discover.neighbours.ipynb #d7cf6564
 @patch
@@ -190,7 +193,7 @@ def _queries(self:Neighbours, q, k, keep):
         raise InputError(f'keep has the shape {np.shape(keep)}: give a truth value for each of {len(self)} rows')
     return q,self.known if keep is None else self.known & np.asarray(keep, bool)
 
-# %% ../../nbs/60_discover.neighbours.ipynb #a708d1f4
+# %% ../../nbs/60_discover.neighbours.ipynb #af692a38
 @patch
 def search(self:Neighbours,
     q,         # (m,D) directions, or one of them
@@ -204,8 +207,9 @@ def search(self:Neighbours,
     at_once = max(1, (1<<24)//((1<<14)+k))
     for i in range(0, len(q), at_once):
         part = q[i:i+at_once]
-        may = None if self.cells is None else self._probed(part, k, allowed)
-        for j,found in enumerate(may or self._scan(part, min(k, len(self)), allowed), i):
+        if self.cells is None: may = self._scan(part, min(k, len(self)), allowed)
+        else: may = self._probed(part, k, allowed)
+        for j,found in enumerate(may, i):
             s,r = self._ranked(q[j], found, k)
             scores[j,:len(s)] = s
             rows[j,:len(r)] = r
