@@ -198,7 +198,8 @@ def embed(model, file, views, pool, keep_space, **options):
 @click.argument('emb', metavar='EMB', type=click.Path())
 @click.option('--out', required=True, metavar='INDEX', type=click.Path(file_okay=False), help='The folder to write.')
 @click.option('--space', default='balanced', show_default=True,
-              help='How embeddings are read: balanced, whitened, partly, centered or cosine; or the file of a saved space.')
+              help='How embeddings are read: balanced, whitened, partly, centered or cosine; '
+                   'or the file of a saved space.')
 @click.option('--column', default='', help='The column of vectors, where it is not embedding or the only one.')
 @click.option('--kind', default='auto', show_default=True, type=click.Choice(['auto','exact','ivf','coarse']),
               help='Every row compared, or those of a few cells: by the number of rows, without it.')
@@ -251,7 +252,8 @@ def search(emb, like, unlike, bands, survey, **options):
 # %% ../nbs/71_cli.ipynb #52dac664
 @main.command('map')
 @click.argument('table', metavar='EMB')
-@click.option('--out', required=True, metavar='MAP', help='The table to write (.parquet or .fits); the map itself beside it.')
+@click.option('--out', required=True, metavar='MAP',
+              help='The table to write (.parquet or .fits); the map itself beside it.')
 @click.option('--kind', type=click.Choice(['umap','tsne','pca']), default='umap', show_default=True,
               help='How objects are laid out.')
 @click.option('--sample', 'n', default=20_000, show_default=True, type=click.IntRange(min=3),
@@ -259,7 +261,8 @@ def search(emb, like, unlike, bands, survey, **options):
 @click.option('--seed', default=0, show_default=True, help='Of the sample and the layout.')
 @click.option('--space', help='cosine, centered, partly, whitened, or the file of a saved space.')
 @click.option('--clusters', default=12, show_default=True, type=click.IntRange(min=1), help='Regions that get a name.')
-@click.option('--like', metavar='MAP', help='Place objects on this map; what is said of kind, sample and so on is its own.')
+@click.option('--like', metavar='MAP',
+              help='Place objects on this map; what is said of kind, sample and so on is its own.')
 @click.option('--column', default='', help='The column of vectors, in a table of other makers.')
 @click.option('--figure', metavar='PNG', help='Draw the map, too.')
 @click.option('--color', default='', help='The column whose values are the colours of the figure.')

@@ -319,7 +319,8 @@ def space_of(
         return Space.load(space).check_table(table)
     saved = getattr(table['embedding'], 'meta', {}).get('space')
     if saved and Path(saved).exists(): return Space.load(saved).as_kind(space).check_table(table)
-    if maker(table.meta).get('model'): log.warning(f'No space was kept with this table: one is fitted to its {len(table)} rows')
+    if maker(table.meta).get('model'):
+        log.warning(f'No space was kept with this table: one is fitted to its {len(table)} rows')
     return Space.fit(table['embedding'], space, made_by=maker(table.meta))
 
 # %% ../nbs/30_space.ipynb #fa712a1f

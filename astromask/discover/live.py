@@ -194,7 +194,8 @@ def object_facts(
     spread = np.ma.masked_invalid(x).std((2,3)).filled(0)
     noise = np.where(noise > 0, noise, np.where(spread > 0, spread, 1))
     top = np.nan_to_num(x, nan=-np.inf).max((2,3))
-    return [dict(title=str(t), channels=[int(k) for k in s.channels], ready=s.ready, black=_for_json(s.black[i].ravel()),
+    channels = [int(k) for k in s.channels]
+    return [dict(title=str(t), channels=channels, ready=s.ready, black=_for_json(s.black[i].ravel()),
                  weight=_for_json(s.weight.ravel()), soft=float(s.soft[i,0,0]), peak=float(s.peak[i,0,0]),
                  sky=_for_json(sky[i]), noise=_for_json(noise[i]), top=_for_json(top[i])) for i,t in enumerate(names)]
 

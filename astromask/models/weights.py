@@ -51,7 +51,8 @@ def save_model(
     path = Path(path)
     scaling = None if m.scaling is None else m.scaling.config()
     # they may have been set since
-    config = m.config | {k: getattr(m, k) for k in ('norm_pix_loss','loss','predict_ratio','views','pool') if k in m.config}
+    may_change = 'norm_pix_loss','loss','predict_ratio','views','pool'
+    config = m.config | {k: getattr(m, k) for k in may_change if k in m.config}
     write_atomic(path/'model.safetensors', tensor_bytes(cpu_tensors(m.state_dict())))
     if m.trained_on: write_atomic(path/'seen.safetensors', array_bytes(m.trained_on.tensors()))
     else: (path/'seen.safetensors').unlink(missing_ok=True)
