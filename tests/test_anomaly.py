@@ -1,8 +1,11 @@
 "Odd objects: scored block after block without a copy of the table, with the values of scikit-learn, in a table that a catalogue may thin out"
 import numpy as np, pytest
 from astropy.table import Table
+from click.testing import CliRunner
 from sklearn.neighbors import LocalOutlierFactor
+from astromask.cli import main
 from astromask.core import InputError
+from astromask.data.cutouts import Cutouts
 from astromask.space import Space
 from astromask.tasks import anomaly as room
 
@@ -50,3 +53,22 @@ def test_the_first_few():
     assert (np.diff(first['score']) <= 0).all() and list(first['rank']) == list(range(1, 30))
     with pytest.raises(InputError, match="no score 'odd'"): room.oddest(scores, t, 'odd')
     with pytest.raises(InputError, match='k is 0'): room.oddest(scores, t, k=0)
+
+def test_the_verb(tmp_path):
+    "Other makers' tables, a condition, pictures and files; what is wrong is one sentence"
+    t = survey(80)
+    t['kind'] = ['star','galaxy']*40
+    t.rename_column('embedding', 'vector')
+    t.write(tmp_path/'t.parquet')
+    Cutouts.write(tmp_path/'c.h5', np.random.default_rng(0).normal(size=(80,3,8,8)).astype('f4'), 'gri', t['id','ra','dec'])
+    def call(*args):
+        said = CliRunner().invoke(main, ['anomaly', str(tmp_path/'t.parquet'), *map(str, args)])
+        return said.exit_code,said.output
+    code,text = call('--k', 3, '--where', "kind == 'galaxy'", '--by', 'whitened_distance', '--out', tmp_path/'odd.csv', '--cutouts', tmp_path/'c.h5')
+    found = Table.read(tmp_path/'odd.csv')
+    assert code == 0 and (tmp_path/'odd.png').stat().st_size > 1000 and '00003' in text.splitlines()[2]
+    assert found['id'][0] == 3 and len(found) == 3 and {'forest','whitened_forest','link_legacy'} <= set(found.colnames)
+    for args,why in (((), None), (('--by','odd'), 'no score'), (('--where','kin == 1'), 'kind'), (('--space','nowhere'), 'no space'),
+                     (('--cutouts',tmp_path/'c.h5'), '--out'), (('--column','ra'), 'ra'), (('--out',tmp_path/'odd.csv'), 'exists'), (('--k',0), 'k is 0')):
+        code,text = call(*args)
+        assert code == (2 if why else 0) and (why or '') in text

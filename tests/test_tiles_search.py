@@ -5,14 +5,18 @@ import numpy as np, pytest, torch
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from click.testing import CliRunner
+from astromask.cli import main
 from astromask.core import InputError
 from astromask.data.cutouts import Cutouts
 from astromask.data.ingest import ingest
 from astromask.discover.tiles import cut_found, model_field, search_tiles
 from astromask.embed import embed_cutouts
 from astromask.models.mae import MAE
+from astromask.models.weights import save_model
 from astromask.space import Space
-from astromask.tasks.predict import embedding
+from astromask.tasks.predict import embedding, table_of
+from astromask.tasks.tables import read_table
 
 data = Path(__file__).parents[2]/'shared'/'data'/'fits'
 real = pytest.mark.skipif(not data.exists(), reason=f'the real files of {data} are not here')
@@ -148,3 +152,22 @@ def test_a_real_field(tmp_path, caplog):
     assert 'look 2 times larger' in caplog.text and all(len(f) == 9 and np.isfinite(f['score']).all() for f in found)
     c = Cutouts.open(cut_found(tmp_path/'f.h5', found[1], files, m, resample=True, zero_point=27.))
     assert c.pixel_scale == pytest.approx(.336) and np.isfinite(c[:]).mean() > .9
+
+def test_the_verb(world, tmp_path):
+    "By an object of a table of embeddings; images and a picture of what was found; what is wrong is one sentence"
+    folder = world['folder']
+    save_model(world['m'], tmp_path/'model')
+    table_of(world['job'], str(folder/'all.h5'), tmp_path/'e.parquet', device='cpu', progress=False)
+    one = world['c'].catalog[3]
+    def call(*args):
+        said = CliRunner().invoke(main, ['seek', *map(str, args), '--model', str(tmp_path/'model'), '--device', 'cpu'])
+        return said.exit_code,said.output
+    asked = (tmp_path/'e.parquet','--tiles',world['tiles'],'--out',tmp_path/'f.parquet')
+    code,text = call(*asked, '--like', one['id'], '--n', 5, '--cutouts', tmp_path/'f.h5')
+    found = read_table(tmp_path/'f.parquet')
+    assert code == 0 and len(found) == 5 and found['score'][0] > .999 and found['id'][0] in text
+    assert (found['tile'][0],found['x'][0],found['y'][0]) == (one['tile'],one['x'],one['y'])
+    assert len(Cutouts.open(tmp_path/'f.h5')) == 5 and (tmp_path/'f.png').stat().st_size > 1000
+    for args,why in (((), 'nothing to look for'), (('--like',one['id']), 'exists'), (('--like','nobody'), 'no object and no file')):
+        code,text = call(*asked, *args)
+        assert code == 2 and why in text

@@ -6,9 +6,9 @@ Docs: https://astromask.github.io/astromask/discover.tiles.html.md"""
 
 # %% auto #0
 __all__ = ['far_apart', 'places_of', 'BestSquares', 'known_bands', 'model_field', 'TileSquares', 'scorer', 'scored_squares',
-           'search_key', 'save_state', 'load_state', 'check_search', 'search_tiles', 'cut_found']
+           'search_key', 'save_state', 'load_state', 'check_search', 'search_tiles', 'cut_found', 'seek']
 
-# %% ../../nbs/62_discover.tiles.ipynb #12ba6623
+# %% ../../nbs/62_discover.tiles.ipynb #abd5428f
 import json, numpy as np, os, shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -21,6 +21,8 @@ from ..data.cutting import OpenTile
 from ..data.ingest import Field, all_files, ingest, open_field
 from ..data.loaders import fit_size
 from ..data.tiles import find_tiles
+from .queries import table_model
+from .search import SimilarityIndex, show_found
 from ..embed import ask, knows_units
 from ..files import digest, locked, storage_errors
 from ..models.weights import model_hash
@@ -320,3 +322,37 @@ def cut_found(
     where = dict(x='x', y='y', first_pixel=0) if flat else {}
     return ingest(out, tiles, found[names], survey, known, max(m.img_size), processes=1,
                   pixel_scale=m.measure.pixel_scale if resample else None, **where, **told)
+
+# %% ../../nbs/62_discover.tiles.ipynb #d140b1a1
+def seek(
+    emb,            # A table of embeddings, or the folder of an index: what examples are of
+    out,            # The table to write: .parquet or .fits
+    tiles,          # As `ingest` takes it
+    like,           # Ids, positions, files
+    unlike=(),      # Likewise, what is not meant
+    by=None,        # mean | max | rank; None: as a search has it
+    space='',       # As a search has it
+    radius=5.,      # Arcsec, for positions of examples
+    model='',       # Folder of the model that made the table; '': where it was then
+    cutouts='',     # A file to write (HDF5): images of what was found, and a picture beside it
+    survey=None,    # Of the tiles, and of images that do not tell
+    bands=None,     # Likewise
+    overwrite=False,# Replace files that are there?
+    told=None,      # What else `open_field` takes: a dict
+    **asked,        # What else `search_tiles` takes
+)->Table:           # Of `search_tiles`
+    "Find what looks like the examples in tiles"
+    if not like: raise InputError('There is nothing to look for: give --like ID, RA,DEC or FILE, once or more')
+    if cutouts and Path(cutouts).exists() and not overwrite:
+        raise InputError(f'{cutouts} exists: give another name, or --overwrite')
+    ix = SimilarityIndex.open(emb, space)
+    m = table_model(ix.facts, model)
+    wanted,away = (ix.typed(o, radius, model=model, bands=bands, survey=survey) for o in (like,unlike))
+    how = ix.facts['settings']
+    where = dict(survey=survey, bands=bands, resample=how.get('resample', False)) | (told or {})
+    found = search_tiles(out, model_field(tiles, m, **where), embedding(m, how['views'], how['pool']), ix.space,
+                         ix.query(wanted, by, away), overwrite=overwrite, **asked)
+    if cutouts:
+        cut_found(cutouts, found, tiles, m, overwrite=overwrite, **where)
+        show_found(found, (), wanted.images, cutouts, Path(cutouts).with_suffix('.png'))
+    return found
