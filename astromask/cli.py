@@ -474,7 +474,8 @@ def ingest(out, tiles, bands, image_hdu, mask_hdu, variance_hdu, mask_planes, ze
 @click.option('--n', default=100, show_default=True, help='Places to find.')
 @click.option('--overlap', default=.5, show_default=True, help='Of neighbouring squares, as a share of a side.')
 @click.option('--min-valid', default=.5, show_default=True, help="Share of a square's pixels that must be valid.")
-@click.option('--bands', default='', help='Letters, or names with commas between them; all that the model knows without it.')
+@click.option('--bands', default='',
+              help='Letters, or names with commas between them; all that the model knows without it.')
 @click.option('--space', default='', help='balanced (without it), whitened, partly, centered, cosine, or a saved one.')
 @click.option('--bs', default=256, show_default=True, help='Squares in a block.')
 @click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.')
