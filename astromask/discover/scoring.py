@@ -63,11 +63,12 @@ def probe_vector(
     negatives,       # (m,D) unit directions of what is not meant
     background,      # (b,D) unit directions of a sample of the survey
     ridge:float=.5,  # The penalty
+    counter:float=.25, # How much a counter-example counts
 )->np.ndarray:       # (D,)
     "Weights of a ridge regression that tells examples from the survey"
     n = len(positives)
     x = np.concatenate([positives, negatives, background])
-    w = np.concatenate([weights, np.ones(len(negatives)), np.full(len(background), n/len(background))])
+    w = np.concatenate([weights, np.full(len(negatives), counter), np.full(len(background), n/len(background))])
     y = (np.arange(len(x)) < n).astype(float)
     x = x - w @ x/w.sum()
     y = y - w @ y/w.sum()
