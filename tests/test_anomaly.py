@@ -15,6 +15,7 @@ def survey(n, width=8, holes=()):
     x[list(holes)] = np.nan
     return Table(dict(id=[f'{i:05}' for i in range(n)], ra=np.arange(n)/9, dec=np.zeros(n), embedding=x))
 
+@pytest.mark.slow
 def test_blocks_change_nothing(monkeypatch):
     t = survey(300, holes=[5,250])
     whole = room.anomaly_scores(t, reference=100, space='whitened')
@@ -25,6 +26,7 @@ def test_blocks_change_nothing(monkeypatch):
         elif k != 'id': np.testing.assert_allclose(parts[k], whole[k], rtol=1e-6)
     assert np.isnan(parts['distance'][[5,250]]).all() and whole['rank_whitened_distance'][3] == 1
 
+@pytest.mark.slow
 def test_outlier_factors_are_those_of_scikit_learn():
     t = survey(300)
     space = Space.fit(t['embedding'])
@@ -54,6 +56,7 @@ def test_the_first_few():
     with pytest.raises(InputError, match="no score 'odd'"): room.oddest(scores, t, 'odd')
     with pytest.raises(InputError, match='k is 0'): room.oddest(scores, t, k=0)
 
+@pytest.mark.slow
 def test_the_verb(tmp_path):
     "Other makers' tables, a condition, pictures and files; what is wrong is one sentence"
     t = survey(80)

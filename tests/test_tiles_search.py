@@ -64,6 +64,7 @@ def test_finds_what_all_squares_at_once_would_tell(world, tmp_path):
     np.testing.assert_allclose(found['score'], score[best], atol=1e-5)
     assert list(found['rank']) == [1,2,3,4,5,6] and (found['valid'] >= .5).all() and found['score'][0] > .999
 
+@pytest.mark.slow
 def test_order_of_tiles_and_size_of_blocks_change_nothing(world, tmp_path):
     found = search(world, tmp_path/'a.parquet')
     turned = {b: [str(world['folder']/f'{b}-{k}.fits') for k in 'ba'] for b in 'gri'}
@@ -96,6 +97,7 @@ def test_a_killed_search_goes_on_with_the_same_bits(world, tmp_path, caplog):
     assert same(search(world, out, job=job), whole) and '1 tiles are done' in caplog.text
     assert 0 < sum(asked) <= 56 and not (tmp_path/'.f.parquet.search').exists()
 
+@pytest.mark.slow
 def test_a_search_for_something_else_begins_anew(world, tmp_path, caplog):
     out = tmp_path/'f.parquet'
     assert killed(world, out, 3)
@@ -112,6 +114,7 @@ def test_without_a_wcs(world, tmp_path):
     c = Cutouts.open(cut_found(tmp_path/'f.h5', found, files, world['m']))
     np.testing.assert_array_equal(c.catalog['x'], found['x'])
 
+@pytest.mark.slow
 def test_what_was_found_is_cut_again(world, tmp_path):
     found = search(world, tmp_path/'f.parquet')
     c = Cutouts.open(cut_found(tmp_path/'f.h5', found, world['tiles'], world['m']))
@@ -139,6 +142,7 @@ def test_bad_input_is_a_sentence(world, tmp_path):
         for b in 'gri': fits.writeto(tmp_path/f'{b}.fits', np.where(np.arange(4900).reshape(70,70) % 3, np.nan, 1).astype('f4'), sky())
         search(world, tmp_path/'h.parquet', str(tmp_path/'{band}.fits'))
 
+@pytest.mark.slow
 @real
 def test_a_real_field(tmp_path, caplog):
     "HSC's, with pixels of another size than the model knows, and without a zero point"
