@@ -143,6 +143,7 @@ def labelled_ids(
     label = np.ma.filled(np.ma.asarray(t['label']).astype(str), '')
     names = sorted(set(label) - {''})
     wanted = str(positive) or (names[0] if len(names) == 1 else '')
-    if wanted not in names: raise InputError(f'{path} has the labels {", ".join(names)}: say which is wanted (positive)')
+    if wanted not in names:
+        raise InputError(f'{path} has the labels {", ".join(names)}: say which is wanted (positive)')
     ids = np.asarray(t['id']).astype(str)
     return ids[label == wanted].tolist(),ids[(label != wanted) & (label != '')].tolist()
