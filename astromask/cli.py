@@ -190,7 +190,7 @@ def embed(model, file, views, pool, keep_space, **options):
     from astromask.tasks.predict import embedding
     from astromask.space import Space, space_path
     job = embedding(load_model(model), views, pool)
-    _write_table(job._replace(notes=dict(model_path=os.path.abspath(model))), file, **options)
+    _write_table(job._replace(notes=job.notes | dict(model_path=os.path.abspath(model))), file, **options)
     if keep_space and space_path(options['out']).exists(): Space.load(options['out']).save(model)
 
 # %% ../nbs/71_cli.ipynb #f36575a3
