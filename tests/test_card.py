@@ -126,6 +126,7 @@ def test_every_model_that_training_leaves_has_a_card(tmp_path):
     teach(2)
     assert card(tmp_path/'head') == 'Mine\n'
 
+@pytest.mark.slow
 def test_an_evaluation_is_in_the_card_of_its_model(tmp_path, folder):
     rng = np.random.default_rng(0)
     kind = np.arange(60) % 2

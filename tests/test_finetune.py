@@ -102,7 +102,7 @@ def test_freezing_again_thaws(data):
     assert all(v.requires_grad for v in p.parameters())
     with pytest.raises(InputError, match="frozen is 3; it must be 'encoder', a number of this encoder's 2 blocks"): freeze(p, 3)
 
-@pytest.mark.parametrize('recipe,head', [('probe','linear'), ('attentive','attentive'), ('probe','astromae')])
+@pytest.mark.parametrize('recipe,head', [('probe','linear'), ('attentive','attentive'), pytest.param('probe', 'astromae', marks=pytest.mark.slow)])
 def test_kept_features_are_those_that_are_computed_in_every_step(data, tmp_path, monkeypatch, recipe, head):
     more = dict(magnitudes=('mag_g','mag_r'))
     kept = learner(data, tmp_path/'kept', recipe, head=head, more=more)

@@ -59,6 +59,7 @@ def test_what_a_study_varies_is_said_on_the_command_line(survey, tmp_path):
     done = astromask(*arguments(survey, tmp_path/'run', epochs=2, **STUDY | dict(loss='mse')))
     assert done.returncode == 2 and 'loss' in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
+@pytest.mark.slow
 def test_a_probe_asks_a_file_of_its_own(whole, survey, tmp_path):
     "Other pixels, two of three bands, other columns: the same bits as without, answers that are kept, and what cannot be asked in a sentence"
     rng,probe = np.random.default_rng(1),tmp_path/'probe.h5'
@@ -107,6 +108,7 @@ def test_killed_three_times_with_all_its_children_it_ends_with_the_same_bits(who
     assert sorted(set(steps)) == steps and steps[-1] < 120
     print('killed after steps', steps[1:])
 
+@pytest.mark.slow
 def test_the_clock_stops_a_run(survey, tmp_path):
     done = astromask(*arguments(survey, tmp_path/'run', 1), '-p', 'max_minutes', 0.1)
     assert done.returncode == 0, done.stderr

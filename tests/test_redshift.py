@@ -191,7 +191,7 @@ def test_the_experiment_takes_a_table(tmp_path):
     assert m.calibration['conformal']['n'] == numbers['objects']['calibrate']
     assert m.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))
 
-@pytest.mark.parametrize('given,says', [(('drop_path','.1'), 'no encoder learns'), (('patience','-1'), 'patience is -1')])
+@pytest.mark.parametrize('given,says', [(('drop_path','.1'), 'no encoder learns'), pytest.param(('patience','-1'), 'patience is -1', marks=pytest.mark.slow)])
 def test_networks_that_cannot_be_taught_so_are_refused_at_once(tmp_path, given, says):
     survey_table().write(tmp_path/'t.csv')
     done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', *given, '--out', 'out', cwd=tmp_path)

@@ -374,6 +374,7 @@ def records(run):
             rows[record.history.step.num] = {('/'.join(i.nested_key) or i.key): json.loads(i.value_json) for i in record.history.item}
     return rows,newest.name.split('-')[-1]
 
+@pytest.mark.slow
 def test_offline_with_one_id_over_restarts(survey, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv('WANDB_MODE', 'offline')
     run,ids = RunDir(tmp_path/'run'),[]

@@ -93,7 +93,6 @@ class BandEncoder(nn.Module):
         self.scaling = scaling
         self.views = check_views(views)
         self.pool = pool
-        self.check_pooling(pool)
 
 # %% ../../nbs/21_models.encoder.ipynb #32a9995e
 @patch
