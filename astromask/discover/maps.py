@@ -327,7 +327,8 @@ def make_map(
     m = SurveyMap.load(like) if like else SurveyMap.fit(table, **how)
     fitted = time.perf_counter()
     facts = m.facts(table)
-    done = dict(table=str(path), kind=m.kind, sample=len(m.sample), objects=0, placed=0)
+    done = dict(table=str(path), kind=m.kind, sample=len(m.sample), objects=0, placed=0,
+                laid_out=not like and m.kind != 'pca')
 
     def blocks():
         for c in progress(table_blocks(table), 'placing', unit='block'):
@@ -350,4 +351,5 @@ def map_text(
     blank = report['objects']-report['placed']
     return (f'{report["table"]}: {report["placed"]} objects on a map by {report["kind"]} of {report["sample"]}'
             + f' ({blank} have no embedding)'*bool(blank) + f', fitted in {report["seconds_fit"]:.1f} s, placed in '
-            f'{report["seconds_place"]:.1f} s; {here:.2f} GiB of memory at most, {there:.2f} in the other process')
+            f'{report["seconds_place"]:.1f} s; {here:.2f} GiB of memory at most'
+            + f', {there:.2f} in the process that laid it out'*report['laid_out'])
