@@ -8,20 +8,17 @@ Docs: https://astromask.github.io/astromask/discover.maps.html.md"""
 __all__ = ['NEAREST', 'table_blocks', 'embeddings_of', 'draw_sample', 'SurveyMap', 'between', 'map_path', 'make_map', 'map_text']
 
 # %% ../../nbs/61_discover.maps.ipynb #4aa73e6b
-import json, numpy as np, resource, sys, time
+import numpy as np, resource, sys, time
 from pathlib import Path
 from astropy.table import Table
 from fastcore.basics import patch, store_attr
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as array_bytes
-from ..core import DataError, InputError, progress, uniform, versions
+from ..core import InputError, progress, uniform, versions
 from ..data.duplicates import hash_ids
 from .clusters import cluster_centres, cluster_of, name_clusters
 from .layouts import check_layout, lay_out, principal_axes
 from .neighbours import Neighbours
 from .vectors import is_own_table, read_vectors
-from ..files import check_file, digest, write_atomic
-from ..space import KINDS, ROWS, Moments, Space, maker, space_of
+from ..space import KINDS, ROWS, Space, maker, read_arrays, space_of, write_arrays
 from ..tasks.tables import arrow_table, from_arrow, read_table, shard_path, table_facts, write_table
 
 # %% ../../nbs/61_discover.maps.ipynb #2c1d2d3b
@@ -236,30 +233,12 @@ def map_path(
 def save(self:SurveyMap,
     path, # As `map_path` takes it
 )->Path:  # The file
-    "Write the map: the file is there whole or not at all"
-    s = self.space
-    arrays = dict(mean=s.moments.mean, scatter=s.moments.scatter, sample=self.sample, layout=self.layout,
-                  centres=self.centres)
-    space = dict(n=s.moments.n, left_out=s.moments.left_out, kind=s.kind, shrink=s.shrink,
-                 power=s.power if s.kind == 'partly' else None, made_by=s.made_by)
-    told = json.dumps(dict(format=1, kind=self.kind, settings=self.settings, space=space, names=list(self.names),
-                           sizes=list(self.sizes)), sort_keys=True)
-    told = json.dumps(dict(map=told, sha256=digest(told, *arrays.values())))
-    path = map_path(path)
-    write_atomic(path, array_bytes(arrays, metadata=dict(astromask=told)))
-    return path
-
-# %% ../../nbs/61_discover.maps.ipynb #b36a8ef9
-def _checked_map(path):
-    "What a map's file says, and its arrays"
-    check_file(path)
-    try:
-        with safe_open(path, 'np') as f:
-            told = json.loads(f.metadata()['astromask'])
-            arrays = {k: f.get_tensor(k) for k in ('mean','scatter','sample','layout','centres')}
-        if digest(told['map'], *arrays.values()) == told['sha256']: return json.loads(told['map']),arrays
-    except (SafetensorError, OSError, TypeError, LookupError, ValueError): pass
-    raise DataError(f'{path} is damaged, or no map that astromask wrote: make the map again')
+    "Write the map"
+    m = self.space.moments
+    told = dict(kind=self.kind, settings=self.settings, space=self.space.told, names=list(self.names),
+                sizes=list(self.sizes))
+    return write_arrays(map_path(path), 'map', told, dict(mean=m.mean, scatter=m.scatter, sample=self.sample,
+                                                          layout=self.layout, centres=self.centres))
 
 # %% ../../nbs/61_discover.maps.ipynb #eacfaa09
 @patch(cls_method=True)
@@ -267,10 +246,9 @@ def load(cls:SurveyMap,
     path, # As `map_path` takes it
 ):        # `SurveyMap`
     "Read a map, and check it"
-    told,arrays = _checked_map(map_path(path))
-    if told['format'] != 1: raise DataError(f'{path} was written by a newer version of astromask: update this one')
-    s = told['space']
-    space = Space(Moments(s.pop('n'), s.pop('left_out'), arrays.pop('mean'), arrays.pop('scatter')), **s)
+    names = 'mean','scatter','sample','layout','centres'
+    told,arrays = read_arrays(map_path(path), 'map', names, 'make the map again')
+    space = Space.of_told(told['space'], arrays.pop('mean'), arrays.pop('scatter'))
     return cls(told['kind'], space, told['settings'], names=told['names'], sizes=told['sizes'], **arrays)
 
 # %% ../../nbs/61_discover.maps.ipynb #19fd9552
