@@ -30,7 +30,7 @@ def _extends(name, was, now):
 # %% ../nbs/03_runs.ipynb #c088595c
 def _is_foreign(run):
     "Does the directory hold what is of no run?"
-    ours = 'STOP','params.yaml','ranks','manifest.json'
+    ours = 'STOP','params.yaml','ranks','manifest.json','job'
     return any(not n.startswith('.') and n not in ours for n in os.listdir(run))
 
 # %% ../nbs/03_runs.ipynb #3487de73
