@@ -53,9 +53,9 @@ def cluster():
     if missing and not os.environ.get('ASTROMASK_SLURM'): pytest.skip(f'SLURM is not installed ({", ".join(missing)}): apt-get install slurm-wlm munge')
     if os.getuid() != 0: pytest.skip('only root can bring up a SLURM cluster')
     folder = tempfile.mkdtemp(prefix='astromask-slurm-')
-    with socket.socket() as a, socket.socket() as b:
-        for s in (a,b): s.bind(('127.0.0.1', 0))
-        ports = [str(s.getsockname()[1]) for s in (a,b)]
+    with socket.socket() as a, socket.socket() as b, socket.socket() as c:
+        for s in (a,b,c): s.bind(('127.0.0.1', 0))
+        ports = [str(s.getsockname()[1]) for s in (a,b,c)]
     up = subprocess.run(['bash', HERE/'up.sh', folder, *ports], capture_output=True, text=True, timeout=60)
     try:
         if up.returncode:
