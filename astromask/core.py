@@ -11,6 +11,7 @@ __all__ = ['mix', 'check_seed', 'uniform', 'shuffled', 'size2d', 'git_commit', '
 # %% ../nbs/00_core.ipynb #0b78069c
 import io, os, platform, subprocess, tempfile, threading, time, zlib
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np
@@ -27,12 +28,15 @@ _GOLDEN,_C1,_C2 = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049
 def _shift(x, n): return (x >> n) & ((1 << (64-n)) - 1)   # a logical shift of signed integers
 
 # %% ../nbs/00_core.ipynb #6815284a
+def _stir(x): # All of `mix` but the last line, which leaves the highest bits as they are
+    x = (x ^ _shift(x, 30)) * _C1
+    return (x ^ _shift(x, 27)) * _C2
+
 def mix(
     x, # int64 NumPy array (at least 1-D) or torch tensor
 ): # The same shape and type, each integer scrambled by SplitMix64's finaliser
     "Scramble 64-bit integers, one to one"
-    x = (x ^ _shift(x, 30)) * _C1
-    x = (x ^ _shift(x, 27)) * _C2
+    x = _stir(x)
     return x ^ _shift(x, 31)
 
 # %% ../nbs/00_core.ipynb #15b333ba
@@ -46,23 +50,56 @@ def check_seed(
         raise InputError(f'{str(seed)[:40]} is no seed: give a whole number from 0 on, less than 2**63')
     return int(seed)
 
+# %% ../nbs/00_core.ipynb #7543bab6
+_FIRST = int(mix(np.array([_GOLDEN]))[0])
+
+def _number(stream): return zlib.crc32(stream.encode())
+_number._dynamo_marked_constant = True             # torch.compiler.assume_constant_result, without importing torch
+
+def _chain(key, *parts): # One int64 after the other
+    for part in parts: key = mix((key ^ part) + _GOLDEN)
+    return key
+
+def _bits(ids, counter, key): return _shift(_stir(mix(mix(ids + _GOLDEN) ^ key)[:,None] + counter*_GOLDEN), 40)
+
+# %% ../nbs/00_core.ipynb #995515df
+def _drawn(ids, n, seed, epoch, number): # Of torch tensors alone
+    import torch
+    counter = torch.arange(1, n+1, device=ids.device)
+    return _bits(ids, counter, _chain(_FIRST, seed, epoch, number)).float() / (1<<24)
+
+@cache
+def _kernel(device):
+    "`_drawn` as one kernel; as it is where that cannot be made"
+    import torch
+    fused = torch.compile(_drawn, dynamic=True)
+    zero = torch.zeros((), dtype=torch.int64, device=device)
+    try: fused(zero.new_zeros(2), 2, zero, zero, zero)
+    except Exception as e:
+        log.warning(f'Random numbers are drawn in many small launches: no kernel could be made ({type(e).__name__})')
+        return _drawn
+    return fused
+
+def _on_device(ids, n, *parts):
+    import torch
+    parts = [o if torch.is_tensor(o) else ids.new_full((), o) for o in parts]
+    ours = type(ids) is torch.Tensor and ids.is_cuda and not torch.compiler.is_compiling()
+    return (_kernel(ids.device) if ours else _drawn)(ids, n, *parts)
+
 # %% ../nbs/00_core.ipynb #fc604e51
 def uniform(
     seed:int,      # The run's seed
-    epoch:int,     # Pass over the data
+    epoch,         # Pass over the data: an int, or a torch tensor () of int64 on the device of the ids
     ids,           # (B,) int64 sample ids: NumPy array or torch tensor (the result lives on its device)
     n:int,         # Numbers for each sample
     stream:str='', # What they are for: streams are independent
 ): # (B,n) in [0,1), multiples of 2**-24, which float32 holds exactly
     "Random numbers that are a function of (seed, epoch, sample id, stream) and of nothing else"
-    base = np.zeros(1, np.int64)
-    seed = check_seed(seed)
-    for part in (seed, epoch, zlib.crc32(stream.encode())): base = mix(base + _GOLDEN) ^ int(part)
-    key = mix(mix(ids + _GOLDEN) ^ int(mix(base + _GOLDEN)[0]))
-    if isinstance(key, np.ndarray): counter = np.arange(1, n+1)
-    else: counter = key.new_ones(n).cumsum(0)
-    bits = _shift(mix(key[:,None] + counter*_GOLDEN), 40)
-    return bits.astype(np.float32) / (1<<24) if isinstance(bits, np.ndarray) else bits.float() / (1<<24)
+    seed,number = check_seed(seed),_number(stream)
+    if hasattr(epoch, 'new_full') or getattr(ids, 'is_cuda', False): return _on_device(ids, n, seed, epoch, number)
+    key = int(_chain(np.array([_FIRST]), seed, int(epoch), number)[0])
+    if isinstance(ids, np.ndarray): return _bits(ids, np.arange(1, n+1), key).astype(np.float32) / (1<<24)
+    return _bits(ids, ids.new_ones(n).cumsum(0), key).float() / (1<<24)
 
 # %% ../nbs/00_core.ipynb #1c63cabb
 def shuffled(
