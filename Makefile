@@ -1,5 +1,5 @@
 # make demo    simulate a survey (or DATA=file.h5), pretrain on it, evaluate, print the numbers
-# make test    run the tests, two files at a time (JOBS=8 for more): every notebook, and tests/ (test-slow: those that kill and restart processes many times, or read the whole site)
+# make test    run the tests, two files at a time (JOBS=8 for more): every notebook, and tests/ (test-slow: the others, those that kill and restart processes many times, or read the whole site)
 # make docs    build the site into _docs/
 # make readme  write README.md from nbs/index.ipynb
 # make figures make the figures that notebooks store sharp and small
@@ -24,7 +24,7 @@ test: env
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 tests
 
 test-slow: env
-	$(BIN)/python -m pytest -q -m slow tests
+	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 tests
 
 docs: env
 	$(BIN)/python tools/docs.py

@@ -62,6 +62,7 @@ def check_everything(m):
 
 # The graph
 
+@pytest.mark.slow
 def test_onnx_believes_what_pytorch_believes(): check_everything(tiny(norm_pix_loss=True))
 
 @pytest.mark.slow

@@ -50,6 +50,7 @@ def test_a_run_leaves_every_file(whole, survey):
 STUDY = dict(norm_pix='true', loss='l1', decoder_depth=2, decoder_dim=64, num_heads=2, decoder_num_heads=8, views=2, drop_path=.2, patience=5, pool='max', optimizer='nadamuon', mask_block=2, class_tokens=3,
              invariance=.1, agreement='coding')
 
+@pytest.mark.slow
 def test_what_a_study_varies_is_said_on_the_command_line(survey, tmp_path):
     done = astromask(*arguments(survey, tmp_path/'run', epochs=1, **STUDY))
     assert done.returncode == 0, done.stderr
@@ -73,7 +74,8 @@ def test_a_probe_asks_a_file_of_its_own(whole, survey, tmp_path):
     assert rows[0]['step'] == '0' and all(0 <= float(r['probe_accuracy']) <= 1 for r in rows)
     assert json.loads((tmp_path/'run/manifest.json').read_text())['probe_data'][0]['sha256'] == hashlib.sha256(probe.read_bytes()).hexdigest()
 
-@pytest.mark.parametrize('number', [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT,signal.SIGTERM], ids=lambda s: s.name)
 def test_stopped_it_ends_with_the_same_bits(whole, survey, tmp_path, number):
     out,command = tmp_path/'run', arguments(survey, tmp_path/'run', **LONG)
     process = astromask(*command, wait=False)
@@ -145,7 +147,7 @@ def test_bad_input_is_one_sentence_and_code_2(tmp_path):
         assert code == 2 and says in err, (case, code, err)
         assert 'Traceback' not in err and len(err.splitlines()) == 1 and err.startswith('astromask: '), (case, err)
 
-@pytest.mark.parametrize('closed', ['.','checkpoints'])
+@pytest.mark.parametrize('closed', ['.', pytest.param('checkpoints', marks=pytest.mark.slow)])
 def test_a_directory_that_cannot_be_written_ends_the_run_at_its_start(survey, tmp_path, closed):
     "The whole of it, or the checkpoints' folder of a run that was killed early"
     out = tmp_path/'run'

@@ -177,6 +177,7 @@ def test_calibration_holds_on_new_objects(tmp_path):
     assert abs(np.mean((point['low'] <= z[parts[2]]) & (z[parts[2]] <= point['high'])) - .8) < .06
 
 
+@pytest.mark.slow
 def test_the_experiment_takes_a_table(tmp_path):
     survey_table().write(tmp_path/'t.csv')
     done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', 'answers', 'mixture', '-p', 'error', 'zspec_err', '-p', 'patience', 3, '--out', 'out', cwd=tmp_path)
@@ -191,7 +192,8 @@ def test_the_experiment_takes_a_table(tmp_path):
     assert m.calibration['conformal']['n'] == numbers['objects']['calibrate']
     assert m.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))
 
-@pytest.mark.parametrize('given,says', [(('drop_path','.1'), 'no encoder learns'), pytest.param(('patience','-1'), 'patience is -1', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('given,says', [(('drop_path','.1'), 'no encoder learns'), (('patience','-1'), 'patience is -1')])
 def test_networks_that_cannot_be_taught_so_are_refused_at_once(tmp_path, given, says):
     survey_table().write(tmp_path/'t.csv')
     done = astromask('run', 'redshift', '-p', 'table', 't.csv', '-p', *given, '--out', 'out', cwd=tmp_path)

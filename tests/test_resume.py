@@ -143,7 +143,7 @@ def test_stopped_at_every_step(survey, tmp_path, method, kw):
 
 def test_signals_set_a_flag(zygote, survey, tmp_path):
     "SIGTERM, SIGUSR1 and Ctrl-C, alone and in a storm: the step is finished, one valid checkpoint more, code 75, and on it goes"
-    job = dict(data=survey, epochs=12)
+    job = dict(data=survey, epochs=6)
     assert zygote.run(out=tmp_path/'whole', **job) == 0
     for k,storm in enumerate(((signal.SIGTERM,), (signal.SIGUSR1,), (signal.SIGINT,), 3*(signal.SIGUSR1,)+(signal.SIGTERM,))):
         out = tmp_path/f'run{k}'

@@ -139,6 +139,7 @@ def test_a_refused_job_says_why(cluster, tmp_path):
     assert cluster.ended(job) == ('FAILED', 2)
     assert 'did you mean epochs?' in (tmp_path/f'astromask-{job}.out').read_text()
 
+@pytest.mark.slow
 def test_a_job_pretrains(cluster, tmp_path):
     job = cluster.submit(tmp_path, 'pretrain', '--out', 'out')
     assert cluster.ended(job, 600) == ('COMPLETED', 0), (tmp_path/f'astromask-{job}.out').read_text()

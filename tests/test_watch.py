@@ -89,7 +89,7 @@ def test_rankme_against_another_way(seed):
     e = rng.normal(size=(300,24)) @ rng.normal(size=(24,24)) + seed
     assert np.isclose(rankme(e), singular(e), rtol=1e-6) and np.isclose(rankme(7*e[::-1]), rankme(e))
 
-@pytest.mark.parametrize('model', [MAE, SimMIM])
+@pytest.mark.parametrize('model', [MAE, pytest.param(SimMIM, marks=pytest.mark.slow)])
 def test_watching_changes_no_bit(survey, tmp_path, model, monkeypatch):
     monkeypatch.setenv('WANDB_MODE', 'offline')
     elsewhere(lambda: watching_changes_no_bit(survey, tmp_path, model))
@@ -215,6 +215,7 @@ def own_learner(survey, run, c=None, **kw):
     learn.online_probe.minutes,learn.online_probe.share = 0,float('inf')
     return learn
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_changes_no_bit(survey, tmp_path):
     plain = own_learner(survey, tmp_path/'plain')
     plain.fit(2)
