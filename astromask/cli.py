@@ -6,7 +6,8 @@ Docs: https://astromask.github.io/astromask/cli.html.md"""
 
 # %% auto #0
 __all__ = ['Verbs', 'main', 'split_bands', 'simulate', 'inspect', 'fetch', 'pack', 'predict', 'embed', 'index', 'search',
-           'anomaly', 'map_', 'explore', 'export', 'bench', 'tile_sources', 'by_band', 'ingest', 'seek', 'run']
+           'anomaly', 'map_', 'explore', 'export', 'bench', 'tile_sources', 'by_band', 'ingest', 'seek', 'run',
+           'stages', 'submit', 'status']
 
 # %% ../nbs/71_cli.ipynb #c059c168
 import logging, os, sys
@@ -521,3 +522,68 @@ def run(name, given, file, out, nproc, parameters):
     if not name: return _list_experiments()
     if parameters: return _list_parameters(find_experiment(name))
     run_experiment(name, (read_params_file(file) if file else {}) | dict(given), out, nproc)
+
+# %% ../nbs/71_cli.ipynb #4e40e710
+# what a job asks the cluster for
+_asked = _options(
+    click.option('--nodes', default=1, show_default=True, type=click.IntRange(min=1), help='Machines.'),
+    click.option('--gpus', default=0, show_default=True, type=click.IntRange(min=0), help='GPUs on each of them.'),
+    click.option('--time', default='', metavar='T', help='Longest time, such as 4:00:00; a run goes on in others.'),
+    click.option('--sbatch', 'options', multiple=True, metavar='OPTION',
+                 help='Any other option of sbatch, such as mem=32G. Repeat for more.'),
+    click.option('--site', default='', metavar='FILE',
+                 help='What this cluster wants to be told; $ASTROMASK_SITE or slurm/site.sh without it.'))
+
+# %% ../nbs/71_cli.ipynb #bba2308c
+def stages(
+    command:dict, # Parameters of `submit`
+    made:dict,    # Name of an earlier stage to what it makes
+)->list:          # `Stage`s
+    "What one command of `submit` asks for"
+    from astromask.cluster.chains import stages_of
+    from astromask.cluster.jobs import Ask
+    name,words = command['name'],command['words']
+    if not name: raise InputError('Name what shall be submitted: an experiment, a notebook, or a verb')
+    verb = main.commands.get(name)
+    if words and verb: verb.make_context(name, [*words, '--out', 'x'])             # it refuses what it does not know
+    ask = Ask(*(command[k] for k in ('nodes','gpus','time','options','site')))
+    return stages_of(name, words, dict(command['given']), command['file'] or '', command['out'] or '', ask,
+                     command['array'], made)
+
+# %% ../nbs/71_cli.ipynb #b0353259
+@main.command(context_settings=dict(ignore_unknown_options=True))
+@click.argument('name', required=False)
+@click.argument('words', nargs=-1, type=click.UNPROCESSED)
+@click.option('-p', 'given', nargs=2, multiple=True, metavar='KEY VALUE', help="Set an experiment's parameter.")
+@click.option('-f', 'file', metavar='FILE', help='A YAML file of parameters.')
+@click.option('--out', metavar='PATH', help='The run directory, or the table; a new one under runs/NAME without it.')
+@_asked
+@click.option('--array', default='', metavar='SHARDS', help='Of a table: so many shards (8, or 8%2 for two at a time).')
+@click.option('--after', multiple=True, metavar='JOB', help='Begin when this job is done. Repeat for more.')
+@click.option('--then', multiple=True, metavar='COMMAND',
+              help='What shall follow, as one text; {NAME} is what the stage NAME makes. Repeat for more.')
+@click.option('--dry-run', is_flag=True, help='Write the script, and do not submit it.')
+@click.option('--new-site', metavar='NAME', help='Write slurm/site.sh for a cluster: bare, canfar, narval, nersc.')
+@click.pass_context
+def submit(ctx, then, after, dry_run, new_site, **command):
+    """Submit the experiment NAME, or a verb and its WORDS, as a job of SLURM; what is done is skipped.
+
+    The script is kept beside what it makes, in job/ of a run directory or TABLE.job/."""
+    import shlex
+    from astromask.cluster import chains, jobs
+    if new_site: return click.echo(f'{jobs.new_site(new_site)}: fill it in')
+    found = []
+    made = {}
+    for o in [command, *(submit.make_context('submit', shlex.split(text), parent=ctx).params for text in then)]:
+        found += stages(o, made)
+        made[found[-1].name.removesuffix('-join')] = found[-1].out
+    for stage,done in zip(found, chains.submit_stages(found, after, dry_run)):
+        click.echo(chains.submitted_text(stage, done))
+
+# %% ../nbs/71_cli.ipynb #a3e64320
+@main.command()
+@click.argument('run', nargs=-1)
+def status(run):
+    "Say how each RUN is (run directories, tables, or folders of some; runs/ without it)."
+    from astromask.cluster.status import status_rows, status_text
+    click.echo(status_text(status_rows(run or ('runs',))))
