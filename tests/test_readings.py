@@ -3,12 +3,12 @@ import numpy as np, pytest, torch
 from astromask.core import InputError
 from astromask.models.answers import Classes
 from astromask.models.encoder import READINGS, orientations
-from astromask.models.heads import Predictor, QueryPool
+from astromask.models.heads import Predictor, QueryPool, encoder_from_config
 from astromask.models.mae import MAE
 from astromask.models.measures import MEASURES, pixel_measures
 from astromask.models.networks import CNN
 from astromask.models.simmim import SimMIM
-from astromask.models.weights import load_model, save_model
+from astromask.models.weights import load_model, model_hash, save_model, untrained, with_bands
 
 def encoder(**kw):
     torch.manual_seed(0)
@@ -47,13 +47,47 @@ def test_an_attentive_head_does_not_see_what_is_missing():
 @pytest.mark.parametrize('make', [encoder, lambda: encoder(norm_after_pool=True),
                                   lambda: SimMIM(16, 4, 'gri', embed_dim=16, depth=1, num_heads=2)], ids=['mae','after','simmim'])
 def test_readings_stand_side_by_side(make):
-    m = make().eval()
     x = images()
+    m = make().eval().fit_steady([dict(x=x)])
     names = [o for o in READINGS if o != 'cls' or m.cls_token is not None]
     each = {o: m.embed(x, pool=o, views=2) for o in names}
     assert all(e.shape == (5,m.pooled_width(o)) and e.isnan().all(1).tolist() == e.isnan().any(1).tolist() == [False]*4+[True] for o,e in each.items())
     torch.testing.assert_close(m.embed(x, pool='+'.join(names), views=2), torch.cat(list(each.values()), 1), equal_nan=True)
     torch.testing.assert_close(m.embed(x[:,:2], ('g','r'), pool='mean+pixels')[:,16:][:,2*MEASURES:3*MEASURES][0], pixel_measures(x[:1,:2]).unflatten(1, (2,MEASURES)).mean(1)[0])
+
+def many(n=48):
+    x = torch.randn(n,3,16,16, generator=torch.Generator().manual_seed(3)).cumsum(-1).cumsum(-2)/4
+    x[1,2] = x[2,:,:9] = torch.nan
+    x[3] = torch.nan
+    return x
+
+def test_a_steady_reading_does_not_depend_on_how_its_sample_is_cut():
+    one,two = (encoder(views=8, pool='mean+pixels').eval() for _ in range(2))
+    two.load_state_dict(one.state_dict())
+    one.fit_steady([dict(x=many())])
+    two.fit_steady([dict(x=many()[:5]), dict(x=many()[5:])])
+    torch.testing.assert_close(one.steady.weight, two.steady.weight, rtol=1e-4, atol=1e-6)
+    assert (one.pool, one.views) == ('steady+pixels', 1) and one.embed(many()).isnan().any(1).nonzero()[:,0].tolist() == [3]
+    by_hand = encoder().eval()
+    by_hand.load_state_dict({k: v for k,v in one.state_dict().items() if 'steady' not in k})
+    seen = many()[:1]
+    mean,rings = one.ring_tokens(one.attend(one.tokens(*one.pixels(seen))), torch.ones(1,16,1, dtype=torch.bool))
+    torch.testing.assert_close(one.embed(seen, pool='steady'), by_hand.embed(seen) + rings @ one.steady.weight + one.steady.bias)
+
+def test_a_steady_reading_is_kept_with_the_model(tmp_path):
+    m = MAE.preset('tiny', bands=('g','r','i'), img_size=16, views=8, pool='mean+pixels').eval()
+    x = many()
+    before = model_hash(m)
+    m.fit_steady([dict(x=x)])
+    save_model(m, tmp_path/'m')
+    again = load_model(tmp_path/'m')
+    torch.testing.assert_close(again.embed(x), m.embed(x), equal_nan=True)
+    assert model_hash(again) == model_hash(m) != before and (again.pool, again.views) == ('steady+pixels', 1)
+    assert again.resized(64).steady is not None and torch.equal(with_bands(again, 'gr').steady.weight, m.steady.weight)
+    fresh = untrained(again)
+    assert (fresh.pool, fresh.views, fresh.steady) == ('mean+pixels', 8, None)
+    frozen = Predictor(again, Classes('ab'))
+    assert torch.equal(encoder_from_config(frozen.config['encoder']).steady.weight, torch.zeros_like(m.steady.weight))
 
 def test_the_spread_is_that_of_observed_patches():
     m = encoder()

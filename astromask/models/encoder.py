@@ -20,6 +20,7 @@ from ..surveys import band_names
 from .blocks import linear
 from .masking import any_in_units, patchify, unpatchify
 from .measures import MEASURES, pixel_measures
+from .steady import Steady, orientation_sums, ring_means, solve_steady
 from .trunks import partial_trunk, registered
 from ..units import Measure
 
@@ -82,6 +83,7 @@ class BandEncoder(nn.Module):
         trunk=None,                 # A trunk, such as `BEiT`; None: block's, of the sizes above
         class_tokens:int=1,         # Tokens that stand for the whole image
         pool:str='mean',            # How `embed` reads it: of `READINGS`, joined by +
+        steady:bool=False,          # Has it a steady reading, as `fit_steady` makes it?
     ):
         super().__init__()
         self.trunk = trunk or partial_trunk(block, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
@@ -93,6 +95,7 @@ class BandEncoder(nn.Module):
         self.scaling = scaling
         self.views = check_views(views)
         self.pool = pool
+        self.steady = Steady(embed_dim) if steady else None
 
 # %% ../../nbs/21_models.encoder.ipynb #32a9995e
 @patch
@@ -177,8 +180,9 @@ def load_state_dict(self:BandEncoder,
     *args,    # nn.Module's
     **kwargs, # nn.Module's
 ):
-    "Take weights; those of the attention pool that earlier versions could make, and nothing trained, are left"
+    "Take weights, with or without a steady reading; those of an attention pool, which nothing trained, are left"
     tensors = {k: v for k,v in tensors.items() if not k.startswith('attn_pool.')}
+    if self.steady is not None: tensors = self.steady.state_dict(prefix='steady.') | tensors
     return nn.Module.load_state_dict(self, tensors, *args, **kwargs)
 
 # %% ../../nbs/21_models.encoder.ipynb #a57e0001
@@ -336,7 +340,7 @@ def central_pool(
 def class_pool(m, out, seen): return out[:,:m.n_class].mean(1)
 
 POOLS = dict(mean=mean_pool, central=central_pool, max=max_pool, cls=class_pool, spread=spread_pool) # Of the tokens
-READINGS = *POOLS,'pixels'                                                       # What may be joined by +
+READINGS = *POOLS,'steady','pixels'                                              # What may be joined by +
 
 # %% ../../nbs/21_models.encoder.ipynb #a8823f65
 @patch
@@ -361,6 +365,8 @@ def check_pooling(self:BandEncoder,
     if len(set(asked)) < len(asked): raise InputError(f'pool is {pool!r}: name each reading once')
     if 'cls' in asked and self.cls_token is None:
         raise InputError("This encoder has no class token: use pool='mean'")
+    if 'steady' in asked and self.steady is None:
+        raise InputError("This encoder has no steady reading, which is fitted where pretraining ends: use pool='mean'")
 
 # %% ../../nbs/21_models.encoder.ipynb #c0a4d04b
 @patch
@@ -369,6 +375,17 @@ def pooled_width(self:BandEncoder,
 )->int:
     "Numbers in an embedding"
     return sum(MEASURES*len(self.bands) if o == 'pixels' else self.embed_dim for o in pool.split('+'))
+
+# %% ../../nbs/21_models.encoder.ipynb #faa453d2
+@patch
+def ring_tokens(self:BandEncoder,
+    out,  # (B,n+L,D) tokens
+    seen, # (B,L,1) bool: which patches were observed
+):        # (B,D), and (B,4*D)
+    "The mean of the tokens, and of those in each ring about the centre"
+    f = self.stride//self.patch_size
+    mean = self.pool_tokens(out, seen)
+    return mean,ring_means(out[:,-seen.shape[1]:], seen, (self.grid[0]//f, self.grid[1]//f), mean)
 
 # %% ../../nbs/21_models.encoder.ipynb #4726246a
 @patch
@@ -382,6 +399,7 @@ def reading(self:BandEncoder,
     "One of the readings"
     if name == 'pixels':
         return pixel_measures(unpatchify(torch.where(valid, values, torch.nan), self.patch_size, self.img_size))
+    if name == 'steady': return self.steady(*self.ring_tokens(out, seen))
     return self.pool_tokens(out, seen, name)
 
 # %% ../../nbs/21_models.encoder.ipynb #8c35f1b1
@@ -413,6 +431,39 @@ def embed(self:BandEncoder,
     turned = orientations(self.place_bands(x, bands), self.views if views is None else check_views(views))
     found = [self.embed_one(o, coords, pool) for o in turned]
     return torch.where(found[0][1], torch.stack([o for o,_ in found]).mean(0), torch.nan)
+
+# %% ../../nbs/21_models.encoder.ipynb #31835ec4
+@patch
+@torch.no_grad()
+def all_orientations(self:BandEncoder,
+    x,           # (B,C,H,W) pixels in survey units, NaN where missing
+    bands=None,  # Names of x's channels; None: the model's own
+    coords=None, # (B,2) right ascension and declination in degrees, where the model has a sky token
+):               # (V,B,D) and (V,B,4*D), of the objects that have a valid pixel
+    "What `ring_tokens` says of images in all their orientations"
+    found = []
+    for o in orientations(self.place_bands(x, bands)):
+        values,valid = self.pixels(o)
+        seen = self.observed(valid)
+        found.append(self.ring_tokens(self.attend(self.tokens(values, valid), coords), seen))
+    there = seen.any(1)[:,0]
+    return tuple(torch.stack(o)[:,there] for o in zip(*found))
+
+# %% ../../nbs/21_models.encoder.ipynb #c07ff8c6
+@patch
+def fit_steady(self:BandEncoder,
+    batches, # Dicts of what `embed` takes: x, and bands and coords where they are needed
+):           # The model, read by `steady` where it was by `mean`, in one orientation
+    "Learn to tell from one orientation what the mean over all would be; no label is asked for"
+    was,device = self.training,self.fill.device
+    self.eval()
+    put = lambda b: {k: v if k == 'bands' or v is None else torch.as_tensor(v, device=device) for k,v in b.items()}
+    sums = [orientation_sums(*self.all_orientations(**put(b))) for b in batches]
+    self.steady = solve_steady(Steady(self.embed_dim), *map(sum, zip(*sums))).to(device)
+    self.pool = '+'.join('steady' if o == 'mean' else o for o in self.pool.split('+'))
+    self.views = 1
+    if hasattr(self, 'config'): self.config |= dict(steady=True, pool=self.pool, views=1)
+    return self.train(was)
 
 # %% ../../nbs/21_models.encoder.ipynb #d8ff391a
 @patch

@@ -10,9 +10,11 @@ __all__ = ['METHODS', 'DECODER', 'PretrainLearner', 'check_probe', 'pretrain_lea
            'model_from_weights']
 
 # %% ../../nbs/42_train.pretrain.ipynb #c56e65db
+import numpy as np
+from fastcore.basics import patch
 from fastcore.meta import delegates
 from pathlib import Path
-from ..core import InputError, RunDir, size2d
+from ..core import InputError, RunDir, progress as show_progress, rank, size2d
 from ..data.labels import class_labels, redshifts
 from ..files import read_json
 from ..models.encoder import check_views
@@ -33,6 +35,7 @@ from ..surveys import band_names
 class PretrainLearner(RunLearner):
     "A Learner that masks and predicts, and continues where its run directory left off; made by `pretrain_learner`"
     nothing = 'No hidden patch has a valid pixel, so there is nothing to learn: give a smaller img_size'
+    steady = 0 # Objects that the steady reading is fitted to, where training ends; 0: none is
     def judged(self): return self.aim_losses.measured()
 
 # %% ../../nbs/42_train.pretrain.ipynb #e0890636
@@ -68,6 +71,7 @@ def pretrain_learner(
     probe_label:str='',     # Its column with the classes; '': the first of the usual ones
     probe_redshift:str='',  # Its column with the redshifts; '': the first of the usual ones
     probe_objects:int=1000, # Objects that it asks about, at most
+    steady:int=2000,        # Objects that the steady reading is fitted to in the end, where m.views is not 1; 0: none
     **options,              # Fields of `PretrainRecipe`
 )->PretrainLearner:
     "The pretraining Learner: `fit(n)` trains until n epochs are done in run_dir"
@@ -90,7 +94,9 @@ def pretrain_learner(
            OnlineProbe(run, look_minutes, probe_objects, label=label or None, redshift=redshift or None, pool=pool,
                        own=own), *mask_curriculum(recipe.mask_ratio_start, m)]
     if recipe.patience: cbs.append(Best(recipe.patience))
-    return make_learner(PretrainLearner, dls, m, run, cbs, recipe, compile, aims)
+    learn = make_learner(PretrainLearner, dls, m, run, cbs, recipe, compile, aims)
+    if m.views > 1 or m.steady is not None: learn.steady = steady
+    return learn
 
 # %% ../../nbs/42_train.pretrain.ipynb #529d1f20
 def mask_curriculum(
@@ -101,6 +107,25 @@ def mask_curriculum(
     if not start: return []
     if isinstance(m, MAE): return [MaskCurriculum(start, m.mask_ratio)]
     raise InputError(f'mask_ratio_start is {start}: only the ratio of mae goes from one to another')
+
+# %% ../../nbs/42_train.pretrain.ipynb #cc6952e4
+@patch
+def fit_reading(self:PretrainLearner,
+    bs:int=64, # Objects at a time
+):
+    "Fit the steady reading to objects that train"
+    rows = self.rows_used()[0]
+    drawn = np.sort(np.random.default_rng(self.seed).permutation(rows)[:self.steady])
+    pixels = self.dls.train.dataset
+    starts = show_progress(range(0, len(drawn), bs), 'the steady reading', unit='block')
+    self.model.fit_steady(pixels.batch(drawn[i:i+bs], self.prepare.coords) for i in starts)
+
+# %% ../../nbs/42_train.pretrain.ipynb #015e9567
+@patch
+def settle(self:PretrainLearner):
+    "Give the model the weights that are kept, and on rank 0, which writes it, a reading that is fitted to them"
+    RunLearner.settle(self)
+    if self.steady and not rank(): self.fit_reading()
 
 # %% ../../nbs/42_train.pretrain.ipynb #0bc548d1
 METHODS = {'mae': MAE, 'simmim': SimMIM}
