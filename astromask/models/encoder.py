@@ -455,7 +455,8 @@ def fit_steady(self:BandEncoder,
     batches, # Dicts of what `embed` takes: x, and bands and coords where they are needed
 ):           # The model, read by `steady` where it was by `mean`, in one orientation
     "Learn to tell from one orientation what the mean over all would be; no label is asked for"
-    was,device = self.training,self.fill.device
+    was = self.training
+    device = self.fill.device
     self.eval()
     put = lambda b: {k: v if k == 'bands' or v is None else torch.as_tensor(v, device=device) for k,v in b.items()}
     sums = [orientation_sums(*self.all_orientations(**put(b))) for b in batches]

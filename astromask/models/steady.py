@@ -59,7 +59,8 @@ def orientation_sums(
     rings, # (V,B,4*D), likewise
 ):         # (4*D+1,4*D+1) and (4*D+1,D) float64, on the CPU
     "What a batch adds to the sums of least squares"
-    mean,rings = mean.double().cpu(),rings.double().cpu()
+    mean = mean.double().cpu()
+    rings = rings.double().cpu()
     missing = (mean.mean(0)-mean).flatten(0, 1)
     a = torch.cat([rings, torch.ones_like(rings[...,:1])], -1).flatten(0, 1)
     return a.T @ a, a.T @ missing
