@@ -22,6 +22,7 @@ from ..models.answers import Classes, Point
 from ..models.heads import dense
 from .callbacks import MaskedBatch, RunCallback, mean_of
 from .checkpoint import named
+from .recorded import kept
 from .ranks import gathered
 
 # %% ../../nbs/41_train.aims.ipynb #dad3fdb9
@@ -279,12 +280,13 @@ def make_aims(
 class AimLosses(RunCallback):
     "Add up what the heads lose, and let the others see the masked loss"
     order = 19                                                       # before `SafeStep`
+    recordable = True
     sums = None
     def before_train(self):
         if self.learn.aims and not self.learn.batch:                 # an epoch that is continued keeps its sums
-            self.sums = torch.zeros(len(self.learn.aims.heads), 2, device=self.dls.device)
+            self.sums = kept(self.sums, torch.zeros(len(self.learn.aims.heads), 2, device=self.dls.device))
     def before_batch(self):
-        if self.learn.aims: self.learn.aims.step = self.learn.step
+        if self.learn.aims: self.learn.aims.step = self.learn.dials('step', lambda: self.learn.step)
     def state(self): return {} if self.sums is None else {'aims.sums': self.sums}
     def load(self, state):
         if kept := named(state, 'aims'): self.sums = kept['sums'].to(self.dls.device)
@@ -296,7 +298,7 @@ def after_loss(self:AimLosses):
     if not self.training or not self.learn.aims: return
     finite = self.loss.isfinite()
     losses,n = self.pred.parts.unbind(1)
-    self.sums = self.sums + torch.where(finite, torch.stack([losses*n, n], dim=1), 0)
+    self.sums += torch.where(finite, torch.stack([losses*n, n], dim=1), 0)
     self.learn.loss = torch.where(finite, self.pred.masked, self.loss)
 
 # %% ../../nbs/41_train.aims.ipynb #6b571a0c
@@ -304,6 +306,6 @@ def after_loss(self:AimLosses):
 def measured(self:AimLosses)->dict: # Name to mean loss; {} without heads
     "The means since the last row, and begin new ones; the device is waited for here"
     if not self.learn.aims: return {}
-    sums = self.sums
-    self.sums = torch.zeros_like(sums)
-    return {f'{k}_loss': mean_of(row) for k,row in zip(self.learn.aims.heads, sums)}
+    sums = self.sums.clone()
+    self.sums.zero_()
+    return {f'{k}_loss': mean_of(row) for k,row in zip(self.learn.aims.heads, sums.tolist())}

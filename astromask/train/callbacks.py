@@ -6,8 +6,9 @@ Docs: https://astromask.github.io/astromask/train.callbacks.html.md"""
 
 # %% auto #0
 __all__ = ['in_parts', 'BatchLearner', 'RunCallback', 'drop_paths', 'path_rates', 'check_drop_path', 'MaskedBatch',
-           'stepped_ratio', 'MaskCurriculum', 'output_loss', 'warmup_cosine', 'Schedule', 'targets', 'finite_loss',
-           'SafeStep', 'Average', 'mean_of', 'History', 'csv_text', 'Best', 'Checkpoints', 'Stop', 'Figures']
+           'stepped_ratio', 'MaskCurriculum', 'output_loss', 'warmup_cosine', 'Schedule', 'targets', 'fetched',
+           'finite_loss', 'SafeStep', 'Average', 'mean_of', 'History', 'csv_text', 'Best', 'Checkpoints', 'Stop',
+           'Figures']
 
 # %% ../../nbs/41_train.callbacks.ipynb #1aaf8132
 import math, numpy as np, signal, threading, time, torch
@@ -23,6 +24,7 @@ from ..models.blocks import droppable, leave_out
 from ..plots import history_figure, reconstruction_figure
 from .checkpoint import check_space, named, save_checkpoint
 from .ranks import summed, totals, wait
+from .recorded import Dials, kept
 
 # %% ../../nbs/41_train.callbacks.ipynb #2f158a84
 def in_parts(
@@ -39,6 +41,7 @@ def in_parts(
 class BatchLearner(Learner):
     "A Learner that gives its model a batch by name, and in parts where memory is small"
     parts = 1
+    dials = Dials()
     def forward(self, batch): return self.model(**batch)
     def parameters(self): return self.model.parameters()
 
@@ -69,6 +72,7 @@ def do_part(self:BatchLearner,
 # %% ../../nbs/41_train.callbacks.ipynb #e7329aa2
 class RunCallback(Callback):
     "A callback of a run that goes on: with a state that checkpoints hold"
+    recordable = False    # is all that it does in a step done on the device, and the same in each?
     def state(self)->dict:
         "Name to tensor, or to what JSON knows"
         return {}
@@ -113,6 +117,7 @@ class MaskedBatch(RunCallback):
     "Turn every object of a batch and draw its mask's numbers, as (seed, epoch, id) say"
     name = 'prepare'
     order = 1
+    recordable = True
     def __init__(self,
         seed:int=0,            # The run's seed
         augment=dihedral,      # (x, seed, epoch, ids) -> x; None leaves training images as they are
@@ -121,7 +126,9 @@ class MaskedBatch(RunCallback):
         rates=None,            # Of `path_rates`; None: no branch is left out
     ): store_attr()
 
-    def before_batch(self): self.learn.xb = self.batch(self.xb, self.yb[0], self.epoch, self.training)
+    def before_batch(self):
+        epoch = self.learn.dials('epoch', lambda: self.epoch) if self.training else 0
+        self.learn.xb = self.batch(self.xb, self.yb[0], epoch, self.training)
     def after_batch(self):
         if self.rates is not None: leave_out(self.model)        # those who look at the model now see all of it
 
@@ -230,6 +237,8 @@ def warmup_cosine(
 # %% ../../nbs/41_train.callbacks.ipynb #3a21bd5b
 class Schedule(RunCallback):
     "Set the learning rate before every step"
+    recordable = True
+    rates = None        # of all groups, where they are on a device
     def __init__(self,
         lr:float,                # The highest
         warmup:float=0.1,        # Share of the run that warms up
@@ -239,14 +248,34 @@ class Schedule(RunCallback):
         store_attr()
         self.now = lr
 
-    def before_batch(self):
-        if not self.training: return
+    def rate(self):
+        "What the highest rate is now"
         t = self.progress()
         self.now = self.lr*warmup_cosine(t if self.kind == 'cosine' else min(t, self.warmup), self.warmup)
-        for group in self.opt.opt.param_groups: group['lr'] = self.now*group.get('lr_scale', 1.)
+        return self.now
 
+    def before_fit(self): self.rates = None                            # fastai has set all to the highest
+    def before_batch(self):
+        if self.training: self.give(self.learn.dials('lr', self.rate))
     def state(self): return dict(lr=self.now)
     def load(self, state): self.now = state.get('lr', self.lr)
+
+# %% ../../nbs/41_train.callbacks.ipynb #009f67e2
+@patch
+def give(self:Schedule,
+    lr, # The highest rate, a number or a tensor
+):
+    "Give each group its share"
+    groups = self.opt.opt.param_groups
+    shares = [group.get('lr_scale', 1.) for group in groups]
+    if not torch.is_tensor(lr):
+        for group,share in zip(groups, shares): group['lr'] = lr*share
+        return
+    if self.rates is None:
+        self.shares = torch.tensor(shares, device=lr.device)
+        self.rates = torch.empty_like(self.shares)
+        for group,rate in zip(groups, self.rates.unbind()): group['lr'] = rate
+    torch.mul(self.shares, lr, out=self.rates)
 
 # %% ../../nbs/41_train.callbacks.ipynb #47ce9c1c
 def targets(
@@ -254,6 +283,14 @@ def targets(
 ):       # In units of an object's pixels
     "How many targets a loss is the mean of"
     return out.n_targets * (len(out.pred)/out.pred.numel())
+
+# %% ../../nbs/41_train.callbacks.ipynb #b0c7d54e
+def fetched(
+    *numbers, # Tensors () on one device, or numbers
+)->list:      # Python's
+    "Numbers from the device, in one transfer; it is waited for here"
+    if not any(map(torch.is_tensor, numbers)): return list(numbers)
+    return torch.stack([torch.as_tensor(o).double() for o in numbers]).tolist()
 
 # %% ../../nbs/41_train.callbacks.ipynb #328c5988
 def finite_loss(
@@ -268,6 +305,7 @@ def finite_loss(
 class SafeStep(RunCallback):
     "Limit the gradient; no step without a target, and none that is not finite"
     order = 20
+    recordable = True
     def __init__(self,
         clip:float=1.,   # Largest norm of the gradient
         patience:int=50, # Steps in a row that may not be finite
@@ -299,10 +337,11 @@ def rescale(self:SafeStep,
     finite, # Is the gradient finite? On the device
 ):
     "Half the scale of the loss after an overflow; double it after 2,000 good steps"
-    self.good = (self.good + 1) * finite
-    grown = self.good >= 2000
-    self.scale = torch.where(finite, torch.where(grown, 2*self.scale, self.scale), self.scale/2).clamp(1., 2.**24)
-    self.good = self.good * ~grown
+    good = (self.good + 1) * finite
+    grown = good >= 2000
+    scale = torch.where(finite, torch.where(grown, 2*self.scale, self.scale), self.scale/2).clamp(1., 2.**24)
+    self.scale = kept(self.scale, scale)
+    self.good = kept(self.good, good * ~grown)
 
 # %% ../../nbs/41_train.callbacks.ipynb #648adf5d
 @patch
@@ -313,10 +352,10 @@ def count(self:SafeStep,
     rows = self.yb[0]
     innocent = finite | (self.finite & ~self.everywhere)                    # another rank has the bad ones
     if self.suspects is None or self.suspects.shape != rows.shape: self.suspects = torch.full_like(rows, -1)
-    self.suspects = torch.where(innocent, self.suspects, rows)
-    self.bad = (self.bad + 1) * ~finite
-    self.lost = self.lost + ~finite
-    self.skipped = self.skipped + self.opt.opt.found_inf
+    self.suspects = kept(self.suspects, torch.where(innocent, self.suspects, rows))
+    self.bad = kept(self.bad, (self.bad + 1) * ~finite)
+    self.lost = kept(self.lost, self.lost + ~finite)
+    self.skipped = kept(self.skipped, self.skipped + self.opt.opt.found_inf)
 
 # %% ../../nbs/41_train.callbacks.ipynb #36fb79fd
 @patch
@@ -353,11 +392,17 @@ def before_step(self:SafeStep):
     self.opt.opt.found_inf = (~(finite & norm.isfinite() & (self.targets > 0))).float()
     self.count(finite)
 
+# %% ../../nbs/41_train.callbacks.ipynb #bf7e08d1
+@patch
+def counts(self:SafeStep)->list:
+    "Steps that were not taken: in a row, in all, in all for not being finite; the device is waited for here"
+    return [int(o) for o in fetched(self.bad, self.skipped, self.lost)]
+
 # %% ../../nbs/41_train.callbacks.ipynb #a7ffec5c
 @patch
 def check(self:SafeStep)->int: # Steps that were not taken so far
     "Look at the counts; the device is waited for here"
-    bad,lost,skipped = (int(o) for o in (self.bad, self.lost, self.skipped))
+    bad,skipped,lost = self.counts()
     if lost > self.told:
         self.told,names = lost,self.culprits()
         log.warning(f'{lost} step(s) so far were not taken, as loss or gradient was not finite; the last with {names}')
@@ -397,7 +442,7 @@ def loss_of(self:SafeStep,
 @patch
 def state(self:SafeStep)->dict: # Name to tensor, or to what JSON knows
     "The scale of the loss, where there is one, and the counts"
-    counts = dict(counts=[int(o) for o in (self.bad, self.skipped, self.lost)])
+    counts = dict(counts=self.counts())
     return counts if self.scale is None else counts | {'scale.scale': self.scale, 'scale.good': self.good}
 
 # %% ../../nbs/41_train.callbacks.ipynb #889862d2
@@ -417,6 +462,7 @@ def load(self:SafeStep,
 class Average(RunCallback):
     "An exponential moving average of the weights (EMA), and of running means that belong to them"
     order = 30
+    recordable = True
     def __init__(self,
         decay:float=0.999, # Share of the mean that a step leaves
     ):
@@ -441,9 +487,14 @@ class Average(RunCallback):
 @torch.no_grad()
 def after_step(self:Average):
     "Move the mean towards the weights"
-    decay = min(self.decay, (1+self.learn.step)/(10+self.learn.step))
+    share = self.learn.dials('share', lambda: 1-min(self.decay, (1+self.learn.step)/(10+self.learn.step)))
+    mean = [*self.mean.values()]
     now = self.model.state_dict()
-    torch._foreach_lerp_([*self.mean.values()], [now[k] for k in self.mean], 1-decay)
+    now = [now[k] for k in self.mean]
+    if not torch.is_tensor(share): return torch._foreach_lerp_(mean, now, share)
+    way = torch._foreach_sub(now, mean)
+    torch._foreach_mul_(way, share)
+    torch._foreach_add_(mean, way)
 
 # %% ../../nbs/41_train.callbacks.ipynb #bd2f1237
 @patch
@@ -478,7 +529,8 @@ def mean_of(
     sums, # (sum of losses, number of targets)
 )->float: # NaN where there is no target
     "A mean loss; the device is waited for here"
-    return float(sums[0])/float(sums[1]) if float(sums[1]) else math.nan
+    total,n = fetched(*sums)
+    return total/n if n else math.nan
 
 # %% ../../nbs/41_train.callbacks.ipynb #56e1fb25
 class History(RunCallback):
@@ -535,7 +587,7 @@ def after_batch(self:History):
         self.sums_valid = [self.sums_valid[0] + loss*n, self.sums_valid[1] + n]
         return
     step = self.learn.safe_step
-    self.sums = [self.sums[0] + step.losses, self.sums[1] + step.targets]       # of all ranks
+    self.sums = [old+new for old,new in zip(self.sums, (step.losses, step.targets))]       # of all ranks
     self.seen += len(self.yb[0])*world()
     if time.monotonic()-self.last < self.every: return
     self.last = time.monotonic()
@@ -587,7 +639,7 @@ def say(self:History):
 @patch
 def state(self:History)->dict: # What JSON knows
     "The rows, the sums of an epoch that is not done, and how good the last one was"
-    sums = [float(o) for o in self.sums] if self.learn.batch else [0.,0.]
+    sums = fetched(*self.sums) if self.learn.batch else [0.,0.]
     return dict(history=self.rows, sums=sums, score=self.learn.score(self.rows[-1]) if self.rows else None)
 
 # %% ../../nbs/41_train.callbacks.ipynb #300edccb

@@ -78,10 +78,11 @@ class Recipe:
     augment:object = 'dihedral'       # Of training images: words for `Augment`, '' for none, or f(x, seed, epoch, ids)
     band_dropout:float = number(0., 0, 1) # Probability that an object loses a band in an epoch; at least one stays
     drop_path:float = number(0., 0, 1) # Share of the last block's branches that are left out; less in those before it
-    amp:str = word('','bf16','fp16')  # bf16 | fp16: half precision where it is safe (torch.autocast); '': none
+    amp:str = word('auto','','bf16','fp16') # bf16 | fp16: half precision where it is safe; auto: bf16 on GPUs; '': none
     accumulate:int = number(1, 1)     # Parts of a batch whose gradients are added up: less memory, the same step
     ema:float = number(0., 0, 1)      # Decay of a running mean of the weights, which is what is kept; 0: none
     deterministic:bool = False        # Only operations whose bits do not depend on chance (slower on a GPU)
+    record:bool = True                # On a CUDA GPU, record a step and replay it (a CUDA graph): Python is not waited for
     max_minutes:float = number(0.)    # If more than 0, train that long instead of so many epochs, summed over restarts
     valid_steps:int = number(0)       # Validate each so many steps too, not only where an epoch ends; 0: no
     valid_minutes:float = number(0.)  # The same by the clock: so many minutes after the last validation; 0: no
@@ -94,12 +95,14 @@ class Recipe:
 
 # %% ../../nbs/40_train.options.ipynb #ba29606d
 # told elsewhere, or never
-_CHANGEABLE = ('augment','band_dropout','patience','max_minutes','save_minutes','valid_steps','valid_minutes','wandb')
+_CHANGEABLE = ('augment','band_dropout','patience','max_minutes','save_minutes','valid_steps','valid_minutes','wandb',
+               'record')
 
 @patch
 def told(self:Recipe)->dict: # Name to value, as JSON knows it
     "What a checkpoint remembers of a recipe"
-    return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _CHANGEABLE}
+    found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _CHANGEABLE}
+    return found | dict(amp=self.amp if self.amp != 'auto' else '')        # settled when a learner is made
 
 # %% ../../nbs/40_train.options.ipynb #7099f739
 @dataclass
