@@ -65,6 +65,10 @@ class RunLearner(BatchLearner):
     between = False   # does it validate before an epoch is done?
     tape = None       # what takes its steps, where they are recorded
 
+    def counted(self):
+        "Count a step that was taken"
+        self.step += 1
+        self.batch += 1
     def judged(self):
         "What else than the loss validation has measured, for history.csv"
         return {}
@@ -78,13 +82,6 @@ class RunLearner(BatchLearner):
     def is_done(self, n_epoch):
         if self.is_tired(): return True
         return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
-
-# %% ../../nbs/40_train.learner.ipynb #3918ef2e
-@patch
-def counted(self:RunLearner):
-    "Count a step that was taken"
-    self.step += 1
-    self.batch += 1
 
 # %% ../../nbs/40_train.learner.ipynb #009fbe9d
 @patch

@@ -82,7 +82,7 @@ class Recipe:
     accumulate:int = number(1, 1)     # Parts of a batch whose gradients are added up: less memory, the same step
     ema:float = number(0., 0, 1)      # Decay of a running mean of the weights, which is what is kept; 0: none
     deterministic:bool = False        # Only operations whose bits do not depend on chance (slower on a GPU)
-    record:bool = True                # On a CUDA GPU, record a step and replay it (a CUDA graph): Python is not waited for
+    record:bool = True                # On a CUDA GPU, record a step (a CUDA graph) and replay it
     max_minutes:float = number(0.)    # If more than 0, train that long instead of so many epochs, summed over restarts
     valid_steps:int = number(0)       # Validate each so many steps too, not only where an epoch ends; 0: no
     valid_minutes:float = number(0.)  # The same by the clock: so many minutes after the last validation; 0: no

@@ -101,6 +101,20 @@ def take(self:Tape,
     if self.graph: self.replay(i, b)
     else: self.aside(partial(Learner.one_batch, self.learn, i, b))
 
+# %% ../../nbs/41_train.recorded.ipynb #582e4be2
+@patch
+def replay(self:Tape,
+    i:int, # Number of the batch
+    b,     # The batch, on the device
+):
+    "Take the recorded step"
+    for to,o in zip(self.batch, b): to.copy_(o, non_blocking=True)
+    self.learn.iter = i
+    self.learn.dials.turn()
+    self.graph.replay()
+    self.learn.counted()
+    self.learn('after_batch')
+
 # %% ../../nbs/41_train.recorded.ipynb #d1aa6fae
 @patch
 def aside(self:Tape,
@@ -121,11 +135,12 @@ def record(self:Tape,
     "Record a step, which is not taken; what goes wrong is told"
     learn = self.learn
     self.batch = [o.clone() for o in b]
-    learn.pred = learn.loss = learn.loss_grad = None                # and with them the graph of the last step's gradients
+    learn.pred = learn.loss = learn.loss_grad = None                # gradients of the last step are not needed any more
     graph = torch.cuda.CUDAGraph()
     learn.fix(True)
     try:
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode='thread_local'): learn.whole_step(self.batch)
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode='thread_local'):
+            learn.whole_step(self.batch)
         self.graph = graph
     except RuntimeError as e: self.tell(e)
     finally: learn.fix(False)
@@ -140,17 +155,3 @@ def tell(self:Tape,
     if not self.told: log.warning(f'Steps are taken operation by operation, as none could be recorded: {said}')
     self.told = True
     self.learn.opt.zero_grad()
-
-# %% ../../nbs/41_train.recorded.ipynb #582e4be2
-@patch
-def replay(self:Tape,
-    i:int, # Number of the batch
-    b,     # The batch, on the device
-):
-    "Take the recorded step"
-    for to,o in zip(self.batch, b): to.copy_(o, non_blocking=True)
-    self.learn.iter = i
-    self.learn.dials.turn()
-    self.graph.replay()
-    self.learn.counted()
-    self.learn('after_batch')
