@@ -3,6 +3,7 @@
 # make docs    build the site into _docs/
 # make readme  write README.md from nbs/index.ipynb
 # make figures make the figures that notebooks store sharp and small
+# make gpu-check  a dozen checks of a GPU, in under ten minutes: one JSON and a table (without one, it says what it could not check)
 # make web     bundle the scripts of the pages that astromask writes (needs npm)
 # make clean   remove what make made, but not runs/
 # Everything is installed in .venv, made when need be, and nowhere else.
@@ -15,7 +16,7 @@ SEED     = 0
 JOBS     = 2
 BIN      = .venv/bin
 
-.PHONY: demo test test-slow docs readme figures web env install clean
+.PHONY: demo test test-slow docs readme figures web gpu-check env install clean
 
 demo: env
 	@$(BIN)/python tools/demo.py --data "$(DATA)" --minutes "$(MINUTES)" --out "$(OUT)" --seed "$(SEED)"
@@ -31,6 +32,9 @@ docs: env
 
 figures: env
 	$(BIN)/python tools/figures.py
+
+gpu-check: env
+	$(BIN)/python -W ignore tools/gpu_check.py
 
 web: env
 	$(BIN)/python tools/web.py

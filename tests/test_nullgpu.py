@@ -9,7 +9,6 @@ sys.path.insert(0, str(HERE))
 import standin
 
 def ceilings(): return json.loads(CEILINGS.read_text())
-def limited(steps): return {k: {o: v for o,v in s.items() if o in ('launches','syncs','elsewhere','pageable','fetched')} for k,s in steps.items()}
 
 def walked(library, kind, *names):
     "What walk.py counted, by name"
@@ -22,24 +21,42 @@ def library(tmp_path_factory):
     if why := standin.why_not(): pytest.skip(f'no stand-in for a CUDA device: {why}')
     return standin.built(tmp_path_factory.mktemp('nullgpu'))
 
-def check(found, name):
-    for k,most in ceilings()[name].items(): assert found[k] <= most, f'{name}: {k} a step was at most {most}, and is {found[k]}; who waits: {found["waits"]}'
+def check(found, kind, name):
+    for k,most in ceilings()[kind][name].items(): assert found[k] <= most, f'{name}: {k} were at most {most}, and are {found[k]}; who waits: {found["waits"]}'
 
 def test_small(library):
     "The stand-in counts what is known, and a step of the smallest model asks for no more than it did"
     found = walked(library, 'step', 'itself', 'small')
     known = found['itself']
     assert (known['asked'],known['refused'],known['captured'],known['replayed']) == ([1,1,1],True,[2],[0,3])
-    check(found['small'], 'small')
+    check(found['small'], 'step', 'small')
+
+STEPS = [k for k in ceilings()['step'] if k != 'small']
+FLOWS = 'pretrain','finetune','infer'
 
 @pytest.fixture(scope='module')
-def steps(library): return walked(library, 'step', *(k for k in ceilings() if k != 'small'))
+def steps(library): return walked(library, 'step', *STEPS)
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [k for k in ceilings() if k != 'small'])
-def test_step(steps, name): check(steps[name], name)
+@pytest.mark.parametrize('name', STEPS)
+def test_step(steps, name): check(steps[name], 'step', name)
 
-if __name__ == '__main__':
-    with tempfile.TemporaryDirectory() as folder: found = limited(walked(standin.built(folder), 'step', *ceilings()))
-    lowered = {k: {o: min(v, found[k][o]) for o,v in limits.items()} for k,limits in ceilings().items()}
-    CEILINGS.write_text(json.dumps(lowered, indent=1) + '\n')
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [FLOWS, (*FLOWS[:2], '--deterministic')], ids=['usual','deterministic'])
+def test_flows(library, options):
+    "All that trains and infers goes to its end, and waits for the device no more often than it did"
+    found = walked(library, 'flow', *options)
+    assert not (bad := [(k, o['error'], o['at']) for k,o in found.items() if not o['ok']]), bad
+    kind = 'deterministic flow' if '--deterministic' in options else 'flow'
+    assert found.keys() == ceilings()[kind].keys()
+    for name in found: check(found[name], kind, name)
+
+def lowered():
+    "The ceilings, where what is counted now is less: that"
+    with tempfile.TemporaryDirectory() as folder:
+        library = standin.built(folder)
+        now = dict(step=walked(library, 'step', *ceilings()['step']), flow=walked(library, 'flow', *FLOWS))
+        now['deterministic flow'] = walked(library, 'flow', *FLOWS[:2], '--deterministic')
+    return {kind: {name: {k: min(v, now[kind][name][k]) for k,v in most.items()} for name,most in names.items()} for kind,names in ceilings().items()}
+
+if __name__ == '__main__': CEILINGS.write_text(json.dumps(lowered(), indent=1) + '\n')

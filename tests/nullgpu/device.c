@@ -21,11 +21,9 @@ const char *cudaGetErrorName(cudaError_t e) { return e == cudaErrorStreamCapture
 const char *cudaGetErrorString(cudaError_t e) { return e == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing" : "an error"; }
 
 // ---- streams, events, and the graph that is being captured from them: one at a time
-struct CUstream_st { int captured; };
+struct CUstream_st { int captured; } static main_stream;
 struct CUevent_st { int captured; };
-struct CUgraph_st { long kernels; };
-static struct CUstream_st main_stream;
-static struct CUgraph_st *graph;
+struct CUgraph_st { long kernels; } static *graph;
 static cudaStream_t joined[64];
 static int n_joined;
 
@@ -55,8 +53,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, enum cudaStreamCaptureStatu
     const cudaGraphNode_t **nodes, const cudaGraphEdgeData **edges, size_t *n) {
   if (id) *id = 1;
   if (g) *g = graph;
-  if (nodes) *nodes = 0;
-  if (n) *n = 0;
+  if (nodes) *nodes = 0, *n = 0;
   return cudaStreamIsCapturing(s, o); }
 cudaError_t cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *nodes, size_t *n) { *n = g->kernels; return 0; }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *to, cudaGraph_t g, unsigned long long f) { return made((void**)to); }
@@ -82,8 +79,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void *a) { f(a); 
 cudaError_t cudaStreamAddCallback(cudaStream_t s, cudaStreamCallback_t f, void *a, unsigned o) { f(s, 0, a); return 0; }
 
 // ---- cuBLAS: its handles know their stream; products count as one launch each (standin.py names them)
-struct handle { cudaStream_t stream; };
-static struct handle *newest;
+struct handle { cudaStream_t stream; } static *newest;
 int cublasCreate_v2(struct handle **h) { *h = newest = calloc(1, 64); return 0; }
 int cublasSetStream_v2(struct handle *h, cudaStream_t s) { newest = h; h->stream = s; return 0; }
 int standin_product(void) { return launched(newest ? newest->stream : 0); }
@@ -138,19 +134,12 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) {
   p->sharedMemPerBlock = 49152; p->sharedMemPerBlockOptin = 232448; p->sharedMemPerMultiprocessor = 233472; p->l2CacheSize = 60<<20;
   p->concurrentKernels = p->unifiedAddressing = p->canMapHostMemory = 1; p->textureAlignment = 512; p->totalConstMem = 65536; return 0; }
 cudaError_t cudaDeviceGetAttribute(int *v, enum cudaDeviceAttr a, int d) {
-  struct cudaDeviceProp p; cudaGetDeviceProperties(&p, d);
-  switch ((int)a) {
-    case cudaDevAttrMultiProcessorCount: *v = p.multiProcessorCount; break;
-    case cudaDevAttrMaxThreadsPerBlock: *v = p.maxThreadsPerBlock; break;
-    case cudaDevAttrWarpSize: *v = p.warpSize; break;
-    case cudaDevAttrComputeCapabilityMajor: *v = p.major; break;
-    case cudaDevAttrMaxGridDimX: *v = p.maxGridSize[0]; break;
-    case cudaDevAttrMaxGridDimY: case cudaDevAttrMaxGridDimZ: *v = p.maxGridSize[1]; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *v = p.sharedMemPerBlock; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *v = p.sharedMemPerBlockOptin; break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *v = p.maxThreadsPerMultiProcessor; break;
-    case cudaDevAttrUnifiedAddressing: *v = 1; break;
-    default: *v = 0; }
+  static const int known[][2] = {{cudaDevAttrMultiProcessorCount, 132}, {cudaDevAttrMaxThreadsPerBlock, 1024}, {cudaDevAttrWarpSize, 32},
+    {cudaDevAttrComputeCapabilityMajor, 9}, {cudaDevAttrMaxGridDimX, 2147483647}, {cudaDevAttrMaxGridDimY, 65535}, {cudaDevAttrMaxGridDimZ, 65535},
+    {cudaDevAttrMaxSharedMemoryPerBlock, 49152}, {cudaDevAttrMaxSharedMemoryPerBlockOptin, 232448}, {cudaDevAttrMaxThreadsPerMultiProcessor, 2048},
+    {cudaDevAttrMaxRegistersPerBlock, 65536}, {cudaDevAttrUnifiedAddressing, 1}};
+  *v = 0;
+  for (int k = 0; k < sizeof known/sizeof *known; k++) if (known[k][0] == a) *v = known[k][1];
   return 0; }
 cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *f) {
   memset(a, 0, sizeof *a); a->maxThreadsPerBlock = 1024; a->numRegs = 32; a->ptxVersion = a->binaryVersion = 90; a->maxDynamicSharedSizeBytes = 232448; return 0; }

@@ -42,12 +42,12 @@ def built(folder):
     gcc = ['gcc', '-O1', '-w', '-std=gnu11', '-fPIC']
     subprocess.run([*gcc, '-c', *(f'-I{o}' for o in headers()), HERE/'device.c', '-o', folder/'device.o'], check=True)
     (folder/'rest.c').write_text('\n'.join(rest(names(folder/'device.o', '--defined-only'))))
-    subprocess.run([*gcc, '-shared', '-Wl,-soname,libcuda.so.1', folder/'device.o', folder/'rest.c', '-o', folder/'device.so'], check=True)
-    return folder/'device.so'
+    subprocess.run([*gcc, '-shared', '-Wl,-soname,libcuda.so.1', folder/'device.o', folder/'rest.c', '-o', folder/'libcuda.so.1'], check=True)
+    return folder/'libcuda.so.1'
 
 def environment(library):
     "In which a program has the stand-in"
-    return os.environ | dict(LD_PRELOAD=str(library), CUDA_VISIBLE_DEVICES='0', OMP_NUM_THREADS='1')
+    return os.environ | dict(LD_PRELOAD=str(library), TRITON_LIBCUDA_PATH=str(Path(library).parent), CUDA_VISIBLE_DEVICES='0', OMP_NUM_THREADS='1', TORCHINDUCTOR_COMPILE_THREADS='1')
 
 def counts():
     "What the device was asked for until now"

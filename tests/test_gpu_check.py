@@ -1,0 +1,44 @@
+"tools/gpu_check.py runs to its end where there is no GPU, and says what it could not check"
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT/'tests'/'nullgpu'), str(ROOT/'tools')]
+import standin
+
+def checks(tmp_path, *options, **how):
+    "What it found, by check"
+    ran = subprocess.run([sys.executable, ROOT/'tools'/'gpu_check.py', '--out', tmp_path/'found.json', *options], capture_output=True, text=True, **how)
+    assert (tmp_path/'found.json').exists(), ran.stderr[-3000:]
+    found = {o['check']: o for o in json.loads((tmp_path/'found.json').read_text())['checks']}
+    assert ran.returncode == any(o['result'] == 'BAD' for o in found.values()), ran.stdout
+    assert all(o['numbers'] if o['result'] == 'good' else o['why'] for o in found.values()), ran.stdout
+    return found, ran.stdout
+
+def unchecked(found): return {k for k,o in found.items() if o['result'] == 'not checked'}
+
+@pytest.mark.slow
+def test_on_the_cpu(tmp_path):
+    found,said = checks(tmp_path, '--device', 'cpu')
+    assert unchecked(found) == {'halves_learn','no_waits','idle','speeds','recorded','compiled','loaders','memory','two_ranks'}, said
+    assert all(o['result'] != 'BAD' for o in found.values()), said
+
+@pytest.mark.slow
+def test_on_a_device_that_computes_nothing(tmp_path, tmp_path_factory):
+    if why := standin.why_not(): pytest.skip(f'no stand-in for a CUDA device: {why}')
+    library = standin.built(tmp_path_factory.mktemp('nullgpu'))
+    found,said = checks(tmp_path, env=standin.environment(library))
+    assert {k for k,o in found.items() if o['result'] == 'good'} == {'no_waits','saved'}, said
+    assert len(unchecked(found)) == len(found)-2, said
+
+@pytest.mark.slow
+def test_what_is_bad_is_said(tmp_path):
+    "A check that finds something else, one that breaks, and one that comes too late"
+    import gpu_check
+    def apart(p): return False, dict(apart=2.)
+    def broken(p): raise ValueError('no such kernel')
+    assert [gpu_check.checked(o, None)['result'] for o in (apart,broken)] == ['BAD']*2
+    assert 'no such kernel' in gpu_check.line(gpu_check.checked(broken, None))
+    found,said = checks(tmp_path, '--device', 'cpu', '--minutes', '0')
+    assert len(unchecked(found)) == len(gpu_check.CHECKS) and 'minutes were over' in said
