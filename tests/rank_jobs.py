@@ -33,11 +33,11 @@ class At(Callback):
     def after_batch(self):
         if self.training and self.learn.step == self.at: self.do()
 
-def train(data, out, epochs, valid, method='mae', bs=16, stop_at=None, bad_at=None, **kw):
+def train(data, out, epochs, valid, method='mae', bs=16, shards=None, stop_at=None, bad_at=None, **kw):
     "A tiny model; what ranks saw is kept beside its run directory"
     torch.manual_seed(0)
     c = Cutouts.open(data)
-    dls = cutout_dls(c, 32, bs=bs, valid=valid, device='cpu')
+    dls = cutout_dls(c, 32, bs=bs, valid=valid, device='cpu', shards=shards)
     m = dict(mae=MAE, simmim=SimMIM)[method].preset('tiny', bands=c.bands)
     learn = pretrain_learner(dls, m, out, clip=1e9, **kw)
     learn.remove_cbs([learn.figures, learn.online_probe])                 # not what is tested, and slow

@@ -1,12 +1,12 @@
 "Batches: their order, their coverage, and what the file's kind must not change"
-import gc, subprocess, sys, threading
+import gc, hashlib, subprocess, sys, threading
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from astromask.core import DataError, InputError, shuffled
 from astromask.data.cutouts import Cutouts
 from astromask.data import loaders
-from astromask.data.loaders import CutoutLoader, Pixels, block_edges, cutout_dls, epoch_order, fit_size, free_memory
+from astromask.data.loaders import CutoutLoader, Pixels, Windows, ahead, block_edges, cutout_dls, fit_size, free_memory, set_shards
 from astromask.data.splits import split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -80,15 +80,96 @@ def test_windows_hold_whole_blocks_and_mix_files(cutouts):
     "Every block in one window; windows of about the size; all files among them; epochs differ"
     assert block_edges(cutouts, 20_000).tolist() == [0,300,503]                     # whole chunks, of 1 MiB as we write them
     edges = np.array([*range(0, 300, 10), *range(300, 503, 10), 503])
-    order,number = epoch_order(np.arange(503), edges, 60, 1, 0)
-    assert sorted(order) == list(range(503)) and (np.diff(number) >= 0).all()
+    windows = Windows(np.arange(503), edges, 60, 1, 0)
+    order,number = np.concatenate(list(windows)),np.repeat(np.arange(len(windows)), np.diff(windows.ends, prepend=0))
+    assert sorted(order) == list(range(503)) and [len(w) for w in windows] == np.diff(windows.ends, prepend=0).tolist()
     where = np.empty(503, int)
     where[order] = number
     for a,b in zip(edges, edges[1:]): assert len(set(where[a:b])) == 1
     assert np.bincount(number).max() <= 60+np.diff(edges).max()
     assert {bool((order[number == k] < 300).any() and (order[number == k] >= 300).any()) for k in range(5)} == {True}
-    again,later = epoch_order(np.arange(503), edges, 60, 1, 0)[0],epoch_order(np.arange(503), edges, 60, 1, 1)[0]
+    again,later = (np.concatenate(list(Windows(np.arange(503), edges, 60, 1, epoch))) for epoch in (0,1))
     assert (again == order).all() and (later != order).any()
+
+def test_the_order_is_that_of_earlier_versions():
+    "Digests of the orders of ff1c54a"
+    for n,window,epoch,digest in ((1000,250,0,'43147ac9e4012755'), (20000,3000,2,'a8e330c4df1670ad'), (503,7,1,'d51d0bc4e0478a6e')):
+        rows,edges = np.sort(np.random.default_rng(n).choice(2*n, n, replace=False)),np.append(np.arange(0, 2*n, 25), 2*n)
+        order = np.concatenate(list(Windows(rows, edges, window, 3, epoch)))
+        assert hashlib.blake2b(order.tobytes(), digest_size=8).hexdigest() == digest
+
+class Reads:
+    "`Cutouts`, and which rows were read of them"
+    def __init__(self, cutouts): self.cutouts,self.rows = cutouts,[]
+    def __getattr__(self, k): return getattr(self.cutouts, k)
+    def __len__(self): return len(self.cutouts)
+    def read(self, rows, **kw):
+        self.rows.append(np.atleast_1d(rows))
+        return self.cutouts.read(rows, **kw)
+
+@pytest.mark.parametrize('resident', (False, True))
+def test_ranks_read_their_own_blocks(cutouts, resident):
+    "Four ranks: each row once, by one of them; a block by one rank, but for those that shards cut; batches of one rank"
+    rows,shards = np.arange(3, 503),8
+    def loader(p, rank, world, **kw): return CutoutLoader(p, 32//world, rows, True, 5, 2, rank=rank, world=world, drop_last=True, shards=shards, **kw)
+    def pixels(c):
+        p = Pixels(c, memory=0, window=40*20*24*2*2)                               # 40 rows
+        p.edges = np.append(np.arange(0, 503, 10), 503)
+        return p
+    alone = [np.sort(r.numpy()) for _,r in loader(pixels(cutouts), 0, 1)]
+    counts,got = [],[]
+    for k in range(4):
+        c = Reads(cutouts)
+        dl = loader(pixels(c), k, 4)
+        if resident:
+            dl.dataset.memory = 1<<30
+            dl.dataset.settle(dl.own_rows())
+            assert len(dl.dataset.kept[0]) == 125
+        batches = list(dl)
+        for x,r in batches: np.testing.assert_array_equal(x.numpy(), cutouts[r.numpy()])
+        assert {len(r) for _,r in batches} == {8} and len(batches) == len(dl) == 15
+        got.append([r.numpy() for _,r in batches])
+        counts.append(np.bincount(np.concatenate(c.rows), minlength=503))
+        assert counts[-1].max() == 1                                              # within a rank, nothing is read twice
+    for k,want in enumerate(alone): np.testing.assert_array_equal(np.sort(np.concatenate([g[k] for g in got])), want)
+    seen = np.concatenate(sum(got, []))
+    assert len(seen) == len(set(seen)) == 480 and np.sum(counts) <= 503+3*10 and set(seen) <= set(rows)
+    where = np.array([[(n[a:a+10] > 0).any() for a in range(0, 503, 10)] for n in counts])
+    assert (where.sum(0) > 1).sum() <= 3                                          # borders between four ranks
+    part = np.array([[np.isin(g, rows[n*62+n//2:(n+1)*62+(n+1)//2]).sum() for n in range(8)] for g in alone])
+    assert (part == 4).all()                                                      # of each shard equally many
+
+def test_a_run_keeps_its_shards(cutouts, monkeypatch):
+    "Two ranks of a set of many windows: own rows are kept; what was begun without shards goes on without"
+    monkeypatch.setattr(loaders, 'fit_shards', lambda *a: 4)
+    for k,v in dict(WORLD_SIZE='2', RANK='1').items(): monkeypatch.setenv(k, v)
+    dls = cutout_dls(cutouts, bs=16, valid=.1, device='cpu')
+    p,half = dls.train.dataset,len(dls.train.rows)//2
+    valid = np.concatenate([r for _,r in dls.valid])
+    assert dls.train.shards == 4 and len(p.kept[0]) in range(half+len(valid), half+len(valid)+2) and np.isin(valid, p.rows).all()
+    seen = np.concatenate([r for _,r in dls.train])
+    assert seen.min() >= dls.train.rows[half] and np.isin(seen, dls.train.rows).all()
+    x = p[np.array([0,502])]
+    np.testing.assert_array_equal(x.numpy(), cutouts[[0,502]])                    # the first is another rank's, and read
+    set_shards(dls, 1)
+    assert len(p.kept[0]) == 503
+    again = np.concatenate([r for _,r in dls.train])
+    np.testing.assert_array_equal(again[:8], shuffled(dls.train.rows, 0, 1)[8:16])
+    with pytest.raises(InputError, match='multiple of 5'): set_shards(dls, 5)
+
+def test_what_is_made_ahead_may_be_left():
+    "The thread ends with who uses it, and hands on what goes wrong"
+    def numbers():
+        for k in range(10):
+            if k == 7: raise DataError('the seventh')
+            yield k
+    before = threading.active_count()
+    for k in ahead(numbers()):
+        if k == 3: break
+    gc.collect()
+    assert threading.active_count() == before
+    with pytest.raises(DataError, match='the seventh'): list(ahead(numbers()))
+    assert threading.active_count() == before
 
 def test_damage_is_told_and_nothing_hangs(tmp_path):
     "A file that breaks in the middle of an epoch: our error from the thread, and the threads are gone"

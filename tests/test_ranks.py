@@ -52,13 +52,14 @@ def history(out):
 
 def state(out): return newest_checkpoint(out/'checkpoints')[:2]
 
-@pytest.mark.parametrize('kw', [dict(method='mae', accumulate=2), dict(method='simmim', ema=.9, optimizer='nadamuon'),
+@pytest.mark.parametrize('kw', [dict(method='mae', accumulate=2), dict(method='simmim', ema=.9, optimizer='nadamuon', shards=4),
                                 dict(method='mae', invariance=.5, label_weight=.5, label='kind'), dict(method='mae', refine=True)],
                          ids=['mae','simmim','aims','refine'])
 def test_two_ranks_are_one(ranks, survey, tmp_path, kw):
     for n in (1,2):
         (tmp_path/str(n)).mkdir()
         assert ranks(n, data=survey, out=tmp_path/str(n)/'run', epochs=2, valid=VALID, **kw) == [0]*n
+    assert kw.get('shards', 1) == state(tmp_path/'2'/'run')[1]['shards']
     for training in (True,False): assert seen(tmp_path/'2', training) == seen(tmp_path/'1', training) != []
     one, = (np.load(f) for f in (tmp_path/'1').glob('*.grads.npy'))
     (first,second),weights = ([np.load(f) for f in (tmp_path/'2').glob(f'*.{what}.npy')] for what in ('grads','weights'))
@@ -70,17 +71,18 @@ def test_two_ranks_are_one(ranks, survey, tmp_path, kw):
     (a,old),(b,new) = state(tmp_path/'1'/'run'),state(tmp_path/'2'/'run')
     assert old['task'] == new['task'] and (old['world'],new['world']) == (1,2)
 
-def test_the_number_of_ranks_may_change(ranks, survey, tmp_path):
-    "One, two, one, each stopped in the middle of an epoch, by what one rank has heard"
+@pytest.mark.parametrize('shards', [None, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_number_of_ranks_may_change(ranks, survey, tmp_path, shards):
+    "One, two, one, each stopped in the middle of an epoch, by what one rank has heard; shards are those that the first had"
     job = dict(data=survey, out=tmp_path/'run', epochs=2, valid=VALID)
-    for n,stop in ((1,3),(2,8),(1,None)): assert ranks(n, stop_at=stop, **job) == [75 if stop else 0]*n
+    for n,stop in ((1,3),(2,8),(1,None)): assert ranks(n, stop_at=stop, shards=shards if stop == 3 else None, **job) == [75 if stop else 0]*n
     steps = {}
     for f in sorted(tmp_path.glob('*.json')):
         for epoch,training,rows in json.loads(f.read_text()):
             if training: steps.setdefault(epoch, []).extend(rows)
     for epoch in (0,1): assert len(steps[epoch]) == len(set(steps[epoch])) == 96 and not set(steps[epoch]) & set(VALID)
     (tmp_path/'whole').mkdir()
-    assert ranks(1, **job | dict(out=tmp_path/'whole'/'run')) == [0]
+    assert ranks(1, shards=shards, **job | dict(out=tmp_path/'whole'/'run')) == [0]
     np.testing.assert_allclose(history(tmp_path/'run'), history(tmp_path/'whole'/'run'), rtol=1e-4)
 
 def test_the_clock_is_one(ranks, survey, tmp_path):

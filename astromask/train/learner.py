@@ -22,7 +22,7 @@ from fastcore.basics import patch, store_attr
 from pathlib import Path
 from ..core import DataError, InputError, Unfinished, log, rank, world
 from ..data.augment import Augment
-from ..data.loaders import multiplied
+from ..data.loaders import multiplied, set_shards
 from ..data.scaling import fit_scaling
 from ..data.splits import split_hash
 from ..files import digest, locked, storage_errors
@@ -306,7 +306,7 @@ def run_callbacks(self:RunLearner)->list:
 def state(self:RunLearner)->tuple: # (tensors, the rest)
     "All that a checkpoint must hold"
     found = dict(step=self.step, epochs_done=self.epochs_done, batch=self.batch, seconds=self.seconds(),
-                 task=self.task(), world=world()) | generators_state(self.dls.device)
+                 task=self.task(), world=world(), shards=self.dls.train.shards) | generators_state(self.dls.device)
     found |= {f'model.{k}': v for k,v in self.model.state_dict().items()}
     if self.aims: found |= {f'heads.{k}': v for k,v in self.aims.heads.state_dict().items()}
     found |= {f'opt.{i}.{k}': v for i,s in self.opt.opt.state_dict()['state'].items() for k,v in s.items()}
@@ -352,6 +352,7 @@ def restore(self:RunLearner,
     restore_optimizer(self.opt.opt, named(tensors, 'opt'))
     set_generators(tensors | state, device)
     self.step,self.epochs_done,self.batch,self.earlier = (state[k] for k in ('step','epochs_done','batch','seconds'))
+    set_shards(self.dls, state.get('shards', 1))             # earlier versions had none
     for cb in self.run_callbacks(): cb.load(tensors | state)
     if path: self.checkpoints.loaded = path
 
