@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/data.loaders.html.md"""
 
 # %% auto #0
 __all__ = ['GROUPS', 'fit_size', 'block_edges', 'Windows', 'InOrder', 'free_memory', 'choose_home', 'Pixels', 'read_windows',
-           'gathered', 'batches_of', 'ahead', 'beside', 'keep_memory', 'wanted_rows', 'CutoutLoader', 'own_device',
+           'in_pieces', 'batches_of', 'ahead', 'beside', 'keep_memory', 'wanted_rows', 'CutoutLoader', 'own_device',
            'fit_shards', 'keep_own', 'set_shards', 'cutout_dls', 'multiplied']
 
 # %% ../../nbs/16_data.loaders.ipynb #b17f4b40
@@ -331,7 +331,7 @@ def read_windows(
         rooms += given
 
 # %% ../../nbs/16_data.loaders.ipynb #7f8082b2
-def gathered(
+def in_pieces(
     windows,  # Of `read_windows`
     size:int, # Rows in a batch
 ):            # Yields, for each batch, a list of pieces: (tensors (n,C,h,w), rows (n,))
@@ -430,8 +430,8 @@ def _check_loader(bs, threads, rank, world, shards, dropped):
                          '0, and ranks count from 0')
     if bs < 1: raise InputError(f'bs is {bs}: a batch has one object or more')
     if shards != 1 and (shards < 1 or bs*world % shards or not dropped):
-        raise InputError(f'shards is {shards}: a batch of {bs*world} must have as many rows of each, and with more than '
-                         'one, rows are shuffled and what fills no batch is left out')
+        raise InputError(f'shards is {shards}: a batch of {bs*world} has equally many rows of each, and with more '
+                         'than one, rows are shuffled and what fills no batch is left out')
 
 # %% ../../nbs/16_data.loaders.ipynb #db60336e
 class CutoutLoader(DataLoader):
@@ -540,7 +540,7 @@ def _kept_batches(self:CutoutLoader, shards):
 def _read_batches(self:CutoutLoader, shards):
     "Pixels that are read from the file, and rows of batches"
     p = self.dataset
-    reads = [gathered(read_windows(p, rows, self.threads, self._rooms), size) for rows,size in shards]
+    reads = [in_pieces(read_windows(p, rows, self.threads, self._rooms), size) for rows,size in shards]
     for o in zip(*reads):
         found,rows = zip(*(piece for pieces in o for piece in pieces))
         found = found[0] if len(found) == 1 else [torch.cat(x) for x in zip(*found)]
@@ -665,10 +665,12 @@ def set_shards(
     "Go on in the order of a run that was begun with so many shards; each rank keeps its own rows"
     train = dls.train
     if shards == train.shards: return
-    if train.bs*train.world % shards:
-        raise InputError(f'The run was begun with batches from {shards} shards, of each equally many rows: give a bs that '
-                         f'is a multiple of {shards}, not {train.bs*train.world}')
-    if shards == 1: log.info(f'The run was begun in the order of one rank: each of the {train.world} reads the whole set')
+    bs = train.bs*train.world
+    if bs % shards:
+        raise InputError(f'The run was begun with equally many rows of {shards} shards in a batch: give a bs that is a '
+                         f'multiple of {shards}, not {bs}')
+    if shards == 1:
+        log.info(f'The run was begun in the order of one rank: each of {train.world} reads the whole set')
     train.shards = shards
     keep_own(dls)
 
@@ -695,8 +697,9 @@ def cutout_dls(
     blocks = np.count_nonzero(np.diff(np.searchsorted(train, pixels.edges)))
     shards = shards or fit_shards(len(train), blocks, pixels.window, bs, world())
     common = dict(bs=bs//world(), rank=rank(), world=world(), seed=seed, device=device, num_workers=num_workers)
-    dls = DataLoaders(CutoutLoader(pixels, rows=train, shuffle=True, drop_last=len(train) > bs, shards=shards, **common),
-                      CutoutLoader(pixels, rows=val, **common), device=device)
+    trains = dict(shuffle=True, drop_last=len(train) > bs, shards=shards)
+    dls = DataLoaders(CutoutLoader(pixels, rows=train, **trains, **common), CutoutLoader(pixels, rows=val, **common),
+                      device=device)
     keep_own(dls)
     return dls
 
