@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/cli.html.md"""
 
 # %% auto #0
 __all__ = ['Verbs', 'main', 'split_bands', 'simulate', 'inspect', 'fetch', 'pack', 'predict', 'embed', 'index', 'search',
-           'anomaly', 'map_', 'explore', 'export', 'bench', 'tile_sources', 'by_band', 'ingest', 'seek', 'run',
-           'stages', 'submit', 'status']
+           'anomaly', 'map_', 'explore', 'export', 'bench', 'tile_sources', 'by_band', 'ingest', 'seek', 'report',
+           'run', 'stages', 'submit', 'status']
 
 # %% ../nbs/71_cli.ipynb #c059c168
 import logging, os, sys
@@ -496,6 +496,30 @@ def seek(emb, out, like, unlike, tiles, bands, image_hdu, mask_hdu, variance_hdu
     click.echo(found_text(with_links(room(emb, out, tile_sources(tiles), like, unlike, bands=split_bands(bands),
                                           told=told, **options))))
 
+# %% ../nbs/71_cli.ipynb #f99bcbb0
+@main.command()
+@click.argument('what', nargs=-1, metavar='FOLDER|RUN|TABLE')
+@click.option('--numbers', default='', help='Numbers to show, with commas between them; the usual ones without it.')
+@click.option('--table', default='', metavar='NAME',
+              help='Instead: the tables of this name in their metrics.json (scores, records, curves), joined.')
+@click.option('--out', default='', metavar='TABLE', help='Write the table, all columns: .csv or .parquet.')
+@click.option('--page', default='', metavar='HTML', help='Write a page in which the runs stand side by side.')
+@click.option('--overwrite', is_flag=True, help='Replace TABLE and HTML if they are there.')
+def report(what, numbers, table, out, page, overwrite):
+    "Say what became of the runs of a sweep, an array or a folder (runs/ without one), and of a table's shards."
+    from astromask.cluster.pages import runs_page
+    from astromask.cluster.report import gather, gathered_text, joined_table, report_table, write_gathered
+    from astromask.files import write_atomic
+    for o in (out, page):
+        if o and os.path.exists(o) and not overwrite: raise InputError(f'{o} exists: give another name, or --overwrite')
+    what = what or ['runs']
+    entries = gather(*what)
+    found = joined_table(entries, table) if table else report_table(entries)
+    names = [k.strip() for k in numbers.split(',') if k.strip()]
+    click.echo('\n'.join(found.pformat(max_lines=-1, max_width=-1)) if table else gathered_text(found, names))
+    if out: write_gathered(found, out)
+    if page: write_atomic(page, runs_page(entries, ', '.join(os.path.basename(os.path.abspath(o)) for o in what)))
+
 # %% ../nbs/71_cli.ipynb #3d7a9f27
 def _list_experiments():
     for name,path in experiments().items(): click.echo(f'{name:<20} {path}')
@@ -542,11 +566,14 @@ def stages(
     "What one command of `submit` asks for"
     from astromask.cluster.chains import stages_of
     from astromask.cluster.jobs import Ask
+    from astromask.cluster.sweeps import grid_stage
     name,words = command['name'],command['words']
     if not name: raise InputError('Name what shall be submitted: an experiment, a notebook, or a verb')
     verb = main.commands.get(name)
     if words and verb: verb.make_context(name, [*words, '--out', 'x'])             # it refuses what it does not know
     ask = Ask(*(command[k] for k in ('nodes','gpus','time','options','site')))
+    if '.y' in command['array']:
+        return [grid_stage(name, command['array'], dict(command['given']), command['file'], command['out'], ask, made)]
     return stages_of(name, words, dict(command['given']), command['file'] or '', command['out'] or '', ask,
                      command['array'], made)
 
@@ -558,7 +585,8 @@ def stages(
 @click.option('-f', 'file', metavar='FILE', help='A YAML file of parameters.')
 @click.option('--out', metavar='PATH', help='The run directory, or the table; a new one under runs/NAME without it.')
 @_asked
-@click.option('--array', default='', metavar='SHARDS', help='Of a table: so many shards (8, or 8%2 for two at a time).')
+@click.option('--array', default='', metavar='GRID|SHARDS',
+              help='The points of a grid file; or so many shards of a table (8, or 8%2 for two at a time).')
 @click.option('--after', multiple=True, metavar='JOB', help='Begin when this job is done. Repeat for more.')
 @click.option('--then', multiple=True, metavar='COMMAND',
               help='What shall follow, as one text; {NAME} is what the stage NAME makes. Repeat for more.')
