@@ -11,7 +11,8 @@ __all__ = ['in_parts', 'BatchLearner', 'RunCallback', 'drop_paths', 'path_rates'
            'Figures']
 
 # %% ../../nbs/41_train.callbacks.ipynb #1aaf8132
-import math, numpy as np, signal, threading, time, torch
+import copy, math, numpy as np, signal, threading, time, torch
+from concurrent.futures import ThreadPoolExecutor, wait as wait_for
 from contextlib import contextmanager, nullcontext
 from fastcore.basics import patch, store_attr
 from fastai.callback.core import Callback, CancelFitException, CancelStepException, CancelTrainException
@@ -22,7 +23,7 @@ from ..data.augment import dihedral, drop_bands
 from ..embed import evaluating
 from ..models.blocks import droppable, leave_out
 from ..plots import history_figure, reconstruction_figure
-from .checkpoint import check_space, named, save_checkpoint
+from .checkpoint import check_space, named, save_checkpoint, snapshot
 from .ranks import summed, totals, wait
 from .recorded import Dials, kept
 
@@ -698,40 +699,72 @@ class Checkpoints(RunCallback):
     ):
         store_attr('minutes,keep,tries,wait')
         self.folder = run/'checkpoints'
-        self.due = math.inf
+        self.due = self.look = math.inf
         self.failed = 0
-        self.loaded = None
+        self.loaded = self.begun = self.writing = None
+        self.writer = ThreadPoolExecutor(1)
 
     def after_batch(self):
-        if self.training and self.learn.seconds() > self.due: self.try_to_save()
-
-# %% ../../nbs/41_train.callbacks.ipynb #fc7368fa
-@patch
-def save(self:Checkpoints):
-    "Save now; there is no later"
-    self.failed,pause = 0,min(self.wait, 3.)
-    while True:
-        self.try_to_save(pause)
-        if not self.failed: return
-        time.sleep(pause)
+        if not self.training: return
+        if self.learn.seconds() > self.look: self.collect()
+        if self.learn.seconds() > self.due: self.try_to_save()
 
 # %% ../../nbs/41_train.callbacks.ipynb #4a568806
 @patch
 def try_to_save(self:Checkpoints,
     pause=None, # Seconds until the next try, if this one fails; None: the usual ones
 ):
-    "Save now, or after a pause; rank 0 does it, and the others wait"
-    pause = self.wait if pause is None else pause
+    "Begin to save what is now, on rank 0, when what was begun before is written"
+    self.collect(pause)
+    self.begun = self.learn.seconds()
+    self.look = self.begun + self.wait
+    self.due = self.begun + 60*self.minutes
+    if rank(): return
+    tensors,state = self.learn.state()
+    self.writing = self.writer.submit(self.write, self.learn.step, snapshot(tensors), copy.deepcopy(state))
+
+# %% ../../nbs/41_train.callbacks.ipynb #b27666e4
+@patch
+def write(self:Checkpoints,
+    step:int,   # Steps done
+    tensors,    # Of `snapshot`
+    state:dict, # The rest
+):
+    "Write a checkpoint; done by a thread"
+    save_checkpoint(self.folder, step, tensors(), state, keep=self.keep, loaded=self.loaded)
+
+# %% ../../nbs/41_train.callbacks.ipynb #05e3b41b
+@patch
+def collect(self:Checkpoints,
+    pause=None, # Seconds from a failed save to the next try; None: the usual ones
+):
+    "Wait for what is being written, on all ranks; count failures, and end the run after too many"
+    if self.begun is None: return
     error = None
     try:
-        if rank() == 0:
-            save_checkpoint(self.folder, self.learn.step, *self.learn.state(), keep=self.keep, loaded=self.loaded)
+        if self.writing: self.writing.result()
     except StorageError as e: error = e
+    pause = self.wait if pause is None else pause
     failed = wait(error is not None)
     self.failed = self.failed+1 if failed else 0
-    self.due = self.learn.seconds() + (pause if failed else 60*self.minutes)
+    if failed: self.due = self.begun + pause
+    self.begun = self.writing = None
+    self.look = math.inf
     if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
     if error: log.error(f'{error}. The next try is in {pause:.0f} s ({self.failed} of {self.tries} failed)')
+
+# %% ../../nbs/41_train.callbacks.ipynb #fc7368fa
+@patch
+def save(self:Checkpoints):
+    "Save now; there is no later"
+    pause = min(self.wait, 3.)
+    self.collect(pause)
+    self.failed = 0
+    while True:
+        self.try_to_save(pause)
+        self.collect(pause)
+        if not self.failed: return
+        time.sleep(pause)
 
 # %% ../../nbs/41_train.callbacks.ipynb #f7a19ed8
 @patch
@@ -741,6 +774,15 @@ def before_fit(self:Checkpoints):
     size = copies*sum(t.nbytes for t in self.model.state_dict().values())
     if rank() == 0: check_space(self.folder, 2*size)
     self.due = self.learn.seconds() + 60*self.minutes          # by the clock that all ranks share
+
+# %% ../../nbs/41_train.callbacks.ipynb #a3bfdf5d
+@patch
+@contextmanager
+def around(self:Checkpoints):
+    "After a fit, however it ends, nothing is being written any more"
+    try: yield
+    finally:
+        if self.writing: wait_for([self.writing])
 
 # %% ../../nbs/41_train.callbacks.ipynb #262d35dd
 _STOPS = signal.SIGINT,signal.SIGTERM,signal.SIGUSR1

@@ -6,7 +6,8 @@ Docs: https://astromask.github.io/astromask/train.checkpoint.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'step_number', 'checkpoints', 'LaterFormat', 'check_format', 'verify', 'is_whole', 'of_step', 'same_state',
-           'check_space', 'score_of', 'prune', 'save_checkpoint', 'load_checkpoint', 'newest_checkpoint', 'named']
+           'check_space', 'score_of', 'prune', 'unpacked', 'packed', 'snapshot', 'save_checkpoint', 'load_checkpoint',
+           'newest_checkpoint', 'named']
 
 # %% ../../nbs/40_train.checkpoint.ipynb #6d98f9ba
 import json, math, re, shutil, torch
@@ -122,6 +123,44 @@ def prune(
     stay = {*found[:max(1, keep)], *([min(scores, key=scores.get)] if scores else [])}
     for old in [p for p in found if p not in stay] + [p for p in newer if not is_whole(p)]:
         if not (loaded and old.resolve() == Path(loaded).resolve()): shutil.rmtree(old, ignore_errors=True)
+
+# %% ../../nbs/40_train.checkpoint.ipynb #91083329
+def unpacked(
+    flat,      # (n,) uint8: tensors one after the other
+    like:dict, # Name to a tensor of that shape and type, in their order
+)->dict:       # Name to tensor
+    "Tensors from a row of bytes"
+    found = {}
+    at = 0
+    for k,v in like.items():
+        found[k] = flat[at:at+v.nbytes].view(v.dtype).view(v.shape)
+        at += v.nbytes
+    return found
+
+# %% ../../nbs/40_train.checkpoint.ipynb #a247d2ff
+def packed(
+    tensors:dict, # Name to tensor, on one device
+)->tuple:         # (n,) uint8 on that device; name to tensor, in their order in it
+    "Tensors as one row of bytes, copied"
+    like = dict(sorted(tensors.items(), key=lambda o: -o[1].itemsize))
+    return torch.cat([v.detach().reshape(-1).view(torch.uint8) for v in like.values()]), like
+
+# %% ../../nbs/40_train.checkpoint.ipynb #04add5d2
+def snapshot(
+    tensors:dict, # Name to tensor
+):                # Called without arguments, by any thread: the same on the CPU
+    "Tensors as they are now, whatever becomes of them"
+    there = {k: v for k,v in tensors.items() if v.is_cuda}
+    here = {k: v.detach().clone() for k,v in tensors.items() if k not in there}
+    if not there: return lambda: here
+    flat,like = packed(there)
+    copied = torch.cuda.current_stream(flat.device).record_event()
+    like = {k: v.detach().new_empty(v.shape, device='meta') for k,v in like.items()}
+    def fetch():
+        with torch.cuda.device(flat.device), torch.cuda.stream(torch.cuda.Stream()):
+            torch.cuda.current_stream().wait_event(copied)
+            return here | unpacked(flat.cpu(), like)
+    return fetch
 
 # %% ../../nbs/40_train.checkpoint.ipynb #0b33bc7e
 def save_checkpoint(
