@@ -200,6 +200,7 @@ def finetune_learner(
     magnitudes=None,       # (N,M) by row, NaN where missing; None: the catalogue's columns of these names
     weights=None,          # (N,) by row: how much an object weighs in the loss; None: all the same
     recipe:str='finetune', # One of `RECIPES`
+    compile:bool=False,    # Compile the predictor (torch.compile): minutes at first, faster steps on a GPU
     **changes,             # Any field of `FinetuneRecipe`: lr, layer_decay, mixup, frozen, patience, max_minutes, ...
 )->FinetuneLearner:
     "The Learner that teaches a predictor: `fit(n)` trains until n epochs are done in run_dir"
@@ -213,7 +214,7 @@ def finetune_learner(
     tables = target_tables(dls, p, y, magnitudes, weights, o.balanced)
     begin_head(p, tables, torch.from_numpy(dls.train.rows).to(dls.device), o.balanced)
     cbs = teaching_callbacks(dls, p, run, o, tables, augment)
-    learn = make_learner(FinetuneLearner, dls, p, run, cbs, o)
+    learn = make_learner(FinetuneLearner, dls, p, run, cbs, o, compile)
     learn.question = what_is_taught(dls, p, tables, recipe)
     return learn
 

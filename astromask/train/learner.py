@@ -225,16 +225,6 @@ def one_batch(self:RunLearner,
     if self.training and self.tape: self.tape.take(i, b)
     else: BatchLearner.one_batch(self, i, b)
 
-# %% ../../nbs/40_train.learner.ipynb #1a7764bd
-@patch
-def whole_step(self:RunLearner,
-    b, # The batch, on the device
-):
-    "All of a step that is done on the device"
-    self._split(b)
-    self('before_batch')
-    BatchLearner._do_one_batch(self)
-
 # %% ../../nbs/40_train.learner.ipynb #c6cb6681
 @patch
 def fix(self:RunLearner,
@@ -244,6 +234,16 @@ def fix(self:RunLearner,
     self.dials.fixed = on
     for group in self.opt.opt.param_groups:
         if 'capturable' in group: group['capturable'] = on
+
+# %% ../../nbs/40_train.learner.ipynb #1a7764bd
+@patch
+def whole_step(self:RunLearner,
+    b, # The batch, on the device
+):
+    "All of a step that is done on the device"
+    self._split(b)
+    self('before_batch')
+    BatchLearner._do_one_batch(self)
 
 # %% ../../nbs/40_train.learner.ipynb #c6a38427
 @patch

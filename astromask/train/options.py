@@ -6,15 +6,16 @@ Docs: https://astromask.github.io/astromask/train.options.html.md"""
 
 # %% auto #0
 __all__ = ['UNDECAYED', 'QUINTIC', 'RECIPES', 'number', 'check_number', 'word', 'check_word', 'check_options', 'Recipe',
-           'PretrainRecipe', 'scaled_lr', 'depth_of', 'decay_groups', 'replace', 'SafeOptimizer', 'orthogonalised',
-           'muon_update', 'nadamw_update', 'is_matrix', 'NAdaMuon', 'LARS', 'FinetuneRecipe', 'recipe_options']
+           'PretrainRecipe', 'kept_bytes', 'usual_bs', 'scaled_lr', 'depth_of', 'decay_groups', 'replace',
+           'SafeOptimizer', 'orthogonalised', 'muon_update', 'nadamw_update', 'is_matrix', 'NAdaMuon', 'LARS',
+           'FinetuneRecipe', 'recipe_options']
 
 # %% ../../nbs/40_train.options.ipynb #a97ed3ca
 import math, numbers, re, torch
 from dataclasses import dataclass, field, fields
 from functools import partial
 from fastcore.basics import patch
-from ..core import InputError
+from ..core import InputError, world
 
 # %% ../../nbs/40_train.options.ipynb #fd77f672
 def number(
@@ -123,6 +124,32 @@ class PretrainRecipe(Recipe):
                   if self.refine and getattr(self, k)]
         if beside: raise InputError(f'{beside[0]} is {getattr(self, beside[0])} beside refine, which trains without '
                                     'the masked loss that it goes with: leave it out')
+
+# %% ../../nbs/40_train.options.ipynb #9c12610c
+def kept_bytes(
+    m, # A masked image model, on the CPU
+)->int:
+    "What a step keeps of one object for its backward pass, in float32"
+    own = {p.data_ptr() for p in m.parameters()}
+    found = {}
+    def look(t):
+        found[t.data_ptr()] = t.untyped_storage().nbytes()
+        return t
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(look, lambda t: t):
+        out = m(torch.zeros(2, len(m.bands), *m.img_size))
+    return sum(n for at,n in found.items() if at not in own)//len(out.pred)
+
+# %% ../../nbs/40_train.options.ipynb #426fb01f
+def usual_bs(
+    m,      # A masked image model, on the CPU
+    device, # Where is trained
+    n:int,  # Objects that train
+)->int:
+    "Objects in a batch, of all ranks, where nobody says how many"
+    if device.type != 'cuda': return 64
+    room = world()*torch.cuda.mem_get_info(device)[0]//2
+    most = max(64, min(1024, n//100, room//kept_bytes(m)))
+    return -(-2**int(math.log2(most))//world())*world()
 
 # %% ../../nbs/40_train.options.ipynb #15078b6c
 def scaled_lr(
