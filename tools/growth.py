@@ -2,6 +2,7 @@
 import json, multiprocessing, os, resource, sys, tempfile, time
 from pathlib import Path
 import h5py, numpy as np
+import astromask.data.loaders, astromask.data.splits          # once, before the processes that measure are forked
 
 SHARDS,BATCH = 64,4096
 
@@ -11,7 +12,7 @@ def virtual(path, n, step=1_000_000):
     with h5py.File(path, 'w') as f:
         f.attrs.update(format='astromask-1', bands=list('grizy'), unit='nJy', pixel_scale=.2, origin='lower')
         f.create_dataset('cutouts', (n,5,64,64), 'f2', chunks=(25,5,64,64))
-        new = dict(id=f.create_dataset('id', (n,), h5py.string_dtype('utf-8', 10)), ra=f.create_dataset('ra', (n,)), dec=f.create_dataset('dec', (n,)))
+        new = dict(id=f.create_dataset('id', (n,), 'S10'), ra=f.create_dataset('ra', (n,), 'f8'), dec=f.create_dataset('dec', (n,), 'f8'))
         for a in range(0, n, step):
             rows = np.arange(a, min(n, a+step))
             digits = (rows[:,None]//10**np.arange(9, -1, -1) % 10 + 48).astype(np.uint8)
@@ -42,7 +43,7 @@ def twins(path, n):
 
 def split(path, n):
     from astromask.data.splits import split_rows
-    return split_rows(opened(path), labels=False)
+    return split_rows(opened(path), labels=False, pixels_up_to=0)
 
 def ids_hashed(path, n):
     from astromask.data.duplicates import hash_ids
@@ -53,8 +54,6 @@ STEPS = {'open': lambda path, n: opened(path), 'epoch begins': epoch_begins, 'ep
 
 def measure(name, path, n, result):
     "Processor seconds, and bytes beyond what a small set takes"
-    import torch
-    torch.set_num_threads(1)
     def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
     STEPS[name](small := virtual(f'{path}.small', 1000), 1000)
     os.unlink(small)
@@ -63,7 +62,7 @@ def measure(name, path, n, result):
     result.put((time.process_time()-start, peak()-before))
 
 def main(out, most=1_000_000, names=None):
-    context = multiprocessing.get_context('spawn')
+    context = multiprocessing.get_context('fork')
     found = json.loads(Path(out).read_text()) if Path(out).exists() else []
     n = 10_000
     with tempfile.TemporaryDirectory() as folder:
