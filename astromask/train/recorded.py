@@ -98,8 +98,9 @@ def take(self:Tape,
     if key != self.key: self.begin(key)
     self.seen += 1
     if self.seen == WARM+1: self.record(b)
-    if self.graph: self.replay(i, b)
-    else: self.aside(partial(Learner.one_batch, self.learn, i, b))
+    if self.graph: return self.replay(i, b)
+    copies = [o.clone() for o in b]   # as a recorded step has them: a compiled function asks how tensors lie in storage
+    self.aside(partial(Learner.one_batch, self.learn, i, copies))
 
 # %% ../../nbs/41_train.recorded.ipynb #582e4be2
 @patch
