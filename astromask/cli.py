@@ -146,6 +146,8 @@ _tables = _options(
                  help='Join the N shards that are there into TABLE.'),
     click.option('--bs', default=256, show_default=True, type=click.IntRange(min=1), help='Objects in a block.'),
     click.option('--device', default='auto', show_default=True, help='auto, cpu, cuda, cuda:1 or mps.'),
+    click.option('--amp', type=click.Choice(['bf16','fp16','none']),
+                 help="Half precision for the model's blocks; by itself bf16 on a CUDA device that has it."),
     click.option('--views', type=int,
                  help="Orientations to average over: 1, 2, 4 or 8; the model's own number without it."),
     _told,
@@ -155,11 +157,11 @@ _tables = _options(
     click.option('--overwrite', is_flag=True, help='Replace TABLE if it is there.'))
 
 # %% ../nbs/71_cli.ipynb #94e3f4e4
-def _write_table(task, file, shard, bands, survey, columns, **options):
+def _write_table(task, file, shard, bands, survey, columns, amp, **options):
     from astromask.tasks.predict import parse_shard, report_text, table_of
     names = [k.strip() for k in columns.split(',') if k.strip()]
     report = table_of(task, list(file), shard=parse_shard(shard), bands=split_bands(bands), survey=survey or None,
-                      columns=names, **options)
+                      columns=names, amp='' if amp == 'none' else amp, **options)
     if report: click.echo(report_text(report))
 
 # %% ../nbs/71_cli.ipynb #8f3862dc

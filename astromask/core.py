@@ -63,28 +63,31 @@ def _chain(key, *parts): # One int64 after the other
 def _bits(ids, counter, key): return _shift(_stir(mix(mix(ids + _GOLDEN) ^ key)[:,None] + counter*_GOLDEN), 40)
 
 # %% ../nbs/00_core.ipynb #995515df
-def _drawn(ids, n, seed, epoch, number): # Of torch tensors alone
-    import torch
-    counter = torch.arange(1, n+1, device=ids.device)
+def _drawn(ids, counter, seed, epoch, number): # Of torch tensors alone
     return _bits(ids, counter, _chain(_FIRST, seed, epoch, number)).float() / (1<<24)
 
 @cache
-def _kernel(device):
-    "`_drawn` as one kernel; as it is where that cannot be made"
+def _fused():
     import torch
-    fused = torch.compile(_drawn, dynamic=True)
-    zero = torch.zeros((), dtype=torch.int64, device=device)
-    try: fused(zero.new_zeros(2), 2, zero, zero, zero)
-    except Exception as e:
-        log.warning(f'Random numbers are drawn in many small launches: no kernel could be made ({type(e).__name__})')
-        return _drawn
-    return fused
+    return torch.compile(_drawn, dynamic=True)
 
+_NO_KERNEL = []
+
+def _compiled(*tensors):
+    "`_drawn` as one kernel; as it is where that cannot be made"
+    try:
+        if not _NO_KERNEL: return _fused()(*tensors)
+    except Exception as e:
+        _NO_KERNEL.append(e)
+        log.warning(f'Random numbers are drawn in many small launches: no kernel could be made ({type(e).__name__})')
+    return _drawn(*tensors)
+
+# %% ../nbs/00_core.ipynb #8f3031f4
 def _on_device(ids, n, *parts):
     import torch
     parts = [o if torch.is_tensor(o) else ids.new_full((), o) for o in parts]
-    ours = type(ids) is torch.Tensor and ids.is_cuda and not torch.compiler.is_compiling()
-    return (_kernel(ids.device) if ours else _drawn)(ids, n, *parts)
+    fuse = type(ids) is torch.Tensor and ids.is_cuda and not torch.compiler.is_compiling()
+    return (_compiled if fuse else _drawn)(ids, torch.arange(1, n+1, device=ids.device), *parts)
 
 # %% ../nbs/00_core.ipynb #fc604e51
 def uniform(

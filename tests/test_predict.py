@@ -119,7 +119,7 @@ def test_few_objects_and_large_seeds_are_saved_and_read(tmp_path):
     p,grid = predictor(Bins(20, 0, 1), seed=20261122),Bins(20, 0, 1).grid.numpy()
     p.calibration = Calibration(.9).fit(dict(pdf=np.ones((4,len(grid)))), np.full(4, .5), grid).config()      # four objects can promise nothing
     save_model(p, tmp_path)
-    with torch.no_grad(): found = prediction(load_model(tmp_path)).columns(torch.zeros(1,5,32,32), None, None)
+    found, = prediction(load_model(tmp_path)).of([dict(x=torch.zeros(1,5,32,32), mags=None, coords=None)])
     assert found['z_lower_90'] == -np.inf and found['z_upper_90'] == np.inf
     p.calibration['conformal']['n'] = 50_000
     save_model(p, tmp_path)
@@ -128,12 +128,12 @@ def test_few_objects_and_large_seeds_are_saved_and_read(tmp_path):
 SLOW = """import sys, time
 from astromask.models.weights import load_model
 from astromask.tasks import predict
-computed,started = predict._computed,[]
+joined,started = predict._with_own,[]
 def slowly(*a):
     if started: time.sleep(3)
     started.append(1)
-    return computed(*a)
-predict._computed = slowly
+    return joined(*a)
+predict._with_own = slowly
 predict.table_of(predict.prediction(load_model(sys.argv[1])), sys.argv[2], sys.argv[3], (2,3), bs=8)"""
 
 def test_a_killed_shard_leaves_nothing_and_runs_again(survey, tmp_path, caplog):

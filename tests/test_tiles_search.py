@@ -75,14 +75,14 @@ def test_order_of_tiles_and_size_of_blocks_change_nothing(world, tmp_path):
 
 def killed(world, out, after):
     "A process that is killed when it asks the model for the n-th time"
-    def columns(**what):
+    def question(**what):
         nonlocal after
         after -= 1
         if after < 0: os.kill(os.getpid(), signal.SIGKILL)
-        return world['job'].columns(**what)
+        return world['job'].question(**what)
     pid = os.fork()
     if not pid:
-        try: search(world, out, job=world['job']._replace(columns=columns))
+        try: search(world, out, job=world['job']._replace(question=question))
         finally: os._exit(0)
     return os.waitpid(pid, 0)[1] == signal.SIGKILL
 
@@ -93,7 +93,7 @@ def test_a_killed_search_goes_on_with_the_same_bits(world, tmp_path, caplog):
     assert killed(world, out, 3) and not out.exists() and (tmp_path/'.f.parquet.search'/'state.parquet').exists()
     caplog.set_level('INFO')
     asked = []
-    job = world['job']._replace(columns=lambda x, mags, coords: asked.append(len(x)) or world['job'].columns(x, mags, coords))
+    job = world['job']._replace(question=lambda x, mags, coords: asked.append(len(x)) or world['job'].question(x, mags, coords))
     assert same(search(world, out, job=job), whole) and '1 tiles are done' in caplog.text
     assert 0 < sum(asked) <= 56 and not (tmp_path/'.f.parquet.search').exists()
 

@@ -29,7 +29,7 @@ def turn(
 # %% ../../nbs/15_data.augment.ipynb #53ea5d81
 def dihedral_bits(
     seed:int,  # The run's seed
-    epoch:int, # Pass over the data
+    epoch,     # Pass over the data, as `uniform` takes it
     ids,       # (B,) int64 sample ids
 ): # (B,3) bool
     "How every object is turned"
@@ -39,7 +39,7 @@ def dihedral_bits(
 def dihedral(
     x,         # (B,C,H,W) pixels
     seed:int,  # The run's seed
-    epoch:int, # Pass over the data
+    epoch,     # Pass over the data, as `uniform` takes it
     ids,       # (B,) int64 sample ids, on x's device
 ): # (B,C,H,W), each object in one of its eight (H != W: four) orientations
     "Flip and turn every object of a batch, as (seed, epoch, id) say"
@@ -78,7 +78,7 @@ def _map(
 def affine(
     x,               # (B,C,H,W) pixels, NaN where missing
     seed:int,        # The run's seed
-    epoch:int,       # Pass over the data
+    epoch,           # Pass over the data, as `uniform` takes it
     ids,             # (B,) int64 sample ids, on x's device
     rotate:float=0., # Largest angle, in degrees, in both directions
     jitter:float=0., # Largest shift in rows and in columns, in pixels, in both directions
@@ -129,7 +129,7 @@ def _convolve(
 def blur(
     x,                 # (B,C,H,W) pixels, NaN where missing
     seed:int,          # The run's seed
-    epoch:int,         # Pass over the data
+    epoch,             # Pass over the data, as `uniform` takes it
     ids,               # (B,) int64 sample ids, on x's device
     strength:float=1., # Largest standard deviation, in pixels; each object's is drawn between 0 and this
 ):                     # (B,C,H,W)
@@ -142,7 +142,7 @@ def blur(
 def gain(
     x,                 # (B,C,H,W) pixels, NaN where missing
     seed:int,          # The run's seed
-    epoch:int,         # Pass over the data
+    epoch,             # Pass over the data, as `uniform` takes it
     ids,               # (B,) int64 sample ids, on x's device
     strength:float=.1, # The factors are within 1-strength and 1+strength
 ):                     # (B,C,H,W)
@@ -169,7 +169,7 @@ def _sky_noise(x):
 def noise(
     x,                 # (B,C,H,W) pixels, NaN where missing
     seed:int,          # The run's seed
-    epoch:int,         # Pass over the data
+    epoch,             # Pass over the data, as `uniform` takes it
     ids,               # (B,) int64 sample ids, on x's device
     strength:float=1., # Most noise to add, in units of the sky's; each object's is drawn between 0 and this
 ):                     # (B,C,H,W)
@@ -199,7 +199,7 @@ def _tracks(
 def cosmic_rays(
     x,            # (B,C,H,W) pixels, NaN where missing
     seed:int,     # The run's seed
-    epoch:int,    # Pass over the data
+    epoch,        # Pass over the data, as `uniform` takes it
     ids,          # (B,) int64 sample ids, on x's device
     p:float=.05,  # Probability that a band is hit
 ):                # (B,C,H,W)
@@ -214,7 +214,7 @@ def cosmic_rays(
 def bad_pixels(
     x,                  # (B,C,H,W) pixels, NaN where missing
     seed:int,           # The run's seed
-    epoch:int,          # Pass over the data
+    epoch,              # Pass over the data, as `uniform` takes it
     ids,                # (B,) int64 sample ids, on x's device
     share:float=.005,   # Share of pixels that go, and a tenth of it in columns more
 ):                      # (B,C,H,W) with these NaN
@@ -231,7 +231,7 @@ def bad_pixels(
 def drop_bands(
     x,           # (B,C,H,W) pixels, NaN where missing
     seed:int,    # The run's seed
-    epoch:int,   # Pass over the data
+    epoch,       # Pass over the data, as `uniform` takes it
     ids,         # (B,) int64 sample ids, on x's device
     p:float=0.3, # Probability that an object loses a band
     keep:int=1,  # Observed bands that stay at least
@@ -288,7 +288,7 @@ class Augment:
 def __call__(self:Augment,
     x,         # (B,C,H,W) pixels, NaN where missing
     seed:int,  # The run's seed
-    epoch:int, # Pass over the data
+    epoch,     # Pass over the data, as `uniform` takes it
     ids,       # (B,) int64 sample ids, on x's device
 ):             # (B,C,H,W)
     "Change every object, as (seed, epoch, id) say"

@@ -23,11 +23,11 @@ from ..data.loaders import fit_size
 from ..data.tiles import find_tiles
 from .queries import table_model
 from .search import SimilarityIndex, show_found
-from ..embed import ask, knows_units
+from ..embed import ahead, knows_units
 from ..files import digest, locked, storage_errors
 from ..models.weights import model_hash
 from ..sky import chord, on_sphere
-from ..tasks.predict import embedding, pick_device, read_ahead
+from ..tasks.predict import embedding, pick_device
 from ..tasks.tables import arrow_table, read_table, shard_path, table_facts, write_table
 from ..units import Measure, conversion, scale_ratio
 
@@ -165,7 +165,7 @@ def scorer(
     space.check_width(queries.shape[1])
     def scores(x, sky):
         coords = np.asarray(sky, np.float32) if job.m.sky_token else None
-        found, = ask(job.m, [dict(x=fit_size(x, job.m.img_size), mags=None, coords=coords)], job.columns)
+        found, = job.of([dict(x=fit_size(x, job.m.img_size), mags=None, coords=coords)])
         return (space.direction(found['embedding']) @ queries.T).max(1)
     return scores
 
@@ -177,7 +177,7 @@ def scored_squares(
 ):               # Table of those that have a score; None where a tile has no squares of its own
     "Look at a tile"
     found = []
-    for t,x in read_ahead(squares.cut, squares.blocks):
+    for t,x in ahead(map(squares.cut, squares.blocks)):
         some = np.asarray(t['valid'] >= max(1, least))
         t,x = t[some],x[some]
         t['score'] = scores(x, np.stack([t['ra'], t['dec']], 1)) if len(t) else np.zeros(0, np.float32)

@@ -17,7 +17,7 @@ from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from fastcore.basics import patch, store_attr
 from ..core import InputError, size2d
 from ..surveys import band_names
-from .blocks import linear
+from .blocks import linear, run_half
 from .masking import any_in_units, patchify, unpatchify
 from .measures import MEASURES, pixel_measures
 from .steady import Steady, orientation_sums, ring_means, solve_steady
@@ -64,6 +64,7 @@ class BandEncoder(nn.Module):
     trained_on = None   # Which objects are in it
     source = None       # Where its weights are from
     activation_checkpointing = False # Compute activations again in the backward pass, instead of keeping them?
+    blocks_in = None    # torch.bfloat16 or float16, while it is asked so (`in_half`)
     def __init__(self,
         img_size=64,          # Pixels: an int, or (H,W)
         patch_size:int=8,     # Pixels on a patch's side; divides H and W
@@ -270,7 +271,7 @@ def attend(self:BandEncoder,
     ids=None,    # (B,K) positions of the patches, for blocks that ask; None: all, in order
 ):               # (B,n+K,D): class tokens, the sky token where there is one, then the patches
     "Run the trunk over tokens"
-    return self.trunk.run(self, tokens, coords, ids)
+    return run_half(self.blocks_in, lambda x: self.trunk.run(self, x, coords, ids), tokens)
 
 # %% ../../nbs/21_models.encoder.ipynb #9c10d673
 @patch
@@ -323,8 +324,9 @@ def spread_pool(
 @patch
 def central(self:BandEncoder)->torch.Tensor: # (L,) bool
     "Which tokens stand for the middle of the image"
-    row,col = ((torch.arange(n)-(n-1)/2).abs() < 1.5 for n in (side//self.stride for side in self.img_size))
-    return (row[:,None] & col).flatten().to(self.fill.device)
+    row,col = ((torch.arange(n, device=self.fill.device)-(n-1)/2).abs() < 1.5
+               for n in (side//self.stride for side in self.img_size))
+    return (row[:,None] & col).flatten()
 
 # %% ../../nbs/21_models.encoder.ipynb #c837dc92
 def central_pool(

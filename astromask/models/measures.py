@@ -13,28 +13,29 @@ from .baselines import RADII
 
 # %% ../../nbs/20_models.measures.ipynb #2df9d80b
 def offsets(
-    size, # (H,W)
-):        # (H,1) and (1,W) pixels from the centre
+    size,        # (H,W)
+    device=None, # Where they shall be
+):               # (H,1) and (1,W) pixels from the centre
     "Where pixels are, seen from the middle"
-    y,x = (torch.arange(n)-(n-1)/2 for n in size)
+    y,x = (torch.arange(n, device=device)-(n-1)/2 for n in size)
     return y[:,None],x[None]
 
 # %% ../../nbs/20_models.measures.ipynb #d9c3b9d8
 def rings(
-    size, # (H,W)
-):        # (H*W,4) float: 1 where a pixel is in a ring
+    size,        # (H,W)
+    device=None, # Where they shall be
+):               # (H*W,4) float: 1 where a pixel is in a ring
     "Rings about the centre"
-    y,x = offsets(size)
-    r = (y*y+x*x).sqrt().flatten()[:,None]/min(size)
-    outer = torch.tensor(RADII)
-    return ((r <= outer) & (r > torch.cat([torch.tensor([-1.]), outer[:-1]]))).float()
+    y,x = offsets(size, device)
+    r = (y*y+x*x).sqrt().flatten()/min(size)
+    return torch.stack([(r <= outer) & (r > inner) for inner,outer in zip((-1.,*RADII), RADII)], 1).float()
 
 # %% ../../nbs/20_models.measures.ipynb #3fa8e2b9
 def ring_brightness(
     x, # (B,C,H,W) scaled pixels, NaN where missing
 ):     # (B,C,8): mean and standard deviation in four rings; NaN where nothing was observed
     "The profile, and how rough it is"
-    k = rings(x.shape[-2:]).to(x)
+    k = rings(x.shape[-2:], x.device).to(x)
     x = x.flatten(2)
     there = x.isfinite()
     n = there.to(x.dtype) @ k
@@ -47,7 +48,7 @@ def moments(
     light, # (B,C,H,W), 0 or more
 ):         # Three (B,C): the mean squares of the offsets along x and y, and of their product; NaN without light
     "Second moments about the centre"
-    dy,dx = (o.to(light) for o in offsets(light.shape[-2:]))
+    dy,dx = (o.to(light) for o in offsets(light.shape[-2:], light.device))
     total = light.sum((-2,-1))
     return tuple((light*o).sum((-2,-1))/total for o in (dx*dx, dy*dy, dx*dy))
 
@@ -56,7 +57,7 @@ def shapes(
     x, # (B,C,H,W) scaled pixels, NaN where missing
 ):     # (B,C,3): size, ellipticity, asymmetry; NaN where there is no light
     "What the whole within the last ring looks like"
-    inside = rings(x.shape[-2:]).sum(1).reshape(x.shape[-2:]).to(x.device) > 0
+    inside = rings(x.shape[-2:], x.device).sum(1).reshape(x.shape[-2:]) > 0
     there = x.isfinite() & inside
     x = torch.where(there, x, 0)
     xx,yy,xy = moments(x.clamp(min=0))

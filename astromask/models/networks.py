@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
 from ..core import InputError, size2d
+from ..scaling import nan_median
 from ..surveys import band_names
+from .blocks import run_half
 from .encoder import BandEncoder, check_views, orientations
 from ..units import Measure
 
@@ -73,6 +75,7 @@ def embed(self:PixelNet,
 # %% ../../nbs/24_models.networks.ipynb #e13cabd1
 class CNN(PixelNet):
     "A convolutional network of timm, untrained"
+    blocks_in = None # torch.bfloat16 or float16, while it is asked so (`in_half`)
     def __init__(self,
         bands:tuple,          # Names of the bands
         img_size=64,          # Pixels: an int, or (H,W)
@@ -89,7 +92,7 @@ class CNN(PixelNet):
         x, # (B,C,H,W) of `pixels`
     ):     # (B,D)
         "What the network makes of pixels"
-        return self.net(x)
+        return run_half(self.blocks_in, self.net, x)
 
 # %% ../../nbs/24_models.networks.ipynb #9a0e2888
 class Apertures(PixelNet):
@@ -119,7 +122,7 @@ class Apertures(PixelNet):
 
     def features(self, x):
         "Rings' magnitudes in every band, then colours, band against the next"
-        if self.outside.any(): x = x - x[...,self.outside].nanmedian(-1, keepdim=True).values.nan_to_num()
+        x = x - nan_median(torch.where(self.outside, x, torch.nan)).nan_to_num()
         valid = x.isfinite()
         there = valid.float() @ self.rings
         n = self.rings.sum(0)

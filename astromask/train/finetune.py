@@ -228,6 +228,7 @@ def predict_cutouts(
     progress:bool=True, # Show how far we are?
     magnitudes=None,    # (N,M) by row of the cutouts, NaN where missing; None: the catalogue's columns of these names
     resample:bool=False,# Bring pixels to the size of those that the model was trained on?
+    amp=None,           # Precision of the model's blocks: bf16 | fp16 | ''; None: bf16 on a CUDA device that has it
 )->dict:                # Arrays in the order of rows: probability, or z and pdf
     "Answers for cutouts"
     rows = wanted_rows(len(c), rows)
@@ -236,4 +237,4 @@ def predict_cutouts(
     mags = magnitude_table(p, c, magnitudes)
     given = {} if mags is None else dict(mags=mags)
     batches = cutout_batches(p, c, rows, bs, 'predicting' if progress else '', **given)
-    return joined(ask(p, batches, partial(p.predict, views=views)))
+    return joined(ask(p, batches, partial(p.predict, views=views), amp))
