@@ -53,41 +53,41 @@ def check_seed(
 # %% ../nbs/00_core.ipynb #7543bab6
 _FIRST = int(mix(np.array([_GOLDEN]))[0])
 
-def _number(stream): return zlib.crc32(stream.encode())
-_number._dynamo_marked_constant = True             # torch.compiler.assume_constant_result, without importing torch
+def _stream_number(stream): return zlib.crc32(stream.encode())
+_stream_number._dynamo_marked_constant = True             # torch.compiler.assume_constant_result, without importing torch
 
 def _chain(key, *parts): # One int64 after the other
     for part in parts: key = mix((key ^ part) + _GOLDEN)
     return key
 
-def _bits(ids, counter, key): return _shift(_stir(mix(mix(ids + _GOLDEN) ^ key)[:,None] + counter*_GOLDEN), 40)
+def _hashed(ids, counter, key): return _shift(_stir(mix(mix(ids + _GOLDEN) ^ key)[:,None] + counter*_GOLDEN), 40)
 
 # %% ../nbs/00_core.ipynb #995515df
-def _drawn(ids, counter, seed, epoch, number): # Of torch tensors alone
-    return _bits(ids, counter, _chain(_FIRST, seed, epoch, number)).float() / (1<<24)
+def _plainly(ids, counter, seed, epoch, number): # Of torch tensors alone
+    return _hashed(ids, counter, _chain(_FIRST, seed, epoch, number)).float() / (1<<24)
 
 @cache
 def _fused():
     import torch
-    return torch.compile(_drawn, dynamic=True)
+    return torch.compile(_plainly, dynamic=True)
 
 _NO_KERNEL = []
 
 def _compiled(*tensors):
-    "`_drawn` as one kernel; as it is where that cannot be made"
+    "`_plainly` as one kernel; as it is where that cannot be made"
     try:
         if not _NO_KERNEL: return _fused()(*tensors)
     except Exception as e:
         _NO_KERNEL.append(e)
         log.warning(f'Random numbers are drawn in many small launches: no kernel could be made ({type(e).__name__})')
-    return _drawn(*tensors)
+    return _plainly(*tensors)
 
 # %% ../nbs/00_core.ipynb #8f3031f4
 def _on_device(ids, n, *parts):
     import torch
     parts = [o if torch.is_tensor(o) else ids.new_full((), o) for o in parts]
     fuse = type(ids) is torch.Tensor and ids.is_cuda and not torch.compiler.is_compiling()
-    return (_compiled if fuse else _drawn)(ids, torch.arange(1, n+1, device=ids.device), *parts)
+    return (_compiled if fuse else _plainly)(ids, torch.arange(1, n+1, device=ids.device), *parts)
 
 # %% ../nbs/00_core.ipynb #fc604e51
 def uniform(
@@ -98,11 +98,12 @@ def uniform(
     stream:str='', # What they are for: streams are independent
 ): # (B,n) in [0,1), multiples of 2**-24, which float32 holds exactly
     "Random numbers that are a function of (seed, epoch, sample id, stream) and of nothing else"
-    seed,number = check_seed(seed),_number(stream)
+    seed = check_seed(seed)
+    number = _stream_number(stream)
     if hasattr(epoch, 'new_full') or getattr(ids, 'is_cuda', False): return _on_device(ids, n, seed, epoch, number)
     key = int(_chain(np.array([_FIRST]), seed, int(epoch), number)[0])
-    if isinstance(ids, np.ndarray): return _bits(ids, np.arange(1, n+1), key).astype(np.float32) / (1<<24)
-    return _bits(ids, ids.new_ones(n).cumsum(0), key).float() / (1<<24)
+    if isinstance(ids, np.ndarray): return _hashed(ids, np.arange(1, n+1), key).astype(np.float32) / (1<<24)
+    return _hashed(ids, ids.new_ones(n).cumsum(0), key).float() / (1<<24)
 
 # %% ../nbs/00_core.ipynb #1c63cabb
 def shuffled(

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/embed.html.md"""
 
 # %% auto #0
 __all__ = ['evaluating', 'half_of', 'told_precision', 'ahead', 'as_tensors', 'to_device', 'on_device', 'ask', 'as_array',
-           'joined', 'fetched', 'sky_of', 'cutout_batches', 'knows_units', 'as_known', 'reading_widths',
+           'arrays_of', 'joined', 'sky_of', 'cutout_batches', 'knows_units', 'as_known', 'reading_widths',
            'embed_cutouts']
 
 # %% ../nbs/30_embed.ipynb #a428caa8
@@ -58,7 +58,8 @@ def ahead(
     things, # What takes time to make, one after the other
 ):          # The same
     "The next of some things is made by a thread while this one is used"
-    things,end = iter(things),object()
+    things = iter(things)
+    end = object()
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, things, end)
         while (now := coming.result()) is not end:
@@ -124,15 +125,6 @@ def as_array(
     "A tensor as NumPy has it"
     return (t.float() if t.dtype in (torch.float16,torch.bfloat16) else t).cpu().numpy()
 
-# %% ../nbs/30_embed.ipynb #ba0520b9
-def joined(
-    answers, # Of `ask`: tensors, or dicts of tensors
-):           # An array, or a dict of arrays
-    "The answers of all batches, end to end"
-    found = list(fetched(answers))
-    if isinstance(found[0], dict): return {k: np.concatenate([f[k] for f in found]) for k in found[0]}
-    return np.concatenate(found)
-
 # %% ../nbs/30_embed.ipynb #a610af50
 def _each(f, answer): return {k: f(v) for k,v in answer.items()} if isinstance(answer, dict) else f(answer)
 
@@ -150,7 +142,7 @@ def _arrived(sent, there):
     there.synchronize()
     return _each(lambda v: as_array(v).copy(), sent)
 
-def fetched(
+def arrays_of(
     answers, # Of `ask`: tensors, or dicts of tensors
 ):           # Arrays, or dicts of arrays
     "Answers as NumPy has them; from a GPU each while the next is computed"
@@ -159,6 +151,15 @@ def fetched(
         waiting.append(_sent(answer))
         if len(waiting) > 1 or waiting[0][1] is None: yield _arrived(*waiting.popleft())
     for o in waiting: yield _arrived(*o)
+
+# %% ../nbs/30_embed.ipynb #ba0520b9
+def joined(
+    answers, # Of `ask`: tensors, or dicts of tensors
+):           # An array, or a dict of arrays
+    "The answers of all batches, end to end"
+    found = list(arrays_of(answers))
+    if isinstance(found[0], dict): return {k: np.concatenate([f[k] for f in found]) for k in found[0]}
+    return np.concatenate(found)
 
 # %% ../nbs/30_embed.ipynb #aeba506d
 def sky_of(

@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from astromask.core import uniform
 from astromask.data.augment import Augment, drop_bands
-from astromask.embed import ask, fetched
+from astromask.embed import ask, arrays_of
 from astromask.models.answers import Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
@@ -44,7 +44,7 @@ def test_blocks_alone_are_in_half_precision():
     for part in (p.head, p.encoder.patch_embed, p.encoder.blocks[0].mlp.fc1):
         part.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
     batch = dict(x=torch.randn(5, 3, 32, 32))
-    full,half = (next(fetched(ask(p, [batch], p.predict, amp)))['z'] for amp in ('','bf16'))
+    full,half = (next(arrays_of(ask(p, [batch], p.predict, amp)))['z'] for amp in ('','bf16'))
     assert seen == [torch.float32]*3 + [torch.float32,torch.bfloat16,torch.float32]
     assert 0 < abs(half-full).max() < .05 and p.encoder.blocks_in is None
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import NamedTuple
 from ..core import InputError, log, progress as show_progress, versions
 from ..data.duplicates import hash_ids
-from ..embed import ahead, ask, fetched, half_of, reading_widths, told_precision
+from ..embed import ahead, ask, arrays_of, half_of, reading_widths, told_precision
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.pdfs import Calibration, central_interval, interval_coverage
 from ..files import read_json, write_json
@@ -67,7 +67,7 @@ class TableJob(NamedTuple):
 
     def of(self, batches, amp=None):
         "The columns of batch after batch"
-        return map(self.columns, fetched(ask(self.m, batches, self.question, amp)))
+        return map(self.columns, arrays_of(ask(self.m, batches, self.question, amp)))
 
 # %% ../../nbs/52_tasks.predict.ipynb #91fdd403
 def _check_predicts(p, pdf):
