@@ -308,7 +308,7 @@ def _computed_table(job, rows, path, starts, bs, facts, device, progress):
     return _reported(path, report, facts, seen)
 
 # %% ../../nbs/52_tasks.predict.ipynb #5e0cb4ad
-def _facts(job, rows, starts, bs, columns, given, resample, amp):
+def _facts(job, rows, starts, bs, columns, given, resample, amp=None):
     "What tells a table from others"
     settings = job.settings | dict(columns=list(columns))
     if given != Measure(): settings['given'] = [given.unit, given.zero_point]
