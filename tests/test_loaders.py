@@ -139,6 +139,23 @@ def test_ranks_read_their_own_blocks(cutouts, resident):
     part = np.array([[np.isin(g, rows[n*62+n//2:(n+1)*62+(n+1)//2]).sum() for n in range(8)] for g in alone])
     assert (part == 4).all()                                                      # of each shard equally many
 
+def test_sixty_four_ranks_share_a_set(tmp_path):
+    "Every row once but for what fills no batch; equally many each; the blocks of all ranks together at most 1.05 times the set"
+    sys.path.insert(0, str(Path(__file__).parents[1]/'tools'))
+    from growth import opened, virtual
+    n,ranks = 100_003,64
+    p = Pixels(opened(virtual(tmp_path/'set.h5', n)), memory=0)
+    block = np.searchsorted(p.edges, np.arange(n), side='right')
+    taken,blocks = [],0
+    for k in range(ranks):
+        dl = CutoutLoader(p, 16, None, True, 0, 3, rank=k, world=ranks, drop_last=True, shards=ranks)
+        (rows,size),= dl.get_idxs()
+        taken.append(np.concatenate(list(rows))[:len(dl)*size])
+        blocks += len(np.unique(block[taken[-1]]))
+    all_rows = np.concatenate(taken)
+    assert len(np.unique(all_rows)) == len(all_rows) == n//(16*ranks)*16*ranks
+    assert len({len(t) for t in taken}) == 1 and blocks <= 1.05*len(p.edges)
+
 def test_a_run_keeps_its_shards(cutouts, monkeypatch):
     "Two ranks of a set of many windows: own rows are kept; what was begun without shards goes on without"
     monkeypatch.setattr(loaders, 'fit_shards', lambda *a: 4)
