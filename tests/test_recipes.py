@@ -61,8 +61,8 @@ LAYOUTS = dict(
     sky_embeddings=lambda d: dict(bands='g,i,r,y,z', data=h5(d/'s.h5', cutouts=pixels(n,5,64,64), **{'class': three.astype('f4')}, zspec_err=np.full(n, .01, 'f4'), **sky)),
     astromask=lambda d: dict(bands='u,g,r,i,z', data=h5(d/'cutout.stacks.ugriz.lsb.200x200.0.60.h5', images=pixels(n,5,200,200), zspec=sky['zspec'])),
     unions=lambda d: dict(bands='u,g,r,i,z', data=h5(d/'u.h5', cutouts=pixels(n,5,64,64), is_dwarf=np.arange(n) % 2, **sky)),
-    mae=lambda d: dict(data=h5(d/'Galaxy10_DECals.h5', images=colours(224), ans=three)),
-    simmim=lambda d: dict(data=h5(d/'Galaxy10_DECals.h5', images=colours(224), ans=three)))
+    mae=lambda d: dict(bands='R,G,B', data=h5(d/'Galaxy10_DECals.h5', images=colours(224), ans=three)),
+    simmim=lambda d: dict(bands='R,G,B', data=h5(d/'Galaxy10_DECals.h5', images=colours(224), ans=three)))
 
 def astromae(d):
     torch.save(TensorDataset(torch.from_numpy(pixels(n,5,32,32)), torch.from_numpy(np.random.default_rng(0).uniform(14, 20, (n,5))), torch.linspace(.01, .3, n)), d/'0.pt')
