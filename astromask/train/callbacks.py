@@ -23,7 +23,7 @@ from ..data.augment import dihedral, drop_bands
 from ..embed import evaluating
 from ..models.blocks import droppable, leave_out
 from ..plots import history_figure, reconstruction_figure
-from .checkpoint import check_space, named, save_checkpoint, snapshot
+from .checkpoint import check_space, named, note_not_finite, save_checkpoint, snapshot
 from .ranks import summed, totals, wait
 from .recorded import Dials, kept
 
@@ -408,6 +408,8 @@ def check(self:SafeStep)->int: # Steps that were not taken so far
         self.told,names = lost,self.culprits()
         log.warning(f'{lost} step(s) so far were not taken, as loss or gradient was not finite; the last with {names}')
         if bad >= self.patience and (self.suspects >= 0).any():
+            if rank() == 0 and hasattr(self.learn, 'checkpoints'):
+                note_not_finite(self.learn.checkpoints.folder, self.learn.step)
             raise AstroMaskError(f'Loss or gradient was not finite for {bad} steps in a row, the last with {names}: '
                                  'look at these objects, or lower the learning rate (lr)')
     return skipped

@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/train.checkpoint.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'step_number', 'checkpoints', 'LaterFormat', 'check_format', 'verify', 'is_whole', 'of_step', 'same_state',
            'check_space', 'score_of', 'prune', 'unpacked', 'packed', 'snapshot', 'save_checkpoint', 'load_checkpoint',
-           'newest_checkpoint', 'named']
+           'note_not_finite', 'left_checkpoints', 'newest_checkpoint', 'named']
 
 # %% ../../nbs/40_train.checkpoint.ipynb #6d98f9ba
 import json, math, re, shutil, torch
@@ -201,12 +201,37 @@ def load_checkpoint(
     verify(path)
     return load_tensors((path/'tensors.safetensors').read_bytes()), read_json(path/'state.json')
 
+# %% ../../nbs/40_train.checkpoint.ipynb #5d89a197
+def note_not_finite(
+    folder,   # Where checkpoints are kept
+    step:int, # At which the run gave up
+):
+    "Remember which checkpoint was the newest when steps were not finite"
+    if not (there := checkpoints(folder)): return
+    path = Path(folder)/'not-finite.json'
+    noted = read_json(path, list) if path.exists() else []
+    write_json(path, noted + [[there[0].name, step]])
+
+# %% ../../nbs/40_train.checkpoint.ipynb #b4fbb3c0
+def left_checkpoints(
+    folder, # Where checkpoints are kept
+)->dict:    # Name to the step at which it failed twice
+    "Checkpoints that lead nowhere"
+    path = Path(folder)/'not-finite.json'
+    noted = read_json(path, list) if path.exists() else []
+    return {name: step for name,step in noted if noted.count([name,step]) > 1}
+
 # %% ../../nbs/40_train.checkpoint.ipynb #e05a6635
 def newest_checkpoint(
     folder, # Where checkpoints are kept
 ):          # (tensors, state, path) of the newest valid one; None if there is none
-    "Load the newest checkpoint that is whole, and say which were passed over"
+    "Load the newest checkpoint that is whole and leads on, and say which were passed over"
+    left = left_checkpoints(folder)
     for path in checkpoints(folder):
+        if path.name in left:
+            log.warning(f'Passed over a checkpoint: {path} led twice to steps that were not finite, at step '
+                        f'{left[path.name]}')
+            continue
         try: found = load_checkpoint(path)
         except LaterFormat: raise
         except (AstroMaskError, OSError, ValueError) as e:
@@ -214,6 +239,8 @@ def newest_checkpoint(
             continue
         log.info(f'Continuing from {path}')
         return *found,path
+    if left: raise AstroMaskError(f'Every checkpoint in {folder} led twice to steps that were not finite: look at the '
+                                  'data, or begin a run with a lower learning rate (lr)')
 
 # %% ../../nbs/40_train.checkpoint.ipynb #9a2562b1
 def named(

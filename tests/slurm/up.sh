@@ -50,6 +50,7 @@ for _ in $(seq 100); do munge -n -S "$dir/socket" >/dev/null 2>&1 && break; slee
 start slurmctld slurmctld -D
 # jobs find node1 and node2 by a hosts file of their own
 for node in node1 node2; do
+    # shellcheck disable=SC2016
     start $node unshare --mount -- bash -c 'mount --bind "$1/hosts" /etc/hosts && exec slurmd -D -N "$2"' bash "$dir" $node
 done
 for _ in $(seq 100); do
