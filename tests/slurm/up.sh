@@ -35,8 +35,8 @@ MinJobAge=3600
 KillWait=5
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$3 CPUs=64 RealMemory=512000 Gres=gpu:a100:8 Features=gpu,cpu State=UNKNOWN
-NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$4 CPUs=64 RealMemory=512000 Gres=gpu:a100:8 Features=gpu,cpu State=UNKNOWN
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$3 CPUs=128 RealMemory=512000 Gres=gpu:a100:8 Features=gpu,cpu State=UNKNOWN
+NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$4 CPUs=128 RealMemory=512000 Gres=gpu:a100:8 Features=gpu,cpu State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 # links to /dev/null are devices, which is what slurmd wants of a GPU; their digits become CUDA_VISIBLE_DEVICES
