@@ -77,7 +77,7 @@ def test_two_nodes_train_as_two_ranks(jobs):
     assert jobs.cluster.ended(jobs.two, 400) == ('COMPLETED', 0), output(out)
     assert manifest(out)['sessions'][0]['ranks'] == 2 and (out/'ranks'/'rank-1.ipynb').exists()
     about = jobs.cluster('scontrol', 'show', 'job', jobs.two, '-o')
-    assert 'NodeList=node[1-2]' in about and step(out) == 4
+    assert 'NodeList=node[1-2]' in about and step(out) == 8
 
 def test_interrupted_twice_and_its_node_lost_ends_with_the_same_bits(jobs):
     hurt,whole = jobs.runs/'hurt',jobs.runs/'whole'
