@@ -54,7 +54,7 @@ def check_seed(
 _FIRST = int(mix(np.array([_GOLDEN]))[0])
 
 def _stream_number(stream): return zlib.crc32(stream.encode())
-_stream_number._dynamo_marked_constant = True             # torch.compiler.assume_constant_result, without importing torch
+_stream_number._dynamo_marked_constant = True # torch.compiler.assume_constant_result, without importing torch
 
 def _chain(key, *parts): # One int64 after the other
     for part in parts: key = mix((key ^ part) + _GOLDEN)

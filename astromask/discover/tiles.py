@@ -19,11 +19,11 @@ from scipy.spatial import cKDTree
 from ..core import InputError, log, progress as show_progress
 from ..data.cutting import OpenTile
 from ..data.ingest import Field, all_files, ingest, open_field
-from ..data.loaders import fit_size
+from ..data.loaders import ahead, fit_size
 from ..data.tiles import find_tiles
 from .queries import table_model
 from .search import SimilarityIndex, show_found
-from ..embed import ahead, knows_units
+from ..embed import knows_units
 from ..files import digest, locked, storage_errors
 from ..models.weights import model_hash
 from ..sky import chord, on_sphere

@@ -16,7 +16,8 @@ from functools import partial
 from typing import NamedTuple
 from ..core import InputError, log, progress as show_progress, versions
 from ..data.duplicates import hash_ids
-from ..embed import ahead, ask, arrays_of, half_of, reading_widths, told_precision
+from ..data.loaders import ahead
+from ..embed import ask, arrays_of, half_of, reading_widths, told_precision
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.pdfs import Calibration, central_interval, interval_coverage
 from ..files import read_json, write_json

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/train.checkpoint.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'step_number', 'checkpoints', 'LaterFormat', 'check_format', 'verify', 'is_whole', 'of_step', 'same_state',
-           'check_space', 'score_of', 'prune', 'unpacked', 'packed', 'snapshot', 'save_checkpoint', 'load_checkpoint',
+           'check_space', 'score_of', 'prune', 'from_row', 'as_row', 'snapshot', 'save_checkpoint', 'load_checkpoint',
            'note_not_finite', 'left_checkpoints', 'newest_checkpoint', 'named']
 
 # %% ../../nbs/40_train.checkpoint.ipynb #6d98f9ba
@@ -125,7 +125,7 @@ def prune(
         if not (loaded and old.resolve() == Path(loaded).resolve()): shutil.rmtree(old, ignore_errors=True)
 
 # %% ../../nbs/40_train.checkpoint.ipynb #91083329
-def unpacked(
+def from_row(
     flat,      # (n,) uint8: tensors one after the other
     like:dict, # Name to a tensor of that shape and type, in their order
 )->dict:       # Name to tensor
@@ -138,7 +138,7 @@ def unpacked(
     return found
 
 # %% ../../nbs/40_train.checkpoint.ipynb #a247d2ff
-def packed(
+def as_row(
     tensors:dict, # Name to tensor, on one device
 )->tuple:         # (n,) uint8 on that device; name to tensor, in their order in it
     "Tensors as one row of bytes, copied"
@@ -153,13 +153,13 @@ def snapshot(
     there = {k: v for k,v in tensors.items() if v.is_cuda}
     here = {k: v.detach().clone() for k,v in tensors.items() if k not in there}
     if not there: return lambda: here
-    flat,like = packed(there)
+    flat,like = as_row(there)
     copied = torch.cuda.current_stream(flat.device).record_event()
     like = {k: v.detach().new_empty(v.shape, device='meta') for k,v in like.items()}
     def fetch():
         with torch.cuda.device(flat.device), torch.cuda.stream(torch.cuda.Stream()):
             torch.cuda.current_stream().wait_event(copied)
-            return here | unpacked(flat.cpu(), like)
+            return here | from_row(flat.cpu(), like)
     return fetch
 
 # %% ../../nbs/40_train.checkpoint.ipynb #0b33bc7e
