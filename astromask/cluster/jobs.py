@@ -19,7 +19,7 @@ from ..core import RunDir, utc_now
 from ..errors import InputError, log
 from ..files import read_json, storage_errors, write_atomic, write_json
 from ..parameters import check_parameters, experiment_name, find_experiment, read_parameters
-from ..runs import continue_command, is_done
+from ..runs import continue_command, is_done, run_parameters
 
 # %% ../../nbs/66_cluster.jobs.ipynb #8d925122
 def site_examples()->dict: # Name to path
@@ -138,7 +138,8 @@ def run_is_done(
     spec = read_parameters(notebook)
     out = word_after(words, '--out')
     if not Path(out).exists(): return False
-    return is_done(RunDir(out), experiment_name(notebook), check_parameters(spec, given_in(words)), spec)
+    run = RunDir(out)
+    return is_done(run, experiment_name(notebook), run_parameters(run, spec, given_in(words)), spec)
 
 # %% ../../nbs/66_cluster.jobs.ipynb #ff68039b
 def submitted(
