@@ -123,15 +123,19 @@ def fetch(name, out, n, bands):
 @click.option('--dtype', type=click.Choice(['float16','float32']),
               help='How pixels are stored; by itself the smaller that holds them exactly.')
 @click.option('--checksum', is_flag=True, help='Keep sums by which a flipped bit is noticed when its row is read.')
+@click.option('--shard', default='', metavar='I/N',
+              help='Share I of N (from 1) of many files, in FILE.I-of-N.h5; N alone takes I from SLURM, in an array.')
 @click.option('--overwrite', is_flag=True, help='Replace FILE if it is there.')
-def pack(source, out, bands, survey, dtype, checksum, overwrite, **measure):
+def pack(source, out, bands, survey, shard, **how):
     """Rewrite cutout files of any layout into one that is read fast.
 
     SOURCE: files, a folder or a quoted glob: HDF5, FITS, NumPy, PyTorch, ASDF and Zarr; pictures (a folder for each
-    class, or a table beside them), tar archives of them, and Parquet."""
-    from astromask.data.catalogs import merge
-    click.echo(merge(source[0] if len(source) == 1 else list(source), out, split_bands(bands), survey or None,
-                     overwrite, dtype, checksum, **measure))
+    class, or a table beside them), tar archives of them, and Parquet, also as HATS."""
+    from astromask.data.catalogs import merge, merge_share
+    from astromask.tasks.tables import parse_shard
+    source = source[0] if len(source) == 1 else list(source)
+    how |= dict(bands=split_bands(bands), survey=survey or None)
+    click.echo(merge_share(source, out, *parse_shard(shard), **how) if shard else merge(source, out, **how))
 
 # %% ../nbs/71_cli.ipynb #adf5608f
 # what predict and embed have in common
@@ -338,22 +342,37 @@ def explore(map, cutouts, out, atlas, embeddings, n, color, columns, title, over
     click.echo(write_atlas(s, atlas))
 
 # %% ../nbs/71_cli.ipynb #6d1a9f11
-@main.command()
-@click.argument('model', metavar='MODEL')
-@click.option('--page', required=True, metavar='DIR', help='The folder to write; DIR/index.html opens in any browser.')
-@click.option('--cutouts', metavar='FILE', help='Where objects to show are from; without it they are simulated.')
-@click.option('--n', default=24, show_default=True, type=click.IntRange(min=1), help='Objects to show.')
-@click.option('--overwrite', is_flag=True, help='Replace a page that is there.')
-def export(model, page, cutouts, n, overwrite):
-    """Make a page in which a pretrained MODEL fills in what is hidden from it: mask by hand, switch bands off, look.
-
-    The model runs in the browser, which fetches nothing. To write the first page fetches ONNX Runtime from npm."""
+def _live(model, page, cutouts, n, overwrite):
+    "A page of a model"
     from astromask.data.cutouts import Cutouts
     from astromask.discover.live import check_decoder, example_cutouts, live_page
     from astromask.models.weights import load_model
     m = load_model(model)
     check_decoder(m)
     click.echo(live_page(m, page, Cutouts.open(cutouts or example_cutouts(m, n)), n, overwrite))
+
+# %% ../nbs/71_cli.ipynb #dbae11bb
+@main.command()
+@click.argument('source', nargs=-1, required=True, metavar='MODEL|TABLE...')
+@click.option('--page', metavar='DIR', help='Of a MODEL: the folder to write; DIR/index.html opens in any browser.')
+@click.option('--cutouts', metavar='FILE', help='Where objects to show are from; without it they are simulated.')
+@click.option('--n', default=24, show_default=True, type=click.IntRange(min=1), help='Objects to show.')
+@click.option('--hats', metavar='DIR', help='Of TABLEs (Parquet, with positions): the catalogue to write.')
+@click.option('--margin', default=0., metavar='ARCSEC', type=click.FloatRange(min=0),
+              help='Write a margin, too: a right-hand catalogue is matched without loss up to this distance.')
+@click.option('--overwrite', is_flag=True, help='Replace a page or a catalogue that is there.')
+def export(source, page, cutouts, n, hats, margin, overwrite):
+    """Make a page of a pretrained MODEL, or a catalogue in HATS of TABLEs.
+
+    On the page the model fills in what is hidden from it: mask by hand, switch bands off, look. It runs in the browser,
+    which fetches nothing. To write the first page fetches ONNX Runtime from npm.
+
+    LSDB opens the catalogue, filters and cross-matches it. Interrupted, the same command goes on."""
+    if bool(page) == bool(hats): raise InputError('Say what to make: --page DIR of a model, or --hats DIR of tables')
+    if page and len(source) > 1: raise InputError(f'A page is of one model: {source[1]} is one too many')
+    if page: return _live(source[0], page, cutouts, n, overwrite)
+    from astromask.catalogs.hats import hats_text, write_hats
+    if report := write_hats(source, hats, margin, overwrite=overwrite, progress=True): click.echo(hats_text(report))
 
 # %% ../nbs/71_cli.ipynb #389df5dd
 @main.command()

@@ -9,6 +9,7 @@ __all__ = ['note_files', 'open_survey', 'encoder_for']
 
 # %% ../../nbs/50_tasks.experiments.ipynb #9381757a
 from ..data.cutouts import Cutouts, check_usable
+from ..data.fetch import data_files
 from ..data.loaders import cutout_dls, own_device
 from ..data.simulate import simulated_survey
 from ..files import file_digest
@@ -30,7 +31,7 @@ def note_files(
 # %% ../../nbs/50_tasks.experiments.ipynb #37499b46
 def open_survey(
     run,               # `RunDir` whose manifest gets the files
-    data='',           # A file, a glob, or several with commas; '' simulates
+    data='',           # A file, a glob, several with commas, or a name that `fetch` knows; '' simulates
     bands='',          # Bands wanted; or all, in stored order, where the file does not tell
     survey='',         # The survey whose bands they are, where the file does not tell
     n_simulated:int=200, # Objects to simulate where there is no data
@@ -38,7 +39,7 @@ def open_survey(
     ivar:bool=False,   # Simulate inverse variances, too?
 )->Cutouts:
     "The cutouts of an experiment, opened and looked over"
-    files = data or simulated_survey(n_simulated, seed=seed, ivar=ivar)
+    files = data_files(data) or simulated_survey(n_simulated, seed=seed, ivar=ivar)
     c = Cutouts.open(files, bands=bands or None, survey=survey or None)
     check_usable(c)
     note_files(run, c, c.files)

@@ -351,6 +351,7 @@ def table_of(
         log.info(f'{path} is done: it is left alone')
         return {}
     facts |= job.notes | dict(versions=versions(('astromask','torch','timm','numpy')))
+    if rows.units: facts['units'] = rows.units
     if merge: return join_shards(out, merge, facts)
     return _computed_table(job, rows, path, starts, bs, facts, pick_device(device), progress)
 

@@ -226,7 +226,9 @@ class Rows:
         self.labels = file_labels([f for p in self.parts for f in p.files])
         self.held = None
         self.lacking = set()
-        self.columns = kinds_of(self.parts[0].catalog(), columns, self.parts[0].path) if columns else {}
+        first = self.parts[0].catalog() if columns else None
+        self.columns = kinds_of(first, columns, self.parts[0].path) if columns else {}
+        self.units = {k: str(first[k].unit) for k in columns if first[k].unit}
         self.told_apart = len(self.labels) > 1 or len(set(self.catalog(0)[0]['id'])) < len(self)
 
     def __len__(self): return int(self.ends[-1])

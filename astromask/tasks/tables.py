@@ -12,6 +12,7 @@ __all__ = ['from_arrow', 'arrow_table', 'write_table', 'table_facts', 'read_tabl
 import json, numpy as np, os
 from pathlib import Path
 from astropy.table import Column, MaskedColumn, Table
+from astropy.units import Unit
 from fastcore.basics import store_attr
 from ..core import DataError, InputError
 from ..files import clear_left, whole_file
@@ -146,6 +147,7 @@ def read_table(
     facts = table_facts(path)
     t = _read_fits(path) if Path(path).suffix == '.fits' else _read_parquet(path)
     t['ra'].unit = t['dec'].unit = 'deg'
+    for k,unit in facts.get('units', {}).items(): t[k].unit = Unit(unit, parse_strict='silent')
     t.meta = facts
     if 'embedding' in t.colnames and space_path(path).exists(): t['embedding'].meta['space'] = str(space_path(path))
     return t

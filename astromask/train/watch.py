@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/train.watch.html.md"""
 # %% auto #0
 __all__ = ['ANSWERS', 'FIRST', 'Question', 'known_answers', 'probe_question', 'sides', 'probe_answers', 'variance_shares',
            'check_bands_known', 'unseen_rows', 'check_askable', 'own_question', 'read_answers', 'write_answers',
-           'OnlineProbe', 'new_rows', 'flat', 'WandB', 'one_line', 'someone_looks', 'Bar']
+           'OnlineProbe', 'new_rows', 'flat', 'as_rows', 'WandB', 'one_line', 'show_run', 'someone_looks', 'Bar']
 
 # %% ../../nbs/41_train.watch.ipynb #022f54ab
 import atexit, csv, math, numpy as np, os, queue, sys, threading, time, uuid, yaml
@@ -381,6 +381,16 @@ def flat(
     for k,v in d.items(): found |= flat(v, sep, f'{before}{k}{sep}') if isinstance(v, dict) else {f'{before}{k}': v}
     return found
 
+# %% ../../nbs/41_train.watch.ipynb #175a1ee6
+def as_rows(
+    records:list, # Dicts, as metrics keep tables
+)->tuple:         # Names of columns, and a list for each row; () for any other list
+    "A list of dicts as a table"
+    if not records or not all(isinstance(o, dict) for o in records): return ()
+    names = list(dict.fromkeys(k for o in records for k in o))
+    return names,[[o[k] if isinstance(o.get(k), (int,float,str,bool)) else str(o.get(k, '')) for k in names]
+                  for o in records]
+
 # %% ../../nbs/41_train.watch.ipynb #c2834dc7
 class WandB(RunCallback):
     "Show the run in Weights & Biases: offline unless someone is logged in, and never at the cost of the run"
@@ -470,6 +480,7 @@ def begin(self:WandB):
 @patch
 def tell(self:WandB):
     "Numbers that are new"
+    if self.learn is None: return
     callbacks = dict(probe=getattr(self.learn, 'online_probe', None), history=self.learn.history)
     for step,numbers in new_rows({k: list(cb.rows) for k,cb in callbacks.items() if cb}, self.done):
         self.shown.log(numbers, step=step)
@@ -480,7 +491,7 @@ def tell_all(self:WandB):
     "What is left at the end: rows, figures, and metrics.json as the run's summary and a table"
     import wandb
     self.tell()
-    step = max(self.done.values())
+    step = max(0, *self.done.values())
     pictures = {p.stem: wandb.Image(str(p)) for p in sorted((self.run_dir/'figures').glob('*.png'))}
     if pictures: self.shown.log(pictures, step=step)
     numbers = flat(self.run_dir.metrics(), '/')
@@ -488,6 +499,8 @@ def tell_all(self:WandB):
         self.shown.summary.update(found)
         rows = [[k,str(v)] for k,v in found.items()]
         self.shown.log(dict(metrics=wandb.Table(columns=['name','value'], data=rows)), step=step)
+    tables = {k: wandb.Table(*as_rows(v)) for k,v in numbers.items() if isinstance(v, list) and as_rows(v)}
+    if tables: self.shown.log(tables, step=step)
     self.shown.finish()
 
 # %% ../../nbs/41_train.watch.ipynb #351e5849
@@ -522,6 +535,16 @@ def finish(self:WandB,
     for job in (self.tell_all, None): self.jobs.put(job)
     thread.join(seconds)
     if thread.is_alive(): self.warn(f'W&B is left behind: it did not end within {seconds:.0f} s')
+
+# %% ../../nbs/41_train.watch.ipynb #96d51d00
+def show_run(
+    run:RunDir,     # With its metrics and figures
+    **config,       # What to say about it, beside params.yaml
+):
+    "Show a run that is done in Weights & Biases"
+    shown = WandB(run, config)
+    shown.before_fit()
+    shown.finish()
 
 # %% ../../nbs/41_train.watch.ipynb #e0badf1a
 def someone_looks()->bool:
