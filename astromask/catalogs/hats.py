@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/catalogs.hats.html.md"""
 
 # %% auto #0
 __all__ = ['sky_index', 'placed', 'TableRows', 'write_run', 'Run', 'divided', 'merged', 'finest_order', 'border', 'with_units',
-           'part_path', 'as_properties', 'write_about', 'Plan', 'write_hats', 'main_catalog', 'hats_text']
+           'part_path', 'as_properties', 'write_about', 'HatsPlan', 'write_hats', 'main_catalog', 'hats_text']
 
 # %% ../../nbs/65_catalogs.hats.ipynb #47ed1092
 import io, json, numpy as np, pyarrow as pa, pyarrow.parquet as pq, shutil
@@ -269,7 +269,7 @@ def write_about(
     return sum(sizes)
 
 # %% ../../nbs/65_catalogs.hats.ipynb #60148290
-class Plan(NamedTuple):
+class HatsPlan(NamedTuple):
     "What is to be made"
     rows: TableRows # Of what
     out: Path       # The folder that LSDB opens
@@ -291,14 +291,14 @@ class Plan(NamedTuple):
 
 # %% ../../nbs/65_catalogs.hats.ipynb #c3bdcf10
 @patch(as_prop=True)
-def mark(self:Plan)->str:
+def mark(self:HatsPlan)->str:
     "A line that tells a catalogue from others: what it was made of"
     files = [(Path(p).name, s.st_size, s.st_mtime_ns) for p,s in ((p, Path(p).stat()) for p in self.rows.paths)]
     return f'astromask_made_of={digest(json.dumps([files, self.margin, self.most]))}\n'
 
 # %% ../../nbs/65_catalogs.hats.ipynb #cb9e66a4
 @patch
-def is_made(self:Plan,
+def is_made(self:HatsPlan,
     overwrite:bool=False, # Remove another catalogue that is there?
 )->bool:
     "Is it there already? Refuses a folder that holds something else"
@@ -315,7 +315,7 @@ def is_made(self:Plan,
 
 # %% ../../nbs/65_catalogs.hats.ipynb #37c03094
 @patch
-def runs(self:Plan, progress:bool=False)->list:
+def runs(self:HatsPlan, progress:bool=False)->list:
     "The rows as sorted runs; those that are there are kept"
     starts = range(0, len(self.rows), self.piece)
     paths = [self.work/f'{i:06d}.arrow' for i in range(len(starts))]
@@ -326,7 +326,7 @@ def runs(self:Plan, progress:bool=False)->list:
 
 # %% ../../nbs/65_catalogs.hats.ipynb #8de53297
 @patch
-def schema(self:Plan, runs):
+def schema(self:HatsPlan, runs):
     "What all parts have in common, with units and what the first table says of itself"
     facts = _facts(self.rows.schema.metadata)
     if 'rows' in facts: facts['rows'] = [0,len(self.rows),len(self.rows)]
@@ -336,7 +336,7 @@ def schema(self:Plan, runs):
 
 # %% ../../nbs/65_catalogs.hats.ipynb #a8f2f9ac
 @patch
-def write_part(self:Plan,
+def write_part(self:HatsPlan,
     path,   # Of `part_path`
     pieces, # Of `merged`
     schema, # Of all parts
@@ -352,7 +352,7 @@ def write_part(self:Plan,
 
 # %% ../../nbs/65_catalogs.hats.ipynb #6985fbc6
 @patch
-def write(self:Plan,
+def write(self:HatsPlan,
     runs, # Of `runs`
     progress:bool=False,
 )->list:  # (order, pixel) of its parts
@@ -370,7 +370,7 @@ def write(self:Plan,
 
 # %% ../../nbs/65_catalogs.hats.ipynb #06cf4eea
 @patch
-def tell(self:Plan, parts, schema):
+def tell(self:HatsPlan, parts, schema):
     "What a catalogue, its margin, and both together say of themselves"
     made = {} if self.margin else dict([self.mark.strip().split('=')])
     if self.margin:
@@ -393,7 +393,7 @@ def write_hats(
     progress=False,  # Show how far we are?
 )->dict:             # path, objects, unplaced, parts, orders; {} where nothing was left to do
     "Tables as a catalogue of HATS"
-    plan = Plan(TableRows(tables), Path(out), margin, most)
+    plan = HatsPlan(TableRows(tables), Path(out), margin, most)
     with storage_errors(out): plan.out.parent.mkdir(parents=True, exist_ok=True)
     with making(plan.out, 'written'):
         if made := plan.is_made(overwrite): log.info(f'{out} is done: it is left alone')

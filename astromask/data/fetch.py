@@ -315,7 +315,7 @@ def fetch(
 
 # %% ../../nbs/17_data.fetch.ipynb #ecf5355e
 def data_files(
-    data:str, # A path, a glob, or several with commas, as a parameter holds them; or the path of nothing, named as a set is
+    data:str, # A path, a glob, or several with commas, as a parameter holds them; or a set's name, as a path of nothing
 )->str:       # What to open: the file of the set, in `data` beside that path, where it is a name
     "Where the cutouts are that an experiment was told to use; a public set is fetched, if it is not there"
     path = Path(data)
