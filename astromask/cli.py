@@ -381,14 +381,18 @@ def export(source, page, cutouts, n, hats, margin, overwrite):
 @click.option('--n', default=50_000, show_default=True, type=click.IntRange(min=1),
               help='Objects in the file that is made for it (41 kB each).')
 @click.option('--bs', default=128, show_default=True, type=click.IntRange(min=1), help='Batch size of the loaders.')
+@click.option('--train-bs', default=64, show_default=True, type=click.IntRange(min=1), help='Batch size of the training.')
+@click.option('--preset', default='small', show_default=True, help='Which model is trained.')
+@click.option('--amp', default='auto', show_default=True, help='Its precision: bf16, fp16, or auto as a run has it.')
 @click.option('--folder', type=click.Path(exists=True, file_okay=False),
               help='Where the file is made, and removed again: the disk to be measured.')
 @click.option('--json', 'json_path', metavar='JSON', help='Write the numbers for programs.')
-def bench(loader, training, n, bs, folder, json_path):
+def bench(loader, training, n, bs, train_bs, preset, amp, folder, json_path):
     "Measure how fast batches come here, how fast a model trains, and whether it waits for them."
     from astromask.bench import run_bench
     from astromask.files import write_json
-    report = run_bench(n, bs, folder, loader or not training, training or not loader)
+    report = run_bench(n, bs, folder, loader or not training, training or not loader,
+                       train_bs=train_bs, preset=preset, amp=amp)
     if json_path: write_json(json_path, report)
     click.echo(str(report))
 
