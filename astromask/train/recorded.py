@@ -99,7 +99,7 @@ def take(self:Tape,
     self.seen += 1
     if self.seen == WARM+1: self.record(b)
     if self.graph: return self.replay(i, b)
-    copies = [o.clone() for o in b]   # as a recorded step has them: a compiled function asks how tensors lie in storage
+    copies = [o.clone() for o in b]   # as a recorded step has them: compiled functions ask how tensors lie in storage
     self.aside(partial(Learner.one_batch, self.learn, i, copies))
 
 # %% ../../nbs/41_train.recorded.ipynb #582e4be2
