@@ -304,7 +304,7 @@ def is_made(self:HatsPlan,
     "Is it there already? Refuses a folder that holds something else"
     if not overwrite and self.said.exists() and self.mark in self.said.read_text(): return True
     begun = self.work/'made_of'
-    if not self.out.exists() or not any(self.out.iterdir()): return False
+    if not self.out.exists() or not begun.exists() and {*self.out.iterdir()} <= {self.work}: return False
     if begun.exists() and begun.read_text() == self.mark: return False      # to go on with
     ours = begun.exists() or any((self.out/o).exists() for o in ('hats.properties','collection.properties'))
     if not ours: raise InputError(f'{self.out} exists and is no catalogue of HATS: give another folder')
