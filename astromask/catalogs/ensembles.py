@@ -19,7 +19,7 @@ from ..files import whole_file
 from ..tasks.tables import arrow_table, from_arrow
 
 # %% ../../nbs/65_catalogs.ensembles.ipynb #a98ac1cb
-def _plain(v):
+def _plain_pdfs(v):
     "An array without bytes"
     v = np.asarray(v)
     return np.char.decode(v, 'utf-8') if v.dtype.kind == 'S' else v
@@ -31,7 +31,7 @@ def write_ensemble(
     **columns, # Further columns, (N,) each, such as ra and dec in degrees, by which a catalogue is divided
 )->Path:       # The path
     "A qp ensemble as a table, a row for each PDF"
-    tables = {k: {n: _plain(v) for n,v in t.items()} for k,t in ens.build_tables().items()}
+    tables = {k: {n: _plain_pdfs(v) for n,v in t.items()} for k,t in ens.build_tables().items()}
     own = tables.get('ancil', {}) | tables['data']
     if twice := sorted(own.keys() & columns.keys()):
         raise InputError(f'The ensemble has a column {twice[0]} of its own: give another name')
@@ -49,7 +49,7 @@ def _schema(source):
     with damage(source): return pq.read_schema(source)
 
 # %% ../../nbs/65_catalogs.ensembles.ipynb #4535e2fb
-def _columns(source, names, frame):
+def _pdf_columns(source, names, frame):
     "Columns as arrays, lists as arrays with further axes"
     if frame is not None: t = pa.Table.from_pandas(frame[names], preserve_index=False)
     elif Path(source).is_dir():
@@ -63,7 +63,7 @@ def _columns(source, names, frame):
 def _of_qp(source, told, frame):
     "An ensemble of any kind"
     import qp
-    found = _columns(source, [*told['data'],*told['ancil']], frame)
+    found = _pdf_columns(source, [*told['data'],*told['ancil']], frame)
     meta = {k: np.array(v) for k,v in told['meta'].items()}
     meta['pdf_name'] = np.char.encode(meta['pdf_name'], 'utf-8')
     tables = dict(meta=meta, data={k: found[k] for k in told['data']})
@@ -85,5 +85,5 @@ def read_ensemble(
     if grid is None: raise DataError(f'{source} does not say at which redshifts its densities are: give grid')
     names = [k for k in ('id',column) if k in schema.names]
     if column not in names: raise InputError(f'{source} has no column {column}; it has {", ".join(schema.names)}')
-    found = _columns(source, names, frame)
+    found = _pdf_columns(source, names, frame)
     return to_qp(grid, found[column], found.get('id'))

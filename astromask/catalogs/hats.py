@@ -44,7 +44,7 @@ def placed(
     return rows.take(there[order]).add_column(0, '_healpix_29', pa.array(index[order])).combine_chunks()
 
 # %% ../../nbs/65_catalogs.hats.ipynb #6e7bb3fa
-def _facts(metadata):
+def _table_facts(metadata):
     "What a table of ours says of itself"
     return json.loads((metadata or {}).get(b'astromask', b'{}'))
 
@@ -202,7 +202,7 @@ def around(self:Run,
     return self.rows.take(np.concatenate([np.arange(a, b) for a,b in zip(first, end) if a < b] or [first[:0]]))
 
 # %% ../../nbs/65_catalogs.hats.ipynb #aa9e737f
-def _votable(schema):
+def _votable_header(schema):
     "The header of a VOTable for a schema"
     t = Table({k: from_arrow(c) for k,c in zip(schema.names, schema.empty_table().columns)})
     for k in t.colnames:
@@ -225,7 +225,7 @@ def with_units(
         if (i := schema.get_field_index(k)) >= 0:
             f = schema.field(i)
             schema = schema.set(i, f.with_metadata((f.metadata or {}) | {b'unit': unit.encode()}))
-    told = {b'IVOA.VOTable-Parquet.version': b'1.0', b'IVOA.VOTable-Parquet.content': _votable(schema)}
+    told = {b'IVOA.VOTable-Parquet.version': b'1.0', b'IVOA.VOTable-Parquet.content': _votable_header(schema)}
     return schema.with_metadata((schema.metadata or {}) | told)
 
 # %% ../../nbs/65_catalogs.hats.ipynb #eec132ac
@@ -328,7 +328,7 @@ def runs(self:HatsPlan, progress:bool=False)->list:
 @patch
 def schema(self:HatsPlan, runs):
     "What all parts have in common, with units and what the first table says of itself"
-    facts = _facts(self.rows.schema.metadata)
+    facts = _table_facts(self.rows.schema.metadata)
     if 'rows' in facts: facts['rows'] = [0,len(self.rows),len(self.rows)]
     told = self.rows.schema.metadata or {}
     if facts: told = told | {b'astromask': json.dumps(facts).encode()}
