@@ -22,7 +22,7 @@ from .parameters import (check_parameters, experiment_name, experiments, find_ex
                                   recorded_parameters)
 
 # %% ../nbs/03_runs.ipynb #b7982793
-_EXTENDS = ('epochs', 'max_minutes')
+_EXTENDS = ('epochs', 'steps', 'max_minutes')
 
 def _extends(name, was, now):
     "Is it the same run, only longer?"

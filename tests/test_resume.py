@@ -465,6 +465,25 @@ def test_validation_inside_an_epoch(survey, tmp_path):
     unwatched(survey, tmp_path/'plain', ema=.9, valid_steps=4).fit(2)            # begun by epochs, continued by steps
     assert [r[1] for r in outcome(tmp_path/'plain')[1][1:]] == ['6','8','12']
 
+def test_a_run_by_steps(survey, tmp_path):
+    "It ends inside an epoch, masks and validations go by steps; stopped before a row, where an epoch ends, after the last step, or killed before the last row: the same"
+    kw = dict(steps=15, valid_steps=4, mask_ratio_start=.25, ema=.9)
+    whole = unwatched(survey, tmp_path/'whole', **kw)
+    whole.fit(1)
+    assert (whole.step,whole.epochs_done,whole.batch) == (15,2,3)
+    assert [(r['epoch'],r['step']) for r in whole.history.rows] == [(1,4),(1,6),(2,8),(2,12),(3,15)]
+    ways = [At(step, lambda: learn.out.request_stop()) for step in (4,6,15)] + [Do('before_validate', 15, lambda: raise_(ZeroDivisionError('killed')))]
+    for k,way in enumerate(ways):
+        learn = unwatched(survey, out := tmp_path/f'stopped{k}', save_minutes=0, **kw)
+        learn.add_cb(way)
+        with pytest.raises((Unfinished,ZeroDivisionError)): learn.fit(1)
+        learn.out.clear_stop()
+        for _ in range(2): unwatched(survey, out, **kw).fit(1)                   # and once more: nothing to do
+        assert outcome(out) == outcome(tmp_path/'whole')
+    more = unwatched(survey, tmp_path/'whole', **kw | dict(steps=20))
+    more.fit(1)
+    assert (more.step,more.epochs_done,more.batch,more.images()) == (20,3,2,320)    # from where it was in its epoch
+
 def test_the_best_is_found_inside_an_epoch(survey, tmp_path):
     def learner():
         learn = unwatched(survey, tmp_path/'run', valid_steps=1, patience=2)

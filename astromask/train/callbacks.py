@@ -195,6 +195,10 @@ class MaskCurriculum(RunCallback):
         store_attr()
         self.now = None
 
+    def before_batch(self):
+        if not (self.training and self.learn.steps): return
+        self.now = self.model.mask_ratio = stepped_ratio(self.learn.step/self.learn.steps, self.start, self.end)
+
     def before_validate(self): self.model.mask_ratio = self.end
     def after_validate(self): self.model.mask_ratio = self.now
     def state(self): return dict(mask_ratio=self.now)
@@ -205,6 +209,7 @@ class MaskCurriculum(RunCallback):
 def before_train(self:MaskCurriculum):
     "The ratio of an epoch; one that is continued has the ratio that it began with"
     learn = self.learn
+    if learn.steps: return                                   # `before_batch` knows
     n = 6 if learn.max_minutes else min(6, learn.n_total)
     t = learn.progress() if learn.max_minutes else learn.epoch/learn.n_total
     if self.now is None or not learn.batch: self.now = stepped_ratio(t, self.start, self.end, n)
@@ -635,7 +640,8 @@ def stalled(self:History, now)->float:
 @patch
 def say(self:History):
     "Print where the run is; the device is waited for here"
-    log.info(f'step {self.learn.step}, {100*self.learn.progress():.0f} %: loss {mean_of(self.sums):.4f}, '
+    log.info(f'step {self.learn.step}, {self.learn.images():,} images seen, {100*self.learn.progress():.0f} %: '
+             f'loss {mean_of(self.sums):.4f}, '
              f'{self.seen/(self.last-self.since):.0f} images/s, stalled {self.stalled(self.last):.1%}')
 
 # %% ../../nbs/41_train.callbacks.ipynb #9d0f48ee
@@ -804,7 +810,7 @@ class Stop(RunCallback):
 
     def after_epoch(self):
         self.learn.agree()
-        if self.learn.time_is_up(): raise CancelFitException()
+        if self.learn.time_is_up() or self.learn.has_steps(): raise CancelFitException()
 
 # %% ../../nbs/41_train.callbacks.ipynb #9aae89ca
 @patch

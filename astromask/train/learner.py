@@ -14,7 +14,7 @@ __all__ = ['HALVES', 'fingerprint', 'RunLearner', 'usual_amp', 'generators_state
 import math, numpy as np, os, random, re, time, torch
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from fastai.callback.core import CancelEpochException,CancelFitException
+from fastai.callback.core import CancelEpochException,CancelFitException,CancelTrainException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
@@ -58,6 +58,7 @@ class RunLearner(BatchLearner):
     earlier = 0.      # seconds of fits before it
     clock = 0.        # seconds that all ranks agree on
     n_total = 1       # epochs that were asked for
+    steps = 0         # steps that were, instead; 0: none
     step = epochs_done = 0
     batch = 0         # of the epoch that is not done
     aims = None       # the model with heads beside it, whose losses are added to its own
@@ -81,6 +82,7 @@ class RunLearner(BatchLearner):
     def is_tired(self): return hasattr(self, 'best') and self.best.tired()
     def is_done(self, n_epoch):
         if self.is_tired(): return True
+        if self.steps: return self.history.rows[-1]['step'] >= self.steps if self.history.rows else False
         return self.time_is_up() if self.max_minutes else self.epochs_done >= n_epoch
 
 # %% ../../nbs/40_train.learner.ipynb #009fbe9d
@@ -95,6 +97,7 @@ def _do_epoch(self:RunLearner):
     self.dls.train.epoch = self.epoch
     self.dls.train.start = self.batch
     Learner._do_epoch(self)
+    if self.has_steps() and self.batch < len(self.dls.train): return      # more of them would go on here
     self.epochs_done = self.epoch+1
     self.batch = 0
 
@@ -127,7 +130,8 @@ def start(self:RunLearner,
     store_attr('out,recipe,seed')
     recipe.amp = usual_amp(recipe.amp, self.dls.device)
     self.max_minutes = recipe.max_minutes
-    self.valid_steps = recipe.valid_steps
+    self.steps = recipe.steps
+    self.valid_steps = recipe.valid_steps or (0 if recipe.valid_minutes else recipe.steps//10)
     self.valid_minutes = recipe.valid_minutes
     self.parts = recipe.accumulate
     self.dials = Dials(self.dls.device if self.dls.device.type == 'cuda' else None)
@@ -183,12 +187,30 @@ def agree(self:RunLearner,
     flag,self.clock = largest(flag, self.own_seconds())
     return bool(flag)
 
+# %% ../../nbs/40_train.learner.ipynb #e18a0001
+@patch
+def has_steps(self:RunLearner)->bool:
+    "Has a run with a number of steps had them?"
+    return bool(self.steps) and self.step >= self.steps
+
+# %% ../../nbs/40_train.learner.ipynb #e18a0002
+@patch
+def all_steps(self:RunLearner)->int:
+    "How many steps the run has, where no clock limits it"
+    return self.steps or self.n_total*len(self.dls.train)
+
+# %% ../../nbs/40_train.learner.ipynb #e18a0003
+@patch
+def images(self:RunLearner)->int:
+    "How many images it has seen, each as often as it was"
+    return self.step*min(self.dls.train.bs*self.dls.train.world, len(self.dls.train.rows))
+
 # %% ../../nbs/40_train.learner.ipynb #dd02cd10
 @patch
 def progress(self:RunLearner)->float: # 0 to 1
     "Share of the run that is done, when the step that is being taken is half done"
     if self.max_minutes: return min(1., self.seconds()/(60*self.max_minutes))
-    return (self.step+0.5)/(self.n_total*len(self.dls.train))
+    return min(1., (self.step+0.5)/self.all_steps())
 
 # %% ../../nbs/40_train.learner.ipynb #665877fa
 @patch
@@ -220,6 +242,7 @@ def one_batch(self:RunLearner,
     b,     # The batch
 ):
     "fastai's, after a validation if one is due; or a recorded step"
+    if self.training and self.has_steps(): raise CancelTrainException()
     if self.training and self.is_due(): self.validate_between()
     self.torn = True                                         # until the fit ends as it should
     if self.training and self.tape: self.tape.take(i, b)
@@ -556,7 +579,7 @@ def resume(self:RunLearner):
 def fit(self:RunLearner,
     n_epoch:int, # Epochs in all, those done earlier in this run directory included
 ):
-    "Train until n_epoch epochs are done, or the clock has run out"
+    "Train until n_epoch epochs or the steps of the recipe are done, or the clock has run out"
     if n_epoch < 1: raise InputError(f'epochs is {n_epoch}: train for one or more')
     if not self.opt: self.create_opt()
     self.opt.zero_grad()                                     # of a step that was broken off
@@ -565,7 +588,7 @@ def fit(self:RunLearner,
         self.resume()
         self.n_total = n_epoch
         if not self.is_done(n_epoch): self.train()
-        else: log.info(f'{self.out}: {self.epochs_done} epochs are done; there is nothing left to train')
+        else: log.info(f'{self.out}: {self.epochs_done} epochs, {self.step} steps are done; nothing is left to train')
         self.finish()                                        # a run may have died just before it came to this
         wait()
 
@@ -578,7 +601,7 @@ def train(self:RunLearner):
         around.enter_context(deterministic(self.recipe.deterministic))
         around.enter_context(self.recorded())
         for cb in self.run_callbacks(): around.enter_context(cb.around())
-        Learner.fit(self, 10**9 if self.max_minutes else self.n_total)
+        Learner.fit(self, 10**9 if self.max_minutes or self.steps else self.n_total)
     self.torn = False
     self.earlier = self.seconds()
     self.began = None

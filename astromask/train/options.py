@@ -83,6 +83,7 @@ class Recipe:
     accumulate:int = number(1, 1)     # Parts of a batch whose gradients are added up: less memory, the same step
     ema:float = number(0., 0, 1)      # Decay of a running mean of the weights, which is what is kept; 0: none
     deterministic:bool = False        # Only operations whose bits do not depend on chance (slower on a GPU)
+    steps:int = number(0)             # If more than 0, train so many steps instead of so many epochs
     record:bool = True                # On a CUDA GPU, record a step (a CUDA graph) and replay it
     max_minutes:float = number(0.)    # If more than 0, train that long instead of so many epochs, summed over restarts
     valid_steps:int = number(0)       # Validate each so many steps too, not only where an epoch ends; 0: no
@@ -92,12 +93,16 @@ class Recipe:
     wandb:bool = False                # Show the run in Weights & Biases, offline unless someone is logged in
     beta2 = .95                       # The optimizer's memory of squared gradients; fine-tuning has another
 
-    def __post_init__(self): check_options(self)
+    def __post_init__(self):
+        check_options(self)
+        if self.steps and self.max_minutes:
+            raise InputError(f'steps is {self.steps} beside max_minutes {self.max_minutes}: a run is as long as one of '
+                             'them says')
 
 # %% ../../nbs/40_train.options.ipynb #ba29606d
 # told elsewhere, or never
-_CHANGEABLE = ('augment','band_dropout','patience','max_minutes','save_minutes','valid_steps','valid_minutes','wandb',
-               'record')
+_CHANGEABLE = ('augment','band_dropout','patience','steps','max_minutes','save_minutes','valid_steps','valid_minutes',
+               'wandb','record')
 
 @patch
 def told(self:Recipe)->dict: # Name to value, as JSON knows it

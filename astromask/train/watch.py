@@ -583,7 +583,7 @@ def before_fit(self:Bar):
     self.above.enter_context(logging_redirect_tqdm([log]))
     self.above.callback(delattr, learn.history, 'say')
     learn.history.say = self.say                     # beside the bar, and not in a line
-    total = round(60*learn.max_minutes) if timed else learn.n_total*len(learn.dls.train)
+    total = round(60*learn.max_minutes) if timed else learn.all_steps()
     self.line = tqdm(total=total, initial=round(learn.seconds()) if timed else learn.step, desc='training',
                      unit='s' if timed else 'step', dynamic_ncols=True)
 
