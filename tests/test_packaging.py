@@ -74,6 +74,13 @@ def test_import_is_fast_and_has_no_side_effects(installed, tmp_path):
     assert file.startswith(str(installed.parent)), 'the clone was imported, not the wheel'
     assert list(tmp_path.iterdir()) == []
 
+@pytest.mark.parametrize('given,found', [({}, '100000'), (dict(GOMP_SPINCOUNT='5'), '5'), (dict(OMP_WAIT_POLICY='passive'), 'None')], ids=str)
+def test_threads_wait_a_moment_only(given, found):
+    "Before torch is loaded, and not where the user has said how"
+    env = {k: v for k,v in os.environ.items() if k not in ('GOMP_SPINCOUNT','OMP_WAIT_POLICY')} | given
+    code = 'import os, sys, astromask; assert "torch" not in sys.modules; print(os.environ.get("GOMP_SPINCOUNT"))'
+    assert subprocess.run([sys.executable, '-c', code], env=env, cwd=root, capture_output=True, text=True, check=True).stdout.strip() == found
+
 def test_help_answers_in_under_a_second(installed, tmp_path):
     used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) # processor time, since tests share the machine
     run([installed/'astromask', '--help'], tmp_path) # compiles
