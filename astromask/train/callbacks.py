@@ -195,8 +195,9 @@ class MaskCurriculum(RunCallback):
         store_attr()
         self.now = None
 
-    def before_batch(self):
-        if not (self.training and self.learn.steps): return
+    def advance(self):
+        "Where steps are counted: before each of them"
+        if not self.learn.steps: return
         self.now = self.model.mask_ratio = stepped_ratio(self.learn.step/self.learn.steps, self.start, self.end)
 
     def before_validate(self): self.model.mask_ratio = self.end
@@ -209,7 +210,7 @@ class MaskCurriculum(RunCallback):
 def before_train(self:MaskCurriculum):
     "The ratio of an epoch; one that is continued has the ratio that it began with"
     learn = self.learn
-    if learn.steps: return                                   # `before_batch` knows
+    if learn.steps: return                                   # `advance` knows
     n = 6 if learn.max_minutes else min(6, learn.n_total)
     t = learn.progress() if learn.max_minutes else learn.epoch/learn.n_total
     if self.now is None or not learn.batch: self.now = stepped_ratio(t, self.start, self.end, n)

@@ -79,6 +79,9 @@ class RunLearner(BatchLearner):
     def parameters(self):
         "All that is trained: the model's, and those of heads beside it"
         return (self.aims or self.model).parameters()
+    def has_steps(self):
+        "Has a run with a number of steps had them?"
+        return bool(self.steps) and self.step >= self.steps
     def is_tired(self): return hasattr(self, 'best') and self.best.tired()
     def is_done(self, n_epoch):
         if self.is_tired(): return True
@@ -187,12 +190,6 @@ def agree(self:RunLearner,
     flag,self.clock = largest(flag, self.own_seconds())
     return bool(flag)
 
-# %% ../../nbs/40_train.learner.ipynb #e18a0001
-@patch
-def has_steps(self:RunLearner)->bool:
-    "Has a run with a number of steps had them?"
-    return bool(self.steps) and self.step >= self.steps
-
 # %% ../../nbs/40_train.learner.ipynb #e18a0002
 @patch
 def all_steps(self:RunLearner)->int:
@@ -244,6 +241,7 @@ def one_batch(self:RunLearner,
     "fastai's, after a validation if one is due; or a recorded step"
     if self.training and self.has_steps(): raise CancelTrainException()
     if self.training and self.is_due(): self.validate_between()
+    if self.training and hasattr(self, 'mask_curriculum'): self.mask_curriculum.advance()
     self.torn = True                                         # until the fit ends as it should
     if self.training and self.tape: self.tape.take(i, b)
     else: BatchLearner.one_batch(self, i, b)
