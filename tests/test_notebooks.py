@@ -7,7 +7,11 @@ from nbdev.test import test_nb as run_nb # renamed so that pytest does not colle
 cfg = get_config()
 notebooks = sorted(nbglob(cfg.nbs_path, as_path=True))
 
-@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.relative_to(cfg.nbs_path).as_posix())
+LONG = 'experiments/83_label_efficiency.ipynb','experiments/84_search.ipynb','70_bench.ipynb'      # a minute each
+
+def name(p): return p.relative_to(cfg.nbs_path).as_posix()
+
+@pytest.mark.parametrize('path', [pytest.param(p, marks=pytest.mark.slow) if name(p) in LONG else p for p in notebooks], ids=name)
 def test_notebook(path, request):
     flags = request.config.getoption('--flags').split()
     ok,_ = run_nb(path, skip_flags=cfg.tst_flags.split(), force_flags=flags, basepath=cfg.config_path)
