@@ -154,7 +154,7 @@ def begin_head(
 ):
     "Before a head has learned anything, let it start from what the training targets look like"
     if p.begun: return
-    if 'weights' in tables: rows = rows[tables['weights'][rows] > 0]
+    if 'weights' in tables: rows = rows[(tables['weights'][rows] > 0).cpu()]
     y = tables['y'][rows].cpu()
     if not (balanced and isinstance(p.answer, Classes)): p.head[-1].bias.copy_(p.answer.init_bias(y))
     if 'mags' in tables: p.branches['magnitudes'].fit(tables['mags'][rows].cpu())

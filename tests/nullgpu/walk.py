@@ -71,7 +71,7 @@ def noise(m, n):
 
 class Enough(BaseException): "All steps that count were taken"
 
-class Steps(Callback):
+class StepMeter(Callback):
     "Counts between steps"
     order = 1000
     run_valid = False
@@ -92,7 +92,7 @@ def counted(learn, bs, first=10, n=10):
     "What a step asks of the device, when the first ones are done"
     torch.cuda.reset_peak_memory_stats()
     start = standin.counts()
-    steps = Steps(first, n)
+    steps = StepMeter(first, n)
     learn.add_cb(steps)
     learn.history.every = np.inf                # a line each ten seconds, for which it waits once
     try: learn.fit(2)
