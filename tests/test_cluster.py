@@ -161,7 +161,7 @@ def test_the_first_job_as_its_page_tells_it(cluster, wheel, tmp_path):
     wait = 'while [ -n "$(squeue -h --me -n pretrain)" ]; do sleep 1; done\n'
     blocks[-2:-2] = [wait]
     env = {k: v for k,v in cluster.env.items() if k not in ('PYTHONPATH','ASTROMASK_VENV','VIRTUAL_ENV')}
-    env |= dict(PIP_NO_INDEX='1', PIP_NO_DEPS='1', PIP_FIND_LINKS=str(wheel.parent), PYTHONPATH=site.getsitepackages()[0],
+    env |= dict(PIP_NO_INDEX='1', PIP_NO_DEPS='1', PIP_IGNORE_INSTALLED='1', PIP_FIND_LINKS=str(wheel.parent), PYTHONPATH=site.getsitepackages()[0],
                 PATH=f'{Path(sys.executable).resolve().parent}:{os.environ["PATH"]}')
     r = subprocess.run(['bash', '-ec', '\n'.join(blocks)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
     assert r.returncode == 0, r.stdout[-3000:] + r.stderr[-3000:]
