@@ -1,5 +1,5 @@
 "What a step asks of a CUDA device, on one that computes nothing: nullgpu/ceilings.json has the ceilings, which may only fall (`python tests/test_nullgpu.py` lowers them)"
-import json, subprocess, sys, tempfile
+import json, os, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
 
@@ -41,6 +41,7 @@ def steps(library): return walked(library, 'step', *STEPS)
 @pytest.mark.parametrize('name', STEPS)
 def test_step(steps, name): check(steps[name], 'step', name)
 
+@pytest.mark.skipif(not os.environ.get('ASTROMASK_FLOWS'), reason='minutes, and what is worked out there is no number: ASTROMASK_FLOWS=1 runs it')
 @pytest.mark.slow
 @pytest.mark.parametrize('options', [FLOWS, (*FLOWS[:2], '--deterministic')], ids=['usual','deterministic'])
 def test_flows(library, options):

@@ -226,7 +226,7 @@ def no_waits(p):
     "50 steps of which none waits for the device"
     if p.device.type == 'cpu': raise NotChecked('there is no GPU')
     first,last = (8,14) if p.quick else (10,60)
-    learn = learner(p, bs=32)
+    learn = learner(p, bs=8 if p.quick else 32)  # all of them steps of one epoch
     learn.history.every = math.inf              # a line each ten seconds, for which it waits once
     learn.add_cb(Strict(first, last))
     try: learn.fit(2)

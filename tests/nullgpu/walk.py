@@ -238,6 +238,7 @@ def harmless():
     watch.rankme = lambda e: 5.
     History.learned_nothing = lambda self: False
     RunLearner.score = FinetuneLearner.score = lambda self, row: 0.
+    Classes.init_bias = lambda self, y: torch.zeros(self.n_out)  # classes that are no numbers cannot be counted
     RunLearner.check_same = lambda self, there: None        # it compares answers that were worked out on the device
     FinetuneLearner.rows_used = RunLearner.rows_used        # those whose answers are numbers
 
