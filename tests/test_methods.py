@@ -5,10 +5,11 @@ from astropy.table import Table
 from astromask.core import InputError, RunDir, Unfinished
 from astromask.data.cutouts import Cutouts
 from astromask.data.scaling import fit_scaling
+from astromask.embed import embed_cutouts
 from astromask.evaluate.probe import paired_difference
 from astromask.models.encoder import BandEncoder
 from astromask.models.mae import MAE
-from astromask.models.weights import load_model
+from astromask.models.weights import load_model, untrained
 from astromask.tasks import methods
 from astromask.tasks.label_efficiency import curves, equal_points, in_words, label_efficiency, label_sizes, label_subsets, labels_needed
 from astromask.train.finetune import FinetuneLearner
@@ -79,6 +80,13 @@ def test_random_and_pretrained_differ_in_weights_only(c, encoder):
     assert other.config == encoder.config and other.scaling.config() == encoder.scaling.config()
     assert torch.equal(other.pos_embed, encoder.pos_embed) and not torch.equal(other.patch_embed.proj.weight, encoder.patch_embed.proj.weight)
     assert task.model('pretrained', 5) is encoder
+
+def test_an_untrained_encoder_is_read_in_all_orientations_where_the_other_needs_one(c, encoder):
+    m = copy.deepcopy(encoder).fit_steady([dict(x=c[:40])])
+    task = class_task(c, m)
+    assert 'steady' in task.pool and task.embedding('pretrained').shape == task.embedding('random', 1).shape
+    wanted = embed_cutouts(untrained(m, 1), c, pool=task.pool.replace('steady', 'mean'), views=8, progress=False)['embedding']
+    np.testing.assert_array_equal(task.embedding('random', 1), wanted)
 
 def test_embeddings_are_made_once(c, encoder, monkeypatch):
     calls,embed = [],methods.embed_cutouts

@@ -79,10 +79,14 @@ def model(self:Task, which, seed=0):
 # %% ../../nbs/50_tasks.methods.ipynb #f26eed2b
 @patch
 def embedding(self:Task, which, seed=0):
-    "(N,D) embeddings"
+    "(N,D) embeddings; of an untrained encoder the mean over orientations, where a steady reading tells that from one"
     seed = 0 if which == 'pretrained' else seed % self.draws if self.draws else seed
-    def embed(): return embed_cutouts(self.model(which, seed), self.c, pool=self.pool, views=self.views, progress=False)
-    return self.keep(('embedding',which,self.pool,self.views,seed), lambda: np.asarray(embed()['embedding']))
+    def embed():
+        m = self.model(which, seed)
+        how = dict(pool=self.pool, views=self.views)
+        if 'steady' in self.pool and m.steady is None: how = dict(pool=self.pool.replace('steady', 'mean'), views=8)
+        return np.asarray(embed_cutouts(m, self.c, progress=False, **how)['embedding'])
+    return self.keep(('embedding',which,self.pool,self.views,seed), embed)
 
 # %% ../../nbs/50_tasks.methods.ipynb #90b84bdd
 @patch
