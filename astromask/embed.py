@@ -17,7 +17,7 @@ from itertools import chain
 from astropy.table import Table
 from .core import InputError, progress as show_progress
 from .data.loaders import ahead, fit_size
-from .models.blocks import in_half
+from .models.blocks import HALVES, in_half, usual_amp
 from .units import Measure
 
 # %% ../nbs/30_embed.ipynb #1a6beae6
@@ -39,10 +39,9 @@ def half_of(
     amp=None,# bf16 | fp16: blocks in half precision; '': in full; None: bf16 on a CUDA device that has it
 ):           # torch.bfloat16 | torch.float16 | None, as `in_half` takes it
     "The precision that a model's blocks run in"
-    if amp is None: amp = 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported(False) else ''
-    kinds = {'': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-    if amp not in kinds: raise InputError(f"amp is {amp!r}; it must be bf16, fp16, or '' for full precision")
-    return kinds[amp]
+    amp = usual_amp(amp, device)
+    if amp not in HALVES: raise InputError(f"amp is {amp!r}; it must be bf16, fp16, or '' for full precision")
+    return HALVES[amp]
 
 # %% ../nbs/30_embed.ipynb #3cd6f0ad
 def told_precision(
@@ -201,7 +200,7 @@ def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
     c,                  # `Cutouts`
     bs:int=256,         # Cutouts in a block; on a CPU 64 may be faster
-    pool:str=None,      # What a vector is: mean | central | max | cls | spread | pixels, or several joined by +;
+    pool:str=None,      # What a vector is: mean | central | max | cls | spread | steady | pixels, or several joined by +;
                         # None: the model's own
     views:int=None,     # Orientations that a vector is the mean of: 1, 2, 4 or 8; None: the model's own number
     progress:bool=True, # Show how far we are?
