@@ -10,6 +10,7 @@ __all__ = ['POOLS', 'READINGS', 'PatchEmbed', 'orientations', 'check_views', 'Ba
 
 # %% ../../nbs/21_models.encoder.ipynb #1267044e
 import copy, numpy as np, torch
+from functools import reduce
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -461,8 +462,9 @@ def fit_steady(self:BandEncoder,
     device = self.fill.device
     self.eval()
     put = lambda b: {k: v if k == 'bands' or v is None else torch.as_tensor(v, device=device) for k,v in b.items()}
-    sums = [orientation_sums(*self.all_orientations(**put(b))) for b in batches]
-    self.steady = solve_steady(Steady(self.embed_dim), *map(sum, zip(*sums))).to(device)
+    sums = reduce(lambda a,b: [x+y for x,y in zip(a, b)], (orientation_sums(*self.all_orientations(**put(b)))
+                                                           for b in batches))
+    self.steady = solve_steady(Steady(self.embed_dim), *sums).to(device)
     self.pool = '+'.join('steady' if o == 'mean' else o for o in self.pool.split('+'))
     self.views = 1
     if hasattr(self, 'config'): self.config |= dict(steady=True, pool=self.pool, views=1)

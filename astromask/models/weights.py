@@ -25,6 +25,7 @@ import astromask.models.astromae    # adds its encoder and its head to the table
 from .heads import ENCODERS, Predictor, encoder_only
 from .pretrained import (cpu_tensors, load_mae_checkpoint, load_simmim_checkpoint, load_timm_vit,
                                          read_checkpoint)
+from .steady import without_steady
 from ..units import Measure
 
 _all_ = ['load_mae_checkpoint', 'load_simmim_checkpoint', 'load_timm_vit', 'read_checkpoint']
@@ -276,21 +277,16 @@ def model_hash(
     if getattr(m, 'measure', Measure()) != Measure(): told.append(m.measure.config())
     return digest(json.dumps(told, sort_keys=True, default=str), tensor_bytes(cpu_tensors(m.state_dict())))
 
-# %% ../../nbs/25_models.weights.ipynb #5teady01
-def _unfitted(m):
-    "What a model is read by without its steady reading"
-    if getattr(m, 'steady', None) is None: return {}
-    return dict(steady=False, pool=m.pool.replace('steady', 'mean'), views=8)
-
 # %% ../../nbs/25_models.weights.ipynb #47f303f6
 def untrained(
     m,          # A model
     seed:int=0, # For the weights
 ):              # A model of the same class, sizes, bands and scaling, in evaluation mode
     "The same model before training; a steady reading is again the mean over orientations that it tells from one"
+    read = dict(steady=False, **without_steady(m.pool)) if getattr(m, 'steady', None) else {}
     with torch.random.fork_rng():
         torch.manual_seed(check_seed(seed))
-        twin = type(m)(**m.config | _unfitted(m))
+        twin = type(m)(**m.config | read)
     twin.scaling = copy.deepcopy(m.scaling)
     twin.measure = m.measure
     return twin.to(next(m.parameters()).device).eval()

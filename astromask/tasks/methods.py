@@ -25,6 +25,7 @@ from ..evaluate.probe import (best_answers, class_folds, forest_answers, linear_
                                       paired_difference, redshift_folds)
 from ..models.baselines import pixel_features
 from ..models.measures import pixel_measures
+from ..models.steady import without_steady
 from ..data.labels import catalog_features
 from ..models.answers import Classes, Point
 from ..models.heads import Predictor
@@ -84,7 +85,7 @@ def embedding(self:Task, which, seed=0):
     def embed():
         m = self.model(which, seed)
         how = dict(pool=self.pool, views=self.views)
-        if 'steady' in self.pool and m.steady is None: how = dict(pool=self.pool.replace('steady', 'mean'), views=8)
+        if 'steady' in self.pool and m.steady is None: how = without_steady(self.pool)
         return np.asarray(embed_cutouts(m, self.c, progress=False, **how)['embedding'])
     return self.keep(('embedding',which,self.pool,self.views,seed), embed)
 
