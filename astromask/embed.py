@@ -200,7 +200,7 @@ def embed_cutouts(
     m,                  # A model with `bands`, `img_size` (H,W) and `embed`, such as an MAE
     c,                  # `Cutouts`
     bs:int=256,         # Cutouts in a block; on a CPU 64 may be faster
-    pool:str=None,      # What a vector is: mean | central | max | cls | spread | steady | pixels, or several joined by +;
+    pool:str=None,      # What a vector is: one of `READINGS` of the encoder, or several joined by +;
                         # None: the model's own
     views:int=None,     # Orientations that a vector is the mean of: 1, 2, 4 or 8; None: the model's own number
     progress:bool=True, # Show how far we are?
