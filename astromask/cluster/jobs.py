@@ -11,7 +11,7 @@ __all__ = ['site_examples', 'new_site', 'find_site', 'Site', 'read_site', 'Ask',
            'check_free', 'Submitted', 'submit_lines']
 
 # %% ../../nbs/66_cluster.jobs.ipynb #9ff357e5
-import os, re, shlex, shutil, subprocess, sysconfig
+import os, re, shlex, sysconfig
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ..core import RunDir, utc_now
 from ..errors import InputError, log
 from ..files import read_json, storage_errors, write_atomic, write_json
 from ..parameters import check_parameters, experiment_name, find_experiment, read_parameters
-from ..runs import continue_command, is_done, run_parameters
+from ..runs import ask_slurm, continue_command, is_done, run_parameters
 
 # %% ../../nbs/66_cluster.jobs.ipynb #8d925122
 def site_examples()->dict: # Name to path
@@ -260,14 +260,10 @@ def slurm(
     *command, # Such as 'squeue', '--me'
 )->str:       # What it prints
     "Ask SLURM; what it refuses is told"
-    try: r = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
-    except FileNotFoundError:
-        raise InputError(f'There is no {command[0]} on this machine: submit where SLURM is, or write the script '
-                         'with --dry-run') from None
-    except subprocess.TimeoutExpired:
-        raise InputError(f'{command[0]} did not answer for two minutes: try again later') from None
-    if r.returncode: raise InputError(f'{command[0]} refused: {" ".join(r.stderr.split()) or r.returncode}')
-    return r.stdout.strip()
+    done,said = ask_slurm(*command)
+    if done: return said
+    raise InputError(f'{command[0]} did not do it ({" ".join(said.split())}): submit where SLURM is and answers, or '
+                     'write the script with --dry-run')
 
 # %% ../../nbs/66_cluster.jobs.ipynb #dc5d4017
 def sbatch(
