@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from fastcore.basics import patch
-from .chains import Stage, filled, place
+from .chains import Stage, filled, filled_parameters, place
 from .jobs import Ask, is_finished, run_words
 from ..errors import InputError, Unfinished, log
 from ..files import digest, read_json, storage_errors, write_json
@@ -212,7 +212,6 @@ def grid_stage(
     path,_,at_once = array.partition('%')
     made = made or {}
     grid = read_grid(path)
-    given = (read_params_file(file) if file else {}) | (params or {})
-    given = {k: filled(v, made) if isinstance(v, str) else v for k,v in given.items()}
+    given = filled_parameters(params, file, made)
     out = filled(out, made) if out else place(experiment_name(find_experiment(name)), made, True)
     return sweep_stage(plan_sweep(name, given, grid, out), ask, int(at_once or 0))
