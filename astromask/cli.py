@@ -543,7 +543,8 @@ def report(what, numbers, table, out, page, overwrite):
     entries = gather(*what)
     found = joined_table(entries, table) if table else report_table(entries)
     names = [k.strip() for k in numbers.split(',') if k.strip()]
-    click.echo('\n'.join(found.pformat(max_lines=-1, max_width=-1)) if table else gathered_text(found, names))
+    from astromask.plots import rounded
+    click.echo('\n'.join(rounded(found).pformat(max_lines=-1, max_width=-1)) if table else gathered_text(found, names))
     if out: write_gathered(found, out)
     if page: write_atomic(page, runs_page(entries, ', '.join(os.path.basename(os.path.abspath(o)) for o in what)))
 

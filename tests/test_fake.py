@@ -20,8 +20,9 @@ def fake(m=None):
     "Nothing is computed while this lasts; a model like m, on the device"
     like = copy.deepcopy(m)
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    with FakeTensorMode(allow_non_fake_inputs=True): yield m and like._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=DEVICE))
-    torch.__future__.set_overwrite_module_params_on_conversion(False)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True): yield m and like._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=DEVICE))
+    finally: torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 def images(n=4): return torch.empty(n, len(BANDS), 32, 32, device=DEVICE)
 def rows(n=4): return torch.empty(n, dtype=torch.int64, device=DEVICE)
