@@ -255,6 +255,7 @@ def test_processes_and_time_change_nothing(tmp_path):
     time.sleep(1.1)   # a time stamp in the file would show
     assert ingest(tmp_path/'b.h5', **call | dict(processes=2)).read_bytes() == a
 
+@pytest.mark.slow
 def test_workers_leave_when_their_parent_is_killed(tmp_path):
     call = field(tmp_path, n=3, objects=2000)
     started = [*command(tmp_path/'out.h5', call)[:-1], '2']
@@ -272,7 +273,7 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path):
     while any(Path('/proc', p).exists() for p in workers) and time.monotonic() < until: time.sleep(0.1)
     assert len(workers) >= 2 and not any(Path('/proc', p).exists() for p in workers)
 
-@pytest.mark.parametrize('room,parts', [(100_000,0),(150_000,2)], ids=['a part','the file'])
+@pytest.mark.parametrize('room,parts', [pytest.param(100_000, 0, marks=pytest.mark.slow), (150_000,2)], ids=['a part','the file'])
 def test_disk_full(tmp_path, room, parts):
     "A nonzero exit, one sentence, nothing half at any path, what was written is used, and the same command finishes"
     call = field(tmp_path, n=2, objects=60)
@@ -314,6 +315,7 @@ def test_sentences(tmp_path):
     fits.writeto(tmp_path/'coarse.fits', noise(), header(ra=151., scale=0.3))
     fails('ingest them apart', tiles=dict(g=[tmp_path/'g-0.fits', tmp_path/'coarse.fits']), bands=None, catalog=None)
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_told(tmp_path):
     call = field(tmp_path, n=2)
     for p in tmp_path.glob('?-?.fits'): fits.PrimaryHDU(*fits.getdata(p, header=True)).writeto(p, checksum=True, overwrite=True)

@@ -386,6 +386,7 @@ class Items(torch.utils.data.Dataset):
         return self.c[row][0,0].astype(np.int64),row
 
 @pytest.mark.filterwarnings('ignore:This DataLoader will create')
+@pytest.mark.slow
 def test_ten_thousand_reads_by_four_workers(tmp_path):
     n,files = 1500,[]
     for k in range(3):

@@ -7,7 +7,7 @@ from nbdev.test import test_nb as run_nb # renamed so that pytest does not colle
 cfg = get_config()
 notebooks = sorted(nbglob(cfg.nbs_path, as_path=True))
 
-LONG = 'experiments/83_label_efficiency.ipynb','experiments/84_search.ipynb','70_bench.ipynb'      # a minute each
+LONG = {f'experiments/{o}.ipynb' for o in ('81_evaluate','82_redshift','83_label_efficiency','84_search')} | {'70_bench.ipynb'}  # half a minute each, or more
 
 def name(p): return p.relative_to(cfg.nbs_path).as_posix()
 

@@ -38,6 +38,7 @@ def whole(survey, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     return out
 
+@pytest.mark.slow
 def test_a_run_leaves_every_file(whole, survey):
     assert [f for f in FILES if not (whole/f).exists()] == []
     manifest = json.loads((whole/'manifest.json').read_text())

@@ -264,7 +264,7 @@ def test_timm_fetches_it_from_the_hub(hub, tmp_path):
 # ONNX
 
 @pytest.mark.parametrize('kind,pool,bands,scaled', [('after','max+spread+pixels',None,True), ('beit','max',('z','g'),False),
-                                                    ('swin','mean',('r',),True), ('sky','cls',None,True)])
+                                                    *(pytest.param(*o, marks=pytest.mark.slow) for o in (('swin','mean',('r',),True), ('sky','cls',None,True)))])
 def test_onnx_gives_the_same(kind, pool, bands, scaled, tmp_path, monkeypatch):
     ort = pytest.importorskip('onnxruntime')
     m = model(scaled=scaled, **KINDS[kind])

@@ -73,7 +73,8 @@ def test_recipe_and_overrides(nb, tmp_path):
 
 # ---- stopping and continuing
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP], ids=lambda s: s.name)
+@pytest.mark.parametrize('number', [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP))],
+                         ids=lambda s: s.name)
 def test_a_signal_is_a_request(nb, tmp_path, number):
     out = tmp_path/'out'
     args = ('run', nb, '-p', 'epochs', 40, '-p', 'seconds', 0.2, '-p', 'data', 'here.h5', '--out', 'out')
@@ -129,6 +130,7 @@ def stopped(command, env, out, *numbers):
     assert 'Traceback' not in stderr and manifest(out)['state'] == 'unfinished' and 1 <= epochs(out) < 40, stderr
     return p.returncode,stdout+stderr
 
+@pytest.mark.slow
 def test_a_job_whose_time_ends_is_requeued_and_goes_on(nb, tmp_path, slurm):
     "Once, after everything was written; SLURM's SIGTERM that follows changes nothing"
     (env,calls),out = slurm,tmp_path/'out'
@@ -213,6 +215,7 @@ def test_the_output_may_go_away(nb, tmp_path):
     p.stdout.close()
     assert p.wait(120) == 0 and manifest(tmp_path/'out')['state'] == 'done' and p.stderr.read() == ''
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed(nb, tmp_path):
     out,pid,terminal = tmp_path/'out',*pty.fork()
     if pid == 0: os.execv(COMMAND, [COMMAND, 'run', nb, '-p', 'epochs', '50', '-p', 'seconds', '0.2', '--out', out])

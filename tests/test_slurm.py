@@ -126,6 +126,7 @@ def test_a_warned_job_that_may_not_be_requeued_ends_with_75_and_the_next_one_fin
     assert counting(out) == 40 and 'epoch 1\n' not in (tmp_path/f'astromask-{again}.out').read_text()
     assert [s['slurm_job'] for s in manifest(out)['sessions']] == [job, again]
 
+@pytest.mark.slow
 def test_a_cancelled_job_saves_its_state(cluster, tmp_path):
     out = tmp_path/'out'
     job = cluster.submit(tmp_path, toy(tmp_path), '-p', 'epochs', 99, '-p', 'seconds', 0.25, '--out', out)

@@ -46,7 +46,9 @@ TASKS = {'bands and noise': dict(ivar=True, band_dropout=0.4), 'sky': dict(sky_t
          'survey': dict(method='simmim', band_dropout=0.4, ivar=True, sky_token=True), 'one ratio': dict(method='simmim', mask_ratio=0.5, mask_block=2),
          'another aim': dict(norm_pix='population', loss='l1', decoder_depth=0, decoder_dim=64, views=4, drop_path=.5, patience=9, optimizer='nadamuon', mask_block=2, class_tokens=3, mask_ratio_start=.4)}
 
-@pytest.mark.parametrize('task', TASKS.values(), ids=TASKS.keys())
+LONG = 'sky','cross','one ratio'
+
+@pytest.mark.parametrize('task', [pytest.param(o, marks=pytest.mark.slow) if k in LONG else o for k,o in TASKS.items()], ids=TASKS.keys())
 def test_any_task_is_continued_to_the_same_bits(survey, tmp_path, task):
     learner(survey, tmp_path/'whole', **task).fit(2)
     learn = learner(survey, tmp_path/'stopped', **task)

@@ -487,6 +487,7 @@ def test_disabled_starts_nothing(survey, tmp_path, caplog):
     learn.fit(1)
     assert learn.wandb.thread is None and not (tmp_path/'run/wandb.json').exists()
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_service(tmp_path):
     code = '''
         import sys, time
