@@ -6,7 +6,8 @@ Docs: https://astromask.github.io/astromask/files.html.md"""
 
 # %% auto #0
 __all__ = ['storage_errors', 'sync_dir', 'put_in_place', 'whole_file', 'clear_left', 'is_alive', 'write_atomic', 'check_file',
-           'try_lock', 'locked', 'making', 'digest', 'file_digest', 'text_of', 'texts_of', 'write_json', 'read_json']
+           'try_lock', 'locked', 'making', 'digest', 'file_digest', 'text_of', 'texts_of', 'from_here', 'write_json',
+           'read_json']
 
 # %% ../nbs/00_files.ipynb #7bb296da
 import errno, fcntl, hashlib, itertools, json, os, re, socket, stat, time
@@ -227,6 +228,14 @@ def text_of(x):
 def texts_of(x):
     "One or many of them as a list of texts"
     return [text_of(o) for o in np.ravel(np.asarray(x, dtype=object))]
+
+# %% ../nbs/00_files.ipynb #515c9bae
+def from_here(
+    path, # A file or a folder
+)->str:
+    "What to call a path: without the working directory, where it is below that"
+    here,path = os.getcwd(),os.path.abspath(path)
+    return os.path.relpath(path) if os.path.commonpath([here, path]) == here else path
 
 # %% ../nbs/00_files.ipynb #b99c01f2
 def _json(o):

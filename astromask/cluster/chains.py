@@ -15,6 +15,7 @@ from typing import NamedTuple
 from .jobs import Ask, job_folder, run_words, submit_lines
 from ..core import new_run_dir
 from ..errors import InputError
+from ..files import from_here
 from ..parameters import (check_parameters, experiment_name, experiments, find_experiment, read_parameters,
                                   read_params_file)
 
@@ -133,8 +134,9 @@ def submitted_text(
     done,        # The `Submitted` that it became
 )->str:
     "What became of a stage, in a line"
-    if not done.script: return f'{stage.name}: {stage.out} is done already'
+    out = from_here(stage.out)
+    if not done.script: return f'{stage.name}: {out} is done already'
     n = len(stage.lines)
     tasks = f', {len(done.numbers)} of {n} tasks' if n > 1 else ''
     told = f'job {done.job}' if done.job else 'not submitted'
-    return f'{stage.name}: {told}{tasks}, {stage.out} ({done.script})'
+    return f'{stage.name}: {told}{tasks}, {out} ({from_here(done.script)})'

@@ -13,7 +13,7 @@ import csv, fcntl, os, re, socket, time
 from pathlib import Path
 from .jobs import slurm, submitted
 from ..errors import InputError
-from ..files import read_json
+from ..files import from_here, read_json
 
 # %% ../../nbs/67_cluster.status.ipynb #eea49f98
 def queue()->dict: # Job ('12', '12_3' in an array), and the number it has by itself, to (state, why)
@@ -185,8 +185,8 @@ def status_text(
     cells = [['run','state','job','step','loss','restarts','images/s','heard']]
     for o in rows:
         job = f"{o['job']} {o['ended'].lower()}".strip() or '-'
-        cells.append([os.path.relpath(o['run']), o['state'], job, str(o['step'] or '-'), number(o['loss'], 4),
+        cells.append([from_here(o['run']), o['state'], job, str(o['step'] or '-'), number(o['loss'], 4),
                       str(o['restarts']), number(o['speed'], 0), ago(time.time()-o['heard'])])
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ['  '.join(c.ljust(w) for c,w in zip(line, widths)).rstrip() for line in cells]
-    return '\n'.join(lines + [f"{os.path.relpath(o['run'])}: {o['error']}" for o in rows if o['error']])
+    return '\n'.join(lines + [f"{from_here(o['run'])}: {o['error']}" for o in rows if o['error']])
