@@ -1,10 +1,12 @@
 "Cutout files that are damaged, hostile, foreign or large, and files read from several processes"
 import os, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 import h5py, numpy as np, pytest, torch
 from astromask.core import AstroMaskError, DataError, InputError
 from astromask.data.cutouts import Cutouts, check_usable, class_labels, redshifts
 from astromask.data.inspect import inspect_cutouts
+from astromask.surveys import get_survey
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
 needs_real = pytest.mark.skipif(not (real/'gz2_train.h5').exists(), reason=f'the real data of {real} are not here')
@@ -308,3 +310,20 @@ def test_columns_of_several_files_lose_no_digit(tmp_path, caplog):
     assert list(t['w']) == [str(big),'1','0.5','1'] and np.array_equal(redshifts(t), [.1,.2,.3,np.nan], equal_nan=True)
     assert 'one' not in t.colnames and "The column 'one' has" in caplog.text and "The column 'w' is float64 and int64 in different files" in caplog.text
     assert t['small'].tolist() == [1,2,.5,1] and 'small' not in caplog.text
+
+def test_cutouts_that_are_written_tell_all_that_they_know(tmp_path):
+    x = np.random.default_rng(0).normal(size=(300,2,8,8)).astype('f4')
+    about = dict(survey='sdss', unit='nanomaggy', zero_point=22.5, pixel_scale=.5, origin='upper', provenance=dict(made='here'))
+    c = Cutouts.open(Cutouts.write(tmp_path/'a.h5', x, 'gr', dict(id=np.arange(300).astype(str), redshift=np.ones(300)), ivar=x**2, **about))
+    again = Cutouts.open(Cutouts.write(tmp_path/'b.h5', c, c.bands))
+    np.testing.assert_array_equal(again[:], c[:])
+    np.testing.assert_array_equal(again.ivar(np.arange(300)), c.ivar(np.arange(300)))
+    assert {k: getattr(again, k) for k in about} == about and again.catalog.colnames == c.catalog.colnames
+    assert (again.catalog['id'] == c.catalog['id']).all() and (again.catalog['redshift'] == 1).all()
+    other = Cutouts.open(Cutouts.write(tmp_path/'c.h5', c, c.bands, unit='counts', survey='hsc', catalog=dict(id=np.arange(300))))
+    assert (other.unit, other.zero_point, other.survey, 'redshift' in other.catalog.colnames) == ('counts', None, 'hsc', False)
+
+def test_a_survey_that_nobody_registered_is_written_as_it_is(tmp_path):
+    mine = replace(get_survey('sdss'), name='mine', pixel_scale=.7, zero_point=25., unit='counts')
+    c = Cutouts.open(Cutouts.write(tmp_path/'a.h5', np.ones((3,5,8,8), 'f4'), mine.bands, survey=mine, unit=mine.unit))
+    assert (c.survey, c.pixel_scale, c.zero_point) == ('mine', .7, 25)

@@ -177,7 +177,7 @@ def _written(path, n, sim, processes, overwrite, ivar):
     with tempfile.TemporaryFile() as scratch, storage_errors(path):
         kept = _kept_blocks(scratch, (len(sim.bands),sim.size,sim.size)) if ivar else None
         return Cutouts.write(path, _images(blocks, columns, scratch), bands=sim.bands, catalog=columns, ivar=kept,
-                             survey=sim.survey.name, unit=sim.survey.unit, overwrite=overwrite,
+                             survey=sim.survey, unit=sim.survey.unit, overwrite=overwrite,
                              provenance=dict(simulator=simulator_version, n=n) | asdict(sim))
 
 # %% ../../nbs/11_data.simulate.ipynb #8aaa7312
