@@ -179,6 +179,11 @@ def told_by(
     known = {k: getattr(images, k, given[k]) for k in given if not ('unit' in said and k == 'zero_point')}
     return given | known | said
 
+# %% ../../nbs/09_data.writing.ipynb #cfd1f22d
+def _ivar_blocks(c, k=256):
+    "Inverse variances of `Cutouts`, block by block"
+    return (np.asarray(c.ivar(np.arange(i, min(i+k, len(c))))) for i in range(0, len(c), k))
+
 # %% ../../nbs/09_data.writing.ipynb #fded7ea5
 def _columns(catalog):
     "A catalogue as a table; {} for None"
@@ -198,11 +203,6 @@ def _check_arguments(dtype, catalog, pixel_scale, zero_point, origin):
         if v is not None and number_of(v) is None and not (k == 'zero_point' and isinstance(v, float) and v != v):
             raise InputError(f'{k} is a number, not {v!r}')
     if origin not in ORIGINS: raise InputError(f"The origin is 'upper' or 'lower', not {origin!r}")
-
-# %% ../../nbs/09_data.writing.ipynb #cfd1f22d
-def _ivar_blocks(c, k=256):
-    "Inverse variances of `Cutouts`, block by block"
-    return (np.asarray(c.ivar(np.arange(i, min(i+k, len(c))))) for i in range(0, len(c), k))
 
 # %% ../../nbs/09_data.writing.ipynb #f3a76420
 def _write_beside(f, sink, name, x, dtype, c, checksum):
