@@ -33,15 +33,28 @@ class At(Callback):
     def after_batch(self):
         if self.training and self.learn.step == self.at: self.do()
 
-def train(data, out, epochs, valid, method='mae', bs=16, shards=None, stop_at=None, bad_at=None, **kw):
+def answer_late(learn):
+    "The first answer of a probe waits for the third step, and figures are drawn whenever none is being drawn"
+    probe,answer,learn.figures.minutes = learn.online_probe,learn.online_probe.answer,0
+    def late(m, now):
+        end = time.monotonic()+60
+        while world() > 1 and now['step'] == 0 and learn.step < 3:
+            if time.monotonic() > end: raise TimeoutError('nobody trains while the probe answers')
+            time.sleep(.01)
+        return answer(m, now)
+    probe.answer = late
+
+def train(data, out, epochs, valid, method='mae', bs=16, shards=None, stop_at=None, bad_at=None, watched=False, **kw):
     "A tiny model; what ranks saw is kept beside its run directory"
     torch.manual_seed(0)
     c = Cutouts.open(data)
     dls = cutout_dls(c, 32, bs=bs, valid=valid, device='cpu', shards=shards)
     m = dict(mae=MAE, simmim=SimMIM)[method].preset('tiny', bands=c.bands)
     learn = pretrain_learner(dls, m, out, clip=1e9, **kw)
-    learn.remove_cbs([learn.figures, learn.online_probe])                 # not what is tested, and slow
-    learn.figures = learn.online_probe = SimpleNamespace(try_to_draw=lambda: None, ask=lambda: None)
+    if watched: answer_late(learn)
+    else:
+        learn.remove_cbs([learn.figures, learn.online_probe])             # not what is tested, and slow
+        learn.figures = learn.online_probe = SimpleNamespace(try_to_draw=lambda: None, ask=lambda: None)
     learn.add_cb(record := Record(Path(out).parent))
     last = rank() == world()-1                                            # what happens to one rank
     if stop_at and last: learn.add_cb(At(stop_at, lambda: setattr(learn.stop, 'asked', True)))

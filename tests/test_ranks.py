@@ -71,6 +71,20 @@ def test_two_ranks_are_one(ranks, survey, tmp_path, kw):
     (a,old),(b,new) = state(tmp_path/'1'/'run'),state(tmp_path/'2'/'run')
     assert old['task'] == new['task'] and (old['world'],new['world']) == (1,2)
 
+@pytest.mark.slow
+def test_no_rank_waits_for_an_answer(ranks, survey, tmp_path):
+    "Steps are taken while the probe answers about step 0 with the weights of step 0, and no bit of the training changes"
+    job = dict(data=survey, epochs=2, valid=VALID, ema=.9)
+    for name,n in (('plain',2),('watched',2),('alone',1)):
+        (tmp_path/name).mkdir()
+        assert ranks(n, out=tmp_path/name/'run', watched=name != 'plain', **job) == [0]*n
+    plain,watched = ([np.load(f) for f in sorted((tmp_path/o).glob('*.weights.npy'))] for o in ('plain','watched'))
+    for weights in (plain[1],*watched): assert np.array_equal(weights, plain[0])
+    ranks.errors.seek(0)
+    assert 'left out' not in ranks.errors.read()
+    rows,alone = (list(csv.DictReader(open(tmp_path/o/'run'/'probe.csv'))) for o in ('watched','alone'))
+    assert [int(r['step']) for r in rows] == [0,12] and rows[0]['rankme'] == alone[0]['rankme'] and (tmp_path/'watched'/'run'/'figures'/'reconstruction.png').exists()
+
 @pytest.mark.parametrize('shards', [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_number_of_ranks_may_change(ranks, survey, tmp_path, shards):
     "One, two, one, each stopped in the middle of an epoch, by what one rank has heard; shards are those that the first had"

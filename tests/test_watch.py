@@ -171,7 +171,7 @@ def test_the_question_is_the_same_in_any_order(survey):
 
 def test_collapse_is_loud(survey, tmp_path, caplog):
     learn = learner(survey, tmp_path/'run', often)
-    learn.online_probe.embeddings = lambda: np.ones((160,8), np.float32)
+    learn.online_probe.embeddings = lambda m: np.ones((160,8), np.float32)
     learn.fit(1)
     assert 'HAVE COLLAPSED' in caplog.text
 

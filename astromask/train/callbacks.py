@@ -8,13 +8,14 @@ Docs: https://astromask.github.io/astromask/train.callbacks.html.md"""
 __all__ = ['in_parts', 'BatchLearner', 'RunCallback', 'drop_paths', 'path_rates', 'check_drop_path', 'MaskedBatch',
            'stepped_ratio', 'MaskCurriculum', 'output_loss', 'warmup_cosine', 'Schedule', 'targets', 'fetched',
            'finite_loss', 'SafeStep', 'Average', 'mean_of', 'History', 'csv_text', 'Best', 'Checkpoints', 'Stop',
-           'Figures']
+           'Beside', 'Figures']
 
 # %% ../../nbs/41_train.callbacks.ipynb #1aaf8132
 import copy, math, numpy as np, signal, threading, time, torch
 from concurrent.futures import ThreadPoolExecutor, wait as wait_for
 from contextlib import contextmanager, nullcontext
 from fastcore.basics import patch, store_attr
+from functools import partial
 from fastai.callback.core import Callback, CancelFitException, CancelStepException, CancelTrainException
 from fastai.learner import Learner
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -845,6 +846,42 @@ def around(self:Stop):
     finally:
         for s,handler in old.items(): signal.signal(s, signal.SIG_DFL if handler is None else handler)
 
+# %% ../../nbs/41_train.callbacks.ipynb #3ef8f210
+class Beside:
+    "Does one thing at a time: at once where a rank is alone, else in a thread, beside the steps that others wait for"
+    thread,taken = None,0.
+    def __init__(self,
+        fails, # What a warning says where it fails, as no picture is worth a run
+    ):
+        self.fails = fails
+
+    def busy(self): return self.thread is not None and self.thread.is_alive()
+    def end(self):
+        "Wait until it is done"
+        if self.thread: self.thread.join()
+    def safely(self, do):
+        try: return do()
+        except Exception as e: log.warning(f'{self.fails}: {type(e).__name__}: {e}')
+
+# %% ../../nbs/41_train.callbacks.ipynb #6a280df3
+@patch
+def __call__(self:Beside,
+    do, # Called without arguments
+):      # Its answer, where it is done at once
+    "Do this now, or as soon as what was begun before is done"
+    self.end()
+    if world() == 1: return do()
+    self.thread = threading.Thread(target=self.safely, args=(do,))
+    self.thread.start()
+
+# %% ../../nbs/41_train.callbacks.ipynb #d607c82a
+@patch
+@contextmanager
+def around(self:Beside):
+    "What is begun in this time ends with it"
+    try: yield
+    finally: self.end()
+
 # %% ../../nbs/41_train.callbacks.ipynb #ca7b2726
 class Figures(RunCallback):
     "Redraw the reconstruction and the history every few minutes and at the end"
@@ -857,15 +894,20 @@ class Figures(RunCallback):
     ):
         store_attr()
         self.taken = 0.
+        self.beside = Beside('The figures were not drawn')
 
     def before_fit(self): self.last = time.monotonic()
-    def at_end(self): self.try_to_draw()
+    def around(self): return self.beside.around()
+    def at_end(self):
+        self.try_to_draw()
+        self.beside.end()
     def after_batch(self):
         if self.training: self.look(self.minutes)
     def after_validate(self): self.look(0 if self.learn.between else self.minutes)
 
     def look(self, minutes):
         "Draw if the last drawing was so long ago"
+        if self.beside.busy(): return
         if time.monotonic()-self.last > max(60*minutes, self.taken/self.share): self.try_to_draw()
 
 # %% ../../nbs/41_train.callbacks.ipynb #f0a7be15
@@ -873,8 +915,7 @@ class Figures(RunCallback):
 def try_to_draw(self:Figures):
     "Draw now; a picture is not worth a run"
     start = time.monotonic()
-    try: self.draw()
-    except Exception as e: log.warning(f'The figures were not drawn: {type(e).__name__}: {e}')
+    self.beside.safely(self.draw)
     self.last = time.monotonic()
     self.taken = self.last-start
 
@@ -892,9 +933,21 @@ def draw(self:Figures):
     mask = m.choose_mask(m.pixels(x)[1], None, batch['generator'])
     with self.learn.averaged(), evaluating(m): painted = m.reconstruct(x, mask, coords=batch.get('coords'))
     shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), painted)]
-    figure = reconstruction_figure(*shown, bands=m.bands, origin=valid.dataset.cutouts.origin)
-    kept = f'reconstructions/{self.learn.step:08d}'
+    return self.beside(partial(self.paint, shown, valid.dataset.cutouts.origin, self.learn.step))
+
+# %% ../../nbs/41_train.callbacks.ipynb #d6e64408
+@patch
+def paint(self:Figures,
+    shown,  # Pixels, hidden, painted: (n,C,H,W) each
+    origin, # As for `show_cutouts`
+    step,   # At which they were seen
+):
+    "Write the figures; gives the reconstruction"
+    start = time.monotonic()
+    figure = reconstruction_figure(*shown, bands=self.learn.model.bands, origin=origin)
+    kept = f'reconstructions/{step:08d}'
     self.run_dir.savefig(figure, kept)
     self.run_dir.write('figures/reconstruction.png', (self.run_dir/f'figures/{kept}.png').read_bytes())
     if self.learn.history.rows: self.run_dir.savefig(history_figure(self.learn.history.columns()), 'history')
+    self.taken = max(self.taken, time.monotonic()-start)
     return figure

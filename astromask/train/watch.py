@@ -10,14 +10,14 @@ __all__ = ['ANSWERS', 'FIRST', 'Question', 'known_answers', 'probe_question', 's
            'OnlineProbe', 'new_rows', 'flat', 'as_rows', 'WandB', 'one_line', 'show_run', 'someone_looks', 'Bar']
 
 # %% ../../nbs/41_train.watch.ipynb #022f54ab
-import atexit, csv, math, numpy as np, os, queue, sys, threading, time, uuid, yaml
+import atexit, copy, csv, math, numpy as np, os, queue, sys, threading, time, uuid, yaml
 from contextlib import ExitStack
 from fastai.torch_core import get_model
 from fastcore.basics import patch, store_attr
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from ..core import AstroMaskError, DataError, InputError, RunDir, StorageError, log, rank
+from ..core import AstroMaskError, DataError, InputError, RunDir, StorageError, log, rank, world
 from ..files import digest, read_json, write_atomic, write_json
 from ..data.columns import column_named
 from ..data.cutouts import Cutouts, check_usable
@@ -30,8 +30,7 @@ from ..evaluate.probe import class_probe, knn_predict, redshift_probe, usable_ro
 from ..plots import progress_figure
 from ..seen import seen_of
 from ..space import Space, rankme
-from .callbacks import RunCallback, csv_text, mean_of
-from .ranks import wait
+from .callbacks import Beside, RunCallback, csv_text, mean_of
 
 # %% ../../nbs/41_train.watch.ipynb #ba597cea
 class Question(NamedTuple):
@@ -226,15 +225,20 @@ class OnlineProbe(RunCallback):
         self.rows = []
         self.question = own and own[1]
         self.taken = 0.
+        self.beside = Beside('The probe was left out')
 
     def after_batch(self): self.look(self.minutes)
     def after_validate(self):
         if self.learn.between: self.look(0)
     def look(self, minutes):
         "Ask if the last answer is so old"
+        if rank() or self.beside.busy(): return
         if self.learn.seconds()-self.last > max(60*minutes, self.taken/self.share): self.ask()
 
-    def at_end(self): self.ask()
+    def around(self): return self.beside.around()
+    def at_end(self):
+        self.ask()
+        self.beside.end()
 
 # %% ../../nbs/41_train.watch.ipynb #9f782c64
 @patch
@@ -279,19 +283,19 @@ def kept_answers(self:OnlineProbe)->list: # A dict for each row
 @patch
 def before_fit(self:OnlineProbe):
     "Go on with the rows of this run; those of steps that will be taken again come again"
+    if rank(): return
     self.last = self.learn.seconds()
-    if rank() == 0:
-        # later ones will come again
-        self.rows = [r for r in self.rows or self.kept_answers() if r['step'] <= self.learn.step]
-    if wait(not self.rows and rank() == 0): self.ask()
+    # later ones will come again
+    self.rows = [r for r in self.rows or self.kept_answers() if r['step'] <= self.learn.step]
+    if not self.rows: self.ask()
 
 # %% ../../nbs/41_train.watch.ipynb #aaf0f05c
 @patch
 def ask(self:OnlineProbe):
-    "Ask now, on rank 0, while the others wait; no answer is worth a run"
-    try: self.measure()
-    except Exception as e: log.warning(f'The probe was left out: {type(e).__name__}: {e}')
-    self.taken,self.last = wait(self.taken),self.learn.seconds()
+    "Ask now, on rank 0; no answer is worth a run"
+    if rank(): return
+    self.beside.safely(self.measure)
+    self.last = self.learn.seconds()
 
 # %% ../../nbs/41_train.watch.ipynb #b3c7102c
 @patch
@@ -308,10 +312,11 @@ def batches(self:OnlineProbe,
 # %% ../../nbs/41_train.watch.ipynb #e60a3f8b
 @patch
 def embeddings(self:OnlineProbe,
+    m=None,     # The model; None: the learner's
     bs:int=128, # Objects at a time
 )->np.ndarray:  # (n,D)
     "Of the question's objects, as they are turned"
-    m = get_model(self.learn.model)
+    m = get_model(self.learn.model) if m is None else m
     return joined(ask(m, self.batches(m, bs), partial(m.embed, views=1, pool=self.pool)))
 
 # %% ../../nbs/41_train.watch.ipynb #ba9e0be2
@@ -332,13 +337,26 @@ def say(self:OnlineProbe):
 # %% ../../nbs/41_train.watch.ipynb #9266e36b
 @patch
 def measure(self:OnlineProbe)->dict: # The row of this step
-    "Ask now, unless this step has an answer"
-    if rank() or self.rows and self.rows[-1]['step'] == self.learn.step: return self.rows[-1] if self.rows else {}
-    if self.question is None: self.question = self.ask_about()
+    "Ask now, unless this step has an answer; where others train with it, a copy of the model, beside the steps"
+    self.beside.end()
+    if self.rows and self.rows[-1]['step'] == self.learn.step: return self.rows[-1]
+    with self.learn.averaged():
+        m = get_model(self.learn.model)
+        if world() > 1: m = copy.deepcopy(m)
+        now = dict(step=self.learn.step, seconds=round(self.learn.seconds(), 3))
+        return self.beside(partial(self.answer, m, now))
+
+# %% ../../nbs/41_train.watch.ipynb #e0159695
+@patch
+def answer(self:OnlineProbe,
+    m,   # The model, which nobody trains meanwhile
+    now, # The step, and the seconds that were trained
+)->dict: # A row
+    "Ask a model; write its row and the figure"
     start = time.monotonic()
-    with self.learn.averaged(): e = self.embeddings()
-    row = dict(step=self.learn.step, seconds=round(self.learn.seconds(), 3), **probe_answers(e, self.question),
-               rankme=rankme(e), **variance_shares(e))
+    if self.question is None: self.question = self.ask_about()
+    e = self.embeddings(m)
+    row = now | probe_answers(e, self.question) | dict(rankme=rankme(e), **variance_shares(e))
     self.rows.append(row | dict(seconds_taken=round(time.monotonic()-start, 3)))
     self.say()
     self.draw()
