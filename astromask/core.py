@@ -112,8 +112,10 @@ def shuffled(
     epoch:int,      # Pass over the data
 )->np.ndarray:      # The same ids in the order of that epoch
     "The order in which an epoch visits samples: a function of (seed, epoch) alone"
-    ids = np.sort(np.asarray(ids, dtype=np.int64))
-    return ids[np.lexsort(uniform(seed, epoch, ids, 2, 'order').T)]
+    ids = np.sort(np.asarray(ids, dtype=np.int64), kind='stable')             # linear where they are sorted
+    low,high = (uniform(seed, epoch, ids, 2, 'order')*(1<<24)).astype('<i8').T
+    digits = (high<<24 | low).view('<u2').reshape(-1, 4)                      # which NumPy counts and does not compare
+    return ids[np.lexsort(digits.T)]
 
 # %% ../nbs/00_core.ipynb #69f5514a
 def size2d(

@@ -44,7 +44,10 @@ def nearest_other(
     x, # (N,3) unit vectors
 )->np.ndarray: # (N,) distances, to be compared with `chord`; infinite where there is only one
     "How far the nearest other point is"
-    return cKDTree(x).query(x, 2)[0][:,1]
+    tree = cKDTree(x)
+    found = np.empty(len(x))
+    found[tree.indices] = tree.query(x[tree.indices], 2)[0][:,1]     # one after the other as they lie in the tree
+    return found
 
 # %% ../nbs/01_sky.ipynb #220bb42e
 def connected(
@@ -71,7 +74,8 @@ def close_pairs(
     "Pairs of points nearer than `far`"
     tree,n = cKDTree(x),len(x)
     found = np.zeros((0,2), np.int64)
-    number = tree.query_ball_point(x, far, return_length=True)
+    number = np.empty(n, np.int64)
+    number[tree.indices] = tree.query_ball_point(x[tree.indices], far, return_length=True)
     crowd = np.flatnonzero(number > 1)
     if not len(crowd): return found
     for mine in np.split(crowd, np.flatnonzero(np.diff(np.cumsum(number[crowd])//most))+1):

@@ -303,6 +303,10 @@ def test_rows_that_were_never_written(tmp_path):
             f.attrs['bands'] = ['r']
         c = Cutouts.open(tmp_path/f'{k}.h5')
         assert (c[[9,0]] == 7).all() and ((c[[49,20]] == 1).all() if kw.get('fillvalue') else np.isnan(c[[49,20]]).all())
+    with h5py.File(tmp_path/'none.h5', 'w') as f:
+        f.create_dataset('cutouts', (50,1,8,8), 'f4', chunks=(5,1,8,8))
+        f.attrs['bands'] = ['r']
+    assert np.isnan(Cutouts.open(tmp_path/'none.h5')[[0,49]]).all()
     with h5py.File(tmp_path/'hole.h5', 'w') as f:
         d = f.create_dataset('cutouts', (50,1,8,8), 'u1', chunks=(5,1,8,8))
         d[:10],d[40:] = 7,7

@@ -1,17 +1,19 @@
 "How what is done once a run grows with the rows of a set: `python tools/growth.py OUT.json [MOST [NAMES]]`"
 import json, multiprocessing, os, resource, sys, tempfile, time
 from pathlib import Path
-import h5py, numpy as np
-import astromask.data.loaders, astromask.data.splits          # once, before the processes that measure are forked
+import h5py, numpy as np, psutil
+import astromask.data.loaders, astromask.data.splits, astromask.tasks.predict  # once, before the processes that measure are forked
+from astromask.core import log
+from astromask.models.mae import MAE
 
-SHARDS,BATCH = 64,4096
+SHARDS,BATCH,SIDE,WIDTH = 64,4096,64,16
 
-def virtual(path, n, step=1_000_000):
-    "A file of n rows of 5 x 64 x 64 pixels that were never written, with ids and positions all over the sky"
+def virtual(path, n, step=1_000_000, side=SIDE):
+    "A file of n rows of 5 x side x side pixels that take no room, with ids and positions all over the sky"
     rng = np.random.default_rng(0)
     with h5py.File(path, 'w') as f:
         f.attrs.update(format='astromask-1', bands=list('grizy'), unit='nJy', pixel_scale=.2, origin='lower')
-        f.create_dataset('cutouts', (n,5,64,64), 'f2', chunks=(25,5,64,64))
+        f.create_dataset('cutouts', (n,5,side,side), 'f2', chunks=(25,5,side,side), fillvalue=1)
         new = dict(id=f.create_dataset('id', (n,), 'S10'), ra=f.create_dataset('ra', (n,), 'f8'), dec=f.create_dataset('dec', (n,), 'f8'))
         for a in range(0, n, step):
             rows = np.arange(a, min(n, a+step))
@@ -25,15 +27,21 @@ def opened(path):
     from astromask.data.cutouts import Cutouts
     return Cutouts.open(path)
 
-def windows(path, n, shard=False):
-    from astromask.data.loaders import Windows, block_edges
-    c = opened(path)
-    rows = np.arange(n)[:n//SHARDS if shard else n]
-    return Windows(rows, block_edges(c), max(1, (1<<28)//40960//(SHARDS if shard else 1)), 0, 0)
+def loader(path, rank=0, ranks=1):
+    from astromask.data.loaders import CutoutLoader, Pixels
+    return CutoutLoader(Pixels(opened(path), memory=0), BATCH//ranks, shuffle=True, drop_last=True, rank=rank, world=ranks, shards=ranks)
 
-def epoch_begins(path, n): return windows(path, n)[0]
-def epoch_order(path, n): return sum(map(len, windows(path, n)))
-def epoch_of_a_rank(path, n): return sum(map(len, windows(path, n, shard=True)))
+def epoch_begins(path, n):
+    (windows,_), = loader(path).get_idxs()
+    return next(windows, None)
+
+def epoch_order(path, n, **kw):
+    (windows,_), = loader(path, **kw).get_idxs()
+    return sum(map(len, windows))
+
+def loaders(path, n):
+    from astromask.data.loaders import cutout_dls
+    return cutout_dls(opened(path), bs=BATCH, split=(slice(n//20, n), slice(0, n//20)), memory=0, device='cpu')
 
 def catalog(path, n): return opened(path).catalog
 
@@ -49,17 +57,68 @@ def ids_hashed(path, n):
     from astromask.data.duplicates import hash_ids
     with h5py.File(path) as f: return hash_ids(f['id'][:])
 
-STEPS = {'open': lambda path, n: opened(path), 'epoch begins': epoch_begins, 'epoch order': epoch_order, 'epoch of a rank of 64': epoch_of_a_rank,
-         'catalogue': catalog, 'twins on the sky': twins, 'hash ids': ids_hashed, 'split': split}
+class Blank(MAE):
+    "A model that takes no time"
+    def embed(self, x, **kw): return x.new_zeros(len(x), WIDTH)
+
+def small_images(path, n): return virtual(f'{path}.images', n, side=8),Blank.preset('tiny', bands='grizy', img_size=8, patch_size=4)
+
+def embed(path, n, files_and_model):
+    from astromask.tasks.predict import embedding, table_of
+    images,m = files_and_model
+    try: return table_of(embedding(m), [images], f'{images}.parquet', device='cpu', progress=False)
+    finally: [p.unlink() for p in Path(images).parent.glob(f'{Path(images).name}*')]
+
+def directions(path, n):
+    rng = np.random.default_rng(0)
+    middles = rng.normal(size=(1000,WIDTH)).astype(np.float32)
+    x = np.concatenate([middles[rng.integers(1000, size=len(o))]+.3*rng.standard_normal((len(o),WIDTH), np.float32)
+                        for o in np.array_split(np.empty(n), n//1_000_000+1)])
+    return x/np.linalg.norm(x, axis=1, keepdims=True)
+
+def index(path, n, x):
+    from astromask.discover.neighbours import Neighbours
+    return Neighbours.build(x)
+
+def indexed(path, n): return index(path, n, directions(path, n))
+def search(path, n, neighbours): return [neighbours.search(neighbours.read(np.array([n*k//20])), 25) for k in range(20)]
+
+STEPS = {'open': lambda path, n: opened(path), 'loaders': loaders, 'epoch begins': epoch_begins, 'epoch order': epoch_order,
+         'epoch of a rank of 64': lambda path, n: epoch_order(path, n, rank=5, ranks=SHARDS),
+         'catalogue': catalog, 'twins on the sky': twins, 'hash ids': ids_hashed, 'split': split,
+         'embed (own cost)': embed, 'index': index, '20 searches': search}
+BEFORE = {'embed (own cost)': small_images, 'index': directions, '20 searches': indexed}      # what a step begins with
 
 def measure(name, path, n, result):
     "Processor seconds, and bytes beyond what a small set takes"
+    log.setLevel('WARNING')
     def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
-    STEPS[name](small := virtual(f'{path}.small', 1000), 1000)
+    def begun(path, n): return [BEFORE[name](path, n)] if name in BEFORE else []
+    STEPS[name](small := virtual(f'{path}.small', 1000), 1000, *begun(small, 1000))
     os.unlink(small)
+    given = begun(path, n)
     before,start = peak(),time.process_time()
-    STEPS[name](path, n)
+    STEPS[name](path, n, *given)
     result.put((time.process_time()-start, peak()-before))
+
+def too_much(found, name, n):
+    "GiB that a step would take, as ten times as many bytes as a tenth of the rows; 0 where it fits into half of what is free"
+    nbytes = max([10*o.get('bytes_a_row', 0)*o['rows'] for o in found if (o['step'],o['rows']) == (name,n//10)], default=0)
+    return nbytes/2**30 if nbytes > psutil.virtual_memory().available/2 else 0
+
+def growth_table(found):
+    "A line for each step: seconds by rows, what the largest takes, the exponent of the last two decades"
+    rows = sorted({o['rows'] for o in found})
+    lines = [f'{"":24}'+''.join(f'{f"10^{np.log10(n):.0f}":>9}' for n in rows)+f'{"bytes a row":>13}{"exponent":>10}']
+    for step in STEPS:
+        of = {o['rows']: o for o in found if o['step'] == step}
+        done = sorted(n for n,o in of.items() if 'seconds' in o)
+        told = [f'{of[n]["seconds"]:9.3f}' if n in done else f'{of[n]["gib"]:5.0f} GiB' if n in of else ' '*9 for n in rows]
+        if len(done) < 2: continue
+        before,most = done[-3:][0],done[-1]
+        exponent = np.log(of[most]['seconds']/of[before]['seconds'])/np.log(most/before)
+        lines.append(f'{step:24}'+''.join(told)+f'{of[most]["bytes_a_row"]:13.0f}{exponent:10.2f}')
+    return '\n'.join(lines)
 
 def main(out, most=1_000_000, names=None):
     context = multiprocessing.get_context('fork')
@@ -70,11 +129,15 @@ def main(out, most=1_000_000, names=None):
             path = virtual(f'{folder}/{n}.h5', n)
             for name in names or STEPS:
                 if any(o['rows'] == n and o['step'] == name for o in found): continue
+                if gib := too_much(found, name, n):
+                    print(f'{name} of {n} rows would take {gib:.0f} GiB: it is left out', flush=True)
+                    found.append(dict(step=name, rows=n, gib=round(gib, 1)))
+                    continue
                 result = context.Queue()
                 p = context.Process(target=measure, args=(name, path, n, result))
                 p.start()
                 p.join()
-                if p.exitcode: continue                         # out of memory: there is no number
+                if p.exitcode: continue                                 # out of memory: there is no number
                 seconds,nbytes = result.get()
                 found.append(dict(step=name, rows=n, seconds=round(seconds, 4), bytes_a_row=round(nbytes/n, 1)))
                 print(found[-1], flush=True)

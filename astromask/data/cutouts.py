@@ -87,7 +87,7 @@ def row_numbers(
         raise IndexError(f'Rows are a whole number, a slice, a list of numbers or a mask, not {i.ndim}-D {i.dtype}')
     out = np.atleast_1d(i)[np.atleast_1d((i >= n) | (i < -n))]
     if len(out): raise IndexError(f'Row {out[0]} of {n} cutouts')
-    return np.where(i < 0, i+n, i).astype(np.int64)
+    return (np.where(i < 0, i+n, i) if (i < 0).any() else i).astype(np.int64)
 
 # %% ../../nbs/10_data.cutouts.ipynb #77e28a0f
 @patch

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/data.duplicates.html.md"""
 
 # %% auto #0
 __all__ = ['hash_ids', 'hash_images', 'thumbnails', 'fingerprints', 'agreement', 'near_pairs', 'pixel_twins', 'positions',
-           'sky_twins', 'group_rows', 'pixels_compared', 'twin_groups']
+           'sky_twins', 'group_rows', 'pixels_compared', 'catalog_ids', 'twin_groups']
 
 # %% ../../nbs/13_data.duplicates.ipynb #ce6c48f1
 import hashlib, warnings
@@ -26,7 +26,7 @@ def hash_ids(
     ids, # (N,) anything that prints
 )->np.ndarray: # (N,) int64
     "Integers that stand for names, the same everywhere"
-    return np.array([_hash(str(i).encode()) for i in ids], dtype=np.int64)
+    return np.fromiter((_hash(str(i).encode()) for i in ids), np.int64, len(ids))
 
 # %% ../../nbs/13_data.duplicates.ipynb #d2ba529b
 def hash_images(
@@ -363,16 +363,26 @@ def pixels_compared(
     unknown = np.isnan(positions(data.catalog)[0])
     return 'equal pixels' if unknown.any() and len(data) <= equal_up_to else 'nothing'
 
+# %% ../../nbs/13_data.duplicates.ipynb #9a113a7c
+def catalog_ids(
+    t, # Catalogue with `id`
+)->np.ndarray: # (N,) int64
+    "Integers that stand for the objects of a catalogue"
+    names = ', '.join(map(str, t.keys()))
+    if 'id' not in t.keys(): raise InputError(f'The catalogue has no column id; it has {names}')
+    return hash_ids(t['id'])
+
 # %% ../../nbs/13_data.duplicates.ipynb #4634120b
 def twin_groups(
     data,               # `Cutouts`, or a catalogue with `id`, `ra`, `dec`
     within:float=1.,    # Objects nearer than this (arcsec) are the same
     pixels_up_to=25_000, # Look for near copies in sets up to this size
+    ids=None,           # (N,) of `catalog_ids`, where they are at hand
 )->np.ndarray:          # (N,) group numbers
     "Which rows are the same object: by id, by place, and by pixels where they are not too many"
     t = getattr(data, 'catalog', data)
+    if ids is None: ids = catalog_ids(t)
     compared = pixels_compared(data, pixels_up_to)
-    if 'id' not in t.keys(): raise InputError(f'The catalogue has no column id; it has {", ".join(map(str, t.keys()))}')
     pairs = [sky_twins(*positions(t), within)]
     if compared != 'nothing':
         found = pixel_twins(data, near_up_to=min(pixels_up_to, 1_000_000))
@@ -380,4 +390,4 @@ def twin_groups(
     elif isinstance(data, Cutouts):
         log.info(f'{len(data)} objects: the same one is told by its id and place; pixels are compared in sets up to '
                  f'pixels_up_to={pixels_up_to}')
-    return group_rows(hash_ids(t['id']), pairs=pairs)
+    return group_rows(ids, pairs=pairs)

@@ -177,7 +177,7 @@ def _is_written(d, row):
     try:
         # goes straight to it; other questions search the whole index
         d.id.read_direct_chunk((row//d.chunks[0]*d.chunks[0],0,0,0))
-    except (OSError, RuntimeError, ValueError): return False
+    except (OSError, RuntimeError, ValueError, MemoryError): return False      # the last, where none was written
     return True
 
 # %% ../../nbs/08_data.hdf5.ipynb #9b084d92
