@@ -166,7 +166,7 @@ def test_a_job_that_is_cancelled_is_not_requeued(nb, tmp_path, slurm, number):
     code,says = stopped(('run', nb, *LONG, out), env(14), out, number)
     assert code == 75 and calls() == [] and 'continue with' in says
 
-@pytest.mark.parametrize('why', ['Requested operation is presently disabled', 'No such file or directory'])
+@pytest.mark.parametrize('why', ['Requested operation is presently disabled', 'there is no scontrol on this machine'])
 def test_a_job_that_cannot_be_requeued_says_why(nb, tmp_path, slurm, why):
     "It was submitted with --no-requeue, say; or there is no scontrol"
     (env,calls),out = slurm,tmp_path/'out'
