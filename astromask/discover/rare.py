@@ -6,14 +6,14 @@ Docs: https://astromask.github.io/astromask/discover.rare.html.md"""
 
 # %% auto #0
 __all__ = ['best_scores', 'ranking', 'average_precision', 'area_under_curve', 'search_metrics', 'found_figure', 'Labelled',
-           'labelled_scores', 'active_rounds', 'labelled_ids']
+           'labelled_answers', 'least_sure', 'active_rounds', 'labelled_ids']
 
 # %% ../../nbs/62_discover.rare.ipynb #4a4e0003
 import numpy as np
 from pathlib import Path
 from typing import NamedTuple
 from astropy.table import Table
-from .scoring import query_vectors
+from .scoring import fit_probe, unit_length
 from ..errors import DataError, InputError
 from ..plots import axes_grid
 
@@ -21,7 +21,7 @@ from ..plots import axes_grid
 def best_scores(
     directions,     # (N,D): an array or a memory map, of any precision; rows of NaN score NaN
     queries,        # (q,D) of `query_vectors`
-    block:int=1<<16,# Rows at a time
+    block:int=1<<12,# Rows at a time: so few that they stay in the cache while they become float32
 )->np.ndarray:      # (N,) float32
     "The score of every object: the largest inner product with any query vector"
     q = np.asarray(queries, np.float32).T
@@ -97,17 +97,32 @@ class Labelled(NamedTuple):
     def __add__(self, other): return Labelled(*(np.concatenate(o) for o in zip(self, other)))
 
 # %% ../../nbs/62_discover.rare.ipynb #4a4e0015
-def labelled_scores(
+def labelled_answers(
     directions,     # (N,D) unit directions
     known:Labelled, # Examples and counter-examples among them
     background,     # (b,D) directions of a sample of the survey
-    by='rank',      # As `query_vectors` takes it
-)->np.ndarray:      # (N,)
-    "Every object's score, given what is known"
-    take = lambda rows: np.asarray(directions[np.sort(rows)], np.float32)
+)->np.ndarray:      # (N,) float32: about 1 for what is like the examples, 0 for the rest; rows of NaN answer NaN
+    "What a probe says of every object, given what is known"
+    if not known.wanted.any(): raise InputError('There are no examples: give rows of objects that are wanted')
+    take = lambda rows: unit_length(directions[np.sort(rows)])
     positives = take(known.rows[known.wanted])
     negatives = take(known.rows[~known.wanted])
-    return best_scores(directions, query_vectors(positives, by, negatives, background=background))
+    q,b = fit_probe(positives, np.ones(len(positives)), negatives, unit_length(background))
+    return best_scores(directions, q[None]) + np.float32(b)
+
+# %% ../../nbs/62_discover.rare.ipynb #a5c1e7d2
+def least_sure(
+    answers,  # (N,) of a probe; who has none (NaN) is not asked about
+    n:int=10, # How many; fewer, if there are no more
+    leave=(), # Rows that are not asked about: examples, and what was looked at
+)->np.ndarray:# Rows, the least sure first; equal ones by row
+    "Objects about which a probe is undecided: its answer is nearest to a half"
+    doubt = np.abs(np.asarray(answers, np.float32) - np.float32(.5))
+    doubt[np.asarray(leave, np.int64)] = np.nan
+    n = min(n, int(np.isfinite(doubt).sum()))
+    if not n: return np.zeros(0, np.int64)
+    near = np.flatnonzero(doubt <= np.partition(doubt, n-1)[n-1])
+    return near[np.argsort(doubt[near], kind='stable')][:n]
 
 # %% ../../nbs/62_discover.rare.ipynb #4a4e0016
 def active_rounds(
@@ -117,16 +132,16 @@ def active_rounds(
     background,      # (b,D) directions of a sample of the survey
     rounds:int=3,    # How often is asked
     n:int=10,        # About how many
-    by='rank',       # As `query_vectors` takes it
-):                   # `Labelled` and the scores (N,) that follow from it, rounds+1 times
-    "Active learning: rank, ask about the best, and rank again"
+):                   # `Labelled` and the `labelled_answers` (N,) that follow from it, rounds+1 times
+    "Active learning: rank, ask about what the probe is least sure of, and rank again"
     examples = np.asarray(examples, np.int64)
     known = Labelled(examples, np.ones(len(examples), bool))
     for i in range(rounds+1):
-        scores = labelled_scores(directions, known, background, by)
-        yield known, scores
-        asked = ranking(scores, known.rows)[:n]
-        if i < rounds: known += Labelled(asked, np.asarray(oracle(asked), bool))
+        answers = labelled_answers(directions, known, background)
+        yield known, answers
+        if i == rounds: return
+        asked = least_sure(answers, n, known.rows)
+        known += Labelled(asked, np.asarray(oracle(asked), bool))
 
 # %% ../../nbs/62_discover.rare.ipynb #4a4e001e
 def labelled_ids(
