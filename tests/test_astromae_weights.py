@@ -168,14 +168,14 @@ def test_a_pickle_becomes_a_predictor(home, tmp_path):
     assert p.encoder.config['block'] == 'vitae' and p.encoder.config['num_heads'] == 3 and p.encoder.config['positions'] == 'learned' and p.scaling is None
     x,mags = images()
     with torch.no_grad(): z = m([x, mags])[:,0]
-    assert (p.predict(x, mags)['z']-z).abs().max() < 1e-5*z.abs().max() and z.std() > 1e-3
+    assert (p.predict(x, mags)['z']-z).abs().max() < 1e-5*z.abs().max()+1e-7 and z.std() > 1e-3
     told = json.loads((tmp_path/'w.json').read_text())
     assert p.source['layout'] == 'AstroMAE, fine-tuned' and p.source['pickle_sha256'] == told['pickle_sha256'] and told['num_heads'] == {'blocks.0.attn': 3, 'blocks.1.attn': 3}
 
     save_model(p, tmp_path/'ours')
     assert torch.equal(load_model(tmp_path/'ours').predict(x, mags)['z'], p.predict(x, mags)['z'])
     begin_head(p, dict(y=torch.tensor([.1,.2,.3]), mags=mags), np.arange(3))                          # fine-tuning leaves what has learned
-    assert (p.predict(x, mags)['z']-z).abs().max() < 1e-5*z.abs().max()
+    assert (p.predict(x, mags)['z']-z).abs().max() < 1e-5*z.abs().max()+1e-7
     x[0,2] = np.nan
     mags[1,3] = np.nan
     assert p.predict(x, mags)['z'].isfinite().all()
@@ -196,7 +196,7 @@ def test_plain_blocks_heads_and_epsilons(exported):
         m,file,_ = exported(**kw)
         p = quietly(file, bands='abcde', magnitudes=list('vwxyz'))
         with torch.no_grad(): z = m([x, mags])[:,0]
-        assert (p.predict(x, mags)['z']-z).abs().max() < 1e-5*z.abs().max() and p.bands == tuple('abcde') and p.magnitudes == tuple('vwxyz')
+        assert (p.predict(x, mags)['z']-z).abs().max() < 1e-5*z.abs().max()+1e-7 and p.bands == tuple('abcde') and p.magnitudes == tuple('vwxyz')
     m,file,_ = exported(cell=True, eps=1e-2)
     with pytest.raises(InputError, match=r'modules with different norm_eps \(1e-06, 0.01\)'): load_astromae(file)
     with torch.no_grad():

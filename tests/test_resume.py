@@ -13,7 +13,7 @@ from astromask.models.weights import load_model
 from astromask.train import checkpoint
 from astromask.train.checkpoint import checkpoints, newest_checkpoint, save_checkpoint, verify
 from astromask.train.pretrain import pretrain_learner
-from toys import bound
+from toys import bound, elsewhere
 import logging
 
 class Zygote:
@@ -327,6 +327,9 @@ class Do(Callback):
 def test_a_compiled_model_trains_and_resumes(survey, tmp_path, monkeypatch):
     "The same numbers as without, to rounding; by the backend that needs no compiler"
     monkeypatch.setattr(torch, 'compile', lambda m: torch._dynamo.optimize('eager')(m))
+    elsewhere(lambda: compiled_trains_and_resumes(survey, tmp_path))     # it starts threads, after which no test could fork
+
+def compiled_trains_and_resumes(survey, tmp_path):
     whole = new_learner(survey, tmp_path/'whole', compile=True)
     whole.fit(2)
     learn = new_learner(survey, tmp_path/'run', compile=True)

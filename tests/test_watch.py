@@ -1,5 +1,5 @@
 "What watches a run changes nothing in it, cannot stop it, and survives restarts"
-import faulthandler, hashlib, json, logging, os, pickle, re, socket, subprocess, sys, textwrap, time, traceback
+import hashlib, json, logging, os, re, socket, subprocess, sys, textwrap, time
 import numpy as np, psutil, pytest, torch
 from fastai.callback.core import Callback
 from astromask.core import InputError, RunDir, StorageError, Unfinished
@@ -12,23 +12,9 @@ from astromask.train import watch
 from astromask.train.pretrain import pretrain_learner
 from astromask.evaluate.probe import rankme
 from astromask.train.watch import Bar, OnlineProbe, WandB, probe_question
+from toys import elsewhere
 
 BAD_KEY = dict(WANDB_API_KEY='0123456789'*4, WANDB_BASE_URL='http://127.0.0.1:9', WANDB_X_GRAPHQL_RETRY_MAX='1')     # it would try for long
-
-def elsewhere(f):
-    "What f gives in a process of its own, which has its own wandb"
-    read,write = os.pipe()
-    if not (pid := os.fork()):
-        faulthandler.dump_traceback_later(120, exit=True)    # a child that hangs ends, and its test fails
-        try: answer = None,f()
-        except BaseException as e: answer = ''.join(traceback.format_exception(e)),None
-        with os.fdopen(write, 'wb') as o: pickle.dump(answer, o)
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, 'rb') as o: error,answer = pickle.load(o)
-    os.waitpid(pid, 0)
-    assert not error, error
-    return answer
 
 class NoProbe(OnlineProbe):
     "In the probe's place, asking nothing"

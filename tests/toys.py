@@ -1,5 +1,5 @@
 "Small experiments for tests: one counts epochs, keeps them in metrics.json, stops when asked, and fails when told to; one trains."
-import ctypes, importlib, json, os, subprocess, sys
+import ctypes, faulthandler, importlib, json, os, pickle, subprocess, sys, traceback
 from contextlib import contextmanager
 from pathlib import Path
 import pytest
@@ -101,3 +101,18 @@ def bound():
     finally:
         sets[0] = was
         libc.capset(header, sets)
+
+def elsewhere(f):
+    "What f gives in a process of its own, with its own wandb, say, and its own threads"
+    read,write = os.pipe()
+    if not (pid := os.fork()):
+        faulthandler.dump_traceback_later(120, exit=True)    # a child that hangs ends, and its test fails
+        try: answer = None,f()
+        except BaseException as e: answer = ''.join(traceback.format_exception(e)),None
+        with os.fdopen(write, 'wb') as o: pickle.dump(answer, o)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, 'rb') as o: error,answer = pickle.load(o)
+    os.waitpid(pid, 0)
+    assert not error, error
+    return answer
