@@ -7,9 +7,9 @@ Docs: https://astromask.github.io/astromask/evaluate.probe.html.md"""
 # %% auto #0
 __all__ = ['FEW_LABELS', 'class_folds', 'redshift_folds', 'usable_rows', 'standardised', 'logistic_model', 'best_logistic',
            'few_labels', 'discriminant_model', 'best_classes', 'best_ridge', 'probe', 'class_probe', 'redshift_probe',
-           'directions', 'nearest', 'knn_predict', 'validation_score', 'best_answers', 'linear_answers',
-           'logistic_answers', 'class_shares', 'linear_class_answers', 'ridge_answers', 'neighbour_answers', 'votes',
-           'forest_answers', 'forest_redshift', 'fold_metrics', 'paired_difference', 'compare']
+           'directions', 'nearest', 'knn_predict', 'validation_score', 'best_answers', 'linear_answers', 'class_models',
+           'shares_by_model', 'class_shares', 'ridge_answers', 'neighbour_answers', 'votes', 'forest_answers',
+           'forest_redshift', 'fold_metrics', 'paired_difference', 'compare']
 
 # %% ../../nbs/32_evaluate.probe.ipynb #03dc21aa
 import numpy as np
@@ -156,7 +156,7 @@ def probe(
     embedding,   # (N,D) frozen embeddings
     y,           # (N,) answers
     folds,       # Pairs of rows (train, test)
-    fit_predict, # `best_logistic` or `best_ridge`
+    fit_predict, # `best_classes` or `best_ridge`
 )->list:         # The answers for each fold's test objects
     "Fit and ask fold after fold"
     from joblib import Parallel, delayed
@@ -260,19 +260,28 @@ def linear_answers(
     "Classes by a linear model, or ridge regression of ln(1+z)"
     from threadpoolctl import threadpool_limits
     x = standardised(x, train)
-    with threadpool_limits(1): return (linear_class_answers if k else ridge_answers)(x, y, train, asked, k)
+    with threadpool_limits(1): return (shares_by_model if k else ridge_answers)(x, y, train, asked, k)
+
+# %% ../../nbs/32_evaluate.probe.ipynb #07e88f7d
+def class_models(
+    y, # (n,) classes that train
+):     # Yields models, which are not fitted
+    "What may tell these classes: discriminants where labels are few, logistic regressions of six strengths where many"
+    if few_labels(y): yield discriminant_model(len(np.unique(y)))
+    else:
+        model = logistic_model()                              # each fit starts from the one before
+        for c in 10.**np.arange(-4, 2): yield model.set_params(C=c)
 
 # %% ../../nbs/32_evaluate.probe.ipynb #0793d1c5
-def logistic_answers(
+def shares_by_model(
     x,     # (N,D) standardised embeddings
     y,     # (N,) classes
     train, # Rows
     asked, # Several sets of rows
     k:int, # Number of classes
 )->list:   # As `linear_answers`
-    "Probabilities by logistic regression of six strengths"
-    model = logistic_model()
-    fits = (model.set_params(C=c).fit(x[train], y[train]) for c in 10.**np.arange(-4, 2))
+    "Probabilities by each of the `class_models`"
+    fits = (m.fit(x[train], y[train]) for m in class_models(y[train]))
     return [[class_shares(m, x[rows], k) for rows in asked] for m in fits]
 
 # %% ../../nbs/32_evaluate.probe.ipynb #898a9b95
@@ -285,19 +294,6 @@ def class_shares(
     full = np.zeros((len(x), k))
     full[:,model.classes_] = model.predict_proba(x)
     return full
-
-# %% ../../nbs/32_evaluate.probe.ipynb #f3a1c009
-def linear_class_answers(
-    x,     # (N,D) standardised embeddings
-    y,     # (N,) classes
-    train, # Rows
-    asked, # Several sets of rows
-    k:int, # Number of classes
-)->list:   # As `linear_answers`
-    "Probabilities by discriminants where labels are few, and by logistic regression where they are many"
-    if not few_labels(y[train]): return logistic_answers(x, y, train, asked, k)
-    model = discriminant_model(len(np.unique(y[train]))).fit(x[train], y[train])
-    return [[class_shares(model, x[rows], k) for rows in asked]]
 
 # %% ../../nbs/32_evaluate.probe.ipynb #69582431
 def ridge_answers(
