@@ -320,6 +320,8 @@ def test_cutouts_that_are_written_tell_all_that_they_know(tmp_path):
     np.testing.assert_array_equal(again.ivar(np.arange(300)), c.ivar(np.arange(300)))
     assert {k: getattr(again, k) for k in about} == about and again.catalog.colnames == c.catalog.colnames
     assert (again.catalog['id'] == c.catalog['id']).all() and (again.catalog['redshift'] == 1).all()
+    bare = Cutouts.open(Cutouts.write(tmp_path/'d.h5', x, 'gr', unit='counts', zero_point=27.))
+    assert Cutouts.open(Cutouts.write(tmp_path/'e.h5', bare, 'gr', unit='counts')).zero_point == 27
     other = Cutouts.open(Cutouts.write(tmp_path/'c.h5', c, c.bands, unit='counts', survey='hsc', catalog=dict(id=np.arange(300))))
     assert (other.unit, other.zero_point, other.survey, 'redshift' in other.catalog.colnames) == ('counts', None, 'hsc', False)
 

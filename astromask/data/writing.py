@@ -176,7 +176,8 @@ def told_by(
 )->dict:
     "What the caller says, and else what the images say of themselves"
     said = {k: v for k,v in given.items() if not (v is None or isinstance(v, str) and not v)}
-    known = {k: getattr(images, k, given[k]) for k in given if not ('unit' in said and k == 'zero_point')}
+    known = {k: getattr(images, k, given[k]) for k in given}
+    if 'unit' in said and str(said['unit']) != str(known['unit']): known.pop('zero_point', None)
     return given | known | said
 
 # %% ../../nbs/09_data.writing.ipynb #cfd1f22d
