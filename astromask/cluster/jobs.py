@@ -262,8 +262,7 @@ def slurm(
     "Ask SLURM; what it refuses is told"
     done,said = ask_slurm(*command)
     if done: return said
-    raise InputError(f'{command[0]} did not do it ({" ".join(said.split())}): submit where SLURM is and answers, or '
-                     'write the script with --dry-run')
+    raise InputError(f'{command[0]}: {" ".join(said.split())}; without SLURM, submit --dry-run writes the script')
 
 # %% ../../nbs/66_cluster.jobs.ipynb #dc5d4017
 def sbatch(

@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/cluster.status.html.md"""
 
 # %% auto #0
 __all__ = ['QUIET', 'queue', 'job_facts', 'is_held', 'last_heard', 'is_at_work', 'last_row', 'last_step', 'job_of', 'state_of',
-           'run_row', 'table_row', 'places_in', 'status_rows', 'ago', 'status_text']
+           'run_row', 'array_row', 'table_row', 'sweep_row', 'places_in', 'status_rows', 'ago', 'status_text']
 
 # %% ../../nbs/67_cluster.status.ipynb #a613dc37
 import csv, fcntl, os, re, socket, time
@@ -128,21 +128,43 @@ def run_row(
                 speed=row.get('images_per_second'), restarts=max(0, len(manifest.get('sessions', []))-1),
                 heard=last_heard(run), error=manifest.get('error') if state != 'done' else None)
 
+# %% ../../nbs/67_cluster.status.ipynb #d65fbe30
+def array_row(
+    path,       # What the tasks make: a table, or a sweep's folder
+    folder,     # Their script's
+    done:int,   # Tasks that are
+    whole:bool, # Is there nothing left to do?
+    q:dict,     # Of `queue`
+)->dict:        # Of one line
+    "What is known of what an array makes"
+    last = submitted(folder)[-1]
+    state = state_of(dict(state='done') if whole else {}, q.get(last['job']), False)
+    if state == 'submitted' and last['job'] not in q: state = 'unfinished'
+    ended = '' if last['job'] in q else job_facts(last['job']).get('JobState', '')
+    step = f'{done}/{len(last["lines"])}' if len(last['lines']) > 1 else None
+    return dict(run=str(path), experiment=last['name'], state=state, job=last['job'], ended=ended, step=step, loss=None,
+                speed=None, restarts=0, heard=last_heard(folder), error=None)
+
 # %% ../../nbs/67_cluster.status.ipynb #953b98c6
 def table_row(
     folder,   # TABLE.job
     q:dict,   # Of `queue`
 )->dict:      # Of one line
     "What is known of a table that was submitted"
-    last = submitted(folder)[-1]
+    n = len(submitted(folder)[-1]['lines'])
     table = Path(str(folder).removesuffix('.job'))
-    shards = list(table.parent.glob(f'{table.stem}.*-of-{len(last["lines"])}{table.suffix}.report.json'))
-    state = state_of(dict(state='done') if table.exists() else {}, q.get(last['job']), False)
-    if state == 'submitted' and last['job'] not in q: state = 'unfinished'
-    ended = '' if last['job'] in q else job_facts(last['job']).get('JobState', '')
-    return dict(run=str(table), experiment=last['name'], state=state, job=last['job'], ended=ended,
-                step=f'{len(shards)}/{len(last["lines"])}' if len(last['lines']) > 1 else None, loss=None, speed=None,
-                restarts=0, heard=last_heard(folder), error=None)
+    shards = list(table.parent.glob(f'{table.stem}.*-of-{n}{table.suffix}.report.json'))
+    return array_row(table, folder, len(shards), table.exists(), q)
+
+# %% ../../nbs/67_cluster.status.ipynb #a1c0bf88
+def sweep_row(
+    folder,   # Of a sweep that was submitted: its points are in it
+    q:dict,   # Of `queue`
+)->dict:      # Of one line
+    "What is known of a sweep; its points have lines of their own"
+    states = [read_json(p, dict).get('state') for p in Path(folder).glob('*/manifest.json')]
+    done = states.count('done')
+    return array_row(folder, folder/'job', done, done == len(submitted(folder/'job')[-1]['lines']), q)
 
 # %% ../../nbs/67_cluster.status.ipynb #358460ff
 def places_in(
@@ -164,7 +186,11 @@ def status_rows(
 )->list:             # Dicts
     "What is known of all of them"
     q = queue()
-    return [table_row(p, q) if p.suffix == '.job' else run_row(p, q) for p in places_in(paths)]
+    def row(p):
+        if p.suffix == '.job': return table_row(p, q)
+        asked = submitted(p/'job')
+        return (sweep_row if asked and len(asked[-1]['lines']) > 1 else run_row)(p, q)
+    return [row(p) for p in places_in(paths)]
 
 # %% ../../nbs/67_cluster.status.ipynb #9fc45111
 def ago(
