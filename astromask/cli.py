@@ -537,13 +537,13 @@ def report(what, numbers, table, out, page, overwrite):
     from astromask.cluster.pages import runs_page
     from astromask.cluster.report import gather, gathered_text, joined_table, report_table, write_gathered
     from astromask.files import write_atomic
+    from astromask.plots import rounded
     for o in (out, page):
         if o and os.path.exists(o) and not overwrite: raise InputError(f'{o} exists: give another name, or --overwrite')
     what = what or ['runs']
     entries = gather(*what)
     found = joined_table(entries, table) if table else report_table(entries)
     names = [k.strip() for k in numbers.split(',') if k.strip()]
-    from astromask.plots import rounded
     click.echo('\n'.join(rounded(found).pformat(max_lines=-1, max_width=-1)) if table else gathered_text(found, names))
     if out: write_gathered(found, out)
     if page: write_atomic(page, runs_page(entries, ', '.join(os.path.basename(os.path.abspath(o)) for o in what)))

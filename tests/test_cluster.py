@@ -124,6 +124,25 @@ def test_shards_of_which_one_is_killed(jobs):
     assert jobs.cluster.ended(re.findall(r'job (\d+)', said)[1], 400) == ('COMPLETED', 0)
     assert (jobs.runs/'e.parquet').exists() and re.search(r'runs/e.parquet +done', jobs.astromask('status').stdout)
 
+def test_a_sweep_of_four_of_which_one_fails(jobs):
+    "Submitted again, the one that failed and no other runs again"
+    (jobs.folder/'grid.yaml').write_text("vary: {seconds: ['0.02','0.03'], fail: [DataError]}")
+    command = ['submit','90_first.ipynb','-p','epochs',3,'--array','grid.yaml','--out','runs/sweep']
+    first = jobs.astromask(*command).stdout
+    job, = re.findall(r'job (\d+)', first)
+    assert f'job {job}, 4 of 4 tasks, runs/sweep (runs/sweep/job/script.sh)' in first
+    assert re.search(r'runs/sweep +(waiting|running).*0/4', jobs.astromask('status', 'runs/sweep').stdout)
+    wait_for(lambda: not jobs.cluster('squeue', '-h', '-j', job), 300)
+    told = jobs.astromask('status', 'runs/sweep').stdout
+    assert re.search(r'runs/sweep +unfinished +.* 3/4 ', told) and re.search(r'sweep/fail=DataError +failed', told) and 'told to fail' in told
+    r = jobs.astromask('report', 'runs/sweep', '--out', 'points.csv', check=False)
+    assert r.returncode == 0, r.stderr
+    said = r.stdout
+    assert '4 in all: 3 done, 1 failed' in said and 'fail=DataError: failed: told to fail' in said
+    t = Table.read(jobs.folder/'points.csv')
+    assert list(t['epochs'].filled(0)) == [3,3,3,0] and '-p seconds' in t.colnames
+    assert '1 of 4 tasks' in jobs.astromask(*command).stdout and submitted(jobs.runs/'sweep'/'job')[-1]['numbers'] == [4]
+
 def test_two_jobs_in_one_directory(jobs):
     out = jobs.runs/'twice'
     args = 'submit','90_first.ipynb','-p','epochs',60,'-p','seconds','0.25','--out','runs/twice'

@@ -203,10 +203,11 @@ def report_table(
 )->Table:    # A row for each; 'settings' and 'numbers' in its metadata say which columns are what
     "Runs or shards, a line for each"
     rows = [row_of(e) for e in entries]
-    settings = settings_of(entries, rows)
+    fixed = 'run','state','why',*_COLUMNS
+    settings = {f'-p {k}' if k in fixed else k: v for k,v in settings_of(entries, rows).items()}
     names = list(dict.fromkeys(k for r in rows for k in r['numbers']))
-    taken = ['run','state','why',*_COLUMNS,*settings]
-    called = {n: n if short in taken else short for n,short in _last_names(names).items()}
+    called = {n: next(o for o in (short, n, f'measured {n}') if o not in (*fixed,*settings))
+              for n,short in _last_names(names).items()}
     t = Table(dict(run=[e.name for e in entries], state=[r['state'] for r in rows]))
     for k,v in settings.items(): t[k] = _masked_column(v)
     for k in _COLUMNS: t[k] = _masked_column([r.get(k) for r in rows])
