@@ -14,6 +14,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)    # under nohup it is ignored, and
 def pytest_addoption(parser):
     parser.addoption('--flags', default='', help="Notebook cells to run besides the usual: 'slow', 'cuda'")
 
+def pytest_collection_modifyitems(items):
+    "Files whose tests fork come first: where a model was compiled, autograd has threads and cannot be forked"
+    items.sort(key=lambda item: not hasattr(item.module, 'elsewhere'))
+
 def pytest_unconfigure(): shutil.rmtree(scratch, ignore_errors=True)
 
 @pytest.fixture(autouse=True, scope='session')
