@@ -271,7 +271,7 @@ def search(emb, like, unlike, bands, survey, **options):
               help='The score that decides: forest, outlier_factor, distance, or one of these in the space, such as '
               'whitened_distance; without it the outlier factor in the space.')
 @click.option('--space', default='whitened', show_default=True,
-              help='Scores in this space beside those of principal components: whitened, partly, centered, cosine, or '
+              help='Scores in this space beside those of principal components: whitened, balanced, partly, centered, cosine, or '
               'the file of a saved one.')
 @click.option('--column', default='', metavar='NAME', help='The column of vectors, in tables of other makers.')
 @click.option('--cutouts', default='', metavar='FILE', help='Images of the objects: a picture is put beside TABLE.')
@@ -293,7 +293,8 @@ def anomaly(emb, **options):
 @click.option('--sample', 'n', default=20_000, show_default=True, type=click.IntRange(min=3),
               help='Objects that are laid out; the others are placed among them.')
 @click.option('--seed', default=0, show_default=True, help='Of the sample and the layout.')
-@click.option('--space', help='cosine, centered, partly, whitened, or the file of a saved space.')
+@click.option('--space', help='whitened (without it; centered for pca), balanced, partly, centered, cosine, or '
+              'the file of a saved one.')
 @click.option('--clusters', default=12, show_default=True, type=click.IntRange(min=1), help='Regions that get a name.')
 @click.option('--like', metavar='MAP',
               help='Place objects on this map; what is said of kind, sample and so on is its own.')

@@ -12,6 +12,7 @@ from astromask.discover.clusters import name_clusters
 from astromask.discover.layouts import lay_out
 from astromask.discover.maps import SurveyMap, draw_sample, map_path, table_blocks
 from astromask.errors import DataError, InputError
+from astromask.space import space_of
 from astromask.tasks.tables import arrow_table, read_table, write_table
 
 def sky(n=300, d=12, holes=(3,7), seed=0):
@@ -62,6 +63,16 @@ def test_halves_and_order(tmp_path, quick, kind, suffix):
     for k in whole.colnames: np.testing.assert_array_equal(np.concatenate([np.asarray(p[k]) for p in parts]), np.asarray(whole[k]), err_msg=k)
     assert np.flatnonzero(np.isnan(places(whole)).all(1)).tolist() == [3,7] == np.flatnonzero(whole['cluster'] < 0).tolist()
     assert set(whole.colnames) == {'id','map_x','map_y','cluster','ra','dec','class','mag_r'}
+
+def test_readings_that_are_joined_are_each_read_apart(tmp_path, quick):
+    "In the balanced space a map sees the directions that a search sees"
+    t = sky(holes=())
+    t['embedding'][:,8:] *= 100
+    t.meta |= dict(widths=[8,4])
+    m = SurveyMap.fit(t, 'umap', space='balanced')
+    wanted = space_of(t, 'balanced').direction(t['embedding'])
+    np.testing.assert_allclose(m.read(t['embedding']), wanted, atol=1e-4)
+    np.testing.assert_allclose((wanted[:,:8]**2).sum(1), 1/3, atol=1e-3)
 
 def test_principal_components_are_those_of_scikit_learn():
     t = sky(holes=())

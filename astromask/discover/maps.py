@@ -18,7 +18,7 @@ from .clusters import cluster_centres, cluster_of, name_clusters
 from .layouts import check_layout, lay_out, principal_axes
 from .neighbours import Neighbours
 from .vectors import is_own_table, read_vectors
-from ..space import KINDS, ROWS, Space, maker, read_arrays, space_of, write_arrays
+from ..space import KINDS, ROWS, Space, balanced, maker, read_arrays, space_of, write_arrays
 from ..tasks.tables import arrow_table, from_arrow, read_table, shard_path, table_facts, write_table
 
 # %% ../../nbs/61_discover.maps.ipynb #2c1d2d3b
@@ -122,7 +122,8 @@ def _vectors(self:SurveyMap, x):
     "(n,D) -> (n,D) float64: embeddings as `Space` reads them, in double precision; NaN where one is not finite"
     y = np.where(np.isfinite(x).all(1, keepdims=True), x, np.nan).astype(np.float64)
     if self.space.kind != 'cosine': y -= self.space.moments.mean
-    return y if self.space.matrix is None else y @ self.space.matrix.astype(np.float64)
+    if self.space.matrix is not None: y = y @ self.space.matrix.astype(np.float64)
+    return np.concatenate([balanced(y[:,o]) for o in self.space.parts], 1) if self.space.kind == 'balanced' else y
 
 # %% ../../nbs/61_discover.maps.ipynb #eaa842a5
 @patch
