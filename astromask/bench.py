@@ -132,7 +132,7 @@ def _now(device):
 WARM = 4           # Steps of a turn that do not count
 
 def _turns(steps):
-    "What measures an epoch's steps after the first ones: `seconds`, and the share `stalled`"
+    "What measures an epoch's steps after the first ones: seconds as `took`, and the share `stalled`"
     from fastai.callback.core import Callback
     class Turn(Callback):
         order,run_valid = 1000,False
@@ -140,10 +140,10 @@ def _turns(steps):
         def after_batch(self):
             self.k += 1
             dl = self.dls.train
-            if self.k == WARM: self.start,self.waited = _now(self.dls.device),dl.waited
+            if self.k == WARM: self.began,self.waited = _now(self.dls.device),dl.waited
             if self.k < WARM+steps: return
-            self.seconds = _now(self.dls.device)-self.start
-            self.stalled = (dl.waited-self.waited)/self.seconds
+            self.took = _now(self.dls.device)-self.began
+            self.stalled = (dl.waited-self.waited)/self.took
     return Turn()
 
 # %% ../nbs/70_bench.ipynb #74ab2979
@@ -191,7 +191,7 @@ def measure_training(
         for k in list(found)*(rounds+1):
             learn,turn = made[k]
             learn.fit(learn.epochs_done+1)
-            found[k].append((turn.seconds, turn.stalled))
+            found[k].append((turn.took, turn.stalled))
     memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else _peak()
     medians = {k: np.median(turns[1:], 0).tolist() for k,turns in found.items()}
     return {k: dict(rate=steps*bs/seconds, stalled=stalled) for k,(seconds,stalled) in medians.items()} \

@@ -120,8 +120,9 @@ def test_what_watches_follows_validation_inside_an_epoch(survey, tmp_path):
     drawn = []
     def begin(name, *cbs, **kw):
         learn = learner(survey, tmp_path/name, *cbs, **kw)
-        learn.figures.share,learn.figures.draw = float('inf'),lambda: drawn.append((name,learn.step))
-        learn.online_probe.draw = lambda: None
+        learn.figures.share = float('inf')
+        vars(learn.figures)['draw'] = lambda: drawn.append((name,learn.step))
+        vars(learn.online_probe)['draw'] = lambda: None
         learn.fit(2)
         return learn
     plain = begin('plain')

@@ -711,7 +711,7 @@ class Checkpoints(RunCallback):
         self.folder = run/'checkpoints'
         self.due = self.look = math.inf
         self.failed = 0
-        self.loaded = self.begun = self.writing = None
+        self.loaded = self.started = self.writing = None
         self.writer = ThreadPoolExecutor(1)
 
     def after_batch(self):
@@ -726,9 +726,9 @@ def try_to_save(self:Checkpoints,
 ):
     "Begin to save what is now, on rank 0, when what was begun before is written"
     self.collect(pause)
-    self.begun = self.learn.seconds()
-    self.look = self.begun + self.wait
-    self.due = self.begun + 60*self.minutes
+    self.started = self.learn.seconds()
+    self.look = self.started + self.wait
+    self.due = self.started + 60*self.minutes
     if rank(): return
     tensors,state = self.learn.state()
     self.writing = self.writer.submit(self.write, self.learn.step, snapshot(tensors), copy.deepcopy(state))
@@ -749,7 +749,7 @@ def collect(self:Checkpoints,
     pause=None, # Seconds from a failed save to the next try; None: the usual ones
 ):
     "Wait for what is being written, on all ranks; count failures, and end the run after too many"
-    if self.begun is None: return
+    if self.started is None: return
     error = None
     try:
         if self.writing: self.writing.result()
@@ -757,8 +757,8 @@ def collect(self:Checkpoints,
     pause = self.wait if pause is None else pause
     failed = wait(error is not None)
     self.failed = self.failed+1 if failed else 0
-    if failed: self.due = self.begun + pause
-    self.begun = self.writing = None
+    if failed: self.due = self.started + pause
+    self.started = self.writing = None
     self.look = math.inf
     if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
     if error: log.error(f'{error}. The next try is in {pause:.0f} s ({self.failed} of {self.tries} failed)')
