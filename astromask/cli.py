@@ -271,8 +271,8 @@ def search(emb, like, unlike, bands, survey, **options):
               help='The score that decides: forest, outlier_factor, distance, or one of these in the space, such as '
               'whitened_distance; without it the outlier factor in the space.')
 @click.option('--space', default='whitened', show_default=True,
-              help='Scores in this space beside those of principal components: whitened, balanced, partly, centered, cosine, or '
-              'the file of a saved one.')
+              help='Scores in this space beside those of principal components: whitened, balanced, partly, centered, '
+              'cosine, or the file of a saved one.')
 @click.option('--column', default='', metavar='NAME', help='The column of vectors, in tables of other makers.')
 @click.option('--cutouts', default='', metavar='FILE', help='Images of the objects: a picture is put beside TABLE.')
 @click.option('--out', default='', metavar='TABLE', help='Write what was found: .parquet, .fits or .csv.')
