@@ -140,6 +140,17 @@ def test_refusals(tmp_path, quick):
         assert r.exit_code == 2 and says in r.stderr, (args, r.stderr)
         assert not new.exists()
 
+@pytest.mark.parametrize('suffix', ['parquet','fits'])
+def test_an_id_that_is_there_twice(tmp_path, quick, suffix):
+    t = sky(60)
+    emb,out,new = stored(t, tmp_path/f'e.{suffix}'),tmp_path/'map.parquet',tmp_path/'new.parquet'
+    again = stored(t[[*range(60),9,9]], tmp_path/f'again.{suffix}')
+    assert not call(emb, '--out', out).exit_code
+    for more in ((), ('--like',out)):
+        r = call(again, '--out', new, *more)
+        assert r.exit_code == 2 and f'again.{suffix} has 2 rows whose id is that of another, such as 0-00009: give each' in r.stderr
+        assert not new.exists()
+
 def test_missing_packages_and_failures_are_sentences(monkeypatch):
     x = np.random.default_rng(0).normal(size=(120,4)).astype(np.float32)
     with monkeypatch.context() as patched:

@@ -787,19 +787,38 @@ def open_field(
     how = _asked_cut(bands, size, layout, survey, mask_planes, pixel_scale, masks, weights)
     return _read_field(tiles, how, dict(unit=unit, zero_point=zero_point), survey, dtype)
 
+# %% ../../nbs/12_data.ingest.ipynb #e17a0001
+@patch(as_prop=True)
+def files(self:Field)->dict: # band -> `BandFiles`; empty without a WCS
+    "All files of the field, to be found by position"
+    if not hasattr(self, '_files'):
+        flat = self.own[0][1].wcs is None
+        self._files = {} if flat else {b: BandFiles(self.found, b) for b in self.how.bands}
+    return self._files
+
+# %% ../../nbs/12_data.ingest.ipynb #e17a0002
+@patch
+def jobs_at(self:Field,
+    tile,  # `Tile`
+    plane, # The `Plane` of its reference band
+    x,     # (n,) columns of the squares' middles, from 0
+    y,     # (n,) rows
+)->list:   # `Job` objects; their rows are numbers of the places
+    "Squares of a tile about some pixels, with the bands that other tiles have of them"
+    jobs = [Job(tile, plane.shape, np.arange(len(x)), *_sky_of(plane, x, y), x, y)]
+    if self.files: jobs = complete(jobs, self.files, self.how, twice=False)
+    _multiply(jobs, self.factors)
+    return jobs
+
 # %% ../../nbs/12_data.ingest.ipynb #178f86b6
 @patch
 def squares(self:Field,
     overlap=0.4, # Of neighbours, as a share of a side
 ):               # A list of `Job` objects for each tile; their rows are numbers of the tile's squares
     "A grid, tile by tile, without squares that come twice"
-    own = self.own
-    files = {} if own[0][1].wcs is None else {b: BandFiles(self.found, b) for b in self.how.bands}
-    for tile,plane in own:
-        jobs = plan_grid([(tile,plane)], self.how.size, overlap, self.how.pixel_scale).jobs
-        if files: jobs = complete(jobs, files, self.how, twice=False)
-        _multiply(jobs, self.factors)
-        yield jobs
+    for tile,plane in self.own:
+        grid, = plan_grid([(tile,plane)], self.how.size, overlap, self.how.pixel_scale).jobs
+        yield self.jobs_at(tile, plane, grid.x, grid.y)
 
 # %% ../../nbs/12_data.ingest.ipynb #2a320c25
 def _on_sky(catalog, ra, dec):
