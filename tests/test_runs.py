@@ -13,7 +13,7 @@ from toys import COMMAND, STARTED, astromask, toy, training
 
 @pytest.fixture
 def nb(tmp_path):
-    yield toy(tmp_path)
+    yield toy(tmp_path, again=.1)           # nothing is caught a second time
     while STARTED: STARTED.pop().kill()     # what a failed test left running
 
 def manifest(out): return read_json(Path(out)/'manifest.json')

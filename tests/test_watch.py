@@ -313,6 +313,7 @@ def test_rows_tell_the_spectrum(survey, tmp_path):
     row = watch.read_answers(tmp_path/'run/probe.csv')[-1]
     assert 0 < row['variance_1'] < row['variance_4'] < row['variance_16'] <= row['variance_64'] <= 1+1e-9
 
+@pytest.mark.drawn
 def test_an_older_table_goes_on_as_it_was(survey, tmp_path):
     "Of a run that an earlier version began, whose rows know no spectrum"
     learn = learner(survey, tmp_path/'run', often)
@@ -324,6 +325,7 @@ def test_an_older_table_goes_on_as_it_was(survey, tmp_path):
     kept = watch.read_answers(tmp_path/'run/probe.csv')
     assert len(kept) == learn.step+1 and all(np.isfinite(r['rankme']) for r in kept) and (tmp_path/'run/figures/progress.png').exists()
 
+@pytest.mark.drawn
 def test_each_reconstruction_is_kept(survey, tmp_path):
     "Under its step, in the middle of an epoch too; the newest under the old name; and no bit changes"
     learn = learner(survey, tmp_path/'run')

@@ -1,5 +1,5 @@
 "Small experiments for tests: one counts epochs, keeps them in metrics.json, stops when asked, and fails when told to; one trains."
-import ctypes, faulthandler, importlib, json, os, pickle, subprocess, sys, traceback
+import ctypes, faulthandler, importlib, io, json, os, pickle, subprocess, sys, traceback
 from contextlib import contextmanager
 from pathlib import Path
 import pytest
@@ -30,7 +30,7 @@ if fail == 'exit': os._exit(9)
 if fail: raise getattr(core, fail, ValueError)('told to fail')
 for epoch in range(first, epochs):
     if run.stop_requested(): raise core.Unfinished(f'Stopped after {epoch} of {epochs} epochs')
-    time.sleep(seconds)
+    time.sleep(seconds*AGAIN if first else seconds)
     run.metrics(epochs=epoch+1)
     print('epoch', epoch+1)"""
 
@@ -61,15 +61,21 @@ learn.remove_cbs([learn.figures, learn.online_probe])
 learn.figures = learn.online_probe = SimpleNamespace(try_to_draw=lambda: None, ask=lambda: None)
 learn.fit(epochs)"""]
 
+def empty_picture():
+    "A PNG of one pixel, in place of what takes long to draw and is not looked at"
+    from PIL import Image
+    Image.new('L', (1,1)).save(data := io.BytesIO(), 'png')
+    return data.getvalue()
+
 def write(path, *cells):
     "A notebook, whose first cell holds its parameters"
     def cell(i, source): return dict(cell_type='code', id=f'c{i}', outputs=[], execution_count=None, source=source, metadata=dict(tags=[] if i else ['parameters']))
     path.write_text(json.dumps(dict(cells=[cell(*o) for o in enumerate(cells)], metadata={}, nbformat=4, nbformat_minor=5)))
     return path
 
-def toy(folder):
-    "Write the experiment into a folder; gives its path"
-    return write(Path(folder)/'90_toy.ipynb', PARAMETERS, LOOP)
+def toy(folder, again=1):
+    "Write the experiment into a folder; gives its path. What goes on takes `again` times as long for an epoch"
+    return write(Path(folder)/'90_toy.ipynb', PARAMETERS, LOOP.replace('AGAIN', str(again)))
 
 def training(folder):
     "The same for one that trains a tiny model, and saves after every step; one of two ranks fails as FAIL tells it"
