@@ -271,8 +271,8 @@ def test_shares_have_the_distribution_that_was_asked_for():
 def test_a_batch_in_parts_is_the_batch(data, tmp_path):
     kw = dict(drop_path=0, mixup=.5, smoothing=.1, more=dict(magnitudes=('mag_g','mag_r')))
     for parts in (1,2,4): learner(data, tmp_path/str(parts), accumulate=parts, **kw).fit(2)
-    a = saved(tmp_path/'1')
-    for parts in ('2','4'): assert all(torch.allclose(v, saved(tmp_path/parts)[k], atol=2e-5) for k,v in a.items())
+    whole,*cut = (saved(tmp_path/parts) for parts in '124')
+    for o in cut: assert all(torch.allclose(v, o[k], atol=2e-5) for k,v in whole.items())
 
 def test_stochastic_depth_leaves_validation_alone(data, tmp_path):
     learn = learner(data, tmp_path/'run', drop_path=.5)

@@ -39,6 +39,13 @@ def encoder(c):
     return m
 
 def class_task(c, encoder, **kw): return Task(c, np.asarray(c.catalog['label']), ['a','b','c'], encoder, **kw)
+@pytest.fixture(scope='module')
+def told(c, encoder):
+    "The question, four test sets, and what methods say of them"
+    task = class_task(c, encoder)
+    parts = fold_parts(task, 4)
+    return task,parts,run_methods(['chance','forest','random probe','pretrained probe'], task, parts)
+
 def redshift_task(c, encoder, **kw): return Task(c, c.catalog['redshift'], encoder=encoder, **kw)
 
 @pytest.mark.parametrize('name', ALL)
@@ -67,11 +74,9 @@ def test_an_answer_depends_on_its_object_alone(name, c, encoder):
     whole,half = run_method(name, task, train, valid, test),run_method(name, task, train, valid, test[::2])
     assert np.array_equal(whole['prediction'][::2], half['prediction'])
 
-def test_what_is_easy_is_learned(c, encoder):
-    task = class_task(c, encoder)
-    parts = fold_parts(task, 3)
-    results = run_methods(['chance','forest','pretrained probe'], task, parts)
-    t = score_table(task, results, parts)
+def test_what_is_easy_is_learned(told):
+    task,parts,results = told
+    t = score_table(task, {k: results[k] for k in ('chance','forest','pretrained probe')}, parts)
     assert t['score'][0] == pytest.approx(1/3) and t['score'][1] > .9 and t['score'][2] > .8
 
 def test_random_and_pretrained_differ_in_weights_only(c, encoder):
@@ -201,10 +206,8 @@ def test_a_fit_that_is_stopped_goes_on(c, encoder, tmp_path, monkeypatch):
     found = methods.kept_answer('pretrained finetune', task, part, 0, run, epochs=3)
     assert np.array_equal(found['probability'], whole['probability'])
 
-def test_errors_of_gains(c, encoder):
-    task = class_task(c, encoder)
-    parts = fold_parts(task, 4)
-    results = run_methods(['chance','forest','random probe','pretrained probe'], task, parts)
+def test_errors_of_gains(told):
+    task,parts,results = told
     a,b = ([judge(task, r, p[2])['balanced_accuracy'] for r,p in zip(results[k], parts)] for k in ('pretrained probe','random probe'))
     want = paired_difference(a, b, len(parts[0][0]), len(parts[0][2]))
     assert mean_and_error(task, results['pretrained probe'], parts, '', results['random probe']) == pytest.approx(want)
