@@ -5,9 +5,11 @@ import h5py, numpy as np, pytest
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
 from astropy.wcs import WCS
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from astromask.core import AstroMaskError, DataError, InputError
+from astromask.cli import main
 from astromask.data import ingest as room
 from astromask.data.cutouts import Cutouts
 from astromask.data.writing import write_column
@@ -43,11 +45,13 @@ def field(folder, n=2, objects=12, bands='gr', size=(90,110)):
     t.write(folder/'objects.fits')
     return dict(tiles=f'{folder}/{{band}}-*.fits', catalog=folder/'objects.fits', bands=tuple(bands), size=16, processes=1)
 
+def line(out, call):
+    "The command line that does what `ingest(out, **call)` does"
+    return ['ingest', str(out), '--tiles', call['tiles'], '--catalog', str(call['catalog']), '--bands', ','.join(call['bands']), '--size', str(call['size']), '--processes', '1']
+
 def command(out, call, before=''):
-    "The command line that does what `ingest(out, **call)` does, in a process of its own"
-    code = before + 'from astromask.cli import main; main()'
-    return [sys.executable, '-c', code, 'ingest', str(out), '--tiles', call['tiles'], '--catalog', str(call['catalog']),
-            '--bands', ','.join(call['bands']), '--size', str(call['size']), '--processes', '1']
+    "The same in a process of its own"
+    return [sys.executable, '-c', before + 'from astromask.cli import main; main()', *line(out, call)]
 
 # Real pixels
 
@@ -282,10 +286,10 @@ def test_disk_full(tmp_path, room, parts):
     assert ran.returncode == 1 and 'Could not write' in ran.stderr and 'Traceback' not in ran.stderr, ran.stderr
     left = [p for p in (tmp_path/'.out.h5.parts').iterdir() if p.name != '.lock']
     assert not (tmp_path/'out.h5').exists() and len(left) == parts
-    ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    ran = subprocess.run(command(tmp_path/'out.h5', call), capture_output=True, text=True)
-    assert ran.returncode == 2 and 'or --overwrite' in ran.stderr
+    ran = CliRunner().invoke(main, line(tmp_path/'out.h5', call))
+    assert ran.exit_code == 0, ran.stderr
+    ran = CliRunner().invoke(main, line(tmp_path/'out.h5', call))
+    assert ran.exit_code == 2 and 'or --overwrite' in ran.stderr
     assert (tmp_path/'out.h5').read_bytes() == ingest(tmp_path/'whole.h5', **call).read_bytes()
 
 # What is wrong is said

@@ -22,10 +22,10 @@ def test_same_objects_whatever_n_and_processes(tmp_path):
     assert not np.array_equal(Cutouts.open(other)[:4], Cutouts.open(one)[:4], equal_nan=True)
 
 def test_script_without_a_main_guard_may_use_processes(tmp_path):
-    run = python(f'from astromask.data.simulate import simulate_survey; print(simulate_survey({str(tmp_path/"a.h5")!r}, 130, processes=2))')
+    run = python(f'from astromask.data.simulate import simulate_survey; print(simulate_survey({str(tmp_path/"a.h5")!r}, 66, processes=2))')
     out,_ = run.communicate(timeout=600)
     assert run.returncode == 0, out
-    assert len(Cutouts.open(tmp_path/'a.h5')) == 130
+    assert len(Cutouts.open(tmp_path/'a.h5')) == 66
 
 def test_killed_simulation_leaves_nothing_at_the_path(tmp_path):
     run = python(f'from astromask.data.simulate import simulated_survey; simulated_survey(20000, cache={str(tmp_path)!r}, processes=1)')
