@@ -107,7 +107,7 @@ def test_kept_features_are_those_that_are_computed_in_every_step(data, tmp_path,
     more = dict(magnitudes=('mag_g','mag_r'))
     kept = learner(data, tmp_path/'kept', recipe, head=head, more=more)
     kept.fit(8)
-    assert kept.prepare.features is not None and kept.dls.train.dataset is kept.frozen_features.pixels
+    assert kept.prepare.features is not None and kept.dls.train.dataset is kept.frozen_features.original
     monkeypatch.setattr(frozen, 'feature_bytes', lambda *a: 1<<40)
     other = learner(data, tmp_path/'other', recipe, head=head, more=more)
     other.fit(8)
@@ -454,10 +454,10 @@ def test_means_of_weights_have_their_running_means(data, tmp_path):
     learn = learner(data, tmp_path/'run', 'cnn', encoder('cnn'), ema=.5, lr=1e-2)
     before = {k: v.clone() for k,v in learn.model.state_dict().items()}
     moved = []
-    class Look(Callback):
+    class Means(Callback):
         order = 31                                                        # after `Average`
         def after_step(self): moved.append({k: v.clone() for k,v in self.model.state_dict().items() if v.is_floating_point()})
-    learn.add_cb(Look())
+    learn.add_cb(Means())
     learn.fit(1)
     mean = {k: before[k] for k in moved[0]}
     for i,now in enumerate(moved):

@@ -419,7 +419,7 @@ def test_what_cannot_be_written_does_not_end_a_run(survey, tmp_path, monkeypatch
         if len(failed) < 3: raise StorageError('the disk is full')
         return write(self, name, *args)
     monkeypatch.setattr(RunDir, 'write', full)
-    learn.online_probe.measure = lambda: raise_(RuntimeError('CUDA out of memory'))
+    vars(learn.online_probe)['measure'] = lambda: raise_(RuntimeError('CUDA out of memory'))
     learn.fit(3)
     assert failed.count('history.csv') >= 3 and len((tmp_path/'run'/'history.csv').read_text().splitlines()) == 4
 

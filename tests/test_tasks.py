@@ -70,7 +70,7 @@ def test_pictures_are_drawn_at_their_interval(survey, tmp_path, monkeypatch, min
         def after_epoch(self): clock[0] += 1
     monkeypatch.setattr(time, 'monotonic', lambda: 60*clock[0] + monotonic())
     learn.figures.minutes,learn.figures.last = minutes,time.monotonic()
-    learn.figures.draw = lambda: at.append(clock[0])
+    vars(learn.figures)['draw'] = lambda: at.append(clock[0])
     learn.add_cb(Minutes())
     learn.fit(7)
     assert at == drawn if drawn else len(at) > learn.step and set(at) == set(range(8))
@@ -78,17 +78,17 @@ def test_pictures_are_drawn_at_their_interval(survey, tmp_path, monkeypatch, min
 def test_the_ratio_of_hidden_patches_goes_from_one_to_another(survey, tmp_path):
     "By hand, in whole epochs; the same in one that is continued, its last by all; validation and the model that is kept have the model's own"
     shown = {}
-    class Look(Callback):
+    class Counts(Callback):
         order = 60
         def after_pred(self): shown.setdefault((self.training, self.epoch), set()).update((~self.pred.mask).sum(1).tolist())
     kw = dict(mask_ratio=.75, mask_ratio_start=.25)
     learn = learner(survey, tmp_path/'run', **kw)
-    learn.add_cbs([Look(), StopAt(5)])
+    learn.add_cbs([Counts(), StopAt(5)])
     with pytest.raises(Unfinished): learn.fit(3)
     assert learn.model.mask_ratio == .75 and learn.batch == 2
     RunDir(tmp_path/'run').clear_stop()
     learn = learner(survey, tmp_path/'run', **kw)
-    learn.add_cb(Look())
+    learn.add_cb(Counts())
     learn.fit(3)
     assert shown == {(True,0): {12}, (True,1): {8}, (True,2): {4}} | {(False,k): {4} for k in range(3)}
     m = load_model(tmp_path/'run')
@@ -152,11 +152,11 @@ def test_branches_are_left_out_of_the_encoder_in_training_only(survey, tmp_path)
     "A step sees some, each object other ones; the decoder, validation, and whoever looks between steps see all"
     learn,seen = learner(survey, tmp_path/'run', drop_path=.9),[]
     def factors(): return [o.factors for o in learn.model.modules() if isinstance(o, DropPath)]
-    class Look(Callback):
+    class Counts(Callback):
         order = 2
         def after_pred(self): seen.append((self.training, factors()))
         def after_batch(self): assert factors() == [None]*3
-    learn.add_cb(Look())
+    learn.add_cb(Counts())
     learn.fit(1)
     assert {training for training,_ in seen} == {True,False}
     for training,(first,last,decoder) in seen:

@@ -21,7 +21,7 @@ def train(data, out, epochs, method='mae', workers=1, memory=None, **kw):
     learn = pretrain_learner(dls, m, out, save_minutes=0, **kw)
     learn.remove_cb(learn.figures)                             # not what is tested, and slow
     learn.figures = SimpleNamespace(try_to_draw=lambda: None)
-    learn.online_probe.draw = lambda: None
+    vars(learn.online_probe)['draw'] = lambda: None
     learn.fit(epochs)
 
 def run(job):

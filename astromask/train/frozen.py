@@ -192,16 +192,16 @@ class FrozenFeatures(RunCallback):
     def turned(self): return getattr(self.prepare.augment, 'name', '') == 'dihedral'
     def rows_only(self):
         "From here on, batches have no pixels"
-        for dl in (self.dls.train, self.dls.valid): dl.dataset = NoPixels(self.images)
+        for dl in (self.dls.train, self.dls.valid): dl.dataset = NoPixels(self.original)
 
     @contextmanager
     def around(self):
         "Afterwards, loaders deliver pixels again"
-        self.images = self.dls.train.dataset
+        self.original = self.dls.train.dataset
         if self.model.encoder is None or self.prepare.features is not None: self.rows_only()
         try: yield
         finally:
-            for dl in (self.dls.train, self.dls.valid): dl.dataset = self.images
+            for dl in (self.dls.train, self.dls.valid): dl.dataset = self.original
 
 # %% ../../nbs/43_train.frozen.ipynb #8263b051
 @patch
@@ -219,5 +219,5 @@ def before_fit(self:FrozenFeatures):
     if not self.same or self.prepare.features is not None: return
     rows = np.union1d(self.dls.train.rows, self.dls.valid.rows)
     if not self.pays(len(rows)): return
-    self.prepare.features = FeatureTable(self.model, self.images, rows, self.prepare.coords, self.turned())
+    self.prepare.features = FeatureTable(self.model, self.original, rows, self.prepare.coords, self.turned())
     self.rows_only()
