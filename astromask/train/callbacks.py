@@ -262,7 +262,7 @@ class Schedule(RunCallback):
         self.now = self.lr*warmup_cosine(t if self.kind == 'cosine' else min(t, self.warmup), self.warmup)
         return self.now
 
-    def before_fit(self): self.rates = None                            # fastai has set all to the highest
+    def before_fit(self): self.by_group = None                         # fastai has set all to the highest
     def before_batch(self):
         if self.training: self.give(self.learn.dials('lr', self.rate))
     def state(self): return dict(lr=self.now)
@@ -279,11 +279,11 @@ def give(self:Schedule,
     if not torch.is_tensor(lr):
         for group,share in zip(groups, shares): group['lr'] = lr*share
         return
-    if self.rates is None:
+    if self.by_group is None:
         self.shares = torch.tensor(shares, device=lr.device)
-        self.rates = torch.empty_like(self.shares)
-        for group,rate in zip(groups, self.rates.unbind()): group['lr'] = rate
-    torch.mul(self.shares, lr, out=self.rates)
+        self.by_group = torch.empty_like(self.shares)
+        for group,rate in zip(groups, self.by_group.unbind()): group['lr'] = rate
+    torch.mul(self.shares, lr, out=self.by_group)
 
 # %% ../../nbs/41_train.callbacks.ipynb #47ce9c1c
 def targets(
