@@ -132,7 +132,7 @@ def read_parameters(
         raise InputError(f'{path} is not a Jupyter notebook (version 4)') from None
     if len(tagged) > 1: raise InputError(f'{path} has {len(tagged)} cells with the tag `parameters`; keep one')
     try: return _parse(tagged[0], path) if tagged else {}
-    except (SyntaxError, tokenize.TokenError) as e:
+    except (SyntaxError, ValueError, tokenize.TokenError) as e:       # a null byte is a ValueError before Python 3.11.4
         raise InputError(f'The parameters cell of {path} is not valid Python: {e}') from None
 
 # %% ../nbs/03_parameters.ipynb #f7d7ee3d
