@@ -140,9 +140,9 @@ def _turns(steps):
         def after_batch(self):
             self.k += 1
             dl = self.dls.train
-            if self.k == WARM: self.began,self.waited = _now(self.dls.device),dl.waited
+            if self.k == WARM: self.first,self.waited = _now(self.dls.device),dl.waited
             if self.k < WARM+steps: return
-            self.took = _now(self.dls.device)-self.began
+            self.took = _now(self.dls.device)-self.first
             self.stalled = (dl.waited-self.waited)/self.took
     return Turn()
 
