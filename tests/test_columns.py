@@ -9,7 +9,7 @@ from astropy.table import Column, MaskedColumn, Table
 from astropy.time import Time
 from astromask.core import DataError, InputError
 from astromask.data.columns import (MISSING_WORDS, NAMES, clean_column, counts_from_one, degrees, find_column, first_columns, is_missing, numbers, plain_column,
-                                    rounded_ids, find_positions, texts)
+                                    repeats, rounded_ids, find_positions, texts)
 
 nan = np.nan
 def same(a, b): np.testing.assert_array_equal(np.ma.filled(np.ma.asarray(a), nan) if np.asarray(a).dtype.kind == 'f' else a, b)
@@ -198,3 +198,9 @@ def test_first_columns():
 @pytest.mark.parametrize('name,one', [('X_IMAGE',True), ('XWIN_IMAGE',True), ('Y_IMAGE_DBL',True), ('XPSF_IMAGE',True), ('xcenter',True), ('Xpos',True), ('x',False), ('xcentroid',False), ('bx',False),
                                       ('base_SdssCentroid_x',False), ('x_world',False)])
 def test_who_counts_pixels_from_one(name, one): assert counts_from_one(name) is one
+
+def test_equal_keys_are_no_repeats(monkeypatch):
+    "Two texts with one hash are compared as text"
+    monkeypatch.setattr('astromask.data.columns._text_keys', lambda x: np.zeros(len(x), np.uint64))
+    assert repeats(np.array(['a','b'])) == []
+    assert repeats(np.array(['a','b','a'])) == ['a']

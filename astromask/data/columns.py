@@ -6,11 +6,12 @@ Docs: https://astromask.github.io/astromask/data.columns.html.md"""
 
 # %% auto #0
 __all__ = ['MISSING_WORDS', 'SENTINELS', 'NAMES', 'is_missing', 'plain_column', 'clean_column', 'text_numbers', 'one_a_row',
-           'numbers', 'is_known', 'texts', 'degrees', 'plain_name', 'column_named', 'free_name', 'rounded_ids',
-           'find_column', 'find_positions', 'first_columns', 'counts_from_one']
+           'numbers', 'is_known', 'texts', 'degrees', 'plain_name', 'column_named', 'free_name', 'repeats',
+           'rounded_ids', 'find_column', 'find_positions', 'first_columns', 'counts_from_one']
 
 # %% ../../nbs/07_data.columns.ipynb #eed46f0d
 import re
+from collections import Counter
 from datetime import date, time
 from decimal import Decimal
 from itertools import chain, count
@@ -33,16 +34,20 @@ def _lower(x):
     return np.where((codes >= 65) & (codes <= 90), codes+32, codes).astype(np.uint32).view(x.dtype).reshape(x.shape)
 
 # %% ../../nbs/07_data.columns.ipynb #fe1ecea3
-def is_missing(
-    x, # Array of text
-)->np.ndarray: # Array of bool
-    "Which cells of text hold nothing"
-    x = np.strings.strip(np.asarray(x, dtype=np.str_))
+def _says_nothing(x):
+    "Which cells of stripped text hold nothing"
     out = np.zeros(x.shape, bool)
     most = max(map(len, MISSING_WORDS))
     short = np.strings.str_len(x) <= most
     out[short] = np.isin(_lower(x[short].astype(f'U{most}')), MISSING_WORDS)
     return out
+
+# %% ../../nbs/07_data.columns.ipynb #46192d65
+def is_missing(
+    x, # Array of text
+)->np.ndarray: # Array of bool
+    "Which cells of text hold nothing"
+    return _says_nothing(np.strings.strip(np.asarray(x, dtype=np.str_)))
 
 # %% ../../nbs/07_data.columns.ipynb #f0b05420
 def _cut(x):
@@ -60,6 +65,13 @@ def _decoded(x):
     return np.strings.decode(x, 'latin-1')
 
 # %% ../../nbs/07_data.columns.ipynb #735944f5
+def _stripped(x, hidden):
+    "Text without blanks around it, '' where it says nothing"
+    x = np.strings.strip(_cut(x) if x.dtype.itemsize else x)
+    gone = _says_nothing(x) | hidden
+    return np.where(gone, '', x) if gone.any() else x
+
+# %% ../../nbs/07_data.columns.ipynb #ac7cca03
 _most = 1 << 31    # Bytes of text that a column may take
 
 def _clean_text(x, hidden):
@@ -68,9 +80,9 @@ def _clean_text(x, hidden):
     wide = 4 if x.dtype.kind == 'S' else 1
     if longest > 100 and x.nbytes*wide > _most: return None,f'text of up to {longest} characters'
     if x.dtype.kind == 'S': x = _decoded(x)
-    x = np.strings.strip(_cut(x) if x.dtype.itemsize else x)
-    gone = is_missing(x) | hidden
-    return (np.where(gone, '', x) if gone.any() else x),''
+    out,step = np.empty_like(x),1 << 13                                   # rows that stay in a cache
+    for a in range(0, len(x), step): out[a:a+step] = _stripped(x[a:a+step], hidden[a:a+step])
+    return out,''
 
 # %% ../../nbs/07_data.columns.ipynb #b5a0a1ac
 def _nothing(o):
@@ -144,7 +156,7 @@ def _as_column(col):
     "Any sequence of values as astropy's column; or None, and what it is instead"
     if hasattr(col, 'isot'): col = col.isot                                    # astropy's Time
     if isinstance(col, (list,tuple)): col = np.fromiter(col, object, len(col))  # else 64-bit numbers may become floats
-    try: col = Table(dict(x=col))['x']
+    try: col = Table(dict(x=col), copy=False)['x']
     except (TypeError,ValueError) as e: return None,f'no column ({e})'
     return (col,'') if isinstance(col, Column) else (None,f'{type(col).__name__} objects')
 
@@ -448,30 +460,51 @@ NAMES = dict(              # Role -> names, the likeliest first; those of ra and
         'obj_class','objclass','object_type','objtype','obj_type','labels','class_label','class_id','category',
         'hubble_type','ans','type','morphtype','subclass')})
 
+# %% ../../nbs/07_data.columns.ipynb #e25228fb
+def _text_keys(x):
+    "(N,) uint64 of (N,) text: equal where the text is"
+    key = np.full(len(x), 0xcbf29ce484222325, np.uint64)
+    if not x.dtype.itemsize: return key
+    for c in np.ascontiguousarray(x).view(np.uint32).reshape(len(x), -1).T: key = (key ^ c)*np.uint64(0x100000001b3)
+    return key
+
+# %% ../../nbs/07_data.columns.ipynb #19019b23
+def repeats(
+    x, # (N,) numbers or text
+)->list: # Values that are there more than once, each as often as an earlier row has it
+    "What a column holds again"
+    x = np.asarray(x)
+    key = _text_keys(x) if x.dtype.kind == 'U' else x
+    ordered = np.sort(key)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    counts = Counter(x[np.isin(key, twice)].tolist()) if len(twice) else {}
+    return [v for v,n in counts.items() for _ in range(n-1)]
+
 # %% ../../nbs/07_data.columns.ipynb #4fd8dac8
 _counts = 'name','number','num','seqnr','seq','ident','id_1','id_x'
 
 # %% ../../nbs/07_data.columns.ipynb #ddf257de
 _lost = re.compile(r'[+-]?\d\.\d*[eE]\+?\d\d')
 
+def _rounded(x):
+    "Which ids, as of `_single_values`, have lost digits"
+    if x.dtype.kind == 'f': return np.abs(x) >= 2.**(np.finfo(x.dtype).nmant+1)
+    if x.dtype.kind != 'U' or np.strings.find(x, '.').max(initial=-1) != 1: return np.zeros(len(x), bool)
+    return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()])
+
+# %% ../../nbs/07_data.columns.ipynb #7dd9dadb
 def rounded_ids(
     col, # Any column
 )->np.ndarray: # (N,) bool
     "Which ids have lost digits"
     x = _single_values(col)
-    if x is not None and x.dtype.kind == 'f': return np.abs(x) >= 2.**(np.finfo(x.dtype).nmant+1)
-    if x is None or x.dtype.kind != 'U' or np.strings.find(x, '.').max(initial=-1) != 1: return np.zeros(len(col), bool)
-    return np.array([bool(_lost.fullmatch(o)) for o in x.tolist()])
+    return np.zeros(len(col), bool) if x is None else _rounded(x)
 
 # %% ../../nbs/07_data.columns.ipynb #fe27b07d
-def _repeats(x):
-    x = np.ma.getdata(x)[_is_known(x)].tolist()
-    return len(set(x)) < len(x)
-
 def _is_count(t, name, x):
     "May this column count within one tile, field or table, or have lost its digits?"
     brick = any(plain_name(k).startswith('brick') for k in t.keys())
-    return plain_name(name) in _counts or plain_name(name) == 'objid' and brick or rounded_ids(x).any()
+    return plain_name(name) in _counts or plain_name(name) == 'objid' and brick or _rounded(x).any()
 
 # %% ../../nbs/07_data.columns.ipynb #0c7a1cfd
 def _usable(t, name, role):
@@ -481,7 +514,7 @@ def _usable(t, name, role):
     if role in ('ra','dec','x','y'):
         values,*_ = _angles(x, role) if role in ('ra','dec') else _values(x)
         return x.dtype.kind != 'b' and bool(np.isfinite(values).any())
-    return role != 'id' or not (_is_count(t, name, x) and _repeats(x))
+    return role != 'id' or not (_is_count(t, name, x) and repeats(np.ma.getdata(x)[_is_known(x)]))
 
 # %% ../../nbs/07_data.columns.ipynb #afb15103
 def _is_text(col): return np.asarray(col).dtype.kind in "USO"
@@ -606,8 +639,8 @@ def first_columns(
     ids = _object_ids(t, own, rows)
     if not len(t.keys()): x = y = np.full(len(ids), np.nan)
     used = {k for k in (own,a,d) if k is not None and (k != own or plain_name(k) == 'id')}
-    used |= {k for k in ('id','ra','dec') if k in t.keys() and not is_known(t[k]).any()}
-    return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg'))),used
+    used |= {k for k in ('id','ra','dec') if k in {*t.keys()}-used and not is_known(t[k]).any()}
+    return Table(dict(id=ids, ra=Column(x, unit='deg'), dec=Column(y, unit='deg')), copy=False),used
 
 # %% ../../nbs/07_data.columns.ipynb #fdf058f2
 _from_one = re.compile(r'[xy](win|psf|peak|model|min|max|)_image(_\w+)?|[xy](center|init|pos)')

@@ -491,7 +491,7 @@ def _table(self:CutoutFile):
     with self._reading('read for its catalogue') as f:
         found,attrs = self._list(f)
         self._list_columns(found, attrs)
-        return Table([c for c in (self._column(k, found[k]) for k in self.columns) if c is not None])
+        return Table([c for c in (self._column(k, found[k]) for k in self.columns) if c is not None], copy=False)
 
 # %% ../../nbs/08_data.cutoutfile.ipynb #1780707c
 @patch

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table, TableMergeError
 from fastcore.basics import patch
 from ..core import DataError
+from .columns import repeats
 from .cutoutfile import check_alike, one_measure, parts_like
 from .files import cutout_paths, file_labels
 from .formats import open_files
@@ -170,10 +171,9 @@ def catalog(self:Cutouts)->Table: # N rows; id, ra, dec first; what a file does 
     try: self._catalog = tables[0] if len(tables) == 1 else united(tables, [p.path for p in self.parts])
     except (TableMergeError, ValueError, TypeError) as e:
         raise DataError(f'The columns of {self.files[0]} do not fit those of the other files: {e}') from e
-    ids = self._catalog['id'].tolist()
-    again = len(ids)-len(set(ids))
+    again = len(repeats(self._catalog['id']))
     if again:
-        warnings.warn(f'{again} of {len(ids)} cutouts of {self.files[0]} ... have the id of another: what is drawn '
+        warnings.warn(f'{again} of {len(self)} cutouts of {self.files[0]} ... have the id of another: what is drawn '
                       'or split by id takes them as one object')
     return self._catalog
 

@@ -280,6 +280,8 @@ def _enum_names(self:H5File, d):
 def _values(self:H5File, d):
     "All of a dataset; text as text"
     if h5py.check_string_dtype(d.dtype) is None: return d[:]
+    if d.dtype.kind == 'S':                                     # all at once, where all is ASCII
+        with suppress(UnicodeDecodeError): return d[:].astype(np.str_)
     return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
 
 # %% ../../nbs/08_data.hdf5.ipynb #5a40be17

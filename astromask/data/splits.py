@@ -16,7 +16,7 @@ from ..files import read_json, write_json, digest
 from .labels import class_labels
 from .duplicates import catalog_ids, group_rows, pixels_compared, positions, twin_groups
 from ..surveys import get_survey
-from ..sky import chord, near_any, nearest_other, on_sphere, sky_cells
+from ..sky import chord, near_another, near_any, on_sphere, sky_cells
 
 # %% ../../nbs/13_data.splits.ipynb #7c19d927
 def _cells_that_split(ra, dec, width=0., enough=50, steps=(6,14)):
@@ -45,8 +45,8 @@ def _overlap_width(data, twins, ra, dec):
     known = np.flatnonzero(np.isfinite(ra))
     if width is None or len(known) < 2: return 0.
     known = known[np.unique(twins[known], return_index=True)[1]]      # each object once
-    nearest = nearest_other(on_sphere(ra[known], dec[known]))
-    return width if (nearest < .999*chord(width)).mean() > .5 else 0.
+    overlap = near_another(on_sphere(ra[known], dec[known]), .999*chord(width))
+    return width if overlap.mean() > .5 else 0.
 
 # %% ../../nbs/13_data.splits.ipynb #aa3a9ce6
 def _apart(ra, dec, parts, width):

@@ -18,7 +18,7 @@ from h5py import h5l
 from pyarrow import csv as arrow_csv
 from ..core import DataError, InputError, log
 from .columns import (MISSING_WORDS, NAMES, find_column, first_columns, free_name, plain_column,
-                                    plain_name)
+                                    plain_name, repeats)
 from .files import PACKERS, WAYS_OUT, damage, file_format
 from .fits import open_fits
 
@@ -585,11 +585,10 @@ def _check_positions(t, ra, dec, path):
 # %% ../../nbs/07_data.tables.ipynb #5a8fa0c0
 def _say_repeats(ids, path):
     "Say how many ids are there more than once"
-    counts = Counter(ids.tolist())
-    again = len(ids) - len(counts)
+    again = repeats(ids)
     if again:
-        log.warning(f'{again} of {len(ids)} rows of {path} repeat an id of an earlier row, such as '
-                    f'{counts.most_common(1)[0][0]!r}: each is cut, but ids will not tell them apart')
+        log.warning(f'{len(again)} of {len(ids)} rows of {path} repeat an id of an earlier row, such as '
+                    f'{again[0]!r}: each is cut, but ids will not tell them apart')
 
 # %% ../../nbs/07_data.tables.ipynb #83ad023f
 def _renamed(t, used, path):

@@ -15,7 +15,7 @@ import numpy as np
 from copy import deepcopy
 from astropy.table import Table
 from ..core import InputError
-from ..data.columns import numbers, plain_name
+from ..data.columns import numbers, plain_name, repeats
 from ..data.labels import (KNOWN_BANDS, Measured, class_labels, column_named, find_magnitudes,
                                    find_redshifts, galaxies, magnitudes, measured_columns, redshifts, say_once,
                                    catalog_features)
@@ -162,7 +162,7 @@ def photometry_table(
 )->Table:     # Its columns, and mag_X, mag_err_X for each flux X, if it has no magnitudes; meta['photometry'] says how
     "A catalogue with magnitudes"
     t = read_catalog(source, sky=False)
-    if len(set(t['id'])) < len(t):
+    if repeats(t['id']):
         t['id'] = [f'{o}:{i}' for i,o in enumerate(t['id'])]  # several fields, each with its own count
     learned = None if softening is None else zero_points or {}
     fluxes,told = _on_one_scale(t, _wanted_fluxes(t, names, softening, redshift), zero_point, learned)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from astropy.table import Table
 from fastcore.basics import patch
 from ..core import DataError, InputError, log
+from ..data.columns import repeats
 from ..data.cutoutfile import check_measures, parts_like
 from ..data.cutouts import cutout_paths
 from ..data.files import file_labels
@@ -229,7 +230,7 @@ class Rows:
         first = self.parts[0].catalog() if columns else None
         self.columns = kinds_of(first, columns, self.parts[0].path) if columns else {}
         self.units = {k: str(first[k].unit) for k in columns if first[k].unit}
-        self.told_apart = len(self.labels) > 1 or len(set(self.catalog(0)[0]['id'])) < len(self)
+        self.told_apart = len(self.labels) > 1 or bool(repeats(self.catalog(0)[0]['id']))
 
     def __len__(self): return int(self.ends[-1])
 
