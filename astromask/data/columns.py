@@ -34,7 +34,7 @@ def _lower(x):
     return np.where((codes >= 65) & (codes <= 90), codes+32, codes).astype(np.uint32).view(x.dtype).reshape(x.shape)
 
 # %% ../../nbs/07_data.columns.ipynb #fe1ecea3
-def _says_nothing(x):
+def _holds_nothing(x):
     "Which cells of stripped text hold nothing"
     out = np.zeros(x.shape, bool)
     most = max(map(len, MISSING_WORDS))
@@ -47,7 +47,7 @@ def is_missing(
     x, # Array of text
 )->np.ndarray: # Array of bool
     "Which cells of text hold nothing"
-    return _says_nothing(np.strings.strip(np.asarray(x, dtype=np.str_)))
+    return _holds_nothing(np.strings.strip(np.asarray(x, dtype=np.str_)))
 
 # %% ../../nbs/07_data.columns.ipynb #f0b05420
 def _cut(x):
@@ -68,7 +68,7 @@ def _decoded(x):
 def _stripped(x, hidden):
     "Text without blanks around it, '' where it says nothing"
     x = np.strings.strip(_cut(x) if x.dtype.itemsize else x)
-    gone = _says_nothing(x) | hidden
+    gone = _holds_nothing(x) | hidden
     return np.where(gone, '', x) if gone.any() else x
 
 # %% ../../nbs/07_data.columns.ipynb #ac7cca03
@@ -486,7 +486,7 @@ _counts = 'name','number','num','seqnr','seq','ident','id_1','id_x'
 # %% ../../nbs/07_data.columns.ipynb #ddf257de
 _lost = re.compile(r'[+-]?\d\.\d*[eE]\+?\d\d')
 
-def _rounded(x):
+def _digits_lost(x):
     "Which ids, as of `_single_values`, have lost digits"
     if x.dtype.kind == 'f': return np.abs(x) >= 2.**(np.finfo(x.dtype).nmant+1)
     if x.dtype.kind != 'U' or np.strings.find(x, '.').max(initial=-1) != 1: return np.zeros(len(x), bool)
@@ -498,13 +498,13 @@ def rounded_ids(
 )->np.ndarray: # (N,) bool
     "Which ids have lost digits"
     x = _single_values(col)
-    return np.zeros(len(col), bool) if x is None else _rounded(x)
+    return np.zeros(len(col), bool) if x is None else _digits_lost(x)
 
 # %% ../../nbs/07_data.columns.ipynb #fe27b07d
 def _is_count(t, name, x):
     "May this column count within one tile, field or table, or have lost its digits?"
     brick = any(plain_name(k).startswith('brick') for k in t.keys())
-    return plain_name(name) in _counts or plain_name(name) == 'objid' and brick or _rounded(x).any()
+    return plain_name(name) in _counts or plain_name(name) == 'objid' and brick or _digits_lost(x).any()
 
 # %% ../../nbs/07_data.columns.ipynb #0c7a1cfd
 def _usable(t, name, role):
