@@ -37,7 +37,8 @@ def strips(
     size=100_000, # Rows of x in a strip
 ):          # Pairs: rows of x, and the rows of all others that may be within `far` of them
     "The sky strip by strip, from south to north"
-    mine,theirs = np.argsort(x[:,2]),np.argsort(others[:,2])
+    mine = np.argsort(x[:,2])
+    theirs = np.argsort(others[:,2])
     height = others[theirs,2]
     far += 1e-15                                                    # what rounding takes
     for a in range(0, len(x), size):
@@ -52,7 +53,8 @@ def near_any(
     arcsec, # How near is near
 )->np.ndarray: # (N,) bool
     "Which points have one of the others near them"
-    found,far = np.zeros(len(x), bool),chord(arcsec)
+    far = chord(arcsec)
+    found = np.zeros(len(x), bool)
     for mine,theirs in strips(x, others, far):
         found[mine] = len(theirs) and cKDTree(others[theirs]).query(x[mine], distance_upper_bound=far)[0] < np.inf
     return found

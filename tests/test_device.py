@@ -1,13 +1,13 @@
 "What a GPU asks of numbers, tried without one: no Python number in what is compiled, medians that are the same each time, half precision where it is meant to be."
 import numpy as np, pytest, torch
-from astromask.core import uniform
+from astromask.core import InputError, uniform
 from astromask.data.augment import Augment, drop_bands
 from astromask.embed import ask, arrays_of
 from astromask.models.answers import Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
-from astromask.models.networks import Apertures
-from astromask.scaling import nan_median
+from astromask.models.networks import Apertures, Matched
+from astromask.scaling import AsinhScaling, nan_median
 
 def test_random_numbers_are_those_of_earlier_versions():
     ids = np.array([0,7,2**40])
@@ -52,3 +52,17 @@ def test_apertures_take_the_sky_off_wherever_there_is_some():
     x = torch.randn(3, 2, 32, 32)+5
     net = Apertures('gr', 32)
     assert (net.embed(x)-net.embed(x+100)).abs().max() < 1e-3
+
+def test_matched_photometry_follows_the_light_alone():
+    "Sky and units change nothing, where the scaling has them; a band that is not there, nothing of the other's flux"
+    y,x = torch.meshgrid(*[torch.arange(48)-23.5]*2, indexing='ij')
+    image = torch.randn(3, 2, 48, 48, generator=torch.Generator().manual_seed(0)) + 30*torch.exp(-((y-1)/3)**2/2-(x/5)**2/2)
+    net,scaled = Matched('gr', 48),Matched('gr', 48, scaling=AsinhScaling([0.]*2, [7.]*2))
+    assert (net.embed(image)-net.embed(image+100)).abs().max() < 1e-2
+    assert (scaled.embed(7*image)-net.embed(image)).abs().max() < 1e-3
+    alone = image.clone()
+    alone[:,1] = torch.nan
+    found = net.embed(alone)
+    assert found.isfinite().all() and (found[:,:3]-net.embed(image)[:,:3]).abs().max() < .2 and (found[:,3:6] == 0).all()
+    assert net.embed(torch.full_like(image, 5.)).isfinite().all()                    # no light
+    with pytest.raises(InputError, match='too few'): Matched('gr', 12)

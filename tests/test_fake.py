@@ -8,7 +8,7 @@ from astromask.data.augment import Augment, drop_bands
 from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
-from astromask.models.networks import Apertures
+from astromask.models.networks import Apertures, Matched
 from astromask.models.simmim import SimMIM
 from astromask.scaling import AsinhScaling, ObjectScaling
 
@@ -44,7 +44,8 @@ PREDICTORS = {
     'point': Predictor(MODELS['mae'], Point(), norm='layer'),
     'bins': Predictor(MODELS['mae'], Bins(20), head='attentive'),
     'mixture': Predictor(MODELS['simmim'], Mixture(3)),
-    'apertures': Predictor(Apertures(BANDS, 32), Point(), norm='batch')}
+    'apertures': Predictor(Apertures(BANDS, 32), Point(), norm='batch'),
+    'matched': Predictor(Matched(BANDS, 32), Point(), norm='batch')}
 
 @pytest.mark.parametrize('name', MODELS)
 def test_forward(name):

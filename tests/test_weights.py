@@ -12,7 +12,7 @@ from astromask.models.answers import Bins, Classes, Mixture, Point
 from astromask.models.heads import Predictor
 from astromask.models.mae import MAE
 from astromask.models.astromae import Inception
-from astromask.models.networks import CNN, Apertures
+from astromask.models.networks import CNN, Apertures, Matched
 from astromask.models.simmim import SimMIM
 from astromask.models.weights import (load_mae_checkpoint, load_model, load_simmim_checkpoint, load_timm_vit, model_hash, read_checkpoint,
                                       save_model, untrained, with_bands)
@@ -739,7 +739,7 @@ def test_a_header_that_lies_is_refused(tmp_path):
         with pytest.raises(DataError, match='model.safetensors'): load_model(tmp_path)
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('make', [lambda: SimMIM(32, 8, 'gri', 32, 2, 4), lambda: SimMIM(32, 8, 'gri', 32, 2, 4, encoder='beit'), lambda: SimMIM(32, 8, 'gri', 32, 2, 4, mask_in='pixels', per_band=True), lambda: CNN('gri', 32), lambda: Apertures('gri', 32), lambda: Inception('gri', 32),
+@pytest.mark.parametrize('make', [lambda: SimMIM(32, 8, 'gri', 32, 2, 4), lambda: SimMIM(32, 8, 'gri', 32, 2, 4, encoder='beit'), lambda: SimMIM(32, 8, 'gri', 32, 2, 4, mask_in='pixels', per_band=True), lambda: CNN('gri', 32), lambda: Apertures('gri', 32), lambda: Matched('gri', 32), lambda: Inception('gri', 32),
                                   lambda: SimMIM(img_size=64, bands='gri', encoder='swin_tiny_patch4_window7_224', window_size=2, mask_unit=32), lambda: Predictor(CNN('gri', 32), Point(), magnitudes='a'), lambda: Predictor(MAE.preset('tiny', 'gri'), Bins(20), head='attentive'), lambda: Predictor(None, Mixture(3), magnitudes=['a','b'], head='mlp')])
 def test_every_model_comes_back_with_what_it_knows(tmp_path, make):
     m = make().eval()

@@ -80,7 +80,8 @@ def _clean_text(x, hidden):
     wide = 4 if x.dtype.kind == 'S' else 1
     if longest > 100 and x.nbytes*wide > _most: return None,f'text of up to {longest} characters'
     if x.dtype.kind == 'S': x = _decoded(x)
-    out,step = np.empty_like(x),1 << 13                                   # rows that stay in a cache
+    out = np.empty_like(x)
+    step = 1 << 13                                                        # rows that stay in a cache
     for a in range(0, len(x), step): out[a:a+step] = _stripped(x[a:a+step], hidden[a:a+step])
     return out,''
 

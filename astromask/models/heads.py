@@ -18,13 +18,13 @@ from ..core import InputError, check_seed
 from .answers import answer_from_config, mean_prediction
 from .encoder import BandEncoder, POOLS, as_tensor, check_views, orientations
 from .mae import MAE
-from .networks import CNN, Apertures, Columns, PixelNet
+from .networks import CNN, Apertures, Columns, Matched, PixelNet
 from .simmim import SimMIM
 from .trunks import registered
 from ..units import Measure
 
 # %% ../../nbs/28_models.heads.ipynb #4c144edb
-ENCODERS = {'MAE': MAE, 'SimMIM': SimMIM, 'CNN': CNN, 'Apertures': Apertures}
+ENCODERS = {'MAE': MAE, 'SimMIM': SimMIM, 'CNN': CNN, 'Apertures': Apertures, 'Matched': Matched}
 
 def encoder_only(
     m, # A masked image model, or a CNN
