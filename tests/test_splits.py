@@ -1,10 +1,12 @@
 "Duplicates found in a file built like Galaxy10 DECaLS, and splits that keep them together whatever the order of rows"
 import io
+from functools import partial
 from pathlib import Path
 import h5py, numpy as np, pytest
 from astropy.table import Table
 from PIL import Image
 from scipy.ndimage import zoom
+from astromask import sky
 from astromask.core import DataError, InputError, log
 from astromask.files import read_json
 from astromask.data.cutouts import Cutouts
@@ -284,3 +286,22 @@ def test_cutouts_that_meet_at_a_corner_overlap():
         step = far*width/2**.5/3600                                            # along the diagonal
         train,valid = _apart(np.array([10., 10.+step]), np.array([0., step]), (np.array([0]), np.array([1])), width)
         assert len(train) == left and len(valid) == 1
+
+def test_strips_lose_no_pair(monkeypatch):
+    "Many small strips find what all distances say: at the poles, across the meridian, in crowds, and where the reach is wider than a strip"
+    rng = np.random.default_rng(0)
+    ra,dec = rng.uniform(0, 360, 600),np.degrees(np.arcsin(rng.uniform(-1, 1, 600)))
+    ra = np.concatenate([ra, ra[:200]+rng.normal(0, .02, 200), rng.normal(0, .05, 100), rng.uniform(0, 360, 100), [7.]*50])
+    dec = np.concatenate([dec, dec[:200]+rng.normal(0, .02, 200), rng.normal(0, .05, 100), 90-np.abs(rng.normal(0, .05, 100)), [5.]*50])
+    x = sky.on_sphere(ra, np.clip(dec, -90, 90))
+    apart = np.linalg.norm(x[:,None]-x, axis=-1)
+    monkeypatch.setattr(sky, 'strips', partial(sky.strips, size=23))
+    for arcsec in (60, 7200):
+        far = sky.chord(arcsec)
+        want = np.argwhere(np.triu(apart <= far, 1))
+        found = sky.close_pairs(x, far)
+        assert len(found) and np.array_equal(found[np.lexsort(found.T[::-1])], want)
+        assert np.array_equal(sky.connected(sky.close_pairs(x, far, most=100), len(x)), sky.connected(want, len(x)))
+        assert np.array_equal(sky.near_another(x, far), (apart+8*np.eye(len(x))).min(1) < far)
+        assert np.array_equal(sky.near_any(x[:500], x[500:], arcsec), apart[:500,500:].min(1) < far)
+        assert not sky.near_any(x[:5], x[:0], arcsec).any() and not len(sky.near_any(x[:0], x, arcsec)) and not len(sky.close_pairs(x[:0], far))

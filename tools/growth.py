@@ -102,9 +102,9 @@ def measure(name, path, n, result):
     result.put((time.process_time()-start, peak()-before))
 
 def too_much(found, name, n):
-    "GiB that a step would take, as ten times as many bytes as a tenth of the rows; 0 where it fits into half of what is free"
+    "GiB that a step would take, as ten times as many bytes as a tenth of the rows; 0 where it fits into four fifths of what is free"
     nbytes = max([10*o.get('bytes_a_row', 0)*o['rows'] for o in found if (o['step'],o['rows']) == (name,n//10)], default=0)
-    return nbytes/2**30 if nbytes > psutil.virtual_memory().available/2 else 0
+    return nbytes/2**30 if nbytes > .8*psutil.virtual_memory().available else 0
 
 def growth_table(found):
     "A line for each step: seconds by rows, what the largest takes, the exponent of the last two decades"

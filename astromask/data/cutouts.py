@@ -76,7 +76,7 @@ def open(cls:Cutouts,
 def row_numbers(
     i, # A number, a slice, numbers in any order (negative ones count from the end), or a mask
     n, # Rows there are
-):     # int64, as many axes as i has
+):     # int64, as many axes as i has; i itself where it is that already
     "Which rows are meant; IndexError if there are no such rows"
     if isinstance(i, slice): return np.arange(*i.indices(n))
     i = np.asarray(i)
@@ -86,9 +86,10 @@ def row_numbers(
     if not i.size: return np.zeros(0, np.int64)
     if i.dtype.kind not in 'iu' or i.ndim > 1:
         raise IndexError(f'Rows are a whole number, a slice, a list of numbers or a mask, not {i.ndim}-D {i.dtype}')
-    out = np.atleast_1d(i)[np.atleast_1d((i >= n) | (i < -n))]
-    if len(out): raise IndexError(f'Row {out[0]} of {n} cutouts')
-    return (np.where(i < 0, i+n, i) if (i < 0).any() else i).astype(np.int64)
+    low = i.min()
+    high = i.max()
+    if high >= n or low < -n: raise IndexError(f'Row {high if high >= n else low} of {n} cutouts')
+    return (np.where(i < 0, i+n, i) if low < 0 else i).astype(np.int64, copy=False)
 
 # %% ../../nbs/10_data.cutouts.ipynb #77e28a0f
 @patch
