@@ -215,7 +215,7 @@ def features(self:Matched, x):
     x = (x - nan_median(torch.where(self.outside, x, torch.nan)).nan_to_num())/_faint(self.scaling).to(x)
     there = x.isfinite().to(x.dtype)
     x = torch.where(there > 0, x, 0)
-    ellipse = fit_ellipse(x.sum(1)/there.sum(1).clamp(min=1), self.y, self.x, self.side/20, high=self.side/7)
+    ellipse = fit_ellipse(x.sum(1)/there.sum(1).clamp(min=1), self.y, self.x, self.side/20, high=self.side/4)
     far = _distances(ellipse, self.y, self.x)
     mags = torch.cat([self._magnitudes(x, there, torch.exp(-far[:,None]/2/w**2)) for w in self.widths], 2)
     mean,half = _axes(*ellipse[2:])
