@@ -34,7 +34,7 @@ def strips(
     x,      # (N,3) unit vectors
     others, # (M,3) unit vectors
     far,    # Distance, as of `chord`
-    size=100_000, # Rows of x in a strip
+    size=10_000, # Rows of x in a strip
 ):          # Pairs: rows of x, and the rows of all others that may be within `far` of them
     "The sky strip by strip, from south to north"
     mine = np.argsort(x[:,2])

@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/data.columns.html.md"""
 
 # %% auto #0
 __all__ = ['MISSING_WORDS', 'SENTINELS', 'NAMES', 'is_missing', 'plain_column', 'clean_column', 'text_numbers', 'one_a_row',
-           'numbers', 'is_known', 'texts', 'degrees', 'plain_name', 'column_named', 'free_name', 'repeats',
-           'rounded_ids', 'find_column', 'find_positions', 'first_columns', 'counts_from_one']
+           'numbers', 'is_known', 'texts', 'degrees', 'plain_name', 'column_named', 'free_name', 'is_repeated',
+           'repeats', 'rounded_ids', 'find_column', 'find_positions', 'first_columns', 'counts_from_one']
 
 # %% ../../nbs/07_data.columns.ipynb #eed46f0d
 import re
@@ -469,16 +469,23 @@ def _text_keys(x):
     for c in np.ascontiguousarray(x).view(np.uint32).reshape(len(x), -1).T: key = (key ^ c)*np.uint64(0x100000001b3)
     return key
 
+# %% ../../nbs/07_data.columns.ipynb #19b6f4bb
+def is_repeated(
+    x, # (N,) numbers
+)->np.ndarray: # (N,) bool
+    "Which numbers are there more than once"
+    ordered = np.sort(x)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice): return np.zeros(len(x), bool)
+    return twice[np.searchsorted(twice, x).clip(max=len(twice)-1)] == x
+
 # %% ../../nbs/07_data.columns.ipynb #19019b23
 def repeats(
     x, # (N,) numbers or text
 )->list: # Values that are there more than once, each as often as an earlier row has it
     "What a column holds again"
     x = np.asarray(x)
-    key = _text_keys(x) if x.dtype.kind == 'U' else x
-    ordered = np.sort(key)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    counts = Counter(x[np.isin(key, twice)].tolist()) if len(twice) else {}
+    counts = Counter(x[is_repeated(_text_keys(x) if x.dtype.kind == 'U' else x)].tolist())
     return [v for v,n in counts.items() for _ in range(n-1)]
 
 # %% ../../nbs/07_data.columns.ipynb #4fd8dac8

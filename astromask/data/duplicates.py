@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from ..core import InputError, log, progress, uniform
 from ..sky import chained, chord, close_pairs, connected, on_sphere
 from .cutouts import Cutouts
-from .columns import degrees
+from .columns import degrees, is_repeated
 
 # %% ../../nbs/13_data.duplicates.ipynb #f4c2471c
 def _hash(b): return int.from_bytes(hashlib.blake2b(b, digest_size=8).digest(), 'little', signed=True)
@@ -327,6 +327,16 @@ def positions(
     unknown = ~(np.isfinite(ra) & (np.abs(dec) <= 90)) | zero & (zero.sum() > 1)
     return np.where(unknown, np.nan, ra),np.where(unknown, np.nan, dec)
 
+# %% ../../nbs/13_data.duplicates.ipynb #9817fd85
+def _first_here(ra, dec):
+    "The first row at exactly the place of each"
+    first = np.arange(len(ra))
+    key = (ra+0.).view(np.uint64)*np.uint64(0x9e3779b97f4a7c15) ^ (dec+0.).view(np.uint64)
+    rows = np.flatnonzero(is_repeated(key))
+    _,found,back = np.unique(ra[rows]+1j*dec[rows], return_index=True, return_inverse=True)
+    first[rows] = rows[found[back]]
+    return first
+
 # %% ../../nbs/13_data.duplicates.ipynb #3dd55969
 def sky_twins(
     ra,            # (N,) deg, NaN where unknown
@@ -337,10 +347,13 @@ def sky_twins(
     ra,dec = positions(dict(ra=ra, dec=dec))
     known = np.flatnonzero(np.isfinite(ra))
     if len(known) < 2 or not within > 0: return np.zeros((0,2), np.int64)
-    at,first,back = np.unique(ra[known] % 360 + 1j*dec[known], return_index=True, return_inverse=True)
-    same = np.stack([first[back],np.arange(len(known))], 1)
-    pairs = first[close_pairs(on_sphere(at.real, at.imag), chord(within))]
-    pairs = np.concatenate([same[same[:,0] < same[:,1]],np.sort(pairs, 1)])
+    ra = ra[known] % 360
+    dec = dec[known]
+    first = _first_here(ra, dec)
+    again = first < np.arange(len(first))
+    one = np.flatnonzero(~again)
+    pairs = one[close_pairs(on_sphere(ra[one], dec[one]), chord(within))]
+    pairs = np.concatenate([np.stack([first,np.arange(len(first))], 1)[again],pairs])
     return known[pairs[np.lexsort(pairs.T[::-1])]]
 
 # %% ../../nbs/13_data.duplicates.ipynb #5b2fee06
