@@ -1,5 +1,5 @@
 "How what is done once a run grows with the rows of a set: `python tools/growth.py OUT.json [MOST [NAMES]]`"
-import json, multiprocessing, os, resource, sys, tempfile, time
+import json, multiprocessing, os, resource, sys, tempfile
 from pathlib import Path
 import h5py, numpy as np, psutil
 import astromask.data.loaders, astromask.data.splits, astromask.tasks.predict  # once, before the processes that measure are forked
@@ -90,16 +90,17 @@ STEPS = {'open': lambda path, n: opened(path), 'loaders': loaders, 'epoch begins
 BEFORE = {'embed (own cost)': small_images, 'index': directions, '20 searches': indexed}      # what a step begins with
 
 def measure(name, path, n, result):
-    "Processor seconds, and bytes beyond what a small set takes"
+    "Processor seconds, of the program and of the kernel that gives it memory, and bytes beyond what a small set takes"
     log.setLevel('WARNING')
     def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
     def begun(path, n): return [BEFORE[name](path, n)] if name in BEFORE else []
     STEPS[name](small := virtual(f'{path}.small', 1000), 1000, *begun(small, 1000))
     os.unlink(small)
     given = begun(path, n)
-    before,start = peak(),time.process_time()
+    def seconds(): return np.array(resource.getrusage(resource.RUSAGE_SELF)[:2])          # of the program, of the kernel
+    before,start = peak(),seconds()
     STEPS[name](path, n, *given)
-    result.put((time.process_time()-start, peak()-before))
+    result.put((*(seconds()-start).tolist(), peak()-before))
 
 def too_much(found, name, n):
     "GiB that a step would take, as ten times as many bytes as a tenth of the rows; 0 where it fits into four fifths of what is free"
@@ -107,17 +108,19 @@ def too_much(found, name, n):
     return nbytes/2**30 if nbytes > .8*psutil.virtual_memory().available else 0
 
 def growth_table(found):
-    "A line for each step: seconds by rows, what the largest takes, the exponent of the last two decades"
+    "A line for each step: seconds by rows, what the largest takes, the exponent of the program's own in the last two decades"
     rows = sorted({o['rows'] for o in found})
-    lines = [f'{"":24}'+''.join(f'{f"10^{np.log10(n):.0f}":>9}' for n in rows)+f'{"bytes a row":>13}{"exponent":>10}']
+    lines = [f'{"":24}'+''.join(f'{f"10^{np.log10(n):.0f}":>9}' for n in rows)+f'{"the kernel's":>14}{"bytes a row":>13}{"exponent":>10}']
     for step in STEPS:
         of = {o['rows']: o for o in found if o['step'] == step}
         done = sorted(n for n,o in of.items() if 'seconds' in o)
         told = [f'{of[n]["seconds"]:9.3f}' if n in done else f'{of[n]["gib"]:5.0f} GiB' if n in of else ' '*9 for n in rows]
         if len(done) < 2: continue
         before,most = done[-3:][0],done[-1]
-        exponent = np.log(of[most]['seconds']/of[before]['seconds'])/np.log(most/before)
-        lines.append(f'{step:24}'+''.join(told)+f'{of[most]["bytes_a_row"]:13.0f}{exponent:10.2f}')
+        own = {n: of[n]['seconds']-of[n].get('kernel', 0) for n in (before,most)}
+        exponent = np.log(own[most]/own[before])/np.log(most/before)
+        kernel = f'{of[most]["kernel"]:14.3f}' if 'kernel' in of[most] else ' '*14
+        lines.append(f'{step:24}'+''.join(told)+kernel+f'{of[most]["bytes_a_row"]:13.0f}{exponent:10.2f}')
     return '\n'.join(lines)
 
 def main(out, most=1_000_000, names=None):
@@ -138,8 +141,9 @@ def main(out, most=1_000_000, names=None):
                 p.start()
                 p.join()
                 if p.exitcode: continue                                 # out of memory: there is no number
-                seconds,nbytes = result.get()
-                found.append(dict(step=name, rows=n, seconds=round(seconds, 4), bytes_a_row=round(nbytes/n, 1)))
+                own,kernel,nbytes = result.get()
+                found.append(dict(step=name, rows=n, seconds=round(own+kernel, 4), kernel=round(kernel, 4),
+                                  bytes_a_row=round(nbytes/n, 1)))
                 print(found[-1], flush=True)
                 Path(out).write_text(json.dumps(found, indent=1)+'\n')
             os.unlink(path)
