@@ -110,7 +110,8 @@ def too_much(found, name, n):
 def growth_table(found):
     "A line for each step: seconds by rows, what the largest takes, the exponent of the program's own in the last two decades"
     rows = sorted({o['rows'] for o in found})
-    lines = [f'{"":24}'+''.join(f'{f"10^{np.log10(n):.0f}":>9}' for n in rows)+f'{"the kernel's":>14}{"bytes a row":>13}{"exponent":>10}']
+    head = ''.join(f'{f"10^{np.log10(n):.0f}":>9}' for n in rows)
+    lines = [f'{"":24}{head}{"of the kernel":>14}{"bytes a row":>13}{"exponent":>10}']
     for step in STEPS:
         of = {o['rows']: o for o in found if o['step'] == step}
         done = sorted(n for n,o in of.items() if 'seconds' in o)
