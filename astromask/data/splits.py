@@ -141,8 +141,8 @@ def _dealt(groups, classes, order, shares):
 # %% ../../nbs/13_data.splits.ipynb #8179f883
 def tell_cost(
     n:int,           # Rows
-    bytes_a_row=350, # Of memory, the catalogue's among them
-    seconds_a_row=1.5e-5, # Of a core
+    bytes_a_row=250, # Of memory, the catalogue's among them
+    seconds_a_row=1e-5, # Of a core
 ):
     "Say what the split of a large set will take"
     if n < 10_000_000: return
