@@ -136,6 +136,7 @@ def main(out, most=1_000_000, names=None):
                 if gib := too_much(found, name, n):
                     print(f'{name} of {n} rows would take {gib:.0f} GiB: it is left out', flush=True)
                     found.append(dict(step=name, rows=n, gib=round(gib, 1)))
+                    Path(out).write_text(json.dumps(found, indent=1)+'\n')
                     continue
                 result = context.Queue()
                 p = context.Process(target=measure, args=(name, path, n, result))
