@@ -45,7 +45,7 @@ PREDICTORS = {
     'bins': Predictor(MODELS['mae'], Bins(20), head='attentive'),
     'mixture': Predictor(MODELS['simmim'], Mixture(3)),
     'apertures': Predictor(Apertures(BANDS, 32), Point(), norm='batch'),
-    'matched': Predictor(Matched(BANDS, 32), Point(), norm='batch')}
+    'matched': Predictor(Matched(BANDS, 32), Point(), norm='standard')}
 
 @pytest.mark.parametrize('name', MODELS)
 def test_forward(name):

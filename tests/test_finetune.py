@@ -291,7 +291,7 @@ def test_recipes_do_without_stochastic_depth_where_no_block_can_be_left_out(data
 # stopped, killed, continued
 
 HARD = dict(recipe='mae', base_lr=1e-2, ema=.9, patience=9, more=dict(norm='layer', magnitudes=('mag_g','mag_r')), save_minutes=0)
-CASES = dict(kept=dict(recipe='probe', augment='', more=dict(norm='batch')), mae=HARD, cnn=dict(recipe='cnn', m='cnn', ema=.9), probe=dict(recipe='probe', more=dict(norm='batch')), attentive=dict(recipe='attentive', head='attentive'),
+CASES = dict(kept=dict(recipe='probe', augment='', more=dict(norm='batch')), mae=HARD, cnn=dict(recipe='cnn', m='cnn', ema=.9), probe=dict(recipe='probe', more=dict(norm='batch')), standard=dict(recipe='cnn', head='mlp', frozen='encoder', more=dict(norm='standard')), attentive=dict(recipe='attentive', head='attentive'),
              blocks=dict(frozen=1, answer='mixture', head='mlp', more=dict(magnitudes='mag_g')))
 
 def case(data, out, name):
@@ -311,6 +311,23 @@ def test_stopped_in_the_middle_ends_with_the_same_bits(data, tmp_path, name):
     assert learn.step == 12
     same(saved(tmp_path/'whole'), saved(tmp_path/'stopped'))
     assert losses(tmp_path/'whole') == losses(tmp_path/'stopped')
+
+def test_a_standardised_head_begins_with_what_training_objects_say(data, tmp_path):
+    "Mean 0 and spread 1 over those that train, with an answer and a pixel, before the first step and ever after; a head that has learned keeps its own"
+    learn = learner(data, tmp_path/'run', 'cnn', frozen='encoder', augment='', head='mlp', more=dict(norm='standard'))
+    p,rows = learn.model,[i for i in learn.dls.train.rows if data[1][i] >= 0]
+    found = p.encoder.embed(torch.from_numpy(data[0][rows]))
+    found = found[found.isfinite().all(1)]
+    assert len(found) in (len(rows),len(rows)-1)
+    z = p.branches['image'](found).detach()
+    assert z.mean(0).abs().max() < 1e-3 and (z.std(0, correction=0)-1).abs().max() < 1e-3
+    before = p.branches['image'].mean.clone()
+    learn.fit(1)
+    assert torch.equal(p.branches['image'].mean, before) and torch.equal(load_model(tmp_path/'run').branches['image'].mean, before)
+    c = data[0]
+    finetune_learner(cutout_dls(c, 32, bs=16, split=(np.arange(20),np.arange(20, 30)), device='cpu'), p, data[1], tmp_path/'next', recipe='cnn', frozen='encoder', augment='')
+    assert torch.equal(p.branches['image'].mean, before)
+    with pytest.raises(InputError, match='norm=standard'): Predictor(encoder(), Classes('abc'), 'attentive', norm='standard')
 
 def test_died_in_the_middle_ends_with_the_same_bits(data, tmp_path):
     case(data, tmp_path/'whole', 'mae').fit(3)

@@ -88,6 +88,7 @@ def _pooled_norm(p):
     if p.norm == 'layer':
         e.norm = nn.Identity()
         e.fc_norm = nn.LayerNorm(e.embed_dim, eps=e.norm_eps)
+    if p.norm == 'standard': return Columns(p.width)
     return nn.BatchNorm1d(p.width, affine=False, eps=1e-6) if p.norm == 'batch' else nn.Identity()
 
 # %% ../../nbs/28_models.heads.ipynb #4ea750b3
@@ -185,8 +186,10 @@ def check_pool(
 ):
     "Refuse ways to one vector that this encoder does not have"
     is_vit = isinstance(p.encoder, BandEncoder)
-    if p.norm not in ('','batch','layer'):
-        raise InputError(f'norm is {p.norm!r}; it must be batch, layer, or empty')
+    if p.norm not in ('','batch','standard','layer'):
+        raise InputError(f'norm is {p.norm!r}; it must be batch, standard, layer, or empty')
+    if p.norm == 'standard' and p.kind not in ('linear','mlp'):
+        raise InputError(f'norm=standard is for one vector of numbers, which head={p.kind} has not: use linear or mlp')
     if is_vit: p.encoder.check_pooling(p.pool)
     elif p.pool not in POOLS: raise InputError(f'pool is {p.pool!r}; without a transformer, leave it out')
     if p.norm == 'layer' and not is_vit:
@@ -224,7 +227,7 @@ class Predictor(nn.Module):
         head:str='linear',  # linear | mlp | attentive | astromae
         pool:str='mean',    # How patches become one vector, as in `embed`; an attentive head does it itself
         magnitudes=(),      # Names of the catalogue's columns that are looked at, too
-        norm:str='',        # What the pooled vector goes through: batch, layer (for its last norm), or nothing
+        norm:str='',        # What the pooled vector goes through: batch, standard, layer (its last norm), or nothing
         hidden=256,         # Widths of the hidden layers of an mlp: a number, or several
         queries:int=8,      # Of an attentive head; 0: its one query of earlier versions
         head_std:float=.01, # Spread of the weights that the head begins with

@@ -24,7 +24,8 @@ from ..models.blocks import droppable
 from ..models.encoder import BandEncoder
 from ..plots import history_figure
 from .callbacks import Best, Figures, check_drop_path
-from .frozen import Frozen, FrozenFeatures, check_batches, freeze, learning_blocks, sees_the_same
+from .frozen import (Frozen, FrozenFeatures, check_batches, freeze, learning_blocks, sees_the_same,
+                                    standardise)
 from .learner import RunLearner, make_learner, prepared
 from .options import LARS, RECIPES, FinetuneRecipe, recipe_options
 from .ranks import summed
@@ -151,6 +152,7 @@ def begin_head(
     tables,    # Of `target_tables`
     rows,      # Rows that train
     balanced=False, # Do all classes weigh the same? Then their shares are no start
+    pixels=None,    # `Pixels`, for a predictor that standardises what its encoder says
 ):
     "Before a head has learned anything, let it start from what the training targets look like"
     if p.begun: return
@@ -158,6 +160,7 @@ def begin_head(
     y = tables['y'][rows].cpu()
     if not (balanced and isinstance(p.answer, Classes)): p.head[-1].bias.copy_(p.answer.init_bias(y))
     if 'mags' in tables: p.branches['magnitudes'].fit(tables['mags'][rows].cpu())
+    if p.norm == 'standard' and p.encoder is not None: standardise(p, pixels, rows.cpu().numpy())
     p.begun.fill_(True)
 
 # %% ../../nbs/43_train.finetune.ipynb #0ea5c399
@@ -212,7 +215,7 @@ def finetune_learner(
     run = run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir, 'finetune')
     p.calibration = None                                                 # of what it said before
     tables = target_tables(dls, p, y, magnitudes, weights, o.balanced)
-    begin_head(p, tables, torch.from_numpy(dls.train.rows).to(dls.device), o.balanced)
+    begin_head(p, tables, torch.from_numpy(dls.train.rows).to(dls.device), o.balanced, dls.train.dataset)
     cbs = teaching_callbacks(dls, p, run, o, tables, augment)
     learn = make_learner(FinetuneLearner, dls, p, run, cbs, o, compile)
     learn.question = what_is_taught(dls, p, tables, recipe)

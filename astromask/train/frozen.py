@@ -6,7 +6,8 @@ Docs: https://astromask.github.io/astromask/train.frozen.html.md"""
 
 # %% auto #0
 __all__ = ['freeze_named', 'freeze_lowest', 'freeze', 'learning_blocks', 'check_batches', 'Frozen', 'sees_the_same',
-           'feature_bytes', 'orientation_bits', 'turned_batch', 'FeatureTable', 'NoPixels', 'FrozenFeatures']
+           'feature_bytes', 'orientation_bits', 'turned_batch', 'FeatureTable', 'standardise', 'NoPixels',
+           'FrozenFeatures']
 
 # %% ../../nbs/43_train.frozen.ipynb #471f5757
 import numpy as np, torch
@@ -166,6 +167,18 @@ def of(self:FeatureTable,
         for i in range(len(self.codes).bit_length()-1): code = code + (bits[:,i].long() << i)
     features,seen = (t[code,place] for t in self.tables)
     return dict(x=features, seen=seen)
+
+# %% ../../nbs/43_train.frozen.ipynb #c8d74712
+def standardise(
+    p,      # A `Predictor` with norm='standard'
+    pixels, # `Pixels`
+    rows,   # (n,) rows that train
+    most=4096, # Look at so many of them
+):
+    "Give what the encoder says of training objects mean 0 and spread 1"
+    some = np.sort(rows)[::max(1, len(rows)//most)]
+    features,seen = (t[0].cpu() for t in FeatureTable(p, pixels, some, turned=False).tables)
+    p.branches['image'].fit(torch.where(seen, features, torch.nan))
 
 # %% ../../nbs/43_train.frozen.ipynb #1e433649
 class NoPixels(GetAttr):
