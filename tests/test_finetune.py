@@ -329,6 +329,17 @@ def test_a_standardised_head_begins_with_what_training_objects_say(data, tmp_pat
     assert torch.equal(p.branches['image'].mean, before)
     with pytest.raises(InputError, match='norm=standard'): Predictor(encoder(), Classes('abc'), 'attentive', norm='standard')
 
+def test_positions_are_known_where_a_head_is_standardised(data, tmp_path):
+    c = Cutouts.open(data[0].files[0])
+    c.catalog['ra'],c.catalog['dec'] = np.linspace(0, 359, N),np.linspace(-60, 60, N)
+    p = Predictor(MAE.preset('tiny', bands=('g','r'), sky_token=True), Classes(['a','b','c']), norm='standard')
+    learn = finetune_learner(cutout_dls(c, 32, bs=16, valid=.25, device='cpu'), p, data[1], tmp_path/'run', recipe='cnn', frozen='encoder', augment='')
+    rows = [i for i in learn.dls.train.rows if data[1][i] >= 0]
+    sky = torch.tensor(np.stack([c.catalog['ra'][rows],c.catalog['dec'][rows]], 1), dtype=torch.float32)
+    found = p.encoder.embed(torch.from_numpy(c[rows]), coords=sky)
+    found = found[found.isfinite().all(1)]
+    assert p.branches['image'](found).mean(0).abs().max() < 1e-3
+
 def test_died_in_the_middle_ends_with_the_same_bits(data, tmp_path):
     case(data, tmp_path/'whole', 'mae').fit(3)
     learn = case(data, tmp_path/'died', 'mae')

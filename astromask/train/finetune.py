@@ -160,7 +160,8 @@ def begin_head(
     y = tables['y'][rows].cpu()
     if not (balanced and isinstance(p.answer, Classes)): p.head[-1].bias.copy_(p.answer.init_bias(y))
     if 'mags' in tables: p.branches['magnitudes'].fit(tables['mags'][rows].cpu())
-    if p.norm == 'standard' and p.encoder is not None: standardise(p, pixels, rows.cpu().numpy())
+    if p.norm == 'standard' and p.encoder is not None:
+        standardise(p, pixels, rows.cpu().numpy(), tables.get('coords'))
     p.begun.fill_(True)
 
 # %% ../../nbs/43_train.finetune.ipynb #0ea5c399

@@ -173,11 +173,12 @@ def standardise(
     p,      # A `Predictor` with norm='standard'
     pixels, # `Pixels`
     rows,   # (n,) rows that train
+    coords=None, # (N,2) sky positions by row, on the device
     most=4096, # Look at so many of them
 ):
     "Give what the encoder says of training objects mean 0 and spread 1"
     some = np.sort(rows)[::max(1, len(rows)//most)]
-    features,seen = (t[0].cpu() for t in FeatureTable(p, pixels, some, turned=False).tables)
+    features,seen = (t[0].cpu() for t in FeatureTable(p, pixels, some, coords, turned=False).tables)
     p.branches['image'].fit(torch.where(seen, features, torch.nan))
 
 # %% ../../nbs/43_train.frozen.ipynb #1e433649
