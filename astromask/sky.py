@@ -40,10 +40,10 @@ def strips(
     mine = np.argsort(x[:,2])
     theirs = np.argsort(others[:,2])
     height = others[theirs,2]
-    far += 1e-15                                                    # what rounding takes
+    reach = far+1e-15                                               # with what rounding takes
     for a in range(0, len(x), size):
         rows = mine[a:a+size]
-        start,end = np.searchsorted(height, x[rows[[0,-1]],2]+[-far,far])
+        start,end = np.searchsorted(height, x[rows[[0,-1]],2]+[-reach,reach])
         yield rows,theirs[start:end]
 
 # %% ../nbs/01_sky.ipynb #e20a1a31

@@ -18,6 +18,7 @@ from functools import cached_property
 from fastcore.basics import patch
 from h5py import h5a, h5d, h5g, h5l, h5o, h5z
 from ..core import DataError, log
+from .columns import decoded
 from .cutoutfile import CutoutFile, check_measures, stamp
 from .files import damage
 from .layouts import Layout, json_of
@@ -280,8 +281,7 @@ def _enum_names(self:H5File, d):
 def _values(self:H5File, d):
     "All of a dataset; text as text"
     if h5py.check_string_dtype(d.dtype) is None: return d[:]
-    if d.dtype.kind == 'S':                                     # all at once, where all is ASCII
-        with suppress(UnicodeDecodeError): return d[:].astype(np.str_)
+    if d.dtype.kind == 'S': return decoded(d[:])
     return np.array(d.asstr('utf-8', 'replace')[:], dtype=str)
 
 # %% ../../nbs/08_data.hdf5.ipynb #5a40be17
