@@ -19,8 +19,15 @@ def on_sphere(
     dec, # (N,) degrees
 )->np.ndarray: # (N,3), NaN where either is
     "Positions as unit vectors"
-    a,d = np.radians(ra),np.radians(dec)
-    return np.stack([np.cos(d)*np.cos(a),np.cos(d)*np.sin(a),np.sin(d)], -1)
+    found = np.empty((*np.broadcast_shapes(np.shape(ra), np.shape(dec)),3))
+    x,y,z = (found[...,k] for k in range(3))                         # filled where they are: sets may be large
+    np.radians(dec, out=z)
+    flat = np.cos(z)
+    np.radians(ra, out=y)
+    np.cos(y, out=x)
+    for v in (y,z): np.sin(v, out=v)
+    for v in (x,y): v *= flat
+    return found
 
 # %% ../nbs/01_sky.ipynb #1e19963d
 def chord(
@@ -38,7 +45,7 @@ def strips(
 ):          # Pairs: rows of x, and the rows of all others that may be within `far` of them
     "The sky strip by strip, from south to north"
     mine = np.argsort(x[:,2])
-    theirs = np.argsort(others[:,2])
+    theirs = mine if others is x else np.argsort(others[:,2])
     height = others[theirs,2]
     reach = far+1e-15                                               # with what rounding takes
     for a in range(0, len(x), size):

@@ -352,7 +352,11 @@ def sky_twins(
     first = _first_here(ra, dec)
     again = first < np.arange(len(first))
     one = np.flatnonzero(~again)
-    pairs = one[close_pairs(on_sphere(ra[one], dec[one]), chord(within))]
+    ra = ra[one]
+    dec = dec[one]
+    x = on_sphere(ra, dec)
+    del ra,dec                                                       # a large set needs the room
+    pairs = one[close_pairs(x, chord(within))]
     pairs = np.concatenate([np.stack([first,np.arange(len(first))], 1)[again],pairs])
     return known[pairs[np.lexsort(pairs.T[::-1])]]
 

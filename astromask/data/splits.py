@@ -96,8 +96,8 @@ def _fill(order, members, counts, share, taken):
 # %% ../../nbs/13_data.splits.ipynb #609649f2
 def _classes_to_share(t, labels, n, share):
     "Whole numbers from 0: what is dealt out evenly"
-    if labels is None: labels = class_labels(t)[0]
-    labels = np.full(n, -1) if labels is False else np.asarray(labels)
+    if labels is False: return np.zeros(n, np.int64)
+    labels = class_labels(t)[0] if labels is None else np.asarray(labels)
     if labels.shape != (n,): raise InputError(f'{labels.shape} labels for {n} objects: give one for each')
     _,place,count = np.unique(labels, return_inverse=True, return_counts=True)
     return np.unique(np.where((count*share < 1)[place], -1, place), return_inverse=True)[1]
@@ -141,7 +141,7 @@ def _dealt(groups, classes, order, shares):
 # %% ../../nbs/13_data.splits.ipynb #8179f883
 def tell_cost(
     n:int,           # Rows
-    bytes_a_row=250, # Of memory, the catalogue's among them
+    bytes_a_row=170, # Of memory, the catalogue's among them
     seconds_a_row=1e-5, # Of a core
 ):
     "Say what the split of a large set will take"
