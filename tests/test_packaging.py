@@ -81,6 +81,25 @@ def test_threads_wait_a_moment_only(given, found):
     code = 'import os, sys, astromask; assert "torch" not in sys.modules; print(os.environ.get("GOMP_SPINCOUNT"))'
     assert subprocess.run([sys.executable, '-c', code], env=env, cwd=root, capture_output=True, text=True, check=True).stdout.strip() == found
 
+USES_MEMORY = """
+import astromask, resource
+import numpy as np
+def use(): return [np.ones(1 << 17) for _ in range(64)]
+def pages(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3): use()
+before = pages()
+for _ in range(10): use()
+print((pages()-before)//10)
+"""
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='an option of glibc')
+@pytest.mark.parametrize('given,kept', [({}, True), (dict(MALLOC_TRIM_THRESHOLD_='131072'), False)], ids=str)
+def test_memory_that_was_freed_is_used_again(given, kept):
+    "64 MiB are not emptied anew by the kernel each time, unless the user has said how"
+    env = {k: v for k,v in os.environ.items() if not k.startswith(('MALLOC_','GLIBC_'))} | given
+    ran = subprocess.run([sys.executable, '-c', USES_MEMORY], env=env, cwd=root, capture_output=True, text=True, check=True)
+    assert (int(ran.stdout) < 100) == kept
+
 def test_help_answers_in_under_a_second(installed, tmp_path):
     used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) # processor time, since tests share the machine
     run([installed/'astromask', '--help'], tmp_path) # compiles
