@@ -90,7 +90,7 @@ def test_an_untrained_encoder_is_read_in_all_orientations_where_the_other_needs_
     m = copy.deepcopy(encoder).fit_steady([dict(x=c[:40])])
     task = class_task(c, m)
     assert 'steady' in task.pool and task.embedding('pretrained').shape == task.embedding('random', 1).shape
-    wanted = embed_cutouts(untrained(m, 1), c, pool=task.pool.replace('steady', 'mean'), views=8, progress=False)['embedding']
+    wanted = embed_cutouts(untrained(m, 1), c, pool=task.pool.replace('steady', m.steady.of), views=8, progress=False)['embedding']
     np.testing.assert_array_equal(task.embedding('random', 1), wanted)
 
 def test_embeddings_are_made_once(c, encoder, monkeypatch):

@@ -74,8 +74,9 @@ def test_a_steady_reading_does_not_depend_on_how_its_sample_is_cut():
     mean,rings = one.ring_tokens(one.attend(one.tokens(*one.pixels(seen))), torch.ones(1,16,1, dtype=torch.bool))
     torch.testing.assert_close(one.embed(seen, pool='steady'), by_hand.embed(seen) + rings @ one.steady.weight + one.steady.bias)
 
-def test_a_steady_reading_is_kept_with_the_model(tmp_path):
-    m = MAE.preset('tiny', bands=('g','r','i'), img_size=16, views=8, pool='mean+pixels').eval()
+@pytest.mark.parametrize('of', ['mean','central'])
+def test_a_steady_reading_is_kept_with_the_model(tmp_path, of):
+    m = MAE.preset('tiny', bands=('g','r','i'), img_size=16, views=8, pool=f'{of}+pixels').eval()
     x = many()
     before = model_hash(m)
     m.fit_steady([dict(x=x)])
@@ -85,9 +86,28 @@ def test_a_steady_reading_is_kept_with_the_model(tmp_path):
     assert model_hash(again) == model_hash(m) != before and (again.pool, again.views) == ('steady+pixels', 1)
     assert again.resized(64).steady is not None and torch.equal(with_bands(again, 'gr').steady.weight, m.steady.weight)
     fresh = untrained(again)
-    assert (fresh.pool, fresh.views, fresh.steady) == ('mean+pixels', 8, None)
+    assert (fresh.pool, fresh.views, fresh.steady) == (f'{of}+pixels', 8, None)
+    before = m.steady.bias.clone()
+    assert again.fit_steady([dict(x=x)]).steady.of == of
+    torch.testing.assert_close(again.steady.bias, before)
     frozen = Predictor(again, Classes('ab'))
     assert torch.equal(encoder_from_config(frozen.config['encoder']).steady.weight, torch.zeros_like(m.steady.weight))
+
+def test_a_model_from_before_there_were_two_kinds_tells_the_mean():
+    m = encoder(views=8).eval().fit_steady([dict(x=many())])
+    older = encoder(steady=True, pool='steady').eval()
+    older.load_state_dict(m.state_dict())
+    assert older.steady.of == m.steady.of == 'mean'
+    torch.testing.assert_close(older.embed(many()), m.embed(many()), equal_nan=True)
+
+def test_the_middle_is_told_better_than_one_view_has_it():
+    m = encoder(views=8, pool='central').eval()
+    wanted = m.embed(many())
+    one = m.embed(many(), views=1)
+    told = m.fit_steady([dict(x=many())]).embed(many())
+    there = wanted.isfinite().all(1)
+    off = lambda e: (e-wanted)[there].square().mean()
+    assert m.steady.of == 'central' and off(told) < .7*off(one)
 
 def test_the_spread_is_that_of_observed_patches():
     m = encoder()

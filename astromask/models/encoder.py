@@ -85,7 +85,7 @@ class BandEncoder(nn.Module):
         trunk=None,                 # A trunk, such as `BEiT`; None: block's, of the sizes above
         class_tokens:int=1,         # Tokens that stand for the whole image
         pool:str='mean',            # How `embed` reads it: of `READINGS`, joined by +
-        steady:bool=False,          # Has it a steady reading, as `fit_steady` makes it?
+        steady='',                  # What the reading that `fit_steady` makes tells: mean or central; '': it has none
     ):
         super().__init__()
         self.trunk = trunk or partial_trunk(block, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
@@ -97,7 +97,7 @@ class BandEncoder(nn.Module):
         self.scaling = scaling
         self.views = check_views(views)
         self.pool = pool
-        self.steady = Steady(embed_dim) if steady else None
+        self.steady = Steady(embed_dim, 'mean' if steady is True else steady) if steady else None # True: an older model
 
 # %% ../../nbs/21_models.encoder.ipynb #32a9995e
 @patch
@@ -442,13 +442,15 @@ def all_orientations(self:BandEncoder,
     x,           # (B,C,H,W) pixels in survey units, NaN where missing
     bands=None,  # Names of x's channels; None: the model's own
     coords=None, # (B,2) right ascension and declination in degrees, where the model has a sky token
-):               # (V,B,D) and (V,B,4*D), of the objects that have a valid pixel
-    "What `ring_tokens` says of images in all their orientations"
+    pool='mean', # In `POOLS`
+):               # (V,B,D) and (V,B,4*D), and (V,B,D) by the pool, of the objects that have a valid pixel
+    "What `ring_tokens` and a pool say of images in all their orientations"
     found = []
     for o in orientations(self.place_bands(x, bands)):
         values,valid = self.pixels(o)
         seen = self.observed(valid)
-        found.append(self.ring_tokens(self.attend(self.tokens(values, valid), coords), seen))
+        out = self.attend(self.tokens(values, valid), coords)
+        found.append((*self.ring_tokens(out, seen),self.pool_tokens(out, seen, pool)))
     there = seen.any(1)[:,0]
     return tuple(torch.stack(o)[:,there] for o in zip(*found))
 
@@ -456,18 +458,20 @@ def all_orientations(self:BandEncoder,
 @patch
 def fit_steady(self:BandEncoder,
     batches, # Dicts of what `embed` takes: x, and bands and coords where they are needed
-):           # The model, read by `steady` where it was by `mean`, in one orientation
+):           # The model, read by `steady` where it was by `central` or `mean`, in one orientation
     "Learn to tell from one orientation what the mean over all would be; no label is asked for"
     was = self.training
     device = self.fill.device
     self.eval()
+    read = self.pool.split('+')
+    of = self.steady.of if self.steady is not None else 'central' if 'central' in read else 'mean'
     put = lambda b: {k: v if k == 'bands' or v is None else torch.as_tensor(v, device=device) for k,v in b.items()}
-    sums = reduce(lambda a,b: [x+y for x,y in zip(a, b)], (orientation_sums(*self.all_orientations(**put(b)))
+    sums = reduce(lambda a,b: [x+y for x,y in zip(a, b)], (orientation_sums(*self.all_orientations(pool=of, **put(b)))
                                                            for b in batches))
-    self.steady = solve_steady(Steady(self.embed_dim), *sums).to(device)
-    self.pool = '+'.join('steady' if o == 'mean' else o for o in self.pool.split('+'))
+    self.steady = solve_steady(Steady(self.embed_dim, of), *sums).to(device)
+    self.pool = '+'.join('steady' if o == of else o for o in read)
     self.views = 1
-    if hasattr(self, 'config'): self.config |= dict(steady=True, pool=self.pool, views=1)
+    if hasattr(self, 'config'): self.config |= dict(steady=of, pool=self.pool, views=1)
     return self.train(was)
 
 # %% ../../nbs/21_models.encoder.ipynb #d8ff391a

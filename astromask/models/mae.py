@@ -370,8 +370,8 @@ def mae_sizes(
 MAE.presets = dict(
     tiny     = mae_sizes(32,  8,  (32,2,4),     (32,1,4)),
     small    = mae_sizes(64,  8,  (192,4,6),    (128,1,4),  norm_pix_loss=False, mask_ratio=0.85, views=8,
-                         pool='mean+pixels'),
-    vit_s    = mae_sizes(64,  8,  (384,12,6),   (256,4,8),  pool='mean+pixels'),
+                         pool='central+pixels'),
+    vit_s    = mae_sizes(64,  8,  (384,12,6),   (256,4,8),  pool='central+pixels'),
     vit_b    = mae_sizes(224, 16, (768,12,12),  (512,8,16)),
     vit_l    = mae_sizes(224, 16, (1024,24,16), (512,8,16)),
     vit_h    = mae_sizes(224, 14, (1280,32,16), (512,8,16)),

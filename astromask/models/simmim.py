@@ -259,8 +259,8 @@ _survey = dict(mask_in='pixels', per_band=True, mask_ratio=(0,0.9))
 # %% ../../nbs/23_models.simmim.ipynb #2b741c04
 SimMIM.presets = dict(
     tiny  = _vit(32, 8, 32, 2, 4, **_survey),
-    small = _vit(64, 8, 192, 4, 6, views=8, pool='mean+pixels', **_survey),
-    vit_s = _vit(64, 8, 384, 12, 6, pool='mean+pixels', **_survey),
+    small = _vit(64, 8, 192, 4, 6, views=8, pool='central+pixels', **_survey),
+    vit_s = _vit(64, 8, 384, 12, 6, pool='central+pixels', **_survey),
     hsc   = _vit(64, 8, 768, 12, 12, norm_pix_loss=True, bands=('g','i','r','y','z'), **_survey),
     simmim_vit_b  = _vit(224, 16, 768, 12, 12, encoder='beit', mask_unit=32),
     simmim_swin_b = dict(img_size=192, encoder='swin_base_patch4_window7_224', window_size=6, mask_unit=32))

@@ -41,9 +41,11 @@ def ring_means(
 class Steady(nn.Module):
     "The mean over orientations, told from one; before it is fitted, the mean of the one"
     def __init__(self,
-        dim:int, # Numbers in a token
+        dim:int,  # Numbers in a token
+        of='mean',# Whose mean over orientations it tells: mean or central
     ):
         super().__init__()
+        self.of = of
         self.register_buffer('weight', torch.zeros(len(RING_ENDS)*dim, dim))
         self.register_buffer('bias', torch.zeros(dim))
 
@@ -57,11 +59,11 @@ class Steady(nn.Module):
 def orientation_sums(
     mean,  # (V,B,D), of each of V orientations
     rings, # (V,B,4*D), likewise
+    told=None, # (V,B,D): the reading whose mean over orientations is told; None: the mean
 ):         # (4*D+1,4*D+1) and (4*D+1,D) float64, on the CPU
     "What a batch adds to the sums of least squares"
-    mean = mean.double().cpu()
-    rings = rings.double().cpu()
-    missing = (mean.mean(0)-mean).flatten(0, 1)
+    mean,rings,told = (o.double().cpu() for o in (mean, rings, mean if told is None else told))
+    missing = (told.mean(0)-mean).flatten(0, 1)
     a = torch.cat([rings, torch.ones_like(rings[...,:1])], -1).flatten(0, 1)
     return a.T @ a, a.T @ missing
 
@@ -86,7 +88,8 @@ def solve_steady(
 
 # %% ../../nbs/20_models.steady.ipynb #7308a687
 def without_steady(
-    pool:str, # Readings, joined by +
-)->dict:      # pool and views, as `embed` takes them
+    pool:str,  # Readings, joined by +
+    of='mean', # What the steady one stands for
+)->dict:       # pool and views, as `embed` takes them
     "How an encoder without a steady reading gives what that tells"
-    return dict(pool='+'.join(dict.fromkeys('mean' if o == 'steady' else o for o in pool.split('+'))), views=8)
+    return dict(pool='+'.join(dict.fromkeys(of if o == 'steady' else o for o in pool.split('+'))), views=8)

@@ -283,7 +283,7 @@ def untrained(
     seed:int=0, # For the weights
 ):              # A model of the same class, sizes, bands and scaling, in evaluation mode
     "The same model before training; a steady reading is again the mean over orientations that it tells from one"
-    read = dict(steady=False, **without_steady(m.pool)) if getattr(m, 'steady', None) else {}
+    read = dict(steady='', **without_steady(m.pool, m.steady.of)) if getattr(m, 'steady', None) else {}
     with torch.random.fork_rng():
         torch.manual_seed(check_seed(seed))
         twin = type(m)(**m.config | read)

@@ -85,7 +85,8 @@ def embedding(self:Task, which, seed=0):
     def embed():
         m = self.model(which, seed)
         how = dict(pool=self.pool, views=self.views)
-        if 'steady' in self.pool and m.steady is None: how = without_steady(self.pool)
+        fitted = getattr(self.encoder, 'steady', None)
+        if 'steady' in self.pool and fitted is not None and m.steady is None: how = without_steady(self.pool, fitted.of)
         return np.asarray(embed_cutouts(m, self.c, progress=False, **how)['embedding'])
     return self.keep(('embedding',which,self.pool,self.views,seed), embed)
 
