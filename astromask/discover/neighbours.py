@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/discover.neighbours.html.md"""
 
 # %% auto #0
 __all__ = ['EXACT', 'MIDDLE', 'CODES', 'let_go', 'blocks_of', 'save_rows', 'row_type', 'has_direction', 'Neighbours', 'row_sums',
-           'rows_by_group', 'pick_kind', 'one_array', 'write_cells']
+           'rows_by_group', 'pick_kind', 'tell_building', 'one_array', 'write_cells']
 
 # %% ../../nbs/60_discover.neighbours.ipynb #bd4439da
 import mmap, numpy as np, time, zlib
@@ -251,6 +251,18 @@ def drawn(self:Neighbours,
         draws.append(u[u[:,0] < share])
     return np.concatenate(rows)[np.lexsort(np.concatenate(draws).T)][:n]
 
+# %% ../../nbs/60_discover.neighbours.ipynb #10f0ea20
+def tell_building(
+    rows:int,  # Rows
+    cells:int, # That they are put into
+    width:int, # Numbers of a row
+    seconds_a_product=9e-11, # Of a core
+):
+    "Say what dividing a large table will take"
+    minutes = rows*cells*width*seconds_a_product/60
+    if minutes < 1: return
+    log.info(f'{rows} rows are divided into {cells} cells: that takes about {minutes:.0f} minutes of a core')
+
 # %% ../../nbs/60_discover.neighbours.ipynb #38a32f72
 @patch
 def _fill_cells(self:Neighbours, seed):
@@ -258,6 +270,7 @@ def _fill_cells(self:Neighbours, seed):
     import faiss
     rows = np.count_nonzero(self.known)
     n = min(rows, int(4*rows**.5))
+    tell_building(rows, n, self.x.shape[1])
     cells = faiss.index_factory(self.x.shape[1], f'IVF{n},{CODES[self.kind]}', faiss.METRIC_INNER_PRODUCT)
     cells.cp.niter = 8
     cells.cp.min_points_per_centroid = 1
