@@ -87,6 +87,7 @@ STEPS = {'open': lambda path, n: opened(path), 'loaders': loaders, 'epoch begins
          'epoch of a rank of 64': lambda path, n: epoch_order(path, n, rank=5, ranks=SHARDS),
          'catalogue': catalog, 'twins on the sky': twins, 'hash ids': ids_hashed, 'split': split,
          'embed (own cost)': embed, 'index': index, '20 searches': search}
+OTHERWISE = 'index','20 searches'                                                           # beyond a million rows, by cells
 BEFORE = {'embed (own cost)': small_images, 'index': directions, '20 searches': indexed}      # what a step begins with
 
 def measure(name, path, n, result):
@@ -120,8 +121,9 @@ def growth_table(found):
         before,most = done[-3:][0],done[-1]
         own = {n: of[n]['seconds']-of[n].get('kernel', 0) for n in (before,most)}
         exponent = np.log(own[most]/own[before])/np.log(most/before)
+        told_exponent = '' if step in OTHERWISE and most > 1_000_000 else f'{exponent:.2f}'
         kernel = f'{of[most]["kernel"]:14.3f}' if 'kernel' in of[most] else ' '*14
-        lines.append(f'{step:24}'+''.join(told)+kernel+f'{of[most]["bytes_a_row"]:13.0f}{exponent:10.2f}')
+        lines.append(f'{step:24}'+''.join(told)+kernel+f'{of[most]["bytes_a_row"]:13.0f}{told_exponent:>10}')
     return '\n'.join(lines)
 
 def main(out, most=1_000_000, names=None):
