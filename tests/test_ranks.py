@@ -113,7 +113,7 @@ def test_the_rank_with_the_bad_objects_names_them(ranks, survey, tmp_path):
     ranks.errors.seek(0)
     told = ranks.errors.read()
     assert 'AstroMaskError: Loss or gradient was not finite for' in told and 'RankLost: Rank 0 lost another: it died' in told, told
-    assert 'Connection closed by peer' in told and 'calling event' not in told, told
+    assert ('Connection closed by peer' in told or 'Connection reset by peer' in told) and 'calling event' not in told, told
 
 # ---- as users start them
 
