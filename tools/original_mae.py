@@ -23,8 +23,8 @@ def original(checkout):
     return m,lambda x: m(x, mask_ratio=.85)[0],{}
 
 def ours():
+    from astromask.models.mae import MAE                             # before torch is loaded, as a user has it
     import torch
-    from astromask.models.mae import MAE
     m = MAE(64, 8, 'gri', mask_ratio=.85, **SIZES)
     g = torch.Generator().manual_seed(0)
     return m,lambda x: m(x, generator=g).loss,dict(fused=True)
@@ -42,7 +42,7 @@ def by_operator(f, n):
 
 def measured(which, checkout, threads, n=20):
     "Milliseconds of a step, the median, and of its parts"
-    model = ours() if which == 'ours' else None                      # before torch is loaded, as a user has it
+    model = ours() if which == 'ours' else None
     import torch
     torch.set_num_threads(threads)
     torch.manual_seed(0)
