@@ -69,12 +69,15 @@ def embed(path, n, files_and_model):
     try: return table_of(embedding(m), [images], f'{images}.parquet', device='cpu', progress=False)
     finally: [p.unlink() for p in Path(images).parent.glob(f'{Path(images).name}*')]
 
-def directions(path, n):
+def directions(path, n, step=1_000_000):
     rng = np.random.default_rng(0)
     middles = rng.normal(size=(1000,WIDTH)).astype(np.float32)
-    x = np.concatenate([middles[rng.integers(1000, size=len(o))]+.3*rng.standard_normal((len(o),WIDTH), np.float32)
-                        for o in np.array_split(np.empty(n), n//1_000_000+1)])
-    return x/np.linalg.norm(x, axis=1, keepdims=True)
+    x = np.empty((n,WIDTH), np.float32)
+    for a in range(0, n, step):
+        o = x[a:a+step]
+        o[:] = middles[rng.integers(1000, size=len(o))]+.3*rng.standard_normal(o.shape, np.float32)
+        o /= np.linalg.norm(o, axis=1, keepdims=True)
+    return x
 
 def index(path, n, x):
     from astromask.discover.neighbours import Neighbours
@@ -87,7 +90,7 @@ STEPS = {'open': lambda path, n: opened(path), 'loaders': loaders, 'epoch begins
          'epoch of a rank of 64': lambda path, n: epoch_order(path, n, rank=5, ranks=SHARDS),
          'catalogue': catalog, 'twins on the sky': twins, 'hash ids': ids_hashed, 'split': split,
          'embed (own cost)': embed, 'index': index, '20 searches': search}
-OTHERWISE = 'index','20 searches'                                                           # beyond a million rows, by cells
+OTHERWISE = 'index','20 searches'                                  # beyond a million rows, by cells
 BEFORE = {'embed (own cost)': small_images, 'index': directions, '20 searches': indexed}      # what a step begins with
 
 def measure(name, path, n, result):
@@ -109,7 +112,8 @@ def too_much(found, name, n):
     return nbytes/2**30 if nbytes > .8*psutil.virtual_memory().available else 0
 
 def growth_table(found):
-    "A line for each step: seconds by rows, what the largest takes, the exponent of the program's own in the last two decades"
+    """A line for each step: seconds by rows, what the largest takes, the exponent of the program's own in the last two decades,
+    where it is done alike in both"""
     rows = sorted({o['rows'] for o in found})
     head = ''.join(f'{f"10^{np.log10(n):.0f}":>9}' for n in rows)
     lines = [f'{"":24}{head}{"of the kernel":>14}{"bytes a row":>13}{"exponent":>10}']
@@ -118,12 +122,13 @@ def growth_table(found):
         done = sorted(n for n,o in of.items() if 'seconds' in o)
         told = [f'{of[n]["seconds"]:9.3f}' if n in done else f'{of[n]["gib"]:5.0f} GiB' if n in of else ' '*9 for n in rows]
         if len(done) < 2: continue
-        before,most = done[-3:][0],done[-1]
+        most = done[-1]
+        alike = [n for n in done if step not in OTHERWISE or (n > 1_000_000) == (most > 1_000_000)]
+        before = alike[-3:][0]
         own = {n: of[n]['seconds']-of[n].get('kernel', 0) for n in (before,most)}
-        exponent = np.log(own[most]/own[before])/np.log(most/before)
-        told_exponent = '' if step in OTHERWISE and most > 1_000_000 else f'{exponent:.2f}'
+        exponent = f'{np.log(own[most]/own[before])/np.log(most/before):.2f}' if most > before else ''
         kernel = f'{of[most]["kernel"]:14.3f}' if 'kernel' in of[most] else ' '*14
-        lines.append(f'{step:24}'+''.join(told)+kernel+f'{of[most]["bytes_a_row"]:13.0f}{told_exponent:>10}')
+        lines.append(f'{step:24}'+''.join(told)+kernel+f'{of[most]["bytes_a_row"]:13.0f}{exponent:>10}')
     return '\n'.join(lines)
 
 def main(out, most=1_000_000, names=None):

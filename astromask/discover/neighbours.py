@@ -6,7 +6,7 @@ Docs: https://astromask.github.io/astromask/discover.neighbours.html.md"""
 
 # %% auto #0
 __all__ = ['EXACT', 'MIDDLE', 'CODES', 'let_go', 'blocks_of', 'save_rows', 'row_type', 'has_direction', 'Neighbours', 'row_sums',
-           'rows_by_group', 'pick_kind', 'tell_building', 'one_array', 'write_cells']
+           'rows_by_group', 'pick_kind', 'centre_finder', 'tell_building', 'one_array', 'write_cells']
 
 # %% ../../nbs/60_discover.neighbours.ipynb #bd4439da
 import mmap, numpy as np, time, zlib
@@ -251,6 +251,26 @@ def drawn(self:Neighbours,
         draws.append(u[u[:,0] < share])
     return np.concatenate(rows)[np.lexsort(np.concatenate(draws).T)][:n]
 
+# %% ../../nbs/60_discover.neighbours.ipynb #aed58f97
+def centre_finder(
+    centres,    # (n,D) float32, of length 1
+    sample,     # (m,D) float32: rows on which it is tried
+    wanted=.995,# Share of them whose nearest centre shall be found
+):              # FAISS index that is asked for the nearest
+    "The centres in groups, where looking into few of them is enough; otherwise side by side"
+    import faiss
+    n,width = centres.shape
+    each = faiss.IndexFlatIP(width)
+    each.add(centres)
+    nearest = each.search(sample, 1)[0]
+    groups = faiss.index_factory(width, f'IVF{min(n, int(2*n**.5))},Flat', faiss.METRIC_INNER_PRODUCT)
+    groups.cp.min_points_per_centroid = 1
+    groups.train(centres)
+    groups.add(centres)
+    for groups.nprobe in (4,8,16,32):
+        if (groups.search(sample, 1)[0] > nearest-1e-6).mean() >= wanted: return groups
+    return each
+
 # %% ../../nbs/60_discover.neighbours.ipynb #10f0ea20
 def tell_building(
     rows:int,  # Rows
@@ -268,17 +288,21 @@ def tell_building(
 def _fill_cells(self:Neighbours, seed):
     "Divide the rows into cells"
     import faiss
+    from faiss.contrib.ivf_tools import add_preassigned
     rows = np.count_nonzero(self.known)
     n = min(rows, int(4*rows**.5))
     tell_building(rows, n, self.x.shape[1])
     cells = faiss.index_factory(self.x.shape[1], f'IVF{n},{CODES[self.kind]}', faiss.METRIC_INNER_PRODUCT)
     cells.cp.niter = 8
     cells.cp.min_points_per_centroid = 1
-    cells.train(self.read(self.drawn(30*n, seed, 'cells')))
+    sample = self.read(self.drawn(30*n, seed, 'cells'))
+    cells.train(sample)
+    finder = centre_finder(cells.quantizer.reconstruct_n(0, n), sample[:10_000])
     start = 0
     for block in blocks_of(self.x, 1<<16):
-        rows = np.flatnonzero(self.known[start:start+len(block)])
-        cells.add_with_ids(np.asarray(block[rows], np.float32), rows+start)
+        at = np.flatnonzero(self.known[start:start+len(block)])
+        x,ids = np.ascontiguousarray(block[at], np.float32),at+start       # FAISS holds none of these while it reads them
+        add_preassigned(cells, x, finder.search(x, 1)[1][:,0], ids)
         start += len(block)
     self.cells = cells
 
