@@ -48,6 +48,20 @@ def test_a_run_leaves_every_file(whole, survey):
     split = json.loads((whole/'split.json').read_text())['hash']
     assert json.loads((whole/'metrics.json').read_text())['split'] == manifest['split'] == split and split in (whole/'model'/'README.md').read_text()
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_batch_and_the_rate_it_was_begun_with(survey, tmp_path):
+    "Where neither is said: on another GPU, or by a later version, the rule says others"
+    out = tmp_path/'run'
+    def begun(**more):
+        done = astromask(*arguments(survey, out, **more))
+        assert done.returncode == 0, done.stderr
+        return newest_checkpoint(out/'checkpoints')[1]
+    one = begun(bs=20, lr=7e-4, epochs=1)
+    params = (out/'params.yaml').read_text()
+    (out/'params.yaml').write_text(params.replace('bs: 20', 'bs: 0').replace('lr: 0.0007', 'lr: 0'))    # as if the rule had said so
+    more = begun(bs=0, epochs=2)
+    assert one['step'] < more['step'] and {k: more['task'][k] for k in ('batch_size','lr')} == dict(batch_size=20, lr=7e-4)
+
 STUDY = dict(norm_pix='true', loss='l1', decoder_depth=2, decoder_dim=64, num_heads=2, decoder_num_heads=8, views=2, drop_path=.2, patience=5, pool='max', optimizer='nadamuon', mask_block=2, class_tokens=3,
              invariance=.1, agreement='coding')
 

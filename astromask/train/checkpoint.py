@@ -7,7 +7,7 @@ Docs: https://astromask.github.io/astromask/train.checkpoint.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'step_number', 'checkpoints', 'LaterFormat', 'check_format', 'verify', 'is_whole', 'of_step', 'same_state',
            'check_space', 'score_of', 'prune', 'from_row', 'as_row', 'snapshot', 'save_checkpoint', 'load_checkpoint',
-           'note_not_finite', 'left_checkpoints', 'newest_checkpoint', 'named']
+           'note_not_finite', 'left_checkpoints', 'newest_checkpoint', 'named', 'begun_with']
 
 # %% ../../nbs/40_train.checkpoint.ipynb #6d98f9ba
 import json, math, re, shutil, torch
@@ -249,3 +249,13 @@ def named(
 )->dict:        # Name without that to tensor
     "What a checkpoint holds of one kind"
     return {k.partition('.')[2]: v for k,v in state.items() if k.startswith(kind+'.')}
+
+# %% ../../nbs/40_train.checkpoint.ipynb #19483646
+def begun_with(
+    folder, # Where checkpoints are kept
+)->dict:    # Of `RunLearner.task`; empty where there is none yet
+    "What a run was begun with, whatever became of the rest of its checkpoints"
+    for path in checkpoints(folder):
+        try: return read_json(path/'state.json', dict)['task']
+        except (AstroMaskError, OSError, LookupError): continue
+    return {}
