@@ -32,7 +32,7 @@ from ..scaling import scaling_from_config
 from ..seen import seen_of
 from .callbacks import (Average, BatchLearner, Checkpoints, History, RunCallback, SafeStep, Schedule,
                                        Stop, output_loss)
-from .checkpoint import load_checkpoint, named, newest_checkpoint
+from .checkpoint import begun_with, load_checkpoint, named, newest_checkpoint
 from .ranks import join, largest, parallel, rank_errors, shared, wait
 from .recorded import Dials, Tape, not_recordable
 from .watch import Bar, WandB
@@ -417,7 +417,7 @@ def make_learner(
     m,                  # A model
     run,                # `RunDir`: where everything is kept
     cbs:list,           # The callbacks that make the task what it is
-    recipe,             # A `Recipe`; gets its learning rate
+    recipe,             # A `Recipe`; gets its learning rate: as given, as the run was begun, or by rule
     compile:bool=False, # Compile the model
     aims=None,          # The model with heads beside it (`Aims`); None: the model alone is trained
 ):                      # A learner of that class
@@ -427,7 +427,7 @@ def make_learner(
     if recipe.deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # before a GPU multiplies
     m.to(dls.device)
     join(dls.device)
-    recipe.lr = recipe.highest_lr(dls.train.bs*world())
+    recipe.lr = recipe.lr or begun_with(Path(run)/'checkpoints').get('lr') or recipe.highest_lr(dls.train.bs*world())
     learn = cls(dls, m, output_loss, lr=recipe.lr, cbs=[*cbs, *usual_callbacks(run, recipe)], wd=None,
                 splitter=partial(all_groups, recipe, aims), opt_func=partial(OptimWrapper, opt=recipe.make_optimizer()))
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Recorder, ProgressCallback))])
