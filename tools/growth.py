@@ -83,15 +83,15 @@ def index(path, n, x):
     from astromask.discover.neighbours import Neighbours
     return Neighbours.build(x)
 
-def indexed(path, n): return index(path, n, directions(path, n))
 def search(path, n, neighbours): return [neighbours.search(neighbours.read(np.array([n*k//20])), 25) for k in range(20)]
 
 STEPS = {'open': lambda path, n: opened(path), 'loaders': loaders, 'epoch begins': epoch_begins, 'epoch order': epoch_order,
          'epoch of a rank of 64': lambda path, n: epoch_order(path, n, rank=5, ranks=SHARDS),
          'catalogue': catalog, 'twins on the sky': twins, 'hash ids': ids_hashed, 'split': split,
          'embed (own cost)': embed, 'index': index, '20 searches': search}
+THEN = {'index': '20 searches'}                                    # what is measured on what a step made
 OTHERWISE = 'index','20 searches'                                  # beyond a million rows, by cells
-BEFORE = {'embed (own cost)': small_images, 'index': directions, '20 searches': indexed}      # what a step begins with
+BEFORE = {'embed (own cost)': small_images, 'index': directions}   # what a step begins with
 
 def measure(name, path, n, result):
     "Processor seconds, of the program and of the kernel that gives it memory, and bytes beyond what a small set takes"
@@ -102,9 +102,12 @@ def measure(name, path, n, result):
     os.unlink(small)
     given = begun(path, n)
     def seconds(): return np.array(resource.getrusage(resource.RUSAGE_SELF)[:2])          # of the program, of the kernel
-    before,start = peak(),seconds()
-    STEPS[name](path, n, *given)
-    result.put((*(seconds()-start).tolist(), peak()-before))
+    while name:
+        before,start = peak(),seconds()
+        made = STEPS[name](path, n, *given)
+        result.put((name, *(seconds()-start).tolist(), peak()-before))
+        name,given = THEN.get(name),[made]
+    result.put(None)
 
 def too_much(found, name, n):
     "GiB that a step would take, as ten times as many bytes as a tenth of the rows; 0 where it fits into four fifths of what is free"
@@ -138,7 +141,7 @@ def main(out, most=1_000_000, names=None):
     with tempfile.TemporaryDirectory() as folder:
         while n <= most:
             path = virtual(f'{folder}/{n}.h5', n)
-            for name in names or STEPS:
+            for name in names or [k for k in STEPS if k not in THEN.values()]:
                 if any(o['rows'] == n and o['step'] == name for o in found): continue
                 if gib := too_much(found, name, n):
                     print(f'{name} of {n} rows would take {gib:.0f} GiB: it is left out', flush=True)
@@ -150,10 +153,10 @@ def main(out, most=1_000_000, names=None):
                 p.start()
                 p.join()
                 if p.exitcode: continue                                 # out of memory: there is no number
-                own,kernel,nbytes = result.get()
-                found.append(dict(step=name, rows=n, seconds=round(own+kernel, 4), kernel=round(kernel, 4),
-                                  bytes_a_row=round(nbytes/n, 1)))
-                print(found[-1], flush=True)
+                for step,own,kernel,nbytes in iter(result.get, None):
+                    found.append(dict(step=step, rows=n, seconds=round(own+kernel, 4), kernel=round(kernel, 4),
+                                      bytes_a_row=round(nbytes/n, 1)))
+                    print(found[-1], flush=True)
                 Path(out).write_text(json.dumps(found, indent=1)+'\n')
             os.unlink(path)
             n *= 10

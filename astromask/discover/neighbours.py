@@ -6,7 +6,8 @@ Docs: https://astromask.github.io/astromask/discover.neighbours.html.md"""
 
 # %% auto #0
 __all__ = ['EXACT', 'MIDDLE', 'CODES', 'let_go', 'blocks_of', 'save_rows', 'row_type', 'has_direction', 'Neighbours', 'row_sums',
-           'rows_by_group', 'pick_kind', 'centre_finder', 'tell_building', 'one_array', 'write_cells']
+           'rows_by_group', 'by_query', 'raised', 'pick_kind', 'centre_finder', 'tell_building', 'one_array',
+           'write_cells']
 
 # %% ../../nbs/60_discover.neighbours.ipynb #bd4439da
 import mmap, numpy as np, time, zlib
@@ -138,6 +139,27 @@ def rows_by_group(
     "Rows by the group that they are of"
     return np.split(rows[np.argsort(group, kind='stable')], np.cumsum(np.bincount(group, minlength=n))[:-1])
 
+# %% ../../nbs/60_discover.neighbours.ipynb #ceed242f
+def by_query(
+    who,    # (h,) queries, in ascending order
+    scores, # (h,) of what was found for them
+    n:int,  # Queries
+)->np.ndarray: # (n, the most that one has) float32, -inf where one has fewer
+    "Scores of each query in a row of its own"
+    place = np.arange(len(who))-np.searchsorted(who, who)
+    found = np.full((n, place.max(initial=-1)+1), -np.inf, np.float32)
+    found[who,place] = scores
+    return found
+
+# %% ../../nbs/60_discover.neighbours.ipynb #d4954932
+def raised(
+    best,   # (m,k) the best scores so far, -inf where there are fewer
+    scores, # (m,n) others
+)->np.ndarray: # (m,k), the lowest first
+    "The best of both"
+    k = best.shape[1]
+    return np.partition(np.concatenate([best, scores], axis=1), -k, axis=1)[:,-k:]
+
 # %% ../../nbs/60_discover.neighbours.ipynb #d2d57220
 @patch
 def _scan(self:Neighbours, q, k, allowed):
@@ -147,8 +169,10 @@ def _scan(self:Neighbours, q, k, allowed):
     parts = [(np.zeros(0, int),)*2 + (np.zeros(0, np.float32),)]
     for rows in blocks_of(np.flatnonzero(allowed)):
         scores = q @ self.read(rows).T
-        best = np.partition(np.concatenate([best, scores], axis=1), -k, axis=1)[:,-k:]
+        first = np.isinf(best).any()                                      # some query has not k of them yet
+        if first: best = raised(best, scores)
         who,at = np.nonzero(scores >= best[:,:1]-margin)
+        if not first: best = raised(best, by_query(who, scores[who,at], len(q)))
         parts.append((who, rows[at], scores[who,at]))
         if len(self) > EXACT: let_go(self.x)
     who,rows,scores = map(np.concatenate, zip(*parts))
@@ -289,7 +313,7 @@ def _fill_cells(self:Neighbours, seed):
     "Divide the rows into cells"
     import faiss
     from faiss.contrib.ivf_tools import add_preassigned
-    rows = np.count_nonzero(self.known)
+    rows = int(np.count_nonzero(self.known))
     n = min(rows, int(4*rows**.5))
     tell_building(rows, n, self.x.shape[1])
     cells = faiss.index_factory(self.x.shape[1], f'IVF{n},{CODES[self.kind]}', faiss.METRIC_INNER_PRODUCT)
