@@ -427,7 +427,8 @@ def make_learner(
     if recipe.deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # before a GPU multiplies
     m.to(dls.device)
     join(dls.device)
-    recipe.lr = recipe.lr or begun_with(Path(run)/'checkpoints').get('lr') or recipe.highest_lr(dls.train.bs*world())
+    begun = begun_with(Path(run)/'checkpoints')
+    recipe.lr = recipe.lr or begun.get('lr') or recipe.highest_lr(dls.train.bs*world())
     learn = cls(dls, m, output_loss, lr=recipe.lr, cbs=[*cbs, *usual_callbacks(run, recipe)], wd=None,
                 splitter=partial(all_groups, recipe, aims), opt_func=partial(OptimWrapper, opt=recipe.make_optimizer()))
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Recorder, ProgressCallback))])
