@@ -325,7 +325,7 @@ def _fill_cells(self:Neighbours, seed):
     start = 0
     for block in blocks_of(self.x, 1<<16):
         at = np.flatnonzero(self.known[start:start+len(block)])
-        ids = at+start                                                    # a name, so that it lives while FAISS reads it
+        ids = at+start                                       # a name, so that it lives while FAISS reads it
         x = np.ascontiguousarray(block[at], np.float32)
         add_preassigned(cells, x, finder.search(x, 1)[1][:,0], ids)
         start += len(block)
