@@ -7,9 +7,8 @@ Docs: https://astromask.github.io/astromask/tasks.methods.html.md"""
 # %% auto #0
 __all__ = ['FROZEN', 'WHITENED', 'TAUGHT', 'ALONE', 'QUICK', 'ALL', 'METRIC', 'NEXT', 'LOWER', 'Task', 'fold_parts',
            'class_shares_of', 'chance', 'without_network', 'batch_size', 'quiet', 'network', 'method_names',
-           'network_options', 'whitened', 'run_method', 'answer_name', 'kept_answer', 'run_methods', 'judge',
-           'mean_and_error', 'score_table', 'metric_table', 'measured_against', 'gain_table', 'each_once',
-           'object_properties']
+           'network_options', 'run_method', 'answer_name', 'kept_answer', 'run_methods', 'judge', 'mean_and_error',
+           'score_table', 'metric_table', 'measured_against', 'gain_table', 'each_once', 'object_properties']
 
 # %% ../../nbs/50_tasks.methods.ipynb #dcfd611d
 import copy, io, json, logging, shutil, tempfile, numpy as np, torch
@@ -19,7 +18,7 @@ from fastcore.basics import patch, store_attr
 from ..core import InputError, RunDir, Unfinished, log
 from ..files import digest, write_atomic
 from ..data.loaders import cutout_dls
-from ..embed import as_known, ask, cutout_batches, embed_cutouts, joined
+from ..embed import as_known, ask, cutout_batches, embed_cutouts, joined, reading_widths
 from ..evaluate.metrics import classification_metrics, redshift_metrics
 from ..evaluate.probe import (best_answers, class_folds, forest_answers, linear_answers, neighbour_answers,
                                       paired_difference, redshift_folds)
@@ -265,12 +264,15 @@ def network_options(
     return {k: v for k,v in options.items() if v}
 
 # %% ../../nbs/50_tasks.methods.ipynb #362184bf
-def whitened(
+@patch
+def space(self:Task,
+    kind,   # balanced (as `search` reads, where nothing is said) | whitened | another kind of `Space`
     x,      # (N,D) embeddings
     *asked, # Rows that have no say
-)->np.ndarray: # (N,D)
-    "Embeddings in the whitened space of all other objects"
-    return Space.fit(np.delete(x, np.concatenate(asked), axis=0))(x)
+)->Space:
+    "The space of all other objects"
+    made_by = reading_widths(self.encoder, self.pool) if self.encoder else {}
+    return Space.fit(np.delete(x, np.concatenate(asked), axis=0), kind, made_by=made_by)
 
 # %% ../../nbs/50_tasks.methods.ipynb #006d8a30
 def run_method(
@@ -288,9 +290,13 @@ def run_method(
     if name == 'chance': q = chance(task, train, test)
     elif name == 'forest': q = without_network(task, task.features(), forest_answers, *part, seed=seed)
     elif name == 'pixels': q = without_network(task, task.measures(), linear_answers, *part)
-    elif head in FROZEN: q = without_network(task, task.embedding(which, seed), FROZEN[head], *part)
+    elif head == 'probe': q = without_network(task, task.embedding(which, seed), linear_answers, *part)
+    elif head == 'knn':
+        x = task.embedding(which, seed)
+        q = without_network(task, x, neighbour_answers, *part, space=task.space('balanced', x, valid, test))
     elif head in WHITENED:
-        q = without_network(task, whitened(task.embedding(which, seed), valid, test), WHITENED[head], *part)
+        x = task.embedding(which, seed)
+        q = without_network(task, task.space('whitened', x, valid, test)(x), WHITENED[head], *part)
     else: q = network(task, which, head, *part, seed, **training)
     if task.kind == 'redshift': return dict(prediction=q)
     # of a class that nobody showed it, a method knows nothing
@@ -308,7 +314,8 @@ def answer_name(
     **training,  # How networks are taught
 )->str:          # Such as class-pretrained-probe-0-1a2b3c4d
     "What the file of an answer is called"
-    asked = json.dumps([task.names, task.c.bands, task.pool, task.views, task.draws, training], sort_keys=True)
+    asked = [task.names, task.c.bands, task.pool, task.views, task.draws, training] + ['balanced']*name.endswith(' knn')
+    asked = json.dumps(asked, sort_keys=True)
     encoder = task.keep('hash', lambda: '' if task.encoder is None else model_hash(task.encoder))
     return f'{task.kind}-{name.replace(" ", "-")}-{seed}-{digest(asked, task.y, *part, encoder)[:8]}'
 
