@@ -40,7 +40,7 @@ def blocks_of(
 
 # %% ../../nbs/60_discover.neighbours.ipynb #dc78187f
 EXACT = 1_000_000     # rows that a query is compared with one by one
-MIDDLE = 50_000_000   # rows that are kept in memory, a byte for each number
+MIDDLE = 10**10       # numbers that are kept in memory, a byte for each
 
 # %% ../../nbs/60_discover.neighbours.ipynb #0a6ea18c
 def save_rows(
@@ -244,13 +244,14 @@ CODES = dict(ivf='SQ8', coarse='RaBitQ')    # kind -> how FAISS keeps rows
 
 # %% ../../nbs/60_discover.neighbours.ipynb #caab4071
 def pick_kind(
-    kind, # auto, exact, ivf or coarse
-    n,    # Rows
-)->str:   # One of the latter three
+    kind,   # auto, exact, ivf or coarse
+    n=0,    # Rows
+    width=1,# Numbers of a row
+)->str:     # One of the latter three
     "How rows are searched"
     if kind not in ('auto','exact',*CODES):
         raise InputError(f'There is no index of the kind {kind!r}: take auto | exact | {" | ".join(CODES)}')
-    if kind == 'auto': kind = 'exact' if n <= EXACT else 'ivf' if n <= MIDDLE else 'coarse'
+    if kind == 'auto': kind = 'exact' if n <= EXACT else 'ivf' if n*width <= MIDDLE else 'coarse'
     try:
         if kind != 'exact': import faiss
     except ImportError:
@@ -300,9 +301,9 @@ def tell_building(
     rows:int,  # Rows
     cells:int, # That they are put into
     width:int, # Numbers of a row
-    seconds_a_product=8e-11, # Of a core
+    seconds_a_product=1.3e-10, # Of a core
 ):
-    "Say what dividing a large table will take: eight rounds of k-means, and a few groups of centres for each row"
+    "Say what dividing a large table takes: eight rounds of k-means, and a few groups of centres for each row"
     minutes = (8*30*cells**2 + 6*rows*cells**.5)*width*seconds_a_product/60
     if minutes < 1: return
     log.info(f'{rows} rows are divided into {cells} cells: that takes about {minutes:.0f} minutes of a core')
@@ -382,7 +383,7 @@ def build(cls:Neighbours,
 ):
     "Make rows ready to be searched"
     x = one_array(x, n, folder)
-    nb = cls(x, order, pick_kind(kind, len(x)))
+    nb = cls(x, order, pick_kind(kind, *x.shape))
     if nb.kind == 'exact': return nb
     nb._fill_cells(seed)
     m = nb.measure(seed)
@@ -459,7 +460,7 @@ def load(cls:Neighbours,
     told = _what_it_says(folder)
     kept = {k: np.load(folder/f'{k}.npy') for k in ('order','known','sums') if f'{k}.npy' in told['sums']}
     cells = None
-    if pick_kind(told['kind'], 0) != 'exact':
+    if pick_kind(told['kind']) != 'exact':
         import faiss
         cells = faiss.read_index(str(folder/'cells.faiss'))
     return cls(told['x'], kind=told['kind'], cells=cells, facts=told['facts'], **kept)
