@@ -301,7 +301,7 @@ def tell_building(
     rows:int,  # Rows
     cells:int, # That they are put into
     width:int, # Numbers of a row
-    seconds_a_product=1.3e-10, # Of a core
+    seconds_a_product=1e-10, # Of a core
 ):
     "Say what dividing a large table takes: eight rounds of k-means, and a few groups of centres for each row"
     minutes = (8*30*cells**2 + 6*rows*cells**.5)*width*seconds_a_product/60
