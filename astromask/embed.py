@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain
 from astropy.table import Table
 from .core import InputError, progress as show_progress
+from .cores import sharing_cores
 from .data.loaders import ahead, fit_size
 from .models.blocks import HALVES, in_half, usual_amp
 from .units import Measure
@@ -98,9 +99,10 @@ def ask(
     "Ask a model about batch after batch"
     device = next(chain(m.parameters(), m.buffers())).device
     half = half_of(device, amp)
-    for batch in on_device(batches, device):
-        with evaluating(m), in_half(m, half): answer = question(**batch)
-        yield answer
+    with sharing_cores():
+        for batch in on_device(batches, device):
+            with evaluating(m), in_half(m, half): answer = question(**batch)
+            yield answer
 
 # %% ../nbs/30_embed.ipynb #6001850d
 def as_array(

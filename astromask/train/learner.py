@@ -20,6 +20,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch, store_attr
 from pathlib import Path
 from ..core import DataError, InputError, Unfinished, log, rank, world
+from ..cores import sharing_cores
 from ..data.augment import Augment
 from ..data.loaders import multiplied, set_shards
 from ..data.scaling import fit_scaling
@@ -585,6 +586,7 @@ def train(self:RunLearner):
     "Take the steps that are left, and save"
     self.began = time.monotonic()
     with ExitStack() as around:
+        around.enter_context(sharing_cores())
         around.enter_context(deterministic(self.recipe.deterministic))
         around.enter_context(self.recorded())
         for cb in self.run_callbacks(): around.enter_context(cb.around())
