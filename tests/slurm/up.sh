@@ -32,7 +32,7 @@ SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
 MinJobAge=3600
-KillWait=5
+KillWait=30
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$3 CPUs=128 RealMemory=512000 Gres=gpu:a100:8 Features=gpu,cpu State=UNKNOWN
