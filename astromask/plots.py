@@ -326,7 +326,8 @@ def comparison_figure(
     colours = [f'C{i}' for i in range(len(names))]
     bars = ax.barh(names, high, xerr=np.nan_to_num(error), color=colours, height=.6, capsize=3)
     ax.bar_label(bars, [f'{v:.3f}' + (f' ± {e:.3f}' if e else '') for v,e in pairs], fontsize=8, padding=4)
-    ax.margins(x=.45)                       # room for the numbers
+    ax.margins(x=.45)                       # room for the numbers, which are no part of the axis
+    ax.set_xticks([t for t in ax.get_xticks() if min([0,*high]) <= t <= max([0,*high])*1.02])
     ax.invert_yaxis()
     ax.set_xlabel(label, fontsize=8)
     ax.tick_params(labelsize=8)

@@ -10,10 +10,11 @@ SCRIPT,HERE = ROOT/'slurm'/'run.sh',ROOT/'tests'/'slurm'
 VENV = str(Path(sys.executable).parent.parent)
 ENV = os.environ | dict(ASTROMASK_VENV=VENV, PYTHONUNBUFFERED='1', OMP_NUM_THREADS='1')
 
-def wait_for(what, seconds=120):
+def wait_for(what, seconds=120, files=()):
+    "Its first value that counts; what was written, where none comes"
     end = time.monotonic() + seconds
     while not (value := what()):
-        assert time.monotonic() < end, 'waited too long'
+        assert time.monotonic() < end, '\n'.join(['waited too long', *(f.read_text() for f in files if f.exists())])
         time.sleep(0.2)
     return value
 
@@ -133,7 +134,8 @@ def test_a_cancelled_job_saves_its_state(cluster, tmp_path):
     wait_for(lambda: counting(out))
     cluster('scancel', job)                      # TERM to every process of the job, the kernel too
     assert cluster.ended(job)[0] == 'CANCELLED'
-    assert wait_for(lambda: manifest(out)['state'] == 'unfinished', 120) and 'Stopped after' in manifest(out)['error']
+    wait_for(lambda: manifest(out)['state'] == 'unfinished', files=[out/'manifest.json',tmp_path/f'astromask-{job}.out'])
+    assert 'Stopped after' in manifest(out)['error']
 
 def test_a_refused_job_says_why(cluster, tmp_path):
     job = cluster.submit(tmp_path, toy(tmp_path), '-p', 'epoch', 3)
