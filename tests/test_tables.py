@@ -311,9 +311,9 @@ def test_a_long_text_is_read_fast(tmp_path):
     "A hundred thousand rows take less than a third of what astropy's fast reader, with its guesses, may take on a slow day"
     n,rng = 100_000,np.random.default_rng(0)
     path = text(tmp_path, 'id,ra,dec,kind,' + ','.join(f'm{i}' for i in range(8)) + '\n' + ''.join(f'{big+i},{i/300:.6f},{i/2000:.6f},STAR,' + '22.5123,null,'*4 + '\n' for i in range(n)).replace(',\n', '\n'))
-    t = time.monotonic()
+    t = time.process_time()
     c = read_catalog(path)
-    assert time.monotonic()-t < 10 and len(c) == n and c['id'][-1] == str(big+n-1) and np.isnan(c['m1']).all() and c['m0'].dtype == float
+    assert time.process_time()-t < 10 and len(c) == n and c['id'][-1] == str(big+n-1) and np.isnan(c['m1']).all() and c['m0'].dtype == float
 
 # Files that claim more than there is
 
