@@ -193,6 +193,18 @@ def test_the_experiment_takes_a_table(tmp_path):
     assert m.photometry == dict(zero_point=23.9, softening=dict(f0=.02, f1=.02, f2=.02))
 
 @pytest.mark.slow
+def test_the_experiment_pools_densities_of_two_networks(tmp_path):
+    "The pooled density is judged and may be the best; what is kept to predict with is one of its members"
+    how = '-p','networks','encoder,matched','-p','answers','point,mixture','-p','inputs','magnitudes,image','-p','epochs',1,'-p','img_size',32
+    done = astromask('run', 'redshift', *how, '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0, done.stdout+done.stderr
+    numbers = json.loads((tmp_path/'out/metrics.json').read_text())
+    one,two,both = (numbers['before'][f'{name} image mixture']['crps'] for name in ('encoder','matched','together'))
+    assert 'together image point' not in numbers['before'] and 0 < both < (one+two)/2   # CRPS is convex in the density
+    m = load_model(tmp_path/'out')
+    assert m.calibration['conformal']['n'] == numbers['objects']['calibrate'] and 'together' not in (tmp_path/'out/model/README.md').read_text()
+
+@pytest.mark.slow
 @pytest.mark.parametrize('given,says', [(('drop_path','.1'), 'no encoder learns'), (('patience','-1'), 'patience is -1')])
 def test_networks_that_cannot_be_taught_so_are_refused_at_once(tmp_path, given, says):
     survey_table().write(tmp_path/'t.csv')
