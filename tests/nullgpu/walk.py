@@ -260,6 +260,7 @@ def arguments():
     p.add_argument('names', nargs='+', help='of STEPS; or of flows: pretrain, finetune, infer')
     p.add_argument('--bs', type=int)
     p.add_argument('--amp')
+    p.add_argument('--eager', action='store_true', help='steps that are not recorded, as those of several ranks')
     p.add_argument('--deterministic', action='store_true')
     p.add_argument('--only', default='', help='flows with this in their name')
     p.add_argument('--where', action='store_true')
@@ -285,7 +286,7 @@ if __name__ == '__main__':
     from astromask.train.finetune import FinetuneLearner, finetune_learner, predict_cutouts
     from astromask.train.pretrain import METHODS, pretrain_learner
     if a.kind == 'step':
-        given = {k: v for k,v in dict(bs=a.bs, amp=a.amp).items() if v is not None}
+        given = {k: v for k,v in dict(bs=a.bs, amp=a.amp, record=False if a.eager else None).items() if v is not None}
         for name in a.names: print(json.dumps(dict(step=name) | STEPS[name](**given)), flush=True)
     else:
         DATA = survey()
