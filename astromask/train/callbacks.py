@@ -8,7 +8,7 @@ Docs: https://astromask.github.io/astromask/train.callbacks.html.md"""
 __all__ = ['in_parts', 'BatchLearner', 'RunCallback', 'drop_paths', 'path_rates', 'check_drop_path', 'MaskedBatch',
            'stepped_ratio', 'MaskCurriculum', 'output_loss', 'warmup_cosine', 'Schedule', 'targets', 'fetched',
            'finite_loss', 'SafeStep', 'Average', 'mean_of', 'History', 'csv_text', 'Best', 'Checkpoints', 'Stop',
-           'Beside', 'Figures']
+           'at_once', 'Beside', 'Figures']
 
 # %% ../../nbs/41_train.callbacks.ipynb #1aaf8132
 import copy, math, numpy as np, signal, threading, time, torch
@@ -846,9 +846,16 @@ def around(self:Stop):
     finally:
         for s,handler in old.items(): signal.signal(s, signal.SIG_DFL if handler is None else handler)
 
+# %% ../../nbs/41_train.callbacks.ipynb #94d81399
+def at_once(
+    device, # Where is trained
+)->bool:
+    "Does nobody wait while Python does something else? Neither other ranks nor a GPU"
+    return world() == 1 and device.type == 'cpu'
+
 # %% ../../nbs/41_train.callbacks.ipynb #3ef8f210
 class Beside:
-    "Does one thing at a time: at once where a rank is alone, else in a thread, beside the steps that others wait for"
+    "Does one thing at a time: at once where one process trains on a CPU, else in a thread, that nobody waits for"
     thread,taken = None,0.
     def __init__(self,
         fails, # What a warning says where it fails, as no picture is worth a run
@@ -866,11 +873,12 @@ class Beside:
 # %% ../../nbs/41_train.callbacks.ipynb #6a280df3
 @patch
 def __call__(self:Beside,
-    do, # Called without arguments
-):      # Its answer, where it is done at once
+    do,     # Called without arguments
+    device, # Where is trained
+):          # Its answer, where it is done at once
     "Do this now, or as soon as what was begun before is done"
     self.end()
-    if world() == 1: return do()
+    if at_once(device): return do()
     self.thread = threading.Thread(target=self.safely, args=(do,))
     self.thread.start()
 
@@ -933,7 +941,8 @@ def draw(self:Figures):
     mask = m.choose_mask(m.pixels(x)[1], None, batch['generator'])
     with self.learn.averaged(), evaluating(m): painted = m.reconstruct(x, mask, coords=batch.get('coords'))
     shown = [o.cpu().numpy() for o in (x, m.hidden_pixels(mask), painted)]
-    return self.beside(partial(self.paint, shown, valid.dataset.cutouts.origin, self.learn.step))
+    paint = partial(self.paint, shown, valid.dataset.cutouts.origin, self.learn.step)
+    return self.beside(paint, x.device)
 
 # %% ../../nbs/41_train.callbacks.ipynb #d6e64408
 @patch

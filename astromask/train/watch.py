@@ -17,7 +17,7 @@ from fastcore.basics import patch, store_attr
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from ..core import AstroMaskError, DataError, InputError, RunDir, StorageError, log, rank, world
+from ..core import AstroMaskError, DataError, InputError, RunDir, StorageError, log, rank
 from ..files import digest, read_json, write_atomic, write_json
 from ..data.columns import column_named
 from ..data.cutouts import Cutouts, check_usable
@@ -30,7 +30,7 @@ from ..evaluate.probe import class_probe, knn_predict, redshift_probe, usable_ro
 from ..plots import progress_figure
 from ..seen import seen_of
 from ..space import Space, rankme
-from .callbacks import Beside, RunCallback, csv_text, mean_of
+from .callbacks import Beside, RunCallback, at_once, csv_text, mean_of
 
 # %% ../../nbs/41_train.watch.ipynb #ba597cea
 class Question(NamedTuple):
@@ -337,14 +337,15 @@ def say(self:OnlineProbe):
 # %% ../../nbs/41_train.watch.ipynb #9266e36b
 @patch
 def measure(self:OnlineProbe)->dict: # The row of this step
-    "Ask now, unless this step has an answer; where others train with it, a copy of the model, beside the steps"
+    "Ask now, unless this step has an answer; of a copy of the model where others, or a GPU, would wait"
     self.beside.end()
     if self.rows and self.rows[-1]['step'] == self.learn.step: return self.rows[-1]
     with self.learn.averaged():
         m = get_model(self.learn.model)
-        if world() > 1: m = copy.deepcopy(m)
+        device = self.learn.dls.device
+        if not at_once(device): m = copy.deepcopy(m)
         now = dict(step=self.learn.step, seconds=round(self.learn.seconds(), 3))
-        return self.beside(partial(self.answer, m, now))
+        return self.beside(partial(self.answer, m, now), device)
 
 # %% ../../nbs/41_train.watch.ipynb #e0159695
 @patch
