@@ -716,7 +716,7 @@ class Checkpoints(RunCallback):
 
     def after_batch(self):
         if not self.training: return
-        if self.learn.seconds() > self.look: self.collect()
+        if self.learn.seconds() > self.look: self.look_in()
         if self.learn.seconds() > self.due: self.try_to_save()
 
 # %% ../../nbs/41_train.callbacks.ipynb #4a568806
@@ -762,6 +762,13 @@ def collect(self:Checkpoints,
     self.look = math.inf
     if self.failed >= self.tries: raise error or RankLost('Rank 0 could not save')
     if error: log.error(f'{error}. The next try is in {pause:.0f} s ({self.failed} of {self.tries} failed)')
+
+# %% ../../nbs/41_train.callbacks.ipynb #9c62eab2
+@patch
+def look_in(self:Checkpoints):
+    "Collect what is written, or look again later where it is not yet"
+    if totals(self.writing is not None and not self.writing.done())[0]: self.look = self.learn.seconds()+self.wait
+    else: self.collect()
 
 # %% ../../nbs/41_train.callbacks.ipynb #fc7368fa
 @patch
