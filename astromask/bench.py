@@ -173,7 +173,7 @@ def _learner(c, source, folder, preset, bs, amp, steps, device):
 # %% ../nbs/70_bench.ipynb #bc447901
 def measure_training(
     path,            # The file
-    bs:int=64,       # Batch size
+    bs:int=0,        # Batch size; 0: what a run on a million objects would have
     rounds:int=5,    # Turns that count, after one that does not
     steps:int=6,     # Steps of a turn that count
     preset:str='small', # Of the MAE
@@ -182,9 +182,11 @@ def measure_training(
     "Train a model on the best device, from one batch, from the file, and from memory"
     import torch
     from fastai.torch_core import default_device
+    from astromask.models.mae import MAE
+    from astromask.train.options import usual_bs
     c = Cutouts.open(path)
     device = default_device()
-    bs = min(bs, len(c)//(WARM+steps+1))
+    bs = min(bs or usual_bs(MAE.preset(preset), device, 10**6), len(c)//(WARM+steps+1))
     found = {k: [] for k in ('model','file','resident')}
     with tempfile.TemporaryDirectory(prefix='astromask-bench-') as folder:
         made = {k: _learner(c, k, folder, preset, bs, amp, steps, device) for k in found}
@@ -239,7 +241,7 @@ def run_bench(
     loader=True,   # Measure the ways to read?
     training=True, # Measure the model, with and without a loader?
     rounds:int=5,  # Turns of the training
-    train_bs:int=64, # Batch size of the training, if there are objects enough
+    train_bs:int=0,  # Batch size of the training, if there are objects enough; 0: what a run would have
     preset:str='small', # Of the MAE that is trained
     amp:str='auto', # Its precision, as a run has it
 )->BenchReport:    # A dict; print it

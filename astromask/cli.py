@@ -382,8 +382,8 @@ def export(source, page, cutouts, n, hats, margin, overwrite):
 @click.option('--n', default=50_000, show_default=True, type=click.IntRange(min=1),
               help='Objects in the file that is made for it (41 kB each).')
 @click.option('--bs', default=128, show_default=True, type=click.IntRange(min=1), help='Batch size of the loaders.')
-@click.option('--train-bs', default=64, show_default=True, type=click.IntRange(min=1),
-              help='Batch size of the training.')
+@click.option('--train-bs', default=0, type=click.IntRange(min=0),
+              help='Batch size of the training; left out, what a run would have.')
 @click.option('--preset', default='small', show_default=True, help='Which model is trained.')
 @click.option('--amp', default='auto', show_default=True,
               help='Its precision: bf16, fp16, or auto as a run has it.')

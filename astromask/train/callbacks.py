@@ -408,9 +408,11 @@ def counts(self:SafeStep)->list:
 
 # %% ../../nbs/41_train.callbacks.ipynb #a7ffec5c
 @patch
-def check(self:SafeStep)->int: # Steps that were not taken so far
+def check(self:SafeStep,
+    counts=None, # What `counts` gives, where it is known already
+)->int:          # Steps that were not taken so far
     "Look at the counts; the device is waited for here"
-    bad,skipped,lost = self.counts()
+    bad,skipped,lost = map(int, counts or self.counts())
     if lost > self.told:
         self.told,names = lost,self.culprits()
         log.warning(f'{lost} step(s) so far were not taken, as loss or gradient was not finite; the last with {names}')
@@ -601,8 +603,9 @@ def after_batch(self:History):
     self.seen += len(self.yb[0])*world()
     if time.monotonic()-self.last < self.every: return
     self.last = time.monotonic()
-    step.check()
-    self.say()
+    *counts,losses,n = fetched(step.bad, step.skipped, step.lost, *self.sums)   # all that a line wants, at once
+    step.check(counts)
+    self.say((losses, n))
 
 # %% ../../nbs/41_train.callbacks.ipynb #43ab69b8
 @patch
@@ -640,10 +643,12 @@ def stalled(self:History, now)->float:
 
 # %% ../../nbs/41_train.callbacks.ipynb #1fdefee5
 @patch
-def say(self:History):
-    "Print where the run is; the device is waited for here"
+def say(self:History,
+    sums, # Of losses and of targets, as `mean_of` takes them
+):
+    "Print where the run is"
     log.info(f'step {self.learn.step}, {self.learn.images():,} images seen, {100*self.learn.progress():.0f} %: '
-             f'loss {mean_of(self.sums):.4f}, '
+             f'loss {mean_of(sums):.4f}, '
              f'{self.seen/(self.last-self.since):.0f} images/s, stalled {self.stalled(self.last):.1%}')
 
 # %% ../../nbs/41_train.callbacks.ipynb #9d0f48ee

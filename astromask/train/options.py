@@ -150,10 +150,10 @@ def usual_bs(
     device, # Where is trained
     n:int,  # Objects that train
 )->int:
-    "Objects in a batch, of all ranks, where nobody says how many"
+    "Objects in a batch, of all ranks, where nobody says how many: what fills a GPU, in 100 steps an epoch at least"
     if device.type != 'cuda': return 64
-    room = world()*torch.cuda.mem_get_info(device)[0]//2
-    most = max(64, min(1024, n//100, room//kept_bytes(m)))
+    room = torch.cuda.mem_get_info(device)[0]//2
+    most = max(64, min(n//100, world()*min(1024, room//kept_bytes(m))))
     return -(-2**int(math.log2(most))//world())*world()
 
 # %% ../../nbs/40_train.options.ipynb #15078b6c

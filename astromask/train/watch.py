@@ -613,9 +613,11 @@ def after_batch(self:Bar):
     if self.line is not None: self.line.update(self.place()-self.line.n)
 
 @patch
-def say(self:Bar):
-    "Show the loss, when `History` would print it; the device is waited for here"
-    self.line.set_postfix(loss=f'{mean_of(self.learn.history.sums):.4f}', refresh=False)
+def say(self:Bar,
+    sums, # Of losses and of targets, as `mean_of` takes them
+):
+    "Show the loss, when `History` would print it"
+    self.line.set_postfix(loss=f'{mean_of(sums):.4f}', refresh=False)
 
 # %% ../../nbs/41_train.watch.ipynb #82327e19
 @patch

@@ -1,7 +1,7 @@
 """What training and inference ask of a CUDA device, counted on the stand-in: `python standin.py walk.py step small` or `... flow pretrain`
 
 A line of JSON for each step that is named in `STEPS`, or for each flow in `FLOWS`. With --where the lines of ours that launch and wait."""
-import argparse, json, logging, os, sys, tempfile, time, traceback, warnings
+import argparse, json, logging, math, os, sys, tempfile, time, traceback, warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -88,13 +88,13 @@ class StepMeter(Callback):
         self.waits.__exit__()
         raise Enough()
 
-def counted(learn, bs, first=10, n=10):
-    "What a step asks of the device, when the first ones are done"
+def counted(learn, bs, first=10, n=10, every=np.inf):
+    "What a step asks of the device, when the first ones are done; every: seconds between lines in the log"
     torch.cuda.reset_peak_memory_stats()
     start = standin.counts()
     steps = StepMeter(first, n)
     learn.add_cb(steps)
-    learn.history.every = np.inf                # a line each ten seconds, for which it waits once
+    learn.history.every = every
     try: learn.fit(2)
     except Enough: pass
     each = {k: (steps.after[k]-steps.before[k])/n for k in standin.COUNTED if k != 'allocated'}
@@ -109,12 +109,12 @@ def loaders(m, bs, steps=26):
     rows = np.arange(n)
     return cutout_dls(noise(m, n), m.img_size, split=(rows[64:], rows[:64]), device='cuda', **kw)
 
-def pretraining(method, preset, bs=64, **options):
+def pretraining(method, preset, bs=64, every=np.inf, **options):
     "A step of pretraining"
     m = METHODS[method].preset(preset)
     learn = pretrain_learner(loaders(m, bs), m, tempfile.mkdtemp(), **options)
     learn.online_probe.ask = lambda: None
-    return counted(learn, learn.dls.train.bs)
+    return counted(learn, learn.dls.train.bs, every=every)
 
 def finetuning(preset, bs=64, recipe='finetune', **options):
     "A step of fine-tuning, to three classes"
@@ -143,9 +143,16 @@ def itself():
 
 STEPS = {
     'small': partial(pretraining, 'mae', 'small'),
+    'small with a line': partial(pretraining, 'mae', 'small', every=0.),
     'vit_s': partial(pretraining, 'mae', 'vit_s'),
     'vit_b': partial(pretraining, 'mae', 'vit_b'),
     'hsc': partial(pretraining, 'simmim', 'hsc'),
+    'galaxy10': partial(pretraining, 'mae', 'galaxy10'),
+    'unions': partial(pretraining, 'mae', 'unions', bs=16),     # vit_l and vit_h are vit_b with as many blocks as this, and more memory than a test should take
+    'astromae': partial(pretraining, 'mae', 'astromae'),
+    'simmim small': partial(pretraining, 'simmim', 'small'),
+    'simmim_vit_b': partial(pretraining, 'simmim', 'simmim_vit_b', bs=16),
+    'simmim_swin_b': partial(pretraining, 'simmim', 'simmim_swin_b', bs=16),
     'finetune': partial(finetuning, 'small'),
     'small deterministic': partial(pretraining, 'mae', 'small', deterministic=True),
     'hsc deterministic': partial(pretraining, 'simmim', 'hsc', deterministic=True),
@@ -233,12 +240,15 @@ def harmless():
     "Numbers are not numbers here: what would judge them is given others"
     number,whole = torch.Tensor.__float__,torch.Tensor.__int__
     torch.Tensor.__float__ = lambda t: 1.*bool(number(t)*0 or 1) if t.is_cuda else number(t)
-    torch.Tensor.__int__ = lambda t: 0*whole(t.nan_to_num()) if t.is_cuda or t.is_floating_point() else whole(t)
+    torch.Tensor.__int__ = lambda t: 0*bool(number(t)) if t.is_cuda else whole(t.nan_to_num() if t.is_floating_point() else t)
+    fetch = callbacks.fetched
+    callbacks.fetched = lambda *numbers: [0.*bool(o) for o in fetch(*numbers)] if any(map(torch.is_tensor, numbers)) else list(numbers)
     watch.probe_answers = lambda e, q, least=20: dict.fromkeys(watch.ANSWERS, .5)
     watch.rankme = lambda e: 5.
     History.learned_nothing = lambda self: False
     RunLearner.score = FinetuneLearner.score = lambda self, row: 0.
-    Classes.init_bias = lambda self, y: torch.zeros(self.n_out)  # classes that are no numbers cannot be counted
+    for answer in (Classes,Bins,Mixture): answer.init_bias = lambda self, y: torch.zeros(self.n_out)  # what is no number cannot be counted
+    History.every = property(lambda self: math.inf, lambda self, every: None)                         # no lines by the clock
     RunLearner.check_same = lambda self, there: None        # it compares answers that were worked out on the device
     FinetuneLearner.rows_used = RunLearner.rows_used        # those whose answers are numbers
 
@@ -280,7 +290,7 @@ if __name__ == '__main__':
     from astromask.models.heads import Predictor
     from astromask.models.networks import CNN, Apertures
     from astromask.tasks.predict import embedding, prediction, table_of
-    from astromask.train import watch
+    from astromask.train import callbacks, watch
     from astromask.train.callbacks import History
     from astromask.train.learner import RunLearner
     from astromask.train.finetune import FinetuneLearner, finetune_learner, predict_cutouts
