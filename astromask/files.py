@@ -6,8 +6,8 @@ Docs: https://astromask.github.io/astromask/files.html.md"""
 
 # %% auto #0
 __all__ = ['storage_errors', 'sync_dir', 'put_in_place', 'whole_file', 'clear_left', 'is_alive', 'write_atomic', 'check_file',
-           'try_lock', 'locked', 'making', 'digest', 'file_digest', 'text_of', 'texts_of', 'from_here', 'write_json',
-           'read_json']
+           'try_lock', 'locked', 'making', 'digest', 'file_digest', 'sample_digest', 'file_digests', 'text_of',
+           'texts_of', 'from_here', 'write_json', 'read_json']
 
 # %% ../nbs/00_files.ipynb #7bb296da
 import errno, fcntl, hashlib, itertools, json, os, re, socket, stat, time
@@ -218,6 +218,30 @@ def file_digest(
 )->str:            # Hexadecimal digits
     "The digest of a file's bytes"
     with open(path, 'rb') as f: return hashlib.file_digest(f, kind).hexdigest()
+
+# %% ../nbs/00_files.ipynb #e0b0528f
+def sample_digest(
+    path,           # A large file
+    parts:int=8,    # That count, spread evenly from the first byte to the last
+    size:int=2**20, # Bytes of a part
+)->str:             # 'sampled:' and 64 hexadecimal digits
+    "A digest of a file's length and of parts of it"
+    total = os.path.getsize(path)
+    h = hashlib.sha256(f'{total} {parts} {size}'.encode())
+    with open(path, 'rb') as f:
+        for at in np.linspace(0, max(total-size, 0), parts).astype(int):
+            f.seek(at)
+            h.update(f.read(size))
+    return f'sampled:{h.hexdigest()}'
+
+# %% ../nbs/00_files.ipynb #bfe3b143
+def file_digests(
+    files,            # Paths
+    whole=10*2**30,   # Bytes, in all, up to which every one counts
+)->list:              # Dicts of file and sha256
+    "Which files they are"
+    large = sum(os.path.getsize(f) for f in files) > whole
+    return [dict(file=str(f), sha256=(sample_digest if large else file_digest)(f)) for f in files]
 
 # %% ../nbs/00_files.ipynb #c9681010
 def text_of(x):

@@ -12,7 +12,7 @@ from ..data.cutouts import Cutouts, check_usable
 from ..data.fetch import data_files
 from ..data.loaders import cutout_dls, own_device
 from ..data.simulate import simulated_survey
-from ..files import file_digest
+from ..files import file_digests
 from ..models.mae import MAE
 from ..models.weights import load_encoder
 from ..train.pretrain import pretrain_learner
@@ -24,7 +24,7 @@ def note_files(
     files, # Where it comes from
 )->list:   # file and sha256 of each
     "Write into a run's manifest which data it used"
-    hashes = [dict(file=str(f), sha256=file_digest(f)) for f in files]
+    hashes = file_digests(files)
     run.manifest(data=hashes, objects=len(c), bands=c.bands)
     return hashes
 
