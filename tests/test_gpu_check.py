@@ -1,7 +1,8 @@
 "tools/gpu_check.py runs to its end where there is no GPU, and says what it could not check"
 import json, os, subprocess, sys
 from pathlib import Path
-import pytest
+from types import SimpleNamespace
+import pytest, torch
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT/'tests'/'nullgpu'), str(ROOT/'tools')]
@@ -21,7 +22,7 @@ def unchecked(found): return {k for k,o in found.items() if o['result'] == 'not 
 @pytest.mark.slow
 def test_on_the_cpu(tmp_path):
     found,said = checks(tmp_path, '--device', 'cpu')
-    assert unchecked(found) == {'halves_learn','no_waits','idle','speeds','recorded','compiled','loaders','memory','two_ranks'}, said
+    assert unchecked(found) == {'halves_learn','no_waits','idle','speeds','recorded','compiled','loaders','memory','too_large','two_ranks'}, said
     assert all(o['result'] != 'BAD' for o in found.values()), said
 
 @pytest.mark.slow
@@ -29,8 +30,8 @@ def test_on_a_device_that_computes_nothing(tmp_path, tmp_path_factory):
     if why := standin.why_not(): pytest.skip(f'no stand-in for a CUDA device: {why}')
     library = standin.built(tmp_path_factory.mktemp('nullgpu'))
     found,said = checks(tmp_path, env=standin.environment(library))
-    assert {k for k,o in found.items() if o['result'] == 'good'} == {'no_waits','saved'}, said
-    assert len(unchecked(found)) == len(found)-2, said
+    assert {k for k,o in found.items() if o['result'] == 'good'} == {'no_waits','saved','too_large'}, said
+    assert len(unchecked(found)) == len(found)-3, said
 
 @pytest.mark.slow
 def test_what_is_bad_is_said(tmp_path):
@@ -42,3 +43,13 @@ def test_what_is_bad_is_said(tmp_path):
     assert 'no such kernel' in gpu_check.line(gpu_check.checked(broken, None))
     found,said = checks(tmp_path, '--device', 'cpu', '--minutes', '0')
     assert len(unchecked(found)) == len(gpu_check.CHECKS) and 'minutes were over' in said
+
+def test_what_a_profiler_sees():
+    "Only what the device does between the marks counts, and copies are no kernels"
+    import gpu_check
+    cuda,cpu = torch.autograd.DeviceType.CUDA,torch.autograd.DeviceType.CPU
+    mark = 'at::cuda::spin_kernel(long)'
+    seen = [('flash_fwd',20,25,cuda), (mark,10,11,cuda), ('before',1,9,cuda), ('host',12,30,cpu), ('gemm',12,16,cuda), ('Memcpy HtoD',30,32,cuda), (mark,40,41,cuda), ('after',50,60,cuda)]
+    events = [SimpleNamespace(name=name, device_type=where, time_range=SimpleNamespace(start=a, end=b)) for name,a,b,where in seen]
+    assert gpu_check.step_profile(gpu_check.between_marks(events), 2) == dict(kernels=1., idle=.45, flash=True)
+    assert gpu_check.kernels_known('small') > 100

@@ -2,13 +2,15 @@
 
 What a check finds is beside what it should. Where there is no GPU, or one that computes nothing (tests/nullgpu), every check that can is
 run with the smallest models, and the others say what they lack. It ends with 1 if a check failed.
+
+Of the list in notes/gpu.md it leaves out a rank that is killed: that wants two GPUs and a launcher, and is no matter of kernels.
 """
 import argparse, dataclasses, json, math, os, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from astromask.core import uniform
+from astromask.core import InputError, uniform
 from astromask.data.cutouts import Cutouts
 from astromask.data.loaders import cutout_dls
 from astromask.data.scaling import fit_scaling
@@ -16,10 +18,12 @@ from astromask.embed import embed_cutouts
 from astromask.files import write_json
 from astromask.models.mae import MAE
 from astromask.models.simmim import SimMIM
+from astromask.tasks.predict import embedding, table_of
 from astromask.train.callbacks import History
 from astromask.train.options import usual_bs
 from astromask.train.pretrain import pretrain_learner
 from fastai.callback.core import Callback
+from torch._dynamo.utils import counters
 
 class NotChecked(Exception): "Why a check says nothing here"
 class Enough(BaseException): "All steps that are measured were taken"
@@ -119,7 +123,9 @@ class Clock(Callback):
     def __init__(self, first, n): self.first,self.n,self.k = first,n,0
     def before_fit(self): self.since = time.perf_counter()
     def now(self):
-        if self.dls.device.type == 'cuda': torch.cuda.synchronize()
+        if self.dls.device.type != 'cuda': return time.perf_counter()
+        torch.cuda.synchronize()
+        torch.cuda._sleep(1)        # a mark between what a profiler sees
         return time.perf_counter()
     def after_batch(self):
         self.k += 1
@@ -128,12 +134,13 @@ class Clock(Callback):
             self.each = (self.now()-self.since)/self.n
             raise Enough()
 
-def speed(p, preset, bs=None, steps=20, first=10, method=MAE, keep=None, **options):
-    "Images per second of whole steps of pretraining, batch, and peak memory in GiB"
+def speed(p, preset, bs=None, steps=20, first=10, **options):
+    "Images per second of whole steps of pretraining, batch (None: the default one), and peak memory in GiB"
     if p.quick: preset,bs,steps,first = 'tiny',16,2,2
-    m = method.preset(preset)
-    n = (steps+first+2)*(bs or 2048)
-    dls = cutout_dls(virtual(p, m, n+64), m.img_size, split=(np.arange(64, n+64), np.arange(64)), device=p.device, **(dict(bs=bs) if bs else {}))
+    m = MAE.preset(preset)
+    bs = bs or usual_bs(m, p.device, 10**6)
+    n = (steps+first+2)*bs
+    dls = cutout_dls(virtual(p, m, n+64), m.img_size, split=(np.arange(64, n+64), np.arange(64)), device=p.device, bs=bs)
     learn = pretrain_learner(dls, m, p.new(), **options)
     learn.remove_cbs([learn.figures, learn.online_probe])
     clock = Clock(first, steps)
@@ -142,7 +149,7 @@ def speed(p, preset, bs=None, steps=20, first=10, method=MAE, keep=None, **optio
     try: learn.fit(2)
     except Enough: pass
     memory = torch.cuda.max_memory_allocated()/2**30 if p.real else None
-    return dict(images_per_s=round(dls.train.bs/clock.each), bs=dls.train.bs, gib=memory and round(memory, 1))
+    return dict(images_per_s=round(bs/clock.each), bs=bs, gib=memory and round(memory, 1))
 
 # ---- the checks: each returns (is it as it should be, numbers)
 
@@ -239,18 +246,33 @@ def no_waits(p):
         return False, dict(waits=[f'{o.filename.split("/astromask/")[-1]}:{o.lineno}' for o in traceback.extract_tb(e.__traceback__) if '/astromask/' in o.filename][-2:])
     finally: torch.cuda.set_sync_debug_mode('default')
 
+def between_marks(events):
+    "What the device did between the two marks of a `Clock`, in order"
+    events = sorted((e for e in events if e.device_type == torch.autograd.DeviceType.CUDA), key=lambda e: e.time_range.start)
+    first,last = [i for i,e in enumerate(events) if 'spin_kernel' in e.name]
+    return events[first+1:last]
+
+def step_profile(events, steps):
+    "Of steps on a device: kernels of one, the share of the time in which nothing runs, and whether attention is a flash kernel"
+    spans = [(e.time_range.start, e.time_range.end) for e in events]
+    busy = sum(b-a for a,b in spans)/(max(b for _,b in spans)-spans[0][0])
+    kernels = [e.name for e in events if not e.name.startswith(('Memcpy','Memset'))]
+    return dict(kernels=len(kernels)/steps, idle=round(1-min(1, busy), 3), flash=any('flash' in o for o in kernels))
+
+def kernels_known(preset):
+    "Of a step, as the stand-in counts them"
+    return json.loads((Path(__file__).parents[1]/'tests'/'nullgpu'/'ceilings.json').read_text())['step'][preset]['kernels']
+
 def idle(p):
-    "Launches of a step as the profiler sees them, and the share of its time that the GPU does nothing: less than 10 % for vit_b"
+    "As the profiler sees steps of small and vit_b: kernels within 15 % of the stand-in's, flash attention; for vit_b idle for less than 10 % of the time"
     p.needs_gpu()
     from torch.profiler import ProfilerActivity, profile
-    found = {}
+    found,steps = {},6
     for preset in ('small','vit_b'):
-        with profile(activities=[ProfilerActivity.CUDA]) as prof: rate = speed(p, preset, steps=10, first=0)
-        kernels = [e for e in prof.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        spans = sorted((e.time_range.start, e.time_range.end) for e in kernels)[len(kernels)//2:]
-        busy = sum(b-a for a,b in spans)/(spans[-1][1]-spans[0][0])
-        found[preset] = dict(kernels=len(kernels)/10, idle=round(1-min(1, busy), 3), **rate)
-    return found['vit_b']['idle'] < .1, found
+        with profile(activities=[ProfilerActivity.CUDA]) as prof: rate = speed(p, preset, steps=steps, first=6)
+        found[preset] = step_profile(between_marks(prof.events()), steps) | dict(known=kernels_known(preset)) | rate
+    alike = all(o['flash'] and abs(o['kernels']/o['known']-1) < .15 for o in found.values())
+    return alike and found['vit_b']['idle'] < .1, found
 
 def peak(p, dtype=torch.bfloat16, n=8192):
     "What the device multiplies matrices with, TFLOP/s"
@@ -262,10 +284,10 @@ def peak(p, dtype=torch.bfloat16, n=8192):
     torch.cuda.synchronize()
     return 20*2*n**3/(time.perf_counter()-began)/1e12
 
-def flops(preset, method=MAE):
+def flops(preset):
     "Of a step, for an image: forward, and backward at twice that"
     from torch.utils.flop_counter import FlopCounterMode
-    m = method.preset(preset)
+    m = MAE.preset(preset)
     x = torch.randn(1, len(m.bands), *m.img_size)
     with FlopCounterMode(display=False) as count, torch.no_grad(): m(x, generator=torch.rand(1, m.n_noise))
     return 3*count.get_total_flops()
@@ -274,7 +296,7 @@ KNOWN = dict(small=150_000, vit_s=45_000, vit_b=3_800)      # images/s on an H20
 
 def speeds(p):
     "Images per second of small, vit_s and vit_b at their default batch, beside what the device's own matrix product would allow"
-    found = {k: speed(p, k, usual_bs(MAE.preset(k), p.device, 10**6)) for k in KNOWN}
+    found = {k: speed(p, k) for k in KNOWN}
     p.needs_gpu()
     top = peak(p)
     for k,o in found.items(): o['of_peak'] = round(o['images_per_s']*flops(k)/top/1e12, 3)
@@ -289,8 +311,13 @@ def recorded(p):
     p.needs_numbers()
     return found['recorded'] >= 2*found['one_by_one'], found
 
+class Graphs(Callback):
+    "How many graphs were compiled when each epoch ended"
+    def __init__(self): self.found = []
+    def after_epoch(self): self.found.append(counters['stats']['unique_graphs'])
+
 def compiled(p):
-    "A compiled model is ready in three minutes, and loses the same within 1e-2"
+    "A compiled model is ready in three minutes, loses the same within 1e-2, and is not compiled again in a second epoch"
     p.needs_gpu()
     steps = 5
     plain = lost(learner(p, amp='bf16'), steps)[0]
@@ -298,7 +325,11 @@ def compiled(p):
     found = lost(learner(p, amp='bf16', compile=True), steps)[0]
     seconds = time.perf_counter()-began
     apart = float(np.abs(found/plain-1).max())
-    return seconds < 180 and apart < 1e-2, dict(seconds=round(seconds), apart=apart)
+    learn,graphs = learner(p, n=256, amp='bf16', compile=True),Graphs()
+    learn.add_cb(graphs)
+    learn.fit(2)
+    again = graphs.found[1]-graphs.found[0]
+    return seconds < 180 and apart < 1e-2 and not again, dict(seconds=round(seconds), apart=apart, graphs=graphs.found[0], again=again)
 
 def loaders(p):
     "Batches from the device's memory, the host's and the file: a step waits less than 5 % of its time for resident ones"
@@ -321,26 +352,45 @@ def loaders(p):
     p.needs_gpu()
     return found['device']['waiting'] < .05, found
 
+NEED = dict(vit_b=53, vit_l=83)     # GiB of a step at a batch of 1024 in bfloat16, as notes/gpu.md models it
+
 def memory(p):
-    "What vit_b needs at a batch of 1024 in bfloat16, beside the 53 GiB of the model (that the default batch fits, `speeds` shows)"
+    "What steps of vit_b and vit_l need at a batch of 1024 in bfloat16: within 8 GiB of the model (that the default batch fits, `speeds` shows)"
     p.needs_gpu()
-    if torch.cuda.get_device_properties(p.device).total_memory < 75*2**30: raise NotChecked('the GPU has less than 75 GiB')
-    found = speed(p, 'vit_b', 1024, steps=3, first=2)
-    return abs(found['gib']-53) < 8, found
+    there = torch.cuda.get_device_properties(p.device).total_memory/2**30
+    found = {k: speed(p, k, 1024, steps=3, first=2, record=False)['gib'] for k,v in NEED.items() if there > v+20}
+    if not found: raise NotChecked(f'the GPU has {there:.0f} GiB')
+    return all(abs(v-NEED[k]) < 8 for k,v in found.items()), found
+
+def too_large(p):
+    "Blocks that do not fit into the memory end a table in one sentence, which says what to do"
+    if p.device.type == 'cpu': raise NotChecked('there is no GPU')
+    c = blobs(p.new()/'survey.h5', 'ugriz', 32, 4096)
+    m = MAE.preset('tiny', img_size=32)
+    m.scaling = fit_scaling(c, 64)
+    def table(bs): return table_of(embedding(m), [str(c.files[0])], p.new()/'table.parquet', bs=bs, device=str(p.device), progress=False)
+    torch.cuda.empty_cache()
+    table(64)
+    most = torch.cuda.memory_reserved(p.device)+32*2**20    # a large block has 80 MiB of pixels
+    torch.cuda.set_per_process_memory_fraction(most/torch.cuda.get_device_properties(p.device).total_memory, p.device)
+    try: table(len(c))
+    except InputError as e: return f'Blocks of {len(c)} objects' in str(e), dict(said=str(e))
+    finally: torch.cuda.set_per_process_memory_fraction(1., p.device)
+    return False, dict(said='nothing: it fits')
 
 def embedded(p):
-    "Vectors of the device and of the CPU: cosine over 0.999 in half precision; and how many per second"
-    c = survey(p)
+    "Vectors of 50,000 cutouts, of the device and of the CPU: cosine over 0.9999 in float32, over 0.999 as they are by default; and how many per second"
+    c = survey(p, 50_000)
     m = MAE.preset('tiny', img_size=32)
     m.scaling = fit_scaling(c, 256)
-    here = np.asarray(embed_cutouts(m.to('cpu'), c, progress=False)['embedding'])
-    m.to(p.device)
+    def vectors(device, amp=None): return np.asarray(embed_cutouts(m.to(device), c, progress=False, amp=amp)['embedding'])
+    here,full = vectors('cpu'),vectors(p.device, '')
     began = time.perf_counter()
-    there = np.asarray(embed_cutouts(m, c, progress=False)['embedding'])
+    usual = vectors(p.device)
     rate = round(len(c)/(time.perf_counter()-began))
     p.needs_numbers()
-    cosine = float(((here*there).sum(1)/np.linalg.norm(here, axis=1)/np.linalg.norm(there, axis=1)).min())
-    return cosine > .999, dict(cosine=cosine, per_s=rate)
+    full,usual = (float(((here*o).sum(1)/np.linalg.norm(here, axis=1)/np.linalg.norm(o, axis=1)).min()) for o in (full,usual))
+    return full > .9999 and usual > .999, dict(float32=full, usual=usual, per_s=rate)
 
 def saved(p):
     "A checkpoint of vit_b holds the training up for less than a second, and is written in ten"
@@ -379,7 +429,7 @@ def two_ranks(p):
     apart = max(float((v.cpu()-two[f'model.{k}'].cpu()).norm()/v.cpu().norm().clamp(min=1e-6)) for k,v in one.model.state_dict().items() if v.is_floating_point())
     return apart < 1e-3, dict(apart=apart)
 
-CHECKS = [forward_alike, steps_alike, halves_learn, twice_the_same, resumed, no_waits, idle, speeds, recorded, compiled, loaders, memory, embedded, saved, two_ranks]
+CHECKS = [forward_alike, steps_alike, halves_learn, twice_the_same, resumed, no_waits, idle, speeds, recorded, compiled, loaders, memory, too_large, embedded, saved, two_ranks]
 
 # ---- all of them
 
