@@ -48,7 +48,7 @@ def learner(data, out, recipe='finetune', m=None, answer=None, y=None, head='lin
 
 def saved(out): return load_model(out).state_dict()
 def same(a, b): assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-def losses(out): return [row.split(',')[:5] for row in (out/'history.csv').read_text().splitlines()]
+def losses(out): return [row.split(',')[:6] for row in (out/'history.csv').read_text().splitlines()]
 
 class At(Callback):
     "Do something at a step"

@@ -1,5 +1,5 @@
 "The real pretraining experiment as users run it: whole, stopped, killed, refused, out of space"
-import concurrent.futures, hashlib, json, os, random, signal, subprocess, time
+import concurrent.futures, csv, hashlib, json, os, random, signal, subprocess, time
 import h5py, numpy as np, psutil, pytest
 from astromask.core import StorageError
 from astromask.files import write_json
@@ -29,7 +29,7 @@ LONG = dict(epochs=24, ema=.9, save_minutes=0)         # a checkpoint after each
 def outcome(out):
     "What must be the same: the weights, and the numbers of history.csv that are not times"
     rows = (out/'history.csv').read_text().splitlines()
-    return hashlib.sha256((out/'model/model.safetensors').read_bytes()).hexdigest(), [r.split(',')[:5] for r in rows]
+    return hashlib.sha256((out/'model/model.safetensors').read_bytes()).hexdigest(), [r.split(',')[:6] for r in rows]
 
 @pytest.fixture(scope='module')
 def whole(survey, tmp_path_factory):
@@ -74,6 +74,16 @@ def test_what_a_study_varies_is_said_on_the_command_line(survey, tmp_path):
     assert {k: config[k] for k in wanted} == wanted == {k: task['model'][k] for k in wanted} and (task['drop_path'],task['optimizer'],task['invariance'],task['agreement']) == (.2,'nadamuon',.1,'coding')
     done = astromask(*arguments(survey, tmp_path/'run', epochs=2, **STUDY | dict(loss='mse')))
     assert done.returncode == 2 and 'loss' in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+@pytest.mark.slow
+def test_a_run_of_so_many_steps(survey, tmp_path):
+    "It ends with the step that was asked for, inside an epoch, and history.csv says how many images that were"
+    out = tmp_path/'run'
+    done = astromask(*arguments(survey, out, steps=13, valid_steps=5))
+    assert done.returncode == 0, done.stderr
+    with open(out/'history.csv') as f: rows = list(csv.DictReader(f))
+    assert [(int(r['step']), int(r['images'])) for r in rows] == [(n, 16*n) for n in (5, 10, 13)]
+    assert newest_checkpoint(out/'checkpoints')[1]['step'] == json.loads((out/'metrics.json').read_text())['pretrain']['steps'] == 13
 
 @pytest.mark.slow
 def test_a_probe_asks_a_file_of_its_own(whole, survey, tmp_path):

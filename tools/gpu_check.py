@@ -362,21 +362,37 @@ def memory(p):
     if not found: raise NotChecked(f'the GPU has {there:.0f} GiB')
     return all(abs(v-NEED[k]) < 8 for k,v in found.items()), found
 
+@contextmanager
+def no_more_memory(p, room):
+    "So many bytes of the device may be taken beyond what is"
+    most = torch.cuda.memory_reserved(p.device)+room
+    torch.cuda.set_per_process_memory_fraction(most/torch.cuda.get_device_properties(p.device).total_memory, p.device)
+    try: yield
+    finally: torch.cuda.set_per_process_memory_fraction(1., p.device)
+
 def too_large(p):
-    "Blocks that do not fit into the memory end a table in one sentence, which says what to do"
+    "Blocks, and batches, that do not fit into the memory end a table, and a training, in one sentence, which says what to do"
     if p.device.type == 'cpu': raise NotChecked('there is no GPU')
     c = blobs(p.new()/'survey.h5', 'ugriz', 32, 4096)
     m = MAE.preset('tiny', img_size=32)
     m.scaling = fit_scaling(c, 64)
-    def table(bs): return table_of(embedding(m), [str(c.files[0])], p.new()/'table.parquet', bs=bs, device=str(p.device), progress=False)
-    torch.cuda.empty_cache()
-    table(64)
-    most = torch.cuda.memory_reserved(p.device)+32*2**20    # a large block has 80 MiB of pixels
-    torch.cuda.set_per_process_memory_fraction(most/torch.cuda.get_device_properties(p.device).total_memory, p.device)
-    try: table(len(c))
-    except InputError as e: return f'Blocks of {len(c)} objects' in str(e), dict(said=str(e))
-    finally: torch.cuda.set_per_process_memory_fraction(1., p.device)
-    return False, dict(said='nothing: it fits')
+    def table(bs): return lambda: table_of(embedding(m), [str(c.files[0])], p.new()/'table.parquet', bs=bs, device=str(p.device), progress=False)
+    def training(bs):
+        rows = np.arange(len(c))
+        dls = cutout_dls(c, 32, bs=bs, split=(rows[64:], rows[:64]), device=p.device)
+        learn = pretrain_learner(dls, MAE.preset('tiny', img_size=32), p.new())
+        learn.remove_cbs([learn.figures, learn.online_probe])
+        return lambda: learn.fit(1)
+    said = {}
+    for name,of in dict(table=table, training=training).items():
+        of(64)()
+        large = of(2048)                                     # with its pixels, 40 MiB
+        torch.cuda.empty_cache()
+        with no_more_memory(p, 32*2**20):
+            try: large()
+            except InputError as e: said[name] = str(e)
+    wanted = dict(table='Blocks of 2048 objects', training='Batches of 2048 objects')
+    return all(v in said.get(k, '') for k,v in wanted.items()), dict(said=said)
 
 def embedded(p):
     "Vectors of 50,000 cutouts, of the device and of the CPU: cosine over 0.9999 in float32, over 0.999 as they are by default; and how many per second"

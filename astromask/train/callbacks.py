@@ -613,7 +613,7 @@ def after_validate(self:History):
     "A row"
     self.sums_valid = totals(*self.sums_valid)
     self.learn.agree()                                     # validation took its time
-    row = dict(epoch=self.epoch+1, step=self.learn.step, train_loss=mean_of(self.sums),
+    row = dict(epoch=self.epoch+1, step=self.learn.step, images=self.learn.images(), train_loss=mean_of(self.sums),
                valid_loss=mean_of(self.sums_valid), **self.learn.judged(),
                lr=self.learn.schedule.now, seconds=round(self.learn.seconds(), 3),
                images_per_second=round(self.seen/(self.ended-self.since), 1),
@@ -663,8 +663,9 @@ def state(self:History)->dict: # What JSON knows
 def load(self:History,
     state:dict, # All that a checkpoint holds
 ):
-    "Take rows and sums back; JSON has no NaN"
-    self.rows = [{k: math.nan if v is None else v for k,v in row.items()} for row in state['history']]
+    "Take rows and sums back; JSON has no NaN, and rows of earlier versions do not have the images seen"
+    def known(row): return dict(epoch=row['epoch'], step=row['step'], images=self.learn.images(row['step'])) | row
+    self.rows = [{k: math.nan if v is None else v for k,v in known(row).items()} for row in state['history']]
     self.sums = state['sums']
 
 # %% ../../nbs/41_train.callbacks.ipynb #5aff4edb

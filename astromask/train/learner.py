@@ -187,9 +187,11 @@ def all_steps(self:RunLearner)->int:
 
 # %% ../../nbs/40_train.learner.ipynb #e18a0003
 @patch
-def images(self:RunLearner)->int:
+def images(self:RunLearner,
+    step=None, # Of these first steps; None: of all that were taken
+)->int:
     "How many images it has seen, each as often as it was"
-    return self.step*min(self.dls.train.bs*self.dls.train.world, len(self.dls.train.rows))
+    return (self.step if step is None else step)*min(self.dls.train.bs*self.dls.train.world, len(self.dls.train.rows))
 
 # %% ../../nbs/40_train.learner.ipynb #dd02cd10
 @patch
@@ -473,9 +475,16 @@ def deterministic(
 
 # %% ../../nbs/40_train.learner.ipynb #c2f76e04
 @contextmanager
-def plain_errors():
-    "Take away what fastai writes in front of an error's sentence"
+def plain_errors(
+    bs:int=0,    # Objects in a batch of a rank, for what to do where they do not fit; 0: nobody knows
+    parts:int=1, # In which a batch is computed
+):
+    "Take away what fastai writes in front of an error's sentence, and say what to do where a device is too small"
     try: yield
+    except torch.OutOfMemoryError as e:
+        more = next((f', or with accumulate={k}' for k in range(2*parts, bs+1) if bs % k == 0), '')
+        raise InputError(f'Batches of {bs*world()} objects do not fit into the memory of the device: begin again in '
+                         f'another directory with a smaller bs{more}') from e
     except Exception as e:
         if e.args and isinstance(e.args[0], str):
             e.args = (re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\n\t', '', e.args[0]), *e.args[1:])
@@ -571,7 +580,7 @@ def fit(self:RunLearner,
     if n_epoch < 1: raise InputError(f'epochs is {n_epoch}: train for one or more')
     if not self.opt: self.create_opt()
     self.opt.zero_grad()                                     # of a step that was broken off
-    with rank_errors(), plain_errors(), owned(self.out):
+    with rank_errors(), plain_errors(self.dls.train.bs, self.recipe.accumulate), owned(self.out):
         self.began = None
         self.resume()
         self.n_total = n_epoch
