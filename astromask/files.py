@@ -7,10 +7,11 @@ Docs: https://astromask.github.io/astromask/files.html.md"""
 # %% auto #0
 __all__ = ['storage_errors', 'sync_dir', 'put_in_place', 'whole_file', 'clear_left', 'is_alive', 'write_atomic', 'check_file',
            'try_lock', 'locked', 'making', 'digest', 'file_digest', 'sample_digest', 'file_digests', 'text_of',
-           'texts_of', 'from_here', 'write_json', 'read_json']
+           'texts_of', 'utf8', 'text_pieces', 'from_here', 'write_json', 'read_json']
 
 # %% ../nbs/00_files.ipynb #7bb296da
 import errno, fcntl, hashlib, itertools, json, os, re, socket, stat, time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -202,13 +203,15 @@ def making(
 
 # %% ../nbs/00_files.ipynb #35b1a50e
 def digest(
-    *parts, # Bytes, arrays, or text, as if one followed the other
+    *parts, # Bytes, arrays, or text, as if one followed the other; an iterator gives such parts one at a time
 )->str:     # 64 hexadecimal digits
     "The SHA-256 of what is in memory"
     h = hashlib.sha256()
-    for p in parts:
+    def add(p):
+        if isinstance(p, Iterator): return [add(o) for o in p]
         if isinstance(p, str): p = p.encode()
         h.update(np.ascontiguousarray(p) if isinstance(p, np.ndarray) else p)
+    for p in parts: add(p)
     return h.hexdigest()
 
 # %% ../nbs/00_files.ipynb #1fdfda6f
@@ -252,6 +255,28 @@ def text_of(x):
 def texts_of(x):
     "One or many of them as a list of texts"
     return [text_of(o) for o in np.ravel(np.asarray(x, dtype=object))]
+
+# %% ../nbs/00_files.ipynb #f46d22cc
+def utf8(
+    texts, # (N,) strings, bytes, or anything that prints
+)->np.ndarray: # (N,) bytes of one width, which sort as the strings do
+    "Many texts as an array of bytes"
+    x = np.asarray(texts)
+    if x.dtype.kind in 'iu' : return x.astype('S')
+    if x.dtype.kind == 'S': return x
+    x = np.ascontiguousarray(x.astype(str, copy=False))
+    if not x.size or not x.dtype.itemsize: return np.zeros(x.shape, 'S1')
+    codes = x.astype(x.dtype.newbyteorder('='), copy=False).view(np.uint32).reshape(len(x), -1)
+    if codes.max() < 128: return codes.astype(np.uint8).view(f'S{codes.shape[1]}')[:,0]
+    return np.char.encode(x, 'utf-8')
+
+# %% ../nbs/00_files.ipynb #033be594
+def text_pieces(
+    names,        # (N,) bytes, of `utf8`
+    step=1 << 16, # Names of a piece
+):                # An iterator over pieces: bytes
+    "Names with a separator between them, piece after piece, for `digest`"
+    for i in range(0, len(names), step): yield b'\x1f'*(i > 0) + b'\x1f'.join(names[i:i+step].tolist())
 
 # %% ../nbs/00_files.ipynb #515c9bae
 def from_here(

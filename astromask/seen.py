@@ -11,7 +11,7 @@ __all__ = ['place_marks', 'look_marks', 'Seen', 'seen_from_tensors', 'seen_of']
 import numpy as np
 from dataclasses import dataclass
 from fastcore.basics import patch
-from .core import DataError, mix
+from .core import DataError, distinct, log, mix
 
 # %% ../nbs/05_seen.ipynb #afe68fe9
 _cell = .5/3600                        # degrees
@@ -106,18 +106,38 @@ def seen_from_tensors(
         return Seen(*map(int, t['counts']), t['places'], t['looks'])
     raise DataError(f'{where} is damaged: it does not hold the marks of the objects that trained a model')
 
+# %% ../nbs/05_seen.ipynb #6e614a93
+def _places(t, rows, step=1 << 20):
+    "Marks of the places of some rows, a block at a time; 0 where they are unknown"
+    if not {'ra','dec'} <= set(t.colnames): return np.zeros(len(rows), np.uint64)
+    some = (rows[i:i+step] for i in range(0, len(rows), step))
+    return np.concatenate([np.zeros(0, np.uint64), *(place_marks(t['ra'][r], t['dec'][r]) for r in some)])
+
+# %% ../nbs/05_seen.ipynb #eb70bcb9
+def _rows_to_look_at(c, rows, places, most):
+    "Rows whose pixels are read, of those that trained: all, if there are few"
+    each = int(np.prod(c.shape))*c.dtype.itemsize
+    if len(rows)*each <= most: return rows
+    without = rows[places == 0]
+    look = without[:int(10*most//each)]
+    unknown = f', and {len(without)-len(look)} not at all' if len(look) < len(without) else ''
+    log.info(f'Of {len(rows)} objects with {len(rows)*each/1e9:.3g} GB of pixels, {len(look)} without a position are '
+             f'known by what they look like, the others by where they are{unknown}')
+    return look
+
 # %% ../nbs/05_seen.ipynb #ce504974
 def seen_of(
     c,          # `Cutouts`, or a table alone
     train,      # Rows that trained
     valid=(),   # Rows that chose among epochs
     bs:int=512, # Rows at a time
+    most=1e11,  # Bytes of pixels that are read; beyond it only those of objects without a place, ten times as many at most
 )->Seen:
     "What a model has seen that was trained on these rows"
-    rows = np.union1d(train, valid).astype(np.int64)
-    n = len(np.unique(train))
-    t = c.catalog
-    places = [place_marks(t['ra'][rows], t['dec'][rows])] if {'ra','dec'} <= set(t.colnames) else []
-    looks = [look_marks(c.read(rows[i:i+bs])) for i in range(0, len(rows), bs)] if len(c.bands) else []
-    marks = [_sorted(np.concatenate(o or [np.zeros(0, np.uint64)])) for o in (places, looks)]
-    return Seen(n, len(rows)-n, *marks)
+    rows = distinct(train, valid)
+    n = len(distinct(train))
+    places = _places(c.catalog, rows)
+    rows = _rows_to_look_at(c, rows, places, most) if len(c.bands) else rows[:0]
+    looks = [look_marks(c.read(rows[i:i+bs])).ravel() for i in range(0, len(rows), bs)]
+    looks = _sorted(np.concatenate([np.zeros(0, np.uint64), *looks]))
+    return Seen(n, len(places)-n, _sorted(places), looks)

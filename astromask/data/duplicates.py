@@ -15,18 +15,28 @@ import numpy as np
 from astropy.table import Table
 from scipy.ndimage import gaussian_filter
 from ..core import InputError, log, progress, uniform
+from ..files import utf8
 from ..sky import chained, chord, close_pairs, connected, on_sphere
 from .cutouts import Cutouts
 from .columns import degrees, is_repeated
 
-# %% ../../nbs/13_data.duplicates.ipynb #f4c2471c
+# %% ../../nbs/13_data.duplicates.ipynb #e3344f5e
 def _hash(b): return int.from_bytes(hashlib.blake2b(b, digest_size=8).digest(), 'little', signed=True)
 
+# %% ../../nbs/13_data.duplicates.ipynb #530366f6
+def _written(ids):
+    "Each as it prints, in UTF-8: piece after piece, where they are an array of text or of whole numbers"
+    plain = isinstance(ids, np.ndarray) and not isinstance(ids, np.ma.MaskedArray) and ids.dtype.kind in 'Uiu'
+    if not plain: return [[str(i).encode() for i in ids]]
+    return (utf8(ids[i:i+65536]).tolist() for i in range(0, len(ids), 65536))
+
+# %% ../../nbs/13_data.duplicates.ipynb #f4c2471c
 def hash_ids(
     ids, # (N,) anything that prints
 )->np.ndarray: # (N,) int64
     "Integers that stand for names, the same everywhere"
-    return np.fromiter((_hash(str(i).encode()) for i in ids), np.int64, len(ids))
+    hashes = (b''.join([hashlib.blake2b(o, digest_size=8).digest() for o in some]) for some in _written(ids))
+    return np.frombuffer(b''.join(hashes), '<i8').astype(np.int64)
 
 # %% ../../nbs/13_data.duplicates.ipynb #d2ba529b
 def hash_images(

@@ -22,7 +22,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from torch.nn import functional as F
-from ..core import InputError, local_rank, log, progress, rank, shuffled, world, size2d
+from ..core import InputError, distinct, local_rank, log, progress, rank, shuffled, world, size2d
 from .cutouts import row_numbers
 from .splits import split_rows
 
@@ -674,7 +674,7 @@ def fit_shards(
 def own_rows(self:CutoutLoader)->np.ndarray: # Sorted
     "Rows that this rank may ask for, in whatever epoch"
     if self.shuffle: return np.concatenate([rows for rows,*_ in self.parts()])
-    return np.unique(np.concatenate([self.rows[:0],*(rows for windows,_ in self.get_idxs() for rows in windows)]))
+    return distinct(*(rows for windows,_ in self.get_idxs() for rows in windows))
 
 # %% ../../nbs/16_data.loaders.ipynb #f3402325
 def keep_own(
@@ -682,7 +682,7 @@ def keep_own(
 ):
     "Keep the rows that this rank will ask for, if they fit; all of them where it has no shards of its own"
     if dls.train.world == 1: return                          # all are its own
-    own = None if dls.train.shards == 1 else np.union1d(dls.train.own_rows(), dls.valid.own_rows())
+    own = None if dls.train.shards == 1 else distinct(dls.train.own_rows(), dls.valid.own_rows())
     dls.train.dataset.settle(own)
 
 # %% ../../nbs/16_data.loaders.ipynb #d4964170

@@ -8,11 +8,14 @@ Docs: https://astromask.github.io/astromask/data.splits.html.md"""
 __all__ = ['tell_cost', 'split_rows', 'split_hash', 'save_split', 'load_split', 'run_split']
 
 # %% ../../nbs/13_data.splits.ipynb #ec48d1a5
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 import numpy as np, psutil
 from astropy.table import Table
-from ..core import DataError, InputError, log, rank, uniform
-from ..files import read_json, write_json, digest
+from ..core import DataError, InputError, log, uniform
+from ..files import (clear_left, digest, making, read_json, storage_errors, text_pieces, utf8, whole_file,
+                             write_json)
 from .labels import class_labels
 from .duplicates import catalog_ids, group_rows, pixels_compared, positions, twin_groups
 from ..surveys import get_survey
@@ -179,50 +182,119 @@ def split_rows(
     parts = np.delete(np.arange(n), np.concatenate([te,va])),va,te
     return _guarded(parts, ra, dec, width) if width else parts
 
-# %% ../../nbs/13_data.splits.ipynb #b6d0917c
-def _told(ids): return '\x1f'.join(sorted(ids))+'\x1e'
+# %% ../../nbs/13_data.splits.ipynb #b9783198
+def _names(data):
+    "Ids as an array of bytes: of many millions, Python's strings would take hours and tens of GiB"
+    return utf8(getattr(data, 'catalog', data)['id'])
 
+# %% ../../nbs/13_data.splits.ipynb #c6a60782
+def _told(names):
+    yield text_pieces(np.sort(names))
+    yield b'\x1e'
+
+# %% ../../nbs/13_data.splits.ipynb #e6d76cb5
+def _hash_of(names, parts):
+    return digest(*(_hash_of(names, p) if isinstance(p, tuple) else _told(names[p]) for p in parts))[:16]
+
+# %% ../../nbs/13_data.splits.ipynb #b6d0917c
 def split_hash(
     data,  # `Cutouts`, or a catalogue with `id`
     parts, # Row numbers of each part, as of `split_rows`; or the (train, test) folds of a cross-validation
 )->str:    # 16 hexadecimal digits
     "A name for who is on which side"
-    ids = np.asarray(getattr(data, 'catalog', data)['id']).astype(str)
-    return digest(*(split_hash(data, p) if isinstance(p, tuple) else _told(ids[p]) for p in parts))[:16]
+    return _hash_of(_names(data), parts)
+
+# %% ../../nbs/13_data.splits.ipynb #4170cfd9
+_listed_up_to = 1_000_000   # ids in JSON
+
+def _write_split(path, facts, named):
+    "Facts and ids, the ids first where they have a file of their own"
+    if sum(map(len, named.values())) <= _listed_up_to:
+        return write_json(path, facts | {k: [o.decode() for o in v.tolist()] for k,v in named.items()})
+    arrays = path.with_name(f'{path.stem}-{facts["hash"]}.npz')
+    clear_left(arrays)                                                   # of a writer that was killed
+    with whole_file(arrays) as new, open(new, 'wb') as f: np.savez(f, **named)
+    write_json(path, facts | dict(ids=arrays.name))
 
 # %% ../../nbs/13_data.splits.ipynb #4cb41c02
 def save_split(
-    path,    # JSON
+    path,    # JSON; beside it, for more than a million objects, a file of arrays that it names
     data,    # `Cutouts`, or a catalogue with `id`
     parts,   # (train, valid, test) row numbers
     **about, # What else to remember, such as the seed
 )->str:      # Its hash
     "Keep a split by ids"
-    ids = np.asarray(getattr(data, 'catalog', data)['id']).astype(str)
-    named = {k: sorted(ids[p].tolist()) for k,p in zip(('train','valid','test'), parts, strict=True)}
-    left = np.delete(ids, np.concatenate([np.asarray(p, np.int64) for p in parts]))
-    if len(left): named['left'] = sorted(left.tolist())                  # on no side
-    h = split_hash(data, parts)
-    write_json(path, dict(format='astromask-split-1', hash=h, sizes={k: len(v) for k,v in named.items()}, about=about,
-                          **named))
+    names = _names(data)
+    named = {k: np.sort(names[p]) for k,p in zip(('train','valid','test'), parts, strict=True)}
+    left = np.ones(len(names), bool)
+    for p in parts: left[p] = False
+    if left.any(): named['left'] = np.sort(names[left])                  # on no side
+    h = _hash_of(names, parts)
+    _write_split(Path(path), dict(format='astromask-split-1', hash=h, sizes={k: len(v) for k,v in named.items()},
+                                  about=about), named)
     return h
 
 # %% ../../nbs/13_data.splits.ipynb #044dd9d9
 def _is_split(s):
     "Has a file's content the form of a split?"
     if not isinstance(s, dict) or s.get('format') != 'astromask-split-1': return False
-    lists = all(isinstance(s.get(k), list) for k in ('train','valid','test')) and isinstance(s.get('left', []), list)
-    return lists and isinstance(s.get('about', {}), dict)
+    if not isinstance(s.get('about', {}), dict): return False
+    if 'ids' in s: return isinstance(s['ids'], str) and s['ids'] == Path(s['ids']).name
+    return all(isinstance(s.get(k), list) for k in ('train','valid','test')) and isinstance(s.get('left', []), list)
+
+# %% ../../nbs/13_data.splits.ipynb #32672aaa
+_parts = 'train','valid','test','left'
+
+def _arrays(path):
+    "Ids of each part and of those on no side, of the file that a split names"
+    try:
+        with np.load(path, allow_pickle=False) as f: parts = [f[k] if k in f else np.zeros(0, 'S1') for k in _parts]
+    except FileNotFoundError:
+        raise DataError(f'{path} is not there, and has the ids of a split: copy it with the split') from None
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
+        raise DataError(f'{path} is damaged: copy it again, or delete it and the split that names it') from None
+    if all(p.ndim == 1 and p.dtype.kind == 'S' for p in parts): return parts
+    raise DataError(f'{path} is damaged: it does not hold the ids of a split')
 
 # %% ../../nbs/13_data.splits.ipynb #e92ae684
 def _read_split(path):
-    "The ids of each part and of those on no side, and what the split was made with"
+    "Ids of each part and of those on no side, as sorted bytes, and what the split was made with"
     s = read_json(path)
     if not _is_split(s): raise DataError(f'{path} is no split: write it with save_split')
-    parts = [[str(i) for i in s[k]] for k in ('train','valid','test')]
-    if digest(*map(_told, parts))[:16] != s.get('hash'):
+    parts = _arrays(Path(path).with_name(s['ids'])) if 'ids' in s else \
+        [np.sort(utf8([str(i) for i in s.get(k, [])])) for k in _parts]
+    if digest(*map(_told, parts[:3]))[:16] != s.get('hash'):
         raise DataError(f'{path} was changed after it was written: its ids do not have the hash {s.get("hash")}')
-    return [*parts,[str(i) for i in s.get('left', [])]],s.get('about', {})
+    return parts,s.get('about', {})
+
+# %% ../../nbs/13_data.splits.ipynb #beb9db08
+def _sides(names, parts):
+    "For sorted names: the last part that has each, or -1; and how many names of the parts are not among them"
+    where = np.full(len(names), -1, np.int8)
+    absent = [names[:0]]
+    for k,part in enumerate(parts):
+        if not len(part): continue
+        at = np.minimum(np.searchsorted(part, names), len(part)-1)
+        where[part[at] == names] = k
+        known = np.zeros(len(part), bool)
+        known[at[part[at] == names]] = True
+        known[1:] |= part[1:] == part[:-1]                         # a name that comes again
+        absent.append(part[~known])
+    return where,len(np.unique(np.concatenate(absent)))
+
+# %% ../../nbs/13_data.splits.ipynb #64110d82
+def _rows_of(path, parts, names, partial):
+    "The rows on each side"
+    order = np.argsort(names, kind='stable')
+    where = np.empty(len(names), np.int8)
+    where[order],absent = _sides(names[order], parts)
+    new = names[where < 0]
+    if len(new):
+        raise DataError(f'{path} does not know {len(new)} of {len(names)} objects, such as {new[0].decode()}: it '
+                        'is the split of other data')
+    if absent and not partial:
+        raise DataError(f'{path} names {absent} objects that are not in the data: give all of them, or partial=True')
+    return tuple(np.flatnonzero(where == k) for k in range(3))
 
 # %% ../../nbs/13_data.splits.ipynb #9d338d26
 def load_split(
@@ -231,25 +303,24 @@ def load_split(
     partial=False, # May the split name objects that the data do not have?
 )->tuple:         # (train, valid, test): sorted int64 row numbers
     "The rows of a saved split, in a set of the same objects in any order"
-    parts,_ = _read_split(path)
-    ids = np.asarray(getattr(data, 'catalog', data)['id']).astype(str)
-    side = {i: k for k,part in enumerate(parts) for i in part}
-    where = np.array([side.get(i, -1) for i in ids])
-    new = ids[where < 0]
-    absent = len(side.keys()-set(ids.tolist()))
-    if len(new):
-        raise DataError(f'{path} does not know {len(new)} of {len(ids)} objects, such as {new[0]}: it '
-                        'is the split of other data')
-    if absent and not partial:
-        raise DataError(f'{path} names {absent} objects that are not in the data: give all of them, or partial=True')
-    return tuple(np.flatnonzero(where == k) for k in range(3))
+    return _rows_of(path, _read_split(path)[0], _names(data), partial)
 
 # %% ../../nbs/13_data.splits.ipynb #33afc3c2
-def _check_same(path, about):
-    "Refuse a split that was made with something else than is asked for"
-    known = _read_split(path)[1]
+def _same_split(path, data, about):
+    "The rows of a split that was made with what is asked for"
+    parts,known = _read_split(path)
     other = [f'{k}={known[k]} and not {v}' for k,v in about.items() if known.get(k, v) != v]
     if other: raise InputError(f'{path} was made with {", ".join(other)}: ask for the same, or give another folder')
+    return _rows_of(path, parts, _names(data), False)
+
+# %% ../../nbs/13_data.splits.ipynb #f45c5cd5
+def _make_split(path, data, about):
+    "Make the split of a run, unless somebody else has while we waited"
+    with storage_errors(path): path.parent.mkdir(parents=True, exist_ok=True)
+    with making(path):
+        if path.exists(): return
+        parts = split_rows(data, **about)
+        save_split(path, data, parts, **about, compared=pixels_compared(data, about['pixels_up_to']))
 
 # %% ../../nbs/13_data.splits.ipynb #ac96a677
 def run_split(
@@ -263,10 +334,5 @@ def run_split(
     "The split that a run has in split.json, or a new one that it keeps there"
     path = Path(folder)/'split.json'
     about = dict(valid=valid, test=test, seed=seed, pixels_up_to=pixels_up_to)
-    if path.exists():
-        _check_same(path, about)
-        return load_split(path, data)
-    parts = split_rows(data, valid, test, seed, pixels_up_to=pixels_up_to)
-    compared = pixels_compared(data, pixels_up_to)
-    if rank() == 0: save_split(path, data, parts, **about, compared=compared)      # every rank finds the same
-    return parts
+    if not path.exists(): _make_split(path, data, about)
+    return _same_split(path, data, about)

@@ -14,7 +14,7 @@ from functools import partial
 from types import SimpleNamespace
 from fastai.callback.core import Callback
 from fastcore.basics import patch
-from ..core import InputError, RunDir, log, rank
+from ..core import InputError, RunDir, distinct, log, rank
 from ..data.loaders import wanted_rows
 from ..embed import as_known, ask, cutout_batches, joined
 from ..files import digest
@@ -99,7 +99,7 @@ def what_is_taught(
     recipe, # Its name
 )->dict:
     "The answers, and the encoder that it begins with"
-    used = torch.from_numpy(np.union1d(dls.train.rows, dls.valid.rows)).to(dls.device)
+    used = torch.from_numpy(distinct(dls.train.rows, dls.valid.rows)).to(dls.device)
     return dict(answers=tensor_hash(*(t[used] for t in tables.values())), encoder=encoder_hash(p, recipe))
 
 # %% ../../nbs/43_train.finetune.ipynb #79ffad10

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from fastai.callback.core import Callback
 from fastcore.basics import GetAttr, patch
-from ..core import InputError
+from ..core import InputError, distinct
 from ..data.augment import turn
 from ..embed import ask
 from ..models.encoder import BandEncoder
@@ -231,7 +231,7 @@ def pays(self:FrozenFeatures,
 def before_fit(self:FrozenFeatures):
     "Look, if it pays"
     if not self.same or self.prepare.features is not None: return
-    rows = np.union1d(self.dls.train.rows, self.dls.valid.rows)
+    rows = distinct(self.dls.train.rows, self.dls.valid.rows)
     if not self.pays(len(rows)): return
     self.prepare.features = FeatureTable(self.model, self.original, rows, self.prepare.coords, self.turned())
     self.rows_only()

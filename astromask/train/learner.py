@@ -25,7 +25,7 @@ from ..data.augment import Augment
 from ..data.loaders import multiplied, set_shards
 from ..data.scaling import fit_scaling
 from ..data.splits import split_hash
-from ..files import digest, locked, storage_errors
+from ..files import digest, locked, storage_errors, text_pieces, utf8
 from ..models.blocks import HALVES, leave_out, usual_amp
 from ..models.publish import model_card, write_card
 from ..models.weights import save_model
@@ -45,7 +45,7 @@ def fingerprint(
     n:int=16, # Objects whose pixels are looked at, spread over the set
 )->str:       # 16 hexadecimal digits
     "What tells a set of cutouts from another"
-    ids = '\x1f'.join(np.asarray(cutouts.catalog['id']).astype(str))
+    ids = text_pieces(utf8(cutouts.catalog['id']))
     some = np.unique(np.linspace(0, len(cutouts)-1, n).astype(int))
     return digest(repr((len(cutouts), cutouts.bands, cutouts.shape)), ids, cutouts[some])[:16]
 

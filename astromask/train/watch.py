@@ -17,7 +17,7 @@ from fastcore.basics import patch, store_attr
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from ..core import AstroMaskError, DataError, InputError, RunDir, StorageError, log, rank
+from ..core import AstroMaskError, DataError, InputError, RunDir, StorageError, distinct, log, rank
 from ..files import digest, read_json, write_atomic, write_json
 from ..data.columns import column_named
 from ..data.cutouts import Cutouts, check_usable
@@ -252,7 +252,7 @@ def ask_about(self:OnlineProbe):
     "The question, among objects that train or validate (if labels are taught, validate): tests stay unseen"
     train = self.learn.dls.train
     valid = self.learn.dls.valid.rows
-    rows = valid if self.learn.aims and self.learn.aims.answers else np.union1d(train.rows, valid)
+    rows = valid if self.learn.aims and self.learn.aims.answers else distinct(train.rows, valid)
     q = probe_question(train.dataset.cutouts.catalog[rows], self.n, self.label, self.redshift)
     return q._replace(rows=rows[q.rows])
 
