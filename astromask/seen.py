@@ -107,7 +107,7 @@ def seen_from_tensors(
     raise DataError(f'{where} is damaged: it does not hold the marks of the objects that trained a model')
 
 # %% ../nbs/05_seen.ipynb #6e614a93
-def _places(t, rows, step=1 << 20):
+def _marks_of_places(t, rows, step=1 << 20):
     "Marks of the places of some rows, a block at a time; 0 where they are unknown"
     if not {'ra','dec'} <= set(t.colnames): return np.zeros(len(rows), np.uint64)
     some = (rows[i:i+step] for i in range(0, len(rows), step))
@@ -131,12 +131,12 @@ def seen_of(
     train,      # Rows that trained
     valid=(),   # Rows that chose among epochs
     bs:int=512, # Rows at a time
-    most=1e11,  # Bytes of pixels that are read; beyond it only those of objects without a place, ten times as many at most
+    most=1e11,  # Bytes of pixels that are read; beyond it those of objects without a place, up to ten times as many
 )->Seen:
     "What a model has seen that was trained on these rows"
     rows = distinct(train, valid)
     n = len(distinct(train))
-    places = _places(c.catalog, rows)
+    places = _marks_of_places(c.catalog, rows)
     rows = _rows_to_look_at(c, rows, places, most) if len(c.bands) else rows[:0]
     looks = [look_marks(c.read(rows[i:i+bs])).ravel() for i in range(0, len(rows), bs)]
     looks = _sorted(np.concatenate([np.zeros(0, np.uint64), *looks]))

@@ -1,16 +1,18 @@
 "Duplicates found in a file built like Galaxy10 DECaLS, and splits that keep them together whatever the order of rows"
-import io
+import io, multiprocessing, os, signal, time
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 import h5py, numpy as np, pytest
-from astropy.table import Table
+from astropy.table import Table, vstack
 from PIL import Image
 from scipy.ndimage import zoom
 from astromask import sky
 from astromask.core import DataError, InputError, log
-from astromask.files import read_json
+from astromask.files import digest, read_json
+from astromask.data import splits
 from astromask.data.cutouts import Cutouts
-from astromask.data.duplicates import _all_candidates, _neighbourhoods, fingerprints, group_rows, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
+from astromask.data.duplicates import _all_candidates, _neighbourhoods, fingerprints, group_rows, hash_ids, near_pairs, pixel_twins, pixels_compared, positions, sky_twins, thumbnails, twin_groups
 from astromask.data.splits import load_split, run_split, save_split, sky_cells, split_hash, split_rows
 
 real = Path(__file__).parents[1].parent/'shared'/'data'
@@ -305,3 +307,100 @@ def test_strips_lose_no_pair(monkeypatch):
         assert np.array_equal(sky.near_another(x, far), (apart+8*np.eye(len(x))).min(1) < far)
         assert np.array_equal(sky.near_any(x[:500], x[500:], arcsec), apart[:500,500:].min(1) < far)
         assert not sky.near_any(x[:5], x[:0], arcsec).any() and not len(sky.near_any(x[:0], x, arcsec)) and not len(sky.close_pairs(x[:0], far))
+
+# ---- of a hundred million
+
+IDS = ['b','a','ngc 7331','Ångström','天','z','10','9','a','']           # 'a' is there twice
+
+def old_hash(ids, parts):
+    "As it was worked out of Python's strings"
+    told = lambda some: '\x1f'.join(sorted(some))+'\x1e'
+    return digest(*(old_hash(ids, p) if isinstance(p, tuple) else told(ids[p]) for p in parts))[:16]
+
+@pytest.mark.parametrize('ids', [np.array(IDS), np.array(IDS, object), np.arange(-5, 5), np.array([o.encode('ascii', 'replace') for o in IDS])], ids=['text','objects','numbers','bytes'])
+def test_hashes_are_what_they_were(ids):
+    "Of text, numbers and bytes, of parts and of folds"
+    t = Table(dict(id=ids))
+    text = np.asarray(t['id']).astype(str)
+    parts = np.arange(5),np.arange(5, 8),np.arange(0)
+    assert split_hash(t, parts) == old_hash(text, parts)
+    folds = [(np.arange(4), np.arange(4, 10)), (np.arange(6, 10), np.arange(6))]
+    assert split_hash(t, folds) == old_hash(text, folds)
+    assert [hash_ids(t['id'])[i] for i in range(10)] == [int.from_bytes(blake2b(str(o).encode(), digest_size=8).digest(), 'little', signed=True) for o in t['id']]
+
+def test_more_than_a_million_ids_are_arrays(tmp_path, monkeypatch):
+    "With the same rows as a list has, in whatever order the data are; what is not whole is refused"
+    t = Table(dict(id=IDS))
+    parts = np.array([1,2,8]),np.array([0,3,5]),np.array([4,6])
+    listed = save_split(tmp_path/'listed.json', t, parts)
+    monkeypatch.setattr(splits, '_listed_up_to', 5)
+    path = tmp_path/'split.json'
+    assert save_split(path, t, parts, seed=3) == listed
+    arrays = tmp_path/f'split-{listed}.npz'
+    assert read_json(path) == dict(format='astromask-split-1', hash=listed, sizes=dict(train=3, valid=3, test=2, left=2), about=dict(seed=3), ids=arrays.name)
+    for order in (np.arange(10), np.random.default_rng(0).permutation(10)):
+        for a,b,c in zip(load_split(path, t[order]), load_split(tmp_path/'listed.json', t[order]), parts): assert np.array_equal(a, b) and set(order[a]) == set(c)
+    with pytest.raises(DataError, match="does not know 1 of 11 objects, such as 天天"): load_split(path, vstack([t, Table(dict(id=['天天']))]))
+    with pytest.raises(DataError, match='names 2 objects that are not in the data'): load_split(path, t[[0,1,2,3,5,7,8,9]])
+    whole = arrays.read_bytes()
+    def refused(match):
+        with pytest.raises(DataError, match=match) as e: load_split(path, t)
+        assert '\n' not in str(e.value)
+    for n in (0, 40, len(whole)//2, len(whole)-1):
+        arrays.write_bytes(whole[:n])
+        refused('is damaged')
+    at = whole.index('Ångström'.encode())
+    arrays.write_bytes(whole[:at]+b'X'+whole[at+1:])
+    refused('is damaged|was changed')
+    with open(arrays, 'wb') as f: np.savez(f, train=np.array(['a', None], object))
+    refused('is damaged')
+    with open(arrays, 'wb') as f: np.savez(f, train=np.arange(3))
+    refused('is damaged')
+    arrays.unlink()
+    refused('copy it with the split')
+    path.write_text(path.read_text().replace(arrays.name, '../'+arrays.name))
+    refused('is no split')
+
+def counted(folder, t, n, slow):
+    "Processes that want the split of a run at the same time: what each has, and how often it was made"
+    def work(made, found, ready):
+        def making(*args, **kw):
+            with made.get_lock(): made.value += 1
+            time.sleep(slow)
+            return split_rows(*args, **kw)
+        splits.split_rows = making
+        ready.wait()
+        found.put([p.tolist() for p in run_split(folder, t, valid=.2)])
+    context = multiprocessing.get_context('fork')
+    made,found,ready = context.Value('i', 0),context.Queue(),context.Barrier(n)
+    started = [context.Process(target=work, args=(made, found, ready)) for _ in range(n)]
+    for p in started: p.start()
+    return started,found,made
+
+def test_one_process_makes_a_split_and_all_have_it(tmp_path):
+    "Rows that have an id together are on one side for who made it, too"
+    ids = np.arange(200)
+    ids[:40] = ids[40:80]
+    t = Table(dict(id=ids, ra=np.linspace(0, 300, 200), dec=np.zeros(200)))
+    started,found,made = counted(tmp_path/'run', t, 3, .5)
+    rows = [found.get(timeout=60) for _ in started]
+    for p in started: p.join()
+    assert made.value == 1 and rows[0] == rows[1] == rows[2]
+    assert sorted(p.name for p in (tmp_path/'run').iterdir()) == ['split.json']
+    assert [p.tolist() for p in run_split(tmp_path/'run', t, valid=.2)] == rows[0]
+
+def test_the_next_makes_what_a_killed_process_did_not(tmp_path):
+    t = Table(dict(id=np.arange(200), ra=np.linspace(0, 300, 200), dec=np.zeros(200)))
+    (victim,),_,made = counted(tmp_path/'run', t, 1, 60)
+    while not made.value: time.sleep(.01)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    assert not (tmp_path/'run'/'split.json').exists()
+    assert len(run_split(tmp_path/'run', t, valid=.2)[1]) == 40 and (tmp_path/'run'/'split.json').exists()
+
+def test_a_split_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    "It is read without asking for a lock"
+    t = Table(dict(id=np.arange(50), ra=np.full(50, np.nan), dec=np.full(50, np.nan)))
+    first = run_split(tmp_path, t)
+    monkeypatch.setattr(splits, 'making', None)
+    for a,b in zip(first, run_split(tmp_path, t)): assert np.array_equal(a, b)

@@ -53,9 +53,41 @@ def split(path, n):
     from astromask.data.splits import split_rows
     return split_rows(opened(path), labels=False, pixels_up_to=0)
 
-def ids_hashed(path, n):
+def names(path, n): return opened(path).catalog['id']
+
+def ids_hashed(path, n, ids):
     from astromask.data.duplicates import hash_ids
-    with h5py.File(path) as f: return hash_ids(f['id'][:])
+    return hash_ids(ids)
+
+def fingerprint_of(path, n):
+    from astromask.train.learner import fingerprint
+    return fingerprint(opened(path))
+
+def sides(path, n):
+    "A file's cutouts, and rows that train, validate and test, of all places in it"
+    c = opened(path)
+    c.catalog
+    rows = np.arange(n)
+    return c,[rows[rows % 20 > 1], rows[::20], rows[1::20]]
+
+def hashed(path, n, given):
+    from astromask.data.splits import split_hash
+    return split_hash(*given)
+
+def saved(path, n, given):
+    from astromask.data.splits import save_split
+    save_split(f'{path}.json', *given)
+    return given[0]
+
+def loaded(path, n, c):
+    from astromask.data.splits import load_split
+    try: return load_split(f'{path}.json', c)
+    finally: [p.unlink() for p in Path(path).parent.glob(f'{Path(path).name}*.json') ] + [p.unlink() for p in Path(path).parent.glob('*.npz')]
+
+def places(path, n, given):
+    from astromask.seen import seen_of
+    c,(train,*_) = given
+    return seen_of(c, train, most=0)
 
 class Blank(MAE):
     "A model that takes no time"
@@ -88,10 +120,11 @@ def search(path, n, neighbours): return [neighbours.search(neighbours.read(np.ar
 STEPS = {'open': lambda path, n: opened(path), 'loaders': loaders, 'epoch begins': epoch_begins, 'epoch order': epoch_order,
          'epoch of a rank of 64': lambda path, n: epoch_order(path, n, rank=5, ranks=SHARDS),
          'catalogue': catalog, 'twins on the sky': twins, 'hash ids': ids_hashed, 'split': split,
+         'fingerprint': fingerprint_of, 'split hash': hashed, 'save split': saved, 'load split': loaded, 'places seen': places,
          'embed (own cost)': embed, 'index': index, '20 searches': search}
-THEN = {'index': '20 searches'}                                    # what is measured on what a step made
+THEN = {'index': '20 searches', 'save split': 'load split'}                                    # what is measured on what a step made
 OTHERWISE = 'index','20 searches'                                  # beyond a million rows, by cells
-BEFORE = {'embed (own cost)': small_images, 'index': directions}   # what a step begins with
+BEFORE = {'hash ids': names, 'embed (own cost)': small_images, 'index': directions, 'split hash': sides, 'save split': sides, 'places seen': sides}   # what a step begins with
 
 def measure(name, path, n, result):
     "Processor seconds, of the program and of the kernel that gives it memory, and bytes beyond what a small set takes"

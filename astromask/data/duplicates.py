@@ -24,18 +24,19 @@ from .columns import degrees, is_repeated
 def _hash(b): return int.from_bytes(hashlib.blake2b(b, digest_size=8).digest(), 'little', signed=True)
 
 # %% ../../nbs/13_data.duplicates.ipynb #530366f6
-def _written(ids):
-    "Each as it prints, in UTF-8: piece after piece, where they are an array of text or of whole numbers"
+def _printed(ids, step=1 << 16):
+    "Each as it prints, in UTF-8: a list for each piece"
     plain = isinstance(ids, np.ndarray) and not isinstance(ids, np.ma.MaskedArray) and ids.dtype.kind in 'Uiu'
-    if not plain: return [[str(i).encode() for i in ids]]
-    return (utf8(ids[i:i+65536]).tolist() for i in range(0, len(ids), 65536))
+    for i in range(0, len(ids), step):
+        some = ids[i:i+step]
+        yield utf8(some).tolist() if plain else [str(o).encode() for o in some]
 
 # %% ../../nbs/13_data.duplicates.ipynb #f4c2471c
 def hash_ids(
     ids, # (N,) anything that prints
 )->np.ndarray: # (N,) int64
     "Integers that stand for names, the same everywhere"
-    hashes = (b''.join([hashlib.blake2b(o, digest_size=8).digest() for o in some]) for some in _written(ids))
+    hashes = (b''.join([hashlib.blake2b(o, digest_size=8).digest() for o in some]) for some in _printed(ids))
     return np.frombuffer(b''.join(hashes), '<i8').astype(np.int64)
 
 # %% ../../nbs/13_data.duplicates.ipynb #d2ba529b

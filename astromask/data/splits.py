@@ -268,7 +268,7 @@ def _read_split(path):
     return parts,s.get('about', {})
 
 # %% ../../nbs/13_data.splits.ipynb #beb9db08
-def _sides(names, parts):
+def _part_of_each(names, parts):
     "For sorted names: the last part that has each, or -1; and how many names of the parts are not among them"
     where = np.full(len(names), -1, np.int8)
     absent = [names[:0]]
@@ -287,7 +287,7 @@ def _rows_of(path, parts, names, partial):
     "The rows on each side"
     order = np.argsort(names, kind='stable')
     where = np.empty(len(names), np.int8)
-    where[order],absent = _sides(names[order], parts)
+    where[order],absent = _part_of_each(names[order], parts)
     new = names[where < 0]
     if len(new):
         raise DataError(f'{path} does not know {len(new)} of {len(names)} objects, such as {new[0].decode()}: it '
