@@ -144,14 +144,14 @@ def _dealt(groups, classes, order, shares):
 # %% ../../nbs/13_data.splits.ipynb #8179f883
 def tell_cost(
     n:int,           # Rows
-    bytes_a_row=170, # Of memory, the catalogue's among them
-    seconds_a_row=1e-5, # Of a core
+    bytes_a_row=176, # Of memory, the catalogue's among them
+    seconds_a_row=6e-6, # Of a core
 ):
     "Say what the split of a large set will take"
     if n < 10_000_000: return
     need,free = n*bytes_a_row,psutil.virtual_memory().available
     told = (f'{n} objects are split by their catalogue: that takes about {need/2**30:.0f} GiB of memory and '
-            f'{n*seconds_a_row/60:.0f} minutes of a core')
+            f'{n*seconds_a_row/60:.0f} min of a core')
     if need > free:
         log.warning(f'{told}, and {free/2**30:.0f} GiB are free: take a machine with more, or fewer objects')
     else: log.info(told)
