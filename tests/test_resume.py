@@ -260,6 +260,7 @@ def test_parts_of_a_batch_make_the_same_step(survey, tmp_path, parts):
     whole,cut = new_learner(survey, tmp_path/'a'),new_learner(survey, tmp_path/'b', accumulate=parts)
     for learn in (whole,cut): learn.fit(1)
     for (k,a),(_,b) in zip(whole.model.named_parameters(), cut.model.named_parameters()):
+        if k.endswith('qkv.bias'): a,b = (torch.cat([q, v]) for q,_,v in (o.chunk(3) for o in (a, b)))    # what is added to all keys changes nothing: its gradient is rounding, which AdamW makes a step of
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5, msg=k)
     assert abs(whole.history.rows[0]['train_loss']-cut.history.rows[0]['train_loss']) < 1e-5
 
