@@ -118,11 +118,11 @@ def _rows_to_look_at(c, rows, places, most):
     "Rows whose pixels are read, of those that trained: all, if there are few"
     each = int(np.prod(c.shape))*c.dtype.itemsize
     if len(rows)*each <= most: return rows
-    without = rows[places == 0]
+    without = rows[~_among(places, _sorted(places))]
     look = without[:int(10*most//each)]
     unknown = f', and {len(without)-len(look)} not at all' if len(look) < len(without) else ''
-    log.info(f'Of {len(rows)} objects with {len(rows)*each/1e9:.3g} GB of pixels, {len(look)} without a position are '
-             f'known by what they look like, the others by where they are{unknown}')
+    log.info(f'Of {len(rows)} objects with {len(rows)*each/1e9:.3g} GB of pixels, {len(look)} without a position of '
+             f'their own are known by what they look like, the others by where they are{unknown}')
     return look
 
 # %% ../nbs/05_seen.ipynb #ce504974
