@@ -262,7 +262,7 @@ def utf8(
 )->np.ndarray: # (N,) bytes of one width, which sort as the strings do
     "Many texts as an array of bytes"
     x = np.asarray(texts)
-    if x.dtype.kind in 'iu' : return x.astype('S')
+    if x.dtype.kind in 'iu': return x.astype('S')
     if x.dtype.kind == 'S': return x
     x = np.ascontiguousarray(x.astype(str, copy=False))
     if not x.size or not x.dtype.itemsize: return np.zeros(x.shape, 'S1')

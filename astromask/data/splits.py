@@ -184,12 +184,12 @@ def split_rows(
 
 # %% ../../nbs/13_data.splits.ipynb #b9783198
 def _names(data):
-    "Ids as an array of bytes: of many millions, Python's strings would take hours and tens of GiB"
+    "Ids as an array of bytes"
     return utf8(getattr(data, 'catalog', data)['id'])
 
 # %% ../../nbs/13_data.splits.ipynb #c6a60782
 def _told(names):
-    yield text_pieces(np.sort(names))
+    yield text_pieces(np.sort(names, kind='stable'))                     # at once where they are sorted
     yield b'\x1e'
 
 # %% ../../nbs/13_data.splits.ipynb #e6d76cb5
@@ -239,7 +239,7 @@ def _is_split(s):
     "Has a file's content the form of a split?"
     if not isinstance(s, dict) or s.get('format') != 'astromask-split-1': return False
     if not isinstance(s.get('about', {}), dict): return False
-    if 'ids' in s: return isinstance(s['ids'], str) and s['ids'] == Path(s['ids']).name
+    if 'ids' in s: return str(s['ids']).endswith('.npz') and s['ids'] == Path(s['ids']).name
     return all(isinstance(s.get(k), list) for k in ('train','valid','test')) and isinstance(s.get('left', []), list)
 
 # %% ../../nbs/13_data.splits.ipynb #32672aaa
